@@ -1,0 +1,99 @@
+//! The `CONNECTIONS4` and `CONNECTIONS6` maps: connection tracking with the verdict memo.
+//!
+//! A connection has one entry. Its key holds the two ends *sorted* by (address, port), so that packets of both
+//! directions find it with one look-up; which end opened the connection is in the entry.
+
+/// Whose leg of a conversation an entry is, part of the key: the proxy's own port can equal one the pod uses.
+#[repr(u8)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Leg {
+    /// Between the two ends themselves.
+    Pod = 0,
+}
+
+/// Key of `CONNECTIONS4`. `low` < `high` compared as (address, port) in network order.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct ConnectionKey4 {
+    /// Lower address, network order.
+    pub low: [u8; 4],
+    /// Higher address, network order.
+    pub high: [u8; 4],
+    /// Port of the lower end, network order. For ICMP echo both ports are the identifier.
+    pub low_port: [u8; 2],
+    /// Port of the higher end, network order.
+    pub high_port: [u8; 2],
+    /// IP protocol number.
+    pub protocol: u8,
+    /// [`Leg`] as u8.
+    pub leg: u8,
+    /// Zero.
+    pub zero: [u8; 2],
+}
+
+/// Key of `CONNECTIONS6`; fields as in [`ConnectionKey4`].
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct ConnectionKey6 {
+    /// Lower address, network order.
+    pub low: [u8; 16],
+    /// Higher address, network order.
+    pub high: [u8; 16],
+    /// Port of the lower end, network order.
+    pub low_port: [u8; 2],
+    /// Port of the higher end, network order.
+    pub high_port: [u8; 2],
+    /// IP protocol number.
+    pub protocol: u8,
+    /// [`Leg`] as u8.
+    pub leg: u8,
+    /// Zero.
+    pub zero: [u8; 2],
+}
+
+/// The remembered verdict: one aligned u64, stored once, `generation << 16 | bits`.
+///
+/// Only an *allowed* verdict is remembered. It holds while its generation is the node's; otherwise policy is asked
+/// again, on packets of either direction, always for the direction in which the connection was opened.
+pub struct Memo;
+impl Memo {
+    /// The connection may pass.
+    pub const ALLOWED: u64 = 1;
+    /// It passes only because of audit mode.
+    pub const AUDITED: u64 = 2;
+    /// Shift of the generation.
+    pub const GENERATION_SHIFT: u32 = 16;
+}
+
+/// Value of both connection maps. Writers: the programs; the agent only through the garbage-collection program.
+///
+/// Each `u8` is set once and never cleared while the connection lives, so that two CPUs storing at once cannot lose
+/// an update; a connection that is opened anew under the same key replaces the whole value.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Connection {
+    /// See [`Memo`].
+    pub memo: u64,
+    /// Second (CLOCK_BOOTTIME) of the latest packet.
+    pub seen: u32,
+    /// Endpoint id whose quota carries this entry; 0 none.
+    pub charged: u32,
+    /// 1 if the *higher* end of the key opened the connection.
+    pub opened_by_high: u8,
+    /// 1 after the first packet from the other side.
+    pub replied: u8,
+    /// 1 after a FIN of the opener.
+    pub fin_opener: u8,
+    /// 1 after a FIN of the other side.
+    pub fin_other: u8,
+    /// 1 after an RST of either side.
+    pub reset: u8,
+    /// Room (held, translated). Zero.
+    pub reserved8: [u8; 3],
+    /// Room: epoch of the authentication mark. Zero.
+    pub epoch: u64,
+    /// Room: reverse translation. Zero.
+    pub reserved: u64,
+}
+const _: () = assert!(size_of::<ConnectionKey4>() == 16 && size_of::<ConnectionKey6>() == 40);
+const _: () = assert!(size_of::<Connection>() == 40);

@@ -1,0 +1,47 @@
+//! The `ENDPOINTS` map: workloads of this node, by address.
+
+/// What policy says of an endpoint. Two stand in each [`Endpoint`]; the one in force is at
+/// `Node::generation & 1`, so one store of the generation switches every endpoint of the node at once and no packet
+/// is judged by a mixture of two revisions.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Assignment {
+    /// Security identity. Zero denies.
+    pub identity: u32,
+    /// Ruleset for packets to the endpoint. An id without entries in `RULES` denies everything.
+    pub ingress: u32,
+    /// Ruleset for packets from the endpoint.
+    pub egress: u32,
+    /// [`EndpointFlags`].
+    pub flags: u32,
+}
+
+/// Bits of [`Assignment::flags`].
+pub struct EndpointFlags;
+impl EndpointFlags {
+    /// Policy audit mode: what policy denies passes and is reported as audited.
+    pub const AUDIT: u32 = 1;
+}
+
+/// Value of `ENDPOINTS` (key [`crate::Address`]; an endpoint with two addresses stands there twice, alike).
+///
+/// Writer: the agent. Read by every hook.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Endpoint {
+    /// Number of this creation of the endpoint, never reused on this node. Room for authentication marks.
+    pub instance: u64,
+    /// Endpoint id, 1–65535; index into `USAGE`.
+    pub id: u32,
+    /// Index of the host-side veth, in the node's namespace.
+    pub ifindex: u32,
+    /// By parity of the generation.
+    pub assignment: [Assignment; 2],
+    /// Connections that may be charged to this endpoint at once.
+    pub quota: u32,
+    /// MAC of the workload's own end.
+    pub mac: [u8; 6],
+    /// MAC of the host-side veth: what the workload sees as its gateway.
+    pub gateway_mac: [u8; 6],
+}
+const _: () = assert!(size_of::<Assignment>() == 16 && size_of::<Endpoint>() == 64);

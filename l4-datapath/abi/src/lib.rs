@@ -1,0 +1,84 @@
+//! What the kernel programs read and emit: map keys, map values, drop reasons, the event record.
+//!
+//! Promise: every type here is `repr(C)` without implicit padding, has one fixed size, and never changes within a
+//! [`SCHEMA`]. Old and new programs run side by side for a moment during an upgrade and must agree on each byte.
+//! It holds layout only; what a value *means* is in `mesh`.
+//!
+//! Numbers are in the machine's order unless a field says *network order*. Addresses are always 16 bytes in network
+//! order; IPv4 is written v4-mapped (`::ffff:a.b.c.d`), so `0.0.0.0/0` is a /96 and one trie serves both families.
+#![cfg_attr(not(test), no_std)]
+#![allow(unsafe_code, reason = "aya::Pod is an unsafe marker; the size assertions in each file justify it")]
+
+mod address;
+mod connection;
+mod endpoint;
+mod event;
+mod node;
+mod reason;
+mod rule;
+
+pub use address::{Address, AddressKey, Remote};
+pub use connection::{Connection, ConnectionKey4, ConnectionKey6, Leg, Memo};
+pub use endpoint::{Assignment, Endpoint, EndpointFlags};
+pub use event::{Event, EventFlags, EventKind};
+pub use node::Node;
+pub use reason::{Direction, DropCount, DropKey, DropReason};
+pub use rule::{RuleKey, RuleValue, RuleVerdict};
+
+/// Version of every layout in this crate; part of the pin path. Raised with any change of any layout.
+pub const SCHEMA: u32 = 1;
+
+/// Mark of a packet that our own program made and sends back through a hook of ours (an RST to the stack side).
+/// Only programs can make a packet meet a veth's ingress with a mark: the kernel clears marks on crossing a namespace
+/// (`skb_scrub_packet`), so no workload can forge it. Bits 8–11 are the ones Cilium uses; kube-proxy's 0x4000 and
+/// 0x8000 stay free.
+pub const MARK_ANSWER: u32 = 0x0e00;
+
+/// Names of the maps, as in the object and under the pin directory. One list, so that loader, readers and `check`
+/// cannot disagree.
+pub mod map {
+    /// [`crate::Node`], array of one.
+    pub const NODE: &str = "NODE";
+    /// [`crate::Address`] → [`crate::Endpoint`], hash.
+    pub const ENDPOINTS: &str = "ENDPOINTS";
+    /// [`crate::AddressKey`] → [`crate::Remote`], LPM.
+    pub const IPCACHE: &str = "IPCACHE";
+    /// [`crate::RuleKey`] → [`crate::RuleValue`], LPM.
+    pub const RULES: &str = "RULES";
+    /// [`crate::ConnectionKey4`] → [`crate::Connection`], LRU.
+    pub const CONNECTIONS4: &str = "CONNECTIONS4";
+    /// [`crate::ConnectionKey6`] → [`crate::Connection`], LRU.
+    pub const CONNECTIONS6: &str = "CONNECTIONS6";
+    /// Endpoint id → number of connections charged to it (u64), array.
+    pub const USAGE: &str = "USAGE";
+    /// [`crate::DropKey`] → [`crate::DropCount`], per-CPU hash.
+    pub const DROPS: &str = "DROPS";
+    /// [`crate::Event`], ring buffer.
+    pub const EVENTS: &str = "EVENTS";
+    /// Events lost because the ring was full (u64), per-CPU array of one.
+    pub const LOST: &str = "LOST";
+}
+
+/// Implements the marker that lets user space write a value as bytes.
+#[cfg(feature = "user")]
+macro_rules! pod {
+    ($($name:ty),+) => { $(
+        // SAFETY: repr(C), Copy, no padding (sizes are asserted beside each type), any bit pattern is valid.
+        unsafe impl aya::Pod for $name {}
+    )+ };
+}
+#[cfg(feature = "user")]
+pod!(
+    Address,
+    Remote,
+    Connection,
+    ConnectionKey4,
+    ConnectionKey6,
+    Endpoint,
+    Event,
+    Node,
+    DropKey,
+    DropCount,
+    RuleKey,
+    RuleValue
+);

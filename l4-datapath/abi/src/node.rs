@@ -1,0 +1,15 @@
+//! The `NODE` map: what is true for the whole node, read once per packet.
+
+/// The one element of `NODE`. Writer: the agent.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Node {
+    /// Policy generation, monotonic, from 1. Stored last after every change of rulesets, identities or endpoints; its
+    /// lowest bit chooses the [`crate::Assignment`] in force. Read *before* any look-up of a packet.
+    pub generation: u64,
+    /// 0: events for drops and new flows; 1: an event for every packet.
+    pub trace: u32,
+    /// Room. Zero.
+    pub reserved: u32,
+}
+const _: () = assert!(size_of::<Node>() == 16);

@@ -1,0 +1,92 @@
+//! A flow event as people see it: made by the ring-buffer reader (later also by the proxy), kept and printed by
+//! `observe`.
+
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::identity::Identity;
+use crate::labels::LabelSet;
+use crate::policy::PolicyName;
+use crate::workload::WorkloadName;
+
+/// What became of the packet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum Verdict {
+    /// It passed.
+    Forwarded,
+    /// It was dropped.
+    Dropped,
+    /// Policy denies it; it passed because of audit mode.
+    Audit,
+}
+
+/// Direction relative to the endpoint that judged.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum TrafficDirection {
+    /// Towards it.
+    Ingress,
+    /// From it.
+    Egress,
+}
+
+/// One end of a flow.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Peer {
+    /// Address in the packet; absent for what is not IP.
+    pub address: Option<IpAddr>,
+    /// Port in the packet; ICMP has none.
+    pub port: Option<u16>,
+    /// Identity at the time of the verdict.
+    pub identity: Option<Identity>,
+    /// The workload, if it is one that is known here.
+    pub workload: Option<WorkloadName>,
+    /// Labels of the identity.
+    pub labels: LabelSet,
+}
+
+/// Why and by whom a packet was dropped.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Drop {
+    /// [`abi::DropReason`] as number.
+    pub reason: u8,
+    /// Its text.
+    pub text: String,
+    /// The policies that denied: the deny rule's, or those whose default deny nothing lifted.
+    pub policies: Vec<PolicyName>,
+}
+
+/// One event.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Flow {
+    /// Nanoseconds since 1970, UTC.
+    pub time: i64,
+    /// Name of the node that saw it.
+    pub node: String,
+    /// What became of it.
+    pub verdict: Verdict,
+    /// Set where the verdict is `DROPPED` or `AUDIT`.
+    pub drop: Option<Drop>,
+    /// Whose view it is.
+    pub direction: TrafficDirection,
+    /// Who sent the packet.
+    pub source: Peer,
+    /// Whom it was for.
+    pub destination: Peer,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// TCP flags byte, 0 otherwise.
+    pub tcp_flags: u8,
+    /// ICMP type, where it is ICMP.
+    pub icmp_type: Option<u8>,
+    /// True against the direction of opening; unknown (`None`) on drops, which print `<>`.
+    pub is_reply: Option<bool>,
+    /// Bytes of the packet, Ethernet header included.
+    pub length: u32,
+    /// The endpoint's host-side interface.
+    pub interface: String,
+    /// Trace events are every packet; others are drops and new connections.
+    pub trace: bool,
+}

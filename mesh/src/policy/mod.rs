@@ -1,0 +1,14 @@
+//! Policy: the model that NetworkPolicy, CiliumNetworkPolicy and CiliumClusterwideNetworkPolicy are all read into, and
+//! its compilation into rulesets.
+//!
+//! [`Policy`] says what a person wrote, in one vocabulary. [`compile::ruleset`] turns all policies that select a
+//! subject into one [`Ruleset`]: a flat table that the kernel answers with two look-ups. `oracle` (tests only) answers
+//! the same questions by reading the policies directly; property tests hold the two together.
+
+pub mod model;
+pub mod ruleset;
+pub mod selector;
+
+pub use model::*;
+pub use ruleset::*;
+pub use selector::*;

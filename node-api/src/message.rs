@@ -1,0 +1,270 @@
+//! Requests and replies. The replies are also what `-o json` prints.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use mesh::flow::Flow;
+use mesh::identity::Identity;
+use mesh::labels::LabelSet;
+use mesh::policy::PolicyName;
+use mesh::workload::{Endpoint, WorkloadName};
+use serde::{Deserialize, Serialize};
+
+/// First frame of each side.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Hello {
+    /// [`crate::VERSION`] of the sender.
+    pub version: u32,
+    /// Version and commit of the sender's binary.
+    pub build: String,
+}
+
+/// What can be asked.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(tag = "request", rename_all = "kebab-case")]
+pub enum Request {
+    /// → [`Reply::Status`].
+    Status,
+    /// → [`Reply::Endpoints`].
+    Endpoints,
+    /// → [`Reply::Identities`].
+    Identities,
+    /// → [`Reply::Policies`].
+    Policies,
+    /// → [`Reply::Plan`].
+    Plan,
+    /// → [`Reply::Config`].
+    Config,
+    /// → [`Reply::Trace`].
+    Trace(TraceQuery),
+    /// → any number of [`Reply::Flow`], then [`Reply::Done`] (never, if following).
+    Observe(ObserveQuery),
+    /// → [`Reply::Enrolled`]; the connection then is the lease: if it closes before a process is in the workload's
+    /// cgroup, the workload is removed.
+    Enrol(Enrol),
+    /// The agent takes its programs, maps, devices and routes away and ends. → [`Reply::Done`] when all is undone.
+    Down,
+}
+
+/// Answers.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(tag = "reply", content = "value", rename_all = "kebab-case")]
+pub enum Reply {
+    /// The request could not be done; the text names object, field and fix.
+    Error(String),
+    /// Done, nothing more follows.
+    Done,
+    /// Answer to [`Request::Status`].
+    Status(Status),
+    /// Answer to [`Request::Endpoints`].
+    Endpoints(Vec<EndpointView>),
+    /// Answer to [`Request::Identities`].
+    Identities(Vec<IdentityView>),
+    /// Answer to [`Request::Policies`].
+    Policies(Vec<PolicyView>),
+    /// Answer to [`Request::Plan`]: the plan as JSON.
+    Plan(serde_json::Value),
+    /// Answer to [`Request::Config`].
+    Config(Vec<ConfigEntry>),
+    /// Answer to [`Request::Trace`].
+    Trace(Trace),
+    /// One event of an answer to [`Request::Observe`].
+    Flow(Box<Flow>),
+    /// Events that were overwritten or lost before they could be sent.
+    Lost(u64),
+    /// Answer to [`Request::Enrol`].
+    Enrolled(Enrolled),
+}
+
+/// State of the node.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Status {
+    /// Name of the node.
+    pub node: String,
+    /// Process id of the agent.
+    pub pid: u32,
+    /// Version and commit.
+    pub build: String,
+    /// Layout version of the pinned maps.
+    pub schema: u32,
+    /// Directory the node runs from.
+    pub config: PathBuf,
+    /// Generation of policy in the kernel.
+    pub revision: u64,
+    /// Endpoints, and how many of them are enforced in each direction.
+    pub endpoints: usize,
+    /// Endpoints with ingress enforcement.
+    pub ingress_enforced: usize,
+    /// Endpoints with egress enforcement.
+    pub egress_enforced: usize,
+    /// Policy objects in force.
+    pub policies: usize,
+    /// Objects with an error; their last valid version, if any, is in force.
+    pub invalid: usize,
+    /// Endpoints adopted from an earlier agent at start.
+    pub adopted: usize,
+    /// What works only in part, a sentence each; empty when all is well.
+    pub degraded: Vec<String>,
+    /// Each change made to this host, a sentence each, and how it is undone.
+    pub host_changes: Vec<String>,
+    /// What the kernel offers: capability → what was found.
+    pub capabilities: BTreeMap<String, String>,
+    /// Map → entries in use and the most it holds.
+    pub maps: BTreeMap<String, MapUse>,
+    /// Events lost since the agent started.
+    pub lost_events: u64,
+}
+
+/// How full a map is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct MapUse {
+    /// Entries; absent where counting them would cost too much.
+    pub used: Option<u64>,
+    /// Capacity.
+    pub capacity: u64,
+}
+
+/// A row of `endpoint list`; `endpoint get` prints all of it.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct EndpointView {
+    /// The facts of enrolment.
+    pub endpoint: Endpoint,
+    /// Labels in force, derived ones included.
+    pub labels: LabelSet,
+    /// Identity in force.
+    pub identity: Identity,
+    /// Ingress enforcement.
+    pub ingress_enforced: bool,
+    /// Egress enforcement.
+    pub egress_enforced: bool,
+    /// Kernel ruleset of each direction.
+    pub ingress_ruleset: u32,
+    /// Kernel ruleset of each direction.
+    pub egress_ruleset: u32,
+    /// Audit mode.
+    pub audit: bool,
+    /// Policies that select it.
+    pub policies: Vec<PolicyName>,
+    /// Connections charged to it.
+    pub connections: u64,
+    /// `ready`, or what it waits for.
+    pub state: String,
+}
+
+/// A row of `identity list`.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct IdentityView {
+    /// The number.
+    pub identity: Identity,
+    /// Its labels.
+    pub labels: LabelSet,
+}
+
+/// A row of `policy list`: one object, or one file that holds none.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct PolicyView {
+    /// The object; absent where the file does not say.
+    pub policy: Option<PolicyName>,
+    /// Whether what the file says is in force.
+    pub valid: bool,
+    /// `file:line` of the object.
+    pub location: String,
+    /// What is wrong and what is accepted, what is in force instead; or that validation succeeded.
+    pub message: String,
+    /// Endpoints it selects now.
+    pub selected: usize,
+}
+
+/// A key of the configuration.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ConfigEntry {
+    /// Dotted key.
+    pub key: String,
+    /// Value in force.
+    pub value: String,
+    /// `default`, `file:line`, or a flag.
+    pub origin: String,
+}
+
+/// May `from` reach `to`?
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct TraceQuery {
+    /// Workload, address, or `reserved:` name.
+    pub from: String,
+    /// Likewise.
+    pub to: String,
+    /// Destination port or ICMP type.
+    pub port: u16,
+    /// IP protocol number.
+    pub protocol: u8,
+}
+
+/// Answer: the verdict of each end that policy judges, and why.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Trace {
+    /// Both directions allow it.
+    pub allowed: bool,
+    /// Explanation, a line each.
+    pub lines: Vec<String>,
+}
+
+/// Which flows.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct ObserveQuery {
+    /// All of these must hold.
+    pub filter: FlowFilter,
+    /// The newest so many of the past; 0 none.
+    pub last: usize,
+    /// Then go on with what comes.
+    pub follow: bool,
+}
+
+/// Filters of `observe`: within a field any of its values, between fields all; an empty field matches everything.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct FlowFilter {
+    /// `[namespace/]name-prefix` of either end.
+    pub pods: Vec<String>,
+    /// `FORWARDED`, `DROPPED`, `AUDIT`.
+    pub verdicts: Vec<String>,
+    /// Labels (`k=v`, all must hold within one) of either end.
+    pub labels: Vec<String>,
+    /// Address or prefix of either end.
+    pub ips: Vec<String>,
+    /// Port of either end.
+    pub ports: Vec<u16>,
+    /// `tcp`, `udp`, `icmp`, `icmpv6`, `sctp`.
+    pub protocols: Vec<String>,
+    /// Drop reason by its text or number.
+    pub drop_reasons: Vec<String>,
+    /// `ingress` or `egress`.
+    pub directions: Vec<String>,
+    /// Not before (nanoseconds since 1970).
+    pub since: Option<i64>,
+    /// Not after.
+    pub until: Option<i64>,
+}
+
+/// Start a workload.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Enrol {
+    /// Its name; must not be in use on this node.
+    pub workload: WorkloadName,
+    /// Its labels, for a node whose directory is its own.
+    pub labels: LabelSet,
+    /// Its service account.
+    pub service_account: String,
+}
+
+/// The workload is enrolled: policy is in force; nothing runs in it yet.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Enrolled {
+    /// The endpoint.
+    pub endpoint: Endpoint,
+    /// File that is its network namespace.
+    pub network_namespace: PathBuf,
+    /// Its cgroup (v2) directory.
+    pub cgroup: PathBuf,
+    /// Directories that must not be visible inside: configuration, run, state.
+    pub hidden: Vec<PathBuf>,
+}

@@ -1,0 +1,2 @@
+//! Ferromesh: one binary, one verb per process or question.
+fn main() {}
