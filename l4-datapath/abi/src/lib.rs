@@ -17,8 +17,8 @@ mod node;
 mod reason;
 mod rule;
 
-pub use address::{Address, AddressKey, Remote};
-pub use connection::{Connection, ConnectionKey4, ConnectionKey6, Leg, Memo};
+pub use address::{Address, AddressKey, Remote, ReservedIdentity};
+pub use connection::{Collected, Connection, ConnectionKey4, ConnectionKey6, Leg, Memo};
 pub use endpoint::{Assignment, Endpoint, EndpointFlags};
 pub use event::{Event, EventFlags, EventKind};
 pub use node::Node;
@@ -71,6 +71,7 @@ macro_rules! pod {
 pod!(
     Address,
     Remote,
+    Collected,
     Connection,
     ConnectionKey4,
     ConnectionKey6,
