@@ -5,10 +5,13 @@
 //! subject into one [`Ruleset`]: a flat table that the kernel answers with two look-ups. `oracle` (tests only) answers
 //! the same questions by reading the policies directly; property tests hold the two together.
 
+pub mod compile;
 pub mod model;
 pub mod ruleset;
 pub mod selector;
+pub mod universe;
 
 pub use model::*;
 pub use ruleset::*;
 pub use selector::*;
+pub use universe::{PeerPorts, Universe};
