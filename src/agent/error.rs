@@ -13,7 +13,7 @@ pub enum AgentError {
     Allocate(#[from] control::allocate::AllocateError),
     /// The first plan.
     #[error(transparent)]
-    Plan(#[from] control::plan::PlanError),
+    Plan(#[from] control::PlanError),
     /// Host and endpoints.
     #[error(transparent)]
     Endpoint(#[from] endpoint::Error),

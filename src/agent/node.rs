@@ -8,9 +8,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use control::allocate::Allocator;
-use control::plan::{NodeFacts, Planned, plan};
+use control::{NodeFacts, Planned, World, admit, plan};
 use control::source::files::Directory;
-use control::{World, authority};
 use endpoint::{Emptied, Endpoints, Host};
 use l4_datapath::{Datapath, Options};
 use mesh::workload::{Endpoint, EndpointId};
@@ -163,7 +162,7 @@ impl Node {
 
     /// Makes a workload's endpoint and puts its policy in force; nothing of it is left after an error.
     pub(super) async fn enrol(&mut self, request: &Enrol) -> Result<Enrolled, String> {
-        authority::admit(&self.world, &self.facts.name, &request.workload).map_err(|error| error.to_string())?;
+        admit(&self.world, &self.facts.name, &request.workload).map_err(|error| error.to_string())?;
         let prepared = self.endpoints.prepare(request).await.map_err(|error| error.to_string())?;
         let endpoint = prepared.endpoint;
         if let Err(error) = self.put_in_force(&endpoint).await {
