@@ -5,8 +5,8 @@
 //! longest being right: the least number of them, by the routing-table construction of Draves et al. (ORTC, 1999), so
 //! "all of TCP but port 80" is two entries and not seventeen. The result depends only on what the claims mean.
 //!
-//! Cost: n claims on a protocol make at most 2n + 1 steps and each step at most 17 prefixes; what grows faster is only
-//! the list of policies that an outcome names.
+//! Cost: n claims on a protocol have at most 2n boundaries, and each boundary adds at most 16 entries. What can grow
+//! faster is only the list of policies that an outcome names.
 
 use std::collections::BTreeMap;
 
