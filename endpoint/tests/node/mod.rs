@@ -1,6 +1,11 @@
 //! A node for tests: a network namespace, directories and a cgroup of its own.
 
-#![allow(dead_code, reason = "each test file uses a part")]
+#![allow(
+    dead_code,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "test code, of which each file uses a part"
+)]
 
 use std::future::Future;
 use std::path::Path;
