@@ -67,6 +67,21 @@ impl Identity {
         self.0
     }
 
+    /// Whether it stands for the labels of workloads.
+    pub fn is_workload(self) -> bool {
+        (Self::FIRST_WORKLOAD..=Self::LAST_WORKLOAD).contains(&self.0)
+    }
+
+    /// Whether it stands for an address prefix that some policy names.
+    pub fn is_cidr(self) -> bool {
+        (Self::FIRST_CIDR..=Self::LAST_CIDR).contains(&self.0)
+    }
+
+    /// Whether it is outside the cluster: the world, or a prefix of it.
+    pub fn is_world(self) -> bool {
+        self.is_cidr() || [Self::WORLD, Self::WORLD_IPV4, Self::WORLD_IPV6].contains(&self)
+    }
+
     /// Labels of a reserved identity.
     pub fn reserved_labels(self) -> Option<LabelSet> {
         Self::RESERVED

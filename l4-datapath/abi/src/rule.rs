@@ -2,8 +2,10 @@
 
 /// Data part of a `RULES` key, matched as a prefix from the left. A ruleset serves one direction.
 ///
-/// A decision is two look-ups: the peer's identity, and identity 0 (any peer). Deny wins over allow whichever of the
-/// two says it; within one identity the compiler has already resolved overlaps, so the longest prefix is right.
+/// A decision is two look-ups: the peer's identity, and identity 0 (any peer). [`RuleVerdict::Deny`] from either one
+/// denies; else [`RuleVerdict::Allow`] from either one allows; else the packet is denied, be it for want of an entry or
+/// by [`RuleVerdict::Unmet`]. Within one identity the compiler has already resolved overlaps, so the longest prefix is
+/// right.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct RuleKey {
@@ -44,10 +46,13 @@ impl RuleKey {
 #[repr(u8)]
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum RuleVerdict {
-    /// Refused by a deny rule, or by a rule whose enforcer does not exist yet.
+    /// Refused by a deny rule, whatever the other look-up says.
     Deny = 0,
     /// Passes.
     Allow = 1,
+    /// A rule would allow it under a demand (L7, authentication) that has no enforcer yet: refused unless the other
+    /// look-up allows. It differs from no entry only in the reason and the cookie that the event carries.
+    Unmet = 2,
 }
 
 /// Value of `RULES`. Writer: the agent.

@@ -1,6 +1,7 @@
 //! A ruleset: the flat table that one direction of one or many endpoints is judged by.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::Serialize;
 
@@ -16,8 +17,8 @@ pub struct Ruleset {
     pub enforced: bool,
     /// The policies whose default deny holds here: who is to be named when nothing matches.
     pub denied_by_default: Vec<PolicyName>,
-    /// The entries. Within one identity prefixes may nest, the longest is right; across the two look-ups (the peer's
-    /// identity, any identity) deny wins.
+    /// The entries. Within one identity prefixes may nest, the longest is right; how the two look-ups (the peer's
+    /// identity, any identity) combine is [`Ruleset::judge`].
     #[serde(serialize_with = "entries_as_list")]
     pub entries: BTreeMap<Match, Outcome>,
 }
@@ -40,32 +41,47 @@ pub struct Match {
 pub struct Outcome {
     /// True allows.
     pub allow: bool,
-    /// The policies it comes from, sorted; empty for what holds without any policy.
-    pub by: Vec<PolicyName>,
-    /// Why it is denied although a statement wanted to allow it.
+    /// The policies it comes from, sorted; empty for what holds without any policy. Shared, because one statement may
+    /// stand in an entry for each of ten thousand identities.
+    pub by: Arc<[PolicyName]>,
+    /// Set on a denial that is no deny rule: the policies in `by` wanted to allow it, but under a demand that nothing
+    /// enforces yet. An allow found by the other look-up goes before it ([`abi::RuleVerdict::Unmet`]).
     pub needs: Option<Needs>,
 }
 
+impl Outcome {
+    /// How the kernel is told.
+    pub fn verdict(&self) -> abi::RuleVerdict {
+        match (self.allow, self.needs) {
+            (true, _) => abi::RuleVerdict::Allow,
+            (false, None) => abi::RuleVerdict::Deny,
+            (false, Some(_)) => abi::RuleVerdict::Unmet,
+        }
+    }
+}
+
 impl Ruleset {
-    /// The verdict on a packet, as the kernel finds it: two look-ups, deny wins, no entry denies.
+    /// The verdict on a packet, as the kernel finds it: two look-ups; a deny rule in either wins, then an allow in
+    /// either, and what is left is denied. The outcome is the entry that decided, if one did.
     pub fn judge(&self, peer: Identity, protocol: u8, port: u16) -> (bool, Option<&Outcome>) {
-        let specific = self.longest(Some(peer), protocol, port);
-        let any = self.longest(None, protocol, port);
-        match (specific, any) {
-            (Some(outcome), _) if !outcome.allow => (false, Some(outcome)),
-            (_, Some(outcome)) if !outcome.allow => (false, Some(outcome)),
-            (Some(outcome), _) | (None, Some(outcome)) => (true, Some(outcome)),
-            (None, None) => (false, None),
+        let found = [self.longest(Some(peer), protocol, port), self.longest(None, protocol, port)];
+        let first = |verdict| found.into_iter().flatten().find(|outcome| outcome.verdict() == verdict);
+        if let Some(denial) = first(abi::RuleVerdict::Deny) {
+            return (false, Some(denial));
+        }
+        match first(abi::RuleVerdict::Allow) {
+            Some(allowance) => (true, Some(allowance)),
+            None => (false, first(abi::RuleVerdict::Unmet)),
         }
     }
 
     fn longest(&self, identity: Option<Identity>, protocol: u8, port: u16) -> Option<&Outcome> {
-        let exact = (0..=16u8).rev().map(|port_bits| {
-            let mask = if port_bits == 0 { 0 } else { u16::MAX << (16 - port_bits) };
+        let of_protocol = (0..=16u8).rev().map(|port_bits| {
+            let mask = u16::MAX.checked_shl(16 - u32::from(port_bits)).unwrap_or(0);
             Match { identity, protocol: Some(protocol), port: port & mask, port_bits }
         });
-        let whole = Match { identity, protocol: None, port: 0, port_bits: 0 };
-        exact.chain([whole]).find_map(|key| self.entries.get(&key))
+        let any_protocol = Match { identity, protocol: None, port: 0, port_bits: 0 };
+        of_protocol.chain([any_protocol]).find_map(|key| self.entries.get(&key))
     }
 }
 
