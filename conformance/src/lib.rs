@@ -4,4 +4,5 @@
 //! imports this crate. Scenarios are in `tests/`; all of them need root and a kernel, and run.
 #![allow(clippy::expect_used, clippy::panic, reason = "a lab that cannot be built is a failed test")]
 
+pub mod forge;
 pub mod lab;

@@ -19,25 +19,37 @@ fn rule1_lets_the_empire_in_and_nobody_else() {
     let node = Node::up();
     let deathstar = node.serve("deathstar", DEATHSTAR, 80);
     for address in deathstar.addresses {
-        assert_eq!(node.attempt("xwing", ALLIANCE, "tcp", address, 80), "answered", "before any policy, {address}");
+        assert_eq!(
+            node.attempt("xwing", ALLIANCE, "tcp", address, 80),
+            "answered",
+            "before any policy, {address}"
+        );
     }
 
     node.apply("rule1.yaml", RULE1);
     for address in deathstar.addresses {
         assert_eq!(node.attempt("tiefighter", EMPIRE, "tcp", address, 80), "answered", "{address}");
-        assert_eq!(node.attempt("tiefighter", EMPIRE, "udp", address, 80), "silent", "rule1 names TCP, {address}");
+        assert_eq!(
+            node.attempt("tiefighter", EMPIRE, "udp", address, 80),
+            "silent",
+            "rule1 names TCP, {address}"
+        );
         assert_eq!(node.attempt("xwing", ALLIANCE, "tcp", address, 80), "silent", "{address}");
         assert_eq!(node.attempt("xwing", ALLIANCE, "udp", address, 80), "silent", "{address}");
     }
 
-    let dropped = node.ferromesh(&["observe", "--pod", "default/xwing", "--verdict", "DROPPED", "--last", "50"]).success();
+    let dropped = node
+        .ferromesh(&["observe", "--pod", "default/xwing", "--verdict", "DROPPED", "--last", "50"])
+        .success();
     assert!(dropped.contains("<> default/deathstar:80"), "{dropped}");
     assert!(dropped.contains("Policy denied DROPPED (TCP Flags: SYN)"), "{dropped}");
     assert!(dropped.contains("default/rule1"), "a drop names its policy: {dropped}");
     let trace = node.ferromesh(&["policy", "trace", "default/xwing", "default/deathstar:80/tcp"]);
     assert_eq!(trace.code, Some(1), "xwing is gone, nothing declares it: {trace:?}");
     node.remove("rule1.yaml");
-    wait_until("rule1 is gone", || node.attempt("xwing", ALLIANCE, "tcp", deathstar.addresses[0], 80) == "answered");
+    wait_until("rule1 is gone", || {
+        node.attempt("xwing", ALLIANCE, "tcp", deathstar.addresses[0], 80) == "answered"
+    });
 }
 
 #[test]
@@ -65,7 +77,9 @@ fn an_invalid_edit_is_explained_and_the_previous_version_stays() {
     wait_until("the error is listed", || node.ferromesh(&["policy", "list"]).stdout.contains("False"));
     let list = node.ferromesh(&["policy", "list"]).stdout;
     assert!(
-        list.contains("spec.ingress[0].fromEndpoint: unknown, did you mean fromEndpoints; previous version in force"),
+        list.contains(
+            "spec.ingress[0].fromEndpoint: unknown, did you mean fromEndpoints; previous version in force"
+        ),
         "{list}"
     );
     assert!(list.contains("rule1.yaml:"), "with file and line: {list}");
@@ -110,7 +124,11 @@ fn egress_policy_binds_the_sender_and_both_sides_must_agree() {
     for address in deathstar.addresses {
         assert_eq!(node.attempt("xwing", ALLIANCE, "udp", address, 80), "answered", "{address}");
         assert_eq!(node.attempt("xwing", ALLIANCE, "tcp", address, 80), "silent", "{address}");
-        assert_eq!(node.attempt("tiefighter", EMPIRE, "tcp", address, 80), "answered", "not selected, {address}");
+        assert_eq!(
+            node.attempt("tiefighter", EMPIRE, "tcp", address, 80),
+            "answered",
+            "not selected, {address}"
+        );
     }
 }
 

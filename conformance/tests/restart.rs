@@ -18,14 +18,19 @@ fn connections_and_policy_outlive_the_agent_and_a_restart_adopts_them() {
     let mut live4 = node.start("tiefighter-4", EMPIRE, &[probe, "hold", &targets[0]]);
     let mut live6 = node.start("tiefighter-6", EMPIRE, &[probe, "hold", &targets[1]]);
     // A workload that lives on, from which new connections can be tried without an agent.
-    let mut shell = node.start("xwing", ALLIANCE, &["sh", "-c", "echo open; while read -r line; do $line; done"]);
+    let mut shell =
+        node.start("xwing", ALLIANCE, &["sh", "-c", "echo open; while read -r line; do $line; done"]);
     let revision = node.revision();
 
     node.kill_agent();
     assert_eq!(live4.session.ask("dead"), "answered");
     assert_eq!(live6.session.ask("dead"), "answered");
     for target in &targets {
-        assert_eq!(shell.session.ask(&format!("{probe} tcp {target}")), "silent", "policy holds without an agent");
+        assert_eq!(
+            shell.session.ask(&format!("{probe} tcp {target}")),
+            "silent",
+            "policy holds without an agent"
+        );
     }
     let status = node.ferromesh(&["status"]);
     assert_eq!(status.code, Some(1));
@@ -44,7 +49,11 @@ fn connections_and_policy_outlive_the_agent_and_a_restart_adopts_them() {
     node.remove("rule1.yaml");
     wait_until("rule1 is gone", || node.revision() > revision);
     for target in &targets {
-        assert_eq!(shell.session.ask(&format!("{probe} tcp {target}")), "answered", "an adopted endpoint follows edits");
+        assert_eq!(
+            shell.session.ask(&format!("{probe} tcp {target}")),
+            "answered",
+            "an adopted endpoint follows edits"
+        );
     }
 }
 

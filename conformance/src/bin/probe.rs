@@ -3,15 +3,22 @@
 //! Outcomes are words on standard output: `answered`, `refused`, `reset`, `unreachable`, `silent`.
 
 use std::io::{self, BufRead, ErrorKind, Read, Write};
-use std::net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::ExitCode;
+use std::str::FromStr;
 use std::time::Duration;
 
-const USAGE: &str = "usage: probe serve PORT | tcp ADDRESS:PORT | udp ADDRESS:PORT | hold ADDRESS:PORT
+use conformance::forge::Case;
+use socket2::{Domain, Protocol, Socket, Type};
+
+const USAGE: &str =
+    "usage: probe serve PORT | tcp ADDRESS:PORT | udp ADDRESS:PORT | hold ADDRESS:PORT | flood ADDRESS COUNT | forge CASE ADDRESS [FROM]
   serve   echo on TCP and UDP, both families
   tcp     connect, say a word, expect it back
   udp     send a word, expect it back
-  hold    keep one TCP connection: each line of standard input is said, its outcome printed";
+  hold    keep one TCP connection: each line of standard input is said, its outcome printed
+  flood   send a datagram to each of so many ports and source ports, each a connection of its own
+  forge   send a packet no honest stack sends, to port 80; from its own address unless told otherwise";
 
 /// How long an answer may take. Refusals and answers come at once; only silence takes this long.
 const PATIENCE: Duration = Duration::from_millis(700);
@@ -20,10 +27,13 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let outcome = match words.as_slice() {
-        ["serve", port] => port.parse().map_err(io::Error::other).and_then(serve),
-        ["tcp", address] => address.parse().map_err(io::Error::other).and_then(tcp),
-        ["udp", address] => address.parse().map_err(io::Error::other).and_then(udp),
-        ["hold", address] => address.parse().map_err(io::Error::other).and_then(hold),
+        ["serve", port] => read(port).and_then(serve),
+        ["tcp", address] => read(address).and_then(tcp),
+        ["udp", address] => read(address).and_then(udp),
+        ["hold", address] => read(address).and_then(hold),
+        ["flood", to, count] => read(to).and_then(|to| flood(to, read(count)?)),
+        ["forge", case, to] => read(to).and_then(|to| forge(case, to, None)),
+        ["forge", case, to, from] => read(to).and_then(|to| forge(case, to, Some(read(from)?))),
         _ => Err(io::Error::other(USAGE)),
     };
     match outcome {
@@ -34,6 +44,10 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn read<T: FromStr>(word: &str) -> io::Result<T> {
+    word.parse().map_err(|_| io::Error::other(format!("{word:?} does not fit; {USAGE}")))
 }
 
 fn word(error: &io::Error) -> &'static str {
@@ -112,4 +126,38 @@ fn hold(address: SocketAddr) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+fn flood(to: IpAddr, count: u32) -> io::Result<()> {
+    let any = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+    let mut sent = 0;
+    while sent < count {
+        let socket = UdpSocket::bind(any)?;
+        for port in 1..=u16::try_from(count - sent).unwrap_or(u16::MAX) {
+            // A port nobody listens on answers with an error that the next send reports; the flood goes on.
+            let _ = socket.send_to(b"x", SocketAddr::new(to, port));
+            sent += 1;
+        }
+    }
+    println!("flooded");
+    Ok(())
+}
+
+fn forge(name: &str, to: IpAddr, from: Option<IpAddr>) -> io::Result<()> {
+    let case = Case::named(name).ok_or_else(|| io::Error::other(format!("no case {name:?}")))?;
+    let from = from.map_or_else(|| own_address(to), Ok)?;
+    let domain = if to.is_ipv4() { Domain::IPV4 } else { Domain::IPV6 };
+    // IPPROTO_RAW: the caller brings the IP header, in either family (raw(7)).
+    let socket = Socket::new(domain, Type::RAW, Some(Protocol::from(255)))?;
+    socket.send_to(&case.packet(from, to)?, &SocketAddr::new(to, 0).into())?;
+    println!("sent");
+    Ok(())
+}
+
+/// The address that this namespace would use towards `to`.
+fn own_address(to: IpAddr) -> io::Result<IpAddr> {
+    let any = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+    let socket = UdpSocket::bind(any)?;
+    socket.connect(SocketAddr::new(to, 80))?;
+    Ok(socket.local_addr()?.ip())
 }

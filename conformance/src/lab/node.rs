@@ -168,7 +168,14 @@ impl Node {
         Path::new("/sys/fs/bpf").join(&self.name)
     }
 
-    fn socket(&self) -> PathBuf {
+    /// The cgroup of a live workload.
+    pub fn cgroup(&self, name: &str) -> PathBuf {
+        let id = self.json(&["endpoint", "get", name])["endpoint"]["id"].to_string();
+        PathBuf::from(self.json(&["config", "view"])[0]["value"].as_str().expect("a path")).join(id)
+    }
+
+    /// The agent's socket.
+    pub fn socket(&self) -> PathBuf {
         self.directory.path().join("run/agent.sock")
     }
 

@@ -2,13 +2,22 @@
 //! its compilation into rulesets.
 //!
 //! [`Policy`] says what a person wrote, in one vocabulary. [`compile::ruleset`] turns all policies that select a
-//! subject into one [`Ruleset`]: a flat table that the kernel answers with two look-ups. `oracle` (tests only) answers
-//! the same questions by reading the policies directly; property tests hold the two together.
+//! subject into one [`Ruleset`]: a flat table that the kernel answers with two look-ups. [`oracle`] answers the
+//! same questions by reading the policies directly; property tests hold the two together.
 
+#[cfg(any(test, feature = "testing"))]
+pub mod arbitrary;
+pub mod compile;
 pub mod model;
+pub mod oracle;
 pub mod ruleset;
 pub mod selector;
+pub mod universe;
 
 pub use model::*;
 pub use ruleset::*;
 pub use selector::*;
+pub use universe::{PeerPorts, Universe};
+
+#[cfg(test)]
+mod tests;

@@ -7,6 +7,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::Selector;
+use crate::flow::TrafficDirection;
 
 /// The kinds of policy object.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
@@ -71,6 +72,16 @@ pub struct Rule {
     pub egress: Side,
 }
 
+impl Rule {
+    /// The side for packets of this direction.
+    pub fn side(&self, direction: TrafficDirection) -> &Side {
+        match direction {
+            TrafficDirection::Ingress => &self.ingress,
+            TrafficDirection::Egress => &self.egress,
+        }
+    }
+}
+
 /// One direction of a rule.
 #[derive(Clone, PartialEq, Debug, Default, Serialize)]
 pub struct Side {
@@ -115,7 +126,7 @@ pub enum Peers {
 /// One way to name peers.
 #[derive(Clone, PartialEq, Debug, Serialize)]
 pub enum Peer {
-    /// By labels. Never matches address prefixes or the world unless it names reserved labels.
+    /// By labels. Workloads only, unless it names reserved labels ([`Selector::names_reserved`]).
     Endpoints(Selector),
     /// By role.
     Entity(Entity),

@@ -34,6 +34,13 @@ pub enum Operator {
 }
 
 impl Selector {
+    /// Whether it names a reserved label. A selector of peers that does not is about workloads only: Cilium adds "has
+    /// a namespace" to each (`getEndpointSelector`), so `{}` means all workloads and `env notin (prod)` not the world.
+    /// One that does is held against everyone.
+    pub fn names_reserved(&self) -> bool {
+        self.0.iter().any(|requirement| requirement.source == Some(Source::Reserved))
+    }
+
     /// Whether the labels satisfy every requirement.
     pub fn matches(&self, labels: &LabelSet) -> bool {
         self.0.iter().all(|requirement| requirement.holds(labels))

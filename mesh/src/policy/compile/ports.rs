@@ -1,0 +1,203 @@
+//! From claims on ports to the entries of one identity: sweep, then the least prefixes.
+//!
+//! Claims overlap at will. A sweep over each protocol's ports finds which claims hold where, the strongest effect wins
+//! (deny, allow, unmet), and equal neighbours become one step. The steps then become prefixes that may nest, the
+//! longest being right: the least number of them, by the routing-table construction of Draves et al. (ORTC, 1999), so
+//! "all of TCP but port 80" is two entries and not seventeen. The result depends only on what the claims mean.
+//!
+//! Cost: n claims on a protocol have at most 2n boundaries, and each boundary adds at most 16 entries. What can grow
+//! faster is only the list of policies that an outcome names.
+
+use std::collections::BTreeMap;
+
+use super::super::Needs;
+
+/// What a claim does where it holds, the strongest first.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(in crate::policy) enum Effect {
+    Deny,
+    Allow,
+    Unmet(Needs),
+}
+
+/// Ports of a protocol; without a protocol, everything.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(in crate::policy) struct Cell {
+    pub(in crate::policy) protocol: Option<u8>,
+    pub(in crate::policy) first: u16,
+    pub(in crate::policy) last: u16,
+}
+
+impl Cell {
+    pub(in crate::policy) const EVERYTHING: Self = Self { protocol: None, first: 0, last: u16::MAX };
+
+    pub(in crate::policy) fn of(protocol: u8, first: u16, last: u16) -> Self {
+        Self { protocol: Some(protocol), first, last }
+    }
+}
+
+/// Who makes a claim: an effect and the rank of the policy's name, `None` for what holds without any policy.
+pub(super) type Claimant = (Effect, Option<u32>);
+
+/// What a step says: the winning effect and the policies that have it, by rank.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) struct Said {
+    pub(super) effect: Effect,
+    pub(super) by: Vec<u32>,
+}
+
+/// Where an entry stands: [`super::Match`] without the identity.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) struct Slot {
+    pub(super) protocol: Option<u8>,
+    pub(super) port: u16,
+    pub(super) port_bits: u8,
+}
+
+/// The entries that say what the claims mean, in order of their slots.
+pub(super) fn entries<'a>(claims: impl IntoIterator<Item = (Claimant, &'a Cell)>) -> Vec<(Slot, Said)> {
+    let mut everywhere = Active::default();
+    let mut by_protocol: BTreeMap<u8, Vec<(Claimant, &Cell)>> = BTreeMap::new();
+    for (claimant, cell) in claims {
+        match cell.protocol {
+            None => everywhere.start(claimant),
+            Some(protocol) => by_protocol.entry(protocol).or_default().push((claimant, cell)),
+        }
+    }
+    let base = everywhere.said();
+    let whole = Slot { protocol: None, port: 0, port_bits: 0 };
+    let mut entries: Vec<(Slot, Said)> = base.iter().map(|said| (whole, said.clone())).collect();
+    for (protocol, claims) in by_protocol {
+        let steps = sweep(everywhere.clone(), claims);
+        let start = entries.len();
+        Range::WHOLE.fork(&steps).emit(Range::WHOLE, base.as_ref(), &mut |range, said| {
+            let slot = Slot { protocol: Some(protocol), port: range.first, port_bits: range.bits };
+            entries.push((slot, said.clone()));
+        });
+        entries[start..].sort_unstable_by_key(|(slot, _)| *slot);
+    }
+    entries
+}
+
+/// The claims that hold at one port, each with how often.
+#[derive(Clone, Default)]
+struct Active(BTreeMap<Claimant, u32>);
+
+impl Active {
+    fn start(&mut self, claimant: Claimant) {
+        *self.0.entry(claimant).or_default() += 1;
+    }
+
+    fn end(&mut self, claimant: Claimant) {
+        if let Some(count) = self.0.get_mut(&claimant) {
+            *count -= 1;
+            if *count == 0 {
+                self.0.remove(&claimant);
+            }
+        }
+    }
+
+    fn said(&self) -> Option<Said> {
+        let (effect, _) = *self.0.keys().next()?;
+        let winners = self.0.keys().take_while(|(theirs, _)| *theirs == effect);
+        Some(Said { effect, by: winners.filter_map(|(_, policy)| *policy).collect() })
+    }
+}
+
+/// First port of each step and what is said from there to the next; the first step is at port 0, neighbours differ.
+type Steps = Vec<(u16, Option<Said>)>;
+
+fn sweep(mut active: Active, claims: Vec<(Claimant, &Cell)>) -> Steps {
+    let mut changes: BTreeMap<u16, Vec<(bool, Claimant)>> = BTreeMap::from([(0, Vec::new())]);
+    for (claimant, cell) in claims.into_iter().filter(|(_, cell)| cell.first <= cell.last) {
+        changes.entry(cell.first).or_default().push((true, claimant));
+        if let Some(after) = cell.last.checked_add(1) {
+            changes.entry(after).or_default().push((false, claimant));
+        }
+    }
+    let mut steps = Steps::new();
+    for (port, changes) in changes {
+        for (starts, claimant) in changes {
+            if starts { active.start(claimant) } else { active.end(claimant) }
+        }
+        let said = active.said();
+        if steps.last().is_none_or(|(_, before)| *before != said) {
+            steps.push((port, said));
+        }
+    }
+    steps
+}
+
+/// The ports that share their leading `bits` bits with `first`.
+#[derive(Clone, Copy)]
+struct Range {
+    first: u16,
+    bits: u8,
+}
+
+/// A range seen as a binary tree that ends where one step fills it.
+enum Node<'a> {
+    /// One step fills it.
+    Same(Option<&'a Said>),
+    /// Two halves, and the outcomes of which any one, as this node's entry, leaves the fewest entries below. None
+    /// where part of the range has no outcome: a prefix cannot leave a hole, so the halves get their own.
+    Fork { wanted: Vec<&'a Said>, halves: Box<[Node<'a>; 2]> },
+}
+
+impl Range {
+    const WHOLE: Self = Self { first: 0, bits: 0 };
+
+    fn halves(self) -> [Self; 2] {
+        let bits = self.bits + 1;
+        [Self { bits, ..self }, Self { first: self.first | 1 << (16 - bits), bits }]
+    }
+
+    fn last(self) -> u16 {
+        self.first | u16::MAX.checked_shr(u32::from(self.bits)).unwrap_or(0)
+    }
+
+    /// Recursion is at most 16 deep.
+    fn fork(self, steps: &Steps) -> Node<'_> {
+        let after = steps.partition_point(|(port, _)| *port <= self.first);
+        let filled = steps.get(after).is_none_or(|(port, _)| *port > self.last());
+        if filled {
+            return Node::Same(after.checked_sub(1).and_then(|at| steps.get(at)?.1.as_ref()));
+        }
+        let halves = self.halves().map(|half| half.fork(steps));
+        let [left, right] = halves.each_ref().map(Node::wanted);
+        let both: Vec<_> = left.iter().filter(|said| right.binary_search(said).is_ok()).copied().collect();
+        let wanted = match (left.is_empty() || right.is_empty(), both.is_empty()) {
+            (true, _) => Vec::new(),
+            (false, false) => both,
+            (false, true) => {
+                let mut either = [left, right].concat();
+                either.sort_unstable();
+                either
+            }
+        };
+        Node::Fork { wanted, halves: Box::new(halves) }
+    }
+}
+
+impl<'a> Node<'a> {
+    /// In order.
+    fn wanted(&self) -> Vec<&'a Said> {
+        match self {
+            Self::Same(said) => said.iter().copied().collect(),
+            Self::Fork { wanted, .. } => wanted.clone(),
+        }
+    }
+
+    fn emit(&self, range: Range, inherited: Option<&'a Said>, entry: &mut impl FnMut(Range, &'a Said)) {
+        let wanted = self.wanted();
+        let here = match inherited.filter(|said| wanted.contains(said)) {
+            Some(said) => Some(said),
+            None => wanted.first().copied().inspect(|said| entry(range, said)),
+        };
+        if let Self::Fork { halves, .. } = self {
+            for (half, node) in range.halves().into_iter().zip(halves.iter()) {
+                node.emit(half, here, entry);
+            }
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! Compiled rulesets and the oracle agree on random worlds.
+
+use crate::flow::TrafficDirection;
+use crate::policy::arbitrary::{Party, Random, World, peer_ports};
+use crate::policy::oracle::{self, Packet, Reason};
+use crate::policy::{PolicyName, Ruleset, Universe};
+
+const WORLDS: u64 = 3_000;
+const PACKETS: usize = 60;
+
+/// Calls `check` with random packets of random worlds.
+fn for_packets(mut check: impl FnMut(&World, &Universe, &Party, &Ruleset, &Packet<'_>, &str)) {
+    for seed in 0..WORLDS {
+        let world = World::new(seed);
+        let universe = world.universe();
+        let parties = world.parties(&universe);
+        let mut random = Random::new(seed);
+        for direction in [TrafficDirection::Ingress, TrafficDirection::Egress] {
+            let subject = random.pick(&world.workloads);
+            let ruleset = world.ruleset(&subject, direction, &universe);
+            for _ in 0..PACKETS {
+                let peer = random.pick(&parties);
+                let ports = peer_ports(&peer.ports);
+                let packet = subject.packet(&mut random, direction, &peer, &ports);
+                let context = format!("seed {seed}: {packet:#?}");
+                check(&world, &universe, &subject, &ruleset, &packet, &context);
+            }
+        }
+    }
+}
+
+#[test]
+fn compiled_rulesets_say_what_the_oracle_says() {
+    for_packets(|world, _, _, ruleset, packet, context| {
+        let expected = oracle::judge(packet, &world.policies, world.enforcement);
+        let (allowed, outcome) = ruleset.judge(packet.peer, packet.protocol, packet.port);
+        assert_eq!(allowed, expected.allowed(), "{expected:?}, compiled: {outcome:?}\n{context}");
+    });
+}
+
+#[test]
+fn the_worlds_are_varied_enough_to_mean_something() {
+    let mut counts = [0_u32; 6];
+    for_packets(|world, _, _, _, packet, _| {
+        let at = match oracle::judge(packet, &world.policies, world.enforcement) {
+            Reason::DenyRule(_) => 0,
+            Reason::NotEnforced => 1,
+            Reason::Node => 2,
+            Reason::AllowRule(_) => 3,
+            Reason::Unmet(_) => 4,
+            Reason::Default => 5,
+        };
+        counts[at] += 1;
+    });
+    let packets = WORLDS as u32 * 2 * PACKETS as u32;
+    assert!(counts.iter().all(|count| *count > packets / 200), "of {packets} packets: {counts:?}");
+}
+
+#[test]
+fn the_entry_that_decides_names_policies_that_the_oracle_names() {
+    for_packets(|world, _, _, ruleset, packet, context| {
+        let expected = oracle::judge(packet, &world.policies, world.enforcement);
+        let (_, outcome) = ruleset.judge(packet.peer, packet.protocol, packet.port);
+        let named: Option<&[PolicyName]> = outcome.map(|outcome| &*outcome.by);
+        let among = |policies: &std::collections::BTreeSet<PolicyName>| {
+            named.is_some_and(|named| !named.is_empty() && named.iter().all(|name| policies.contains(name)))
+        };
+        let right = match &expected {
+            Reason::DenyRule(policies) => among(policies) && outcome.is_some_and(|it| it.needs.is_none()),
+            // The node's own way may be the entry found first.
+            Reason::AllowRule(policies) => among(policies) || named == Some(&[]),
+            Reason::Unmet(policies) => among(policies) && outcome.is_some_and(|it| it.needs.is_some()),
+            Reason::NotEnforced | Reason::Node => named == Some(&[]),
+            Reason::Default => outcome.is_none(),
+        };
+        assert!(right, "expected {expected:?}, found {outcome:?}\n{context}");
+    });
+}
+
+#[test]
+fn the_order_of_policies_changes_nothing() {
+    for seed in 0..WORLDS / 10 {
+        let mut world = World::new(seed);
+        let universe = world.universe();
+        let subject = world.workloads[0].clone();
+        for direction in [TrafficDirection::Ingress, TrafficDirection::Egress] {
+            let before = world.ruleset(&subject, direction, &universe);
+            world.policies.reverse();
+            for rule in world.policies.iter_mut().flat_map(|policy| &mut policy.rules) {
+                rule.ingress.allow.reverse();
+                rule.egress.allow.reverse();
+            }
+            assert_eq!(world.ruleset(&subject, direction, &universe), before, "seed {seed}");
+        }
+    }
+}
