@@ -12,7 +12,7 @@ use std::process::{Command, Output, Stdio};
 
 use mesh::flow::{Flow, Peer, TrafficDirection, Verdict};
 use mesh::labels::LabelSet;
-use node_api::{ObserveQuery, Reply, Request, Server, Trace};
+use node_api::{ObserveQuery, Reply, ReplySink, Request, Server, Trace};
 
 fn ferromesh(socket: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ferromesh"));
@@ -54,48 +54,54 @@ fn flow(time: i64) -> Flow {
 /// An agent that has seen two flows and lost three, and endless ones for a follower.
 struct Agent {
     _directory: tempfile::TempDir,
-    _runtime: tokio::runtime::Runtime,
     socket: PathBuf,
 }
 
 impl Agent {
+    /// On a thread of its own, which ends with the test process.
     fn start() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let socket = directory.path().join("agent.sock");
-        let runtime =
-            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let server = {
-            let _context = runtime.enter();
-            Server::bind(&socket, "another build").unwrap()
-        };
-        runtime.spawn(server.serve(|_, request, mut replies| async move {
-            match request {
-                Request::Observe(ObserveQuery { follow: true, .. }) => {
-                    for time in 0.. {
-                        if replies.send(&Reply::Flow(Box::new(flow(time)))).await.is_err() {
-                            return;
-                        }
-                    }
-                }
-                Request::Observe(_) => {
-                    let past = [flow(0), flow(1_000_000)].map(|flow| Reply::Flow(Box::new(flow)));
-                    for reply in past.iter().chain([&Reply::Lost(3), &Reply::Done]) {
-                        let _ = replies.send(reply).await;
-                    }
-                }
-                Request::Trace(query) => {
-                    let trace = Trace { allowed: query.port == 80, lines: vec![query.to] };
-                    let _ = replies.send(&Reply::Trace(trace)).await;
-                }
-                Request::Endpoints => drop(replies.send(&Reply::Endpoints(Vec::new())).await),
-                _ => drop(replies.send(&Reply::Error("map RULES: full".to_owned())).await),
-            }
-        }));
-        Self { _directory: directory, _runtime: runtime, socket }
+        let (bound, listening) = std::sync::mpsc::channel();
+        let path = socket.clone();
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                let server = Server::bind(&path, "another build").unwrap();
+                bound.send(()).unwrap();
+                server.serve(|_, request, replies| answer(request, replies)).await;
+            });
+        });
+        listening.recv().expect("the socket is open");
+        Self { _directory: directory, socket }
     }
 
     fn told(&self, arguments: &[&str]) -> (Option<i32>, String, String) {
         told(&ferromesh(&self.socket, arguments).output().unwrap())
+    }
+}
+
+async fn answer(request: Request, mut replies: ReplySink) {
+    match request {
+        Request::Observe(ObserveQuery { follow: true, .. }) => {
+            for time in 0.. {
+                if replies.send(&Reply::Flow(Box::new(flow(time)))).await.is_err() {
+                    return;
+                }
+            }
+        }
+        Request::Observe(_) => {
+            let past = [flow(0), flow(1_000_000)].map(|flow| Reply::Flow(Box::new(flow)));
+            for reply in past.iter().chain([&Reply::Lost(3), &Reply::Done]) {
+                let _ = replies.send(reply).await;
+            }
+        }
+        Request::Trace(query) => {
+            let trace = Trace { allowed: query.port == 80, lines: vec![query.to] };
+            let _ = replies.send(&Reply::Trace(trace)).await;
+        }
+        Request::Endpoints => drop(replies.send(&Reply::Endpoints(Vec::new())).await),
+        _ => drop(replies.send(&Reply::Error("map RULES: full".to_owned())).await),
     }
 }
 
@@ -190,6 +196,6 @@ fn completions_are_scripts_for_each_shell() {
         let output = ferromesh(Path::new("/nowhere"), &["completions", shell]).output().unwrap();
         let (code, stdout, _) = told(&output);
         assert_eq!(code, Some(0));
-        assert!(stdout.contains("observe") && stdout.contains("--verdict"), "{shell}");
+        assert!(stdout.contains("observe") && stdout.contains("verdict"), "{shell}");
     }
 }
