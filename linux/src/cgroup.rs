@@ -119,7 +119,9 @@ pub struct Events {
 impl Events {
     fn open(cgroup: &Path) -> Result<Self> {
         let path = cgroup.join("cgroup.events");
-        let file = File::open(&path).context("open", path.display())?;
+        let mut file = File::open(&path).context("open", path.display())?;
+        // Until its first read such a file counts as changed (`kernfs_generic_poll`).
+        io::copy(&mut file, &mut io::sink()).context("read", path.display())?;
         // The kernel announces a change of such a file as priority data; it is always readable.
         // SAFETY: the `AsyncFd` owns the file, nothing takes it out, and `File` keeps its one descriptor until it drops.
         let file = unsafe { AsyncFd::register_with_interest(file, Interest::PRIORITY) };
@@ -139,7 +141,7 @@ impl Events {
         Ok(text.lines().any(|line| line == "populated 1"))
     }
 
-    /// Waits until something has happened since the last [`Events::populated`].
+    /// Waits until something has happened since the file was opened, or since the last [`Events::populated`].
     pub async fn changed(&self) -> Result<()> {
         let mut ready = self.file.ready(Interest::PRIORITY).await.context("watch", self.path.display())?;
         ready.clear_ready();

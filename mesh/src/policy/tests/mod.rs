@@ -1,4 +1,8 @@
-//! What policy means, said three times: rule by rule (`semantics`), on random worlds against the oracle (`worlds`), and
-//! at the size we promise (`scale`).
+//! What policy means: rule by rule in tables (`semantics`, `peers`, `ports` on the world of `given`), and on random
+//! worlds against the oracle (`worlds`).
 
+mod given;
+mod peers;
+mod ports;
+mod semantics;
 mod worlds;
