@@ -1,1 +1,16 @@
-//! linux
+//! The operating system as typed calls: links, addresses and routes by netlink, namespaces, cgroups, sysctls, mounts,
+//! capabilities, seccomp, processes.
+//!
+//! Promise: mechanism only. Nothing here knows of workloads or policy, nothing starts another program (`ip`, `nft`,
+//! `mount`), and nothing assumes the machine's first network namespace. Each error names the object and the call.
+//! This crate and `l4-datapath` are the only ones with `unsafe`.
+
+pub mod cgroup;
+mod error;
+pub mod mount;
+pub mod namespace;
+pub mod netlink;
+pub mod scratch;
+pub mod sysctl;
+
+pub use error::{Error, Result};
