@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use aya::Ebpf;
 use aya::programs::links::{FdLink, LinkError, PinnedLink};
 use aya::programs::tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle, qdisc_add_clsact};
-use aya::programs::{LinkOrder, ProgramError, SchedClassifier, TcAttachType, TcError};
+use aya::programs::{LinkOrder, ProgramError, SchedClassifier, TcAttachType};
 
 use crate::Error;
 use crate::pins::Pins;
@@ -134,29 +134,28 @@ fn attach_link(
     place: Place,
     pin: &Path,
 ) -> Result<(), Error> {
-    let failed = |operation: &str| Error::program(place.program(), format!("{operation} {interface} (tcx)"));
     match PinnedLink::from_pin(pin) {
         Ok(pinned) => {
             let link = FdLink::from(pinned)
                 .try_into()
-                .map_err(|error: LinkError| failed("adopting the link of")(error.into()))?;
+                .map_err(failed::<LinkError>(place, "adopting the link of", interface))?;
             match program.attach_to_link(link) {
                 // The pin holds the link; our descriptor can go.
-                Ok(id) => return program.take_link(id).map(drop).map_err(failed("replacing on")),
+                Ok(id) => return program.take_link(id).map(drop).map_err(failed(place, "replacing on", interface)),
                 // The interface it stood on is gone, and another has its name.
                 Err(error) if errno(&error) == Some(libc::ENOLINK) => unpin(pin)?,
-                Err(error) => return Err(failed("replacing on")(error)),
+                Err(error) => return Err(failed(place, "replacing on", interface)(error)),
             }
         }
         Err(LinkError::SyscallError(error)) if error.io_error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(failed("reading the pinned link of")(error.into())),
+        Err(error) => return Err(failed(place, "reading the pinned link of", interface)(error)),
     }
     let first = TcAttachOptions::TcxOrder(LinkOrder::first());
     let attached = program
         .attach_with_options(interface, place.direction(), first)
         .and_then(|id| program.take_link(id))
-        .map_err(failed("attaching to"))?;
-    let link = FdLink::try_from(attached).map_err(|error| failed("attaching to")(error.into()))?;
+        .map_err(failed(place, "attaching to", interface))?;
+    let link = FdLink::try_from(attached).map_err(failed(place, "attaching to", interface))?;
     link.pin(pin).map(drop).map_err(|error| Error::path(pin, "pinning the link")(io::Error::other(error)))
 }
 
@@ -166,27 +165,34 @@ fn attach_filter(
     place: Place,
     pin: &Path,
 ) -> Result<(), Error> {
-    let failed = |operation: &str| Error::program(place.program(), format!("{operation} {interface} (clsact)"));
     match qdisc_add_clsact(interface).map_err(ProgramError::from) {
         Ok(()) => {}
         Err(error) if errno(&error) == Some(libc::EEXIST) => {}
-        Err(error) => return Err(failed("adding the qdisc to")(error)),
+        Err(error) => return Err(failed(place, "adding the qdisc to", interface)(error)),
     }
     let options = || TcAttachOptions::Netlink(NlOptions { priority: PRIORITY, handle: HANDLE, classid: None });
     let attached = match program.attach_with_options(interface, place.direction(), options()) {
         Err(error) if errno(&error) == Some(libc::EEXIST) => {
             let ours =
                 SchedClassifierLink::attached(interface, place.direction(), PRIORITY, HANDLE, None)
-                    .map_err(|error| failed("finding")(TcError::from(error).into()))?;
+                    .map_err(failed(place, "finding", interface))?;
             program.attach_to_link(ours)
         }
         other => other,
     };
-    let link = attached.and_then(|id| program.take_link(id)).map_err(failed("attaching to"))?;
+    let link = attached.and_then(|id| program.take_link(id)).map_err(failed(place, "attaching to", interface))?;
     // Dropping it would detach the filter.
     std::mem::forget(link);
     unpin(pin)?;
     program.pin(pin).map_err(|error| Error::path(pin, "pinning the program")(io::Error::other(error)))
+}
+
+fn failed<E: std::error::Error>(
+    place: Place,
+    operation: &str,
+    interface: &str,
+) -> impl FnOnce(E) -> Error {
+    Error::program(place.program(), format!("{operation} {interface}"))
 }
 
 fn unpin(pin: &Path) -> Result<(), Error> {

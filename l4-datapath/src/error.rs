@@ -101,17 +101,17 @@ impl Error {
         move |source| Self::Path { path, operation, source }
     }
 
-    pub(crate) fn program(
+    pub(crate) fn program<E: std::error::Error>(
         program: &'static str,
         operation: impl Into<String>,
-    ) -> impl FnOnce(aya::programs::ProgramError) -> Self {
+    ) -> impl FnOnce(E) -> Self {
         let operation = operation.into();
         move |error| Self::Program { program, operation, detail: chain(&error) }
     }
 }
 
 /// An error and its causes in one line; aya keeps the verifier's words in the cause.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

@@ -9,7 +9,7 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 
-use aya::maps::{Array, ArrayOfMaps, Map, MapData, MapError};
+use aya::maps::{Array, ArrayOfMaps, IterableMap, Map, MapData, MapError};
 
 use crate::Error;
 
@@ -51,7 +51,7 @@ impl Grace {
 }
 
 fn array_of_maps(inner: &Array<MapData, u32>) -> io::Result<OwnedFd> {
-    let inner_map_fd = inner.map_fd();
+    let inner_map_fd = inner.map().fd().as_fd().as_raw_fd().cast_unsigned();
     let attributes = MapCreate {
         map_type: BPF_MAP_TYPE_ARRAY_OF_MAPS,
         key_size: 4,

@@ -9,13 +9,13 @@ use aya::maps::{MapInfo, MapType};
 
 /// Endpoint ids are 16 bits; the arrays they index have an element for each.
 const ENDPOINT_IDS: u32 = 1 << 16;
-/// `BPF_F_NO_PREALLOC`: the kernel insists on it for tries.
+/// `BPF_F_NO_PREALLOC`; the kernel insists on it for tries.
 const NO_PREALLOC: u32 = 1;
 
 /// Capacities that can be chosen. They are fixed while the maps are pinned.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Sizes {
-    /// Addresses of local endpoints (two for each endpoint).
+    /// Keys of local endpoints (three for each: both addresses and the interface).
     pub endpoints: u32,
     /// Address prefixes.
     pub ipcache: u32,
@@ -32,12 +32,12 @@ pub struct Sizes {
 impl Default for Sizes {
     fn default() -> Self {
         Self {
-            endpoints: 1 << 13,
+            endpoints: 1 << 14,
             ipcache: 1 << 19,
             rules: 1 << 20,
             connections: 1 << 18,
             drops: 1 << 14,
-            events: 1 << 20,
+            events: 1 << 22,
         }
     }
 }
@@ -108,7 +108,10 @@ pub fn specs(sizes: &Sizes) -> [Spec; 11] {
     use abi::map;
     [
         Spec::of::<u32, abi::Node>(map::NODE, MapType::Array, 1),
-        Spec::of::<abi::Address, abi::Endpoint>(map::ENDPOINTS, MapType::Hash, sizes.endpoints),
+        Spec {
+            flags: NO_PREALLOC,
+            ..Spec::of::<abi::Address, abi::Endpoint>(map::ENDPOINTS, MapType::Hash, sizes.endpoints)
+        },
         Spec::of::<u32, abi::Assignments>(map::ASSIGNMENTS, MapType::Array, ENDPOINT_IDS),
         Spec::trie::<abi::AddressKey, abi::Remote>(map::IPCACHE, sizes.ipcache),
         Spec::trie::<abi::RuleKey, abi::RuleValue>(map::RULES, sizes.rules),
