@@ -1,1 +1,8 @@
-//! conformance
+//! What needs two processes: the lab, in which real agents run real workloads in namespaces of their own.
+//!
+//! Promise: a lab leaves nothing behind, and touches nothing of the machine but what it names `fmlab…`. Nothing
+//! imports this crate. Scenarios are in `tests/`; all of them need root and a kernel, and run.
+#![allow(clippy::expect_used, clippy::panic, reason = "a lab that cannot be built is a failed test")]
+
+pub mod forge;
+pub mod lab;

@@ -1,1 +1,24 @@
-//! control
+//! The control plane of a node: from a directory of YAML files to what the kernel shall do.
+//!
+//! Promise: files → objects ([`kind`]) → what is in force ([`World`]) → what this node does ([`plan()`]). Reading is
+//! strict and says everything that is wrong; nothing that was accepted is lost by a later mistake; planning is a
+//! function of values. It never touches the kernel and never talks to the network.
+
+pub mod allocate;
+mod analyze;
+mod authority;
+mod durable;
+pub mod kind;
+mod objects;
+mod plan;
+pub mod source;
+pub mod status;
+mod world;
+mod yaml;
+
+pub use analyze::{Analysis, Located, analyze};
+pub use authority::{AdmitError, admit};
+pub use objects::ObjectStatus;
+pub use plan::{NodeFacts, PlanError, Planned, plan};
+pub use world::World;
+pub use yaml::{Finding, Severity};

@@ -1,1 +1,25 @@
-//! l4-datapath
+//! The kernel datapath of this node: what it offers, loading, pinning, attaching, applying plans, reading events and
+//! counters.
+//!
+//! Promise: what is in force stays in force whatever happens to this process; a plan becomes true whole or not at all;
+//! a restart with an unchanged plan disturbs no packet; [`remove`] leaves nothing. Nothing here decides who may talk to
+//! whom: that is `mesh::policy`, and the programs ask its tables.
+
+mod apply;
+mod attach;
+pub mod counters;
+mod datapath;
+mod error;
+pub mod event;
+pub mod flow;
+mod grace;
+pub mod metrics;
+mod pins;
+pub mod probe;
+
+pub use apply::Report;
+pub use attach::Hook;
+pub use datapath::{Adoption, Datapath, Options};
+pub use error::Error;
+pub use maps::Sizes;
+pub use pins::{leftovers, remove};

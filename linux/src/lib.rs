@@ -1,1 +1,24 @@
-//! linux
+//! The operating system as typed calls: links, addresses and routes by netlink, namespaces, cgroups, sysctls, mounts,
+//! capabilities, seccomp, processes.
+//!
+//! Promise: mechanism only. Nothing here knows of workloads or policy, nothing starts another program (`ip`, `nft`,
+//! `mount`), and nothing assumes the machine's first network namespace. Each error names the object and the call.
+//! This crate and `l4-datapath` are the only ones with `unsafe`.
+
+pub mod cgroup;
+mod error;
+pub mod host;
+pub mod mount;
+pub mod namespace;
+pub mod netlink;
+pub mod scratch;
+pub mod sysctl;
+
+use error::Context;
+pub use error::{Error, Result};
+
+/// Name of this machine (or of the UTS namespace the process is in).
+pub fn hostname() -> Result<String> {
+    let name = nix::unistd::gethostname().context("read", "the host's name")?;
+    Ok(name.to_string_lossy().into_owned())
+}

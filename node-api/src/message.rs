@@ -46,6 +46,23 @@ pub enum Request {
     Down,
 }
 
+impl Request {
+    /// Whether it changes the node; such a request is root's alone.
+    pub fn has_effects(&self) -> bool {
+        match self {
+            Self::Enrol(_) | Self::Down => true,
+            Self::Status
+            | Self::Endpoints
+            | Self::Identities
+            | Self::Policies
+            | Self::Plan
+            | Self::Config
+            | Self::Trace(_)
+            | Self::Observe(_) => false,
+        }
+    }
+}
+
 /// Answers.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(tag = "reply", content = "value", rename_all = "kebab-case")]

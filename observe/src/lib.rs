@@ -1,1 +1,14 @@
-//! observe
+//! What the node has seen: flows kept in a ring, filtered, printed; counters served as `/metrics`.
+//!
+//! Promise: observing never slows what is observed. Memory is bounded, a reader that falls behind loses events and is
+//! told how many, nothing is lost silently. Flows are made elsewhere (by the reader of the kernel's ring buffer, later
+//! by the proxy) and are not changed here.
+
+pub mod compact;
+pub mod filter;
+pub mod metrics;
+pub mod ring;
+pub mod serve;
+
+pub use filter::{Filter, FilterError};
+pub use ring::{FlowRing, Observed, Reader};

@@ -14,6 +14,31 @@ impl Address {
     pub const fn v4(octets: [u8; 4]) -> Self {
         Self([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, octets[0], octets[1], octets[2], octets[3]])
     }
+
+    /// The IPv4 address, if this is one: the last four octets.
+    #[inline(always)]
+    pub const fn last4(&self) -> [u8; 4] {
+        [self.0[12], self.0[13], self.0[14], self.0[15]]
+    }
+
+    /// The name of an interface, written in `::/96`: no packet may carry such an address, so it cannot be forged.
+    ///
+    /// Every endpoint stands in `ENDPOINTS` under the `interface` of its veth too, same value: a workload may ask for
+    /// its gateway from a link-local address nobody has told us, and its veth is all we then know it by.
+    #[inline(always)]
+    pub const fn interface(ifindex: u32) -> Self {
+        let i = ifindex.to_be_bytes();
+        Self([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, i[0], i[1], i[2], i[3]])
+    }
+}
+
+/// Identities the programs treat differently from all others. Their numbers are Cilium's.
+pub struct ReservedIdentity;
+impl ReservedIdentity {
+    /// The node itself; believed only of packets the node itself made.
+    pub const HOST: u32 = 1;
+    /// An address of the pool that no endpoint has.
+    pub const UNMANAGED: u32 = 3;
 }
 
 /// Data part of an `IPCACHE` key (aya's `lpm_trie::Key` adds the prefix length in bits: 0–128, IPv4 lengths + 96).

@@ -95,5 +95,36 @@ pub struct Connection {
     /// Room: reverse translation. Zero.
     pub reserved: u64,
 }
+impl Connection {
+    /// All zero; `Default`, where a constant is needed.
+    pub const EMPTY: Self = Self {
+        memo: 0,
+        seen: 0,
+        charged: 0,
+        opened_by_high: 0,
+        replied: 0,
+        fin_opener: 0,
+        fin_other: 0,
+        reset: 0,
+        reserved8: [0; 3],
+        epoch: 0,
+        reserved: 0,
+    };
+}
+
+/// What one run of the program `conntrack_gc` did. It writes this over the first bytes of the packet it is run with.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Collected {
+    /// Entries left in `CONNECTIONS4`.
+    pub live4: u64,
+    /// Entries left in `CONNECTIONS6`.
+    pub live6: u64,
+    /// Entries deleted from `CONNECTIONS4`.
+    pub expired4: u64,
+    /// Entries deleted from `CONNECTIONS6`.
+    pub expired6: u64,
+}
+const _: () = assert!(size_of::<Collected>() == 32);
 const _: () = assert!(size_of::<ConnectionKey4>() == 16 && size_of::<ConnectionKey6>() == 40);
 const _: () = assert!(size_of::<Connection>() == 40);

@@ -1,6 +1,11 @@
-//! The `ENDPOINTS` map: workloads of this node, by address.
+//! The `ENDPOINTS` and `ASSIGNMENTS` maps: workloads of this node by address, and what policy says of each.
+//!
+//! Why two maps: a hash map replaces a value by a fresh element and hands the old one to the next update at once
+//! (`pcpu_freelist`, and `bpf_mem_alloc` since 6.1), so a program still reading the old one could see another
+//! endpoint's policy. What changes while packets flow therefore stands in an array, which is written in place; the
+//! hash holds only facts that never change while the endpoint lives.
 
-/// What policy says of an endpoint. Two stand in each [`Endpoint`]; the one in force is at
+/// What policy says of an endpoint. Two stand in each [`Assignments`]; the one in force is at
 /// `Node::generation & 1`, so one store of the generation switches every endpoint of the node at once and no packet
 /// is judged by a mixture of two revisions.
 #[repr(C)]
@@ -23,25 +28,38 @@ impl EndpointFlags {
     pub const AUDIT: u32 = 1;
 }
 
+/// Value of `ASSIGNMENTS` (key [`Endpoint::id`]).
+///
+/// Writer: the agent, which touches only the slot not in force and the quota.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Assignments {
+    /// By parity of the generation.
+    pub slot: [Assignment; 2],
+    /// Connections that may be charged to this endpoint at once.
+    pub quota: u32,
+    /// Zero.
+    pub zero: u32,
+}
+
 /// Value of `ENDPOINTS` (key [`crate::Address`]; an endpoint with two addresses stands there twice, alike).
 ///
-/// Writer: the agent. Read by every hook.
+/// Writer: the agent, once when the endpoint is made and once when it goes. Read by every hook.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Endpoint {
     /// Number of this creation of the endpoint, never reused on this node. Room for authentication marks.
     pub instance: u64,
-    /// Endpoint id, 1–65535; index into `USAGE`.
+    /// Endpoint id, 1–65535; index into `ASSIGNMENTS` and `USAGE`.
     pub id: u32,
     /// Index of the host-side veth, in the node's namespace.
     pub ifindex: u32,
-    /// By parity of the generation.
-    pub assignment: [Assignment; 2],
-    /// Connections that may be charged to this endpoint at once.
-    pub quota: u32,
     /// MAC of the workload's own end.
     pub mac: [u8; 6],
     /// MAC of the host-side veth: what the workload sees as its gateway.
     pub gateway_mac: [u8; 6],
+    /// Zero.
+    pub zero: [u8; 4],
 }
-const _: () = assert!(size_of::<Assignment>() == 16 && size_of::<Endpoint>() == 64);
+const _: () = assert!(size_of::<Assignment>() == 16 && size_of::<Assignments>() == 40);
+const _: () = assert!(size_of::<Endpoint>() == 32);

@@ -17,9 +17,9 @@ mod node;
 mod reason;
 mod rule;
 
-pub use address::{Address, AddressKey, Remote};
-pub use connection::{Connection, ConnectionKey4, ConnectionKey6, Leg, Memo};
-pub use endpoint::{Assignment, Endpoint, EndpointFlags};
+pub use address::{Address, AddressKey, Remote, ReservedIdentity};
+pub use connection::{Collected, Connection, ConnectionKey4, ConnectionKey6, Leg, Memo};
+pub use endpoint::{Assignment, Assignments, Endpoint, EndpointFlags};
 pub use event::{Event, EventFlags, EventKind};
 pub use node::Node;
 pub use reason::{Direction, DropCount, DropKey, DropReason};
@@ -41,6 +41,8 @@ pub mod map {
     pub const NODE: &str = "NODE";
     /// [`crate::Address`] → [`crate::Endpoint`], hash.
     pub const ENDPOINTS: &str = "ENDPOINTS";
+    /// Endpoint id → [`crate::Assignments`], array.
+    pub const ASSIGNMENTS: &str = "ASSIGNMENTS";
     /// [`crate::AddressKey`] → [`crate::Remote`], LPM.
     pub const IPCACHE: &str = "IPCACHE";
     /// [`crate::RuleKey`] → [`crate::RuleValue`], LPM.
@@ -70,7 +72,9 @@ macro_rules! pod {
 #[cfg(feature = "user")]
 pod!(
     Address,
+    Assignments,
     Remote,
+    Collected,
     Connection,
     ConnectionKey4,
     ConnectionKey6,

@@ -1,1 +1,46 @@
-//! maps
+//! Typed handles over the kernel maps, and the one table of what each map must be.
+//!
+//! Promise: a handle exists only for a map whose key and value have the sizes that [`abi`] says; each handle names the
+//! map's one writer; every error names the map and what was being done. No policy, no ordering, no caching: what is
+//! written when is decided by `l4-datapath`.
+
+mod array;
+mod hash;
+mod spec;
+mod trie;
+
+pub use array::{Assignments, Lost, Node, Usage};
+pub use hash::{Drops, Endpoints};
+pub use spec::{Difference, Sizes, Spec, specs};
+pub use trie::{Ipcache, Prefix, Rules};
+
+/// A map operation that failed.
+#[derive(Debug, thiserror::Error)]
+#[error("map {map}: {operation}: {source}")]
+pub struct Error {
+    /// Name of the map, one of [`abi::map`].
+    pub map: &'static str,
+    /// What was being done.
+    pub operation: &'static str,
+    /// What the kernel or aya said.
+    pub source: aya::maps::MapError,
+}
+
+impl Error {
+    fn of(map: &'static str, operation: &'static str) -> impl FnOnce(aya::maps::MapError) -> Self {
+        move |source| Self { map, operation, source }
+    }
+}
+
+/// Removing what is not there is done already: makes removal repeatable after a crash half-way.
+fn absent_is_fine(result: Result<(), aya::maps::MapError>) -> Result<(), aya::maps::MapError> {
+    match result {
+        Err(aya::maps::MapError::KeyNotFound) => Ok(()),
+        Err(aya::maps::MapError::SyscallError(error))
+            if error.io_error.kind() == std::io::ErrorKind::NotFound =>
+        {
+            Ok(())
+        }
+        other => other,
+    }
+}

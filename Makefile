@@ -1,0 +1,38 @@
+# A target is one line; what it does is in the script or program it calls.
+.DEFAULT_GOAL := help
+CARGO ?= cargo
+PREFIX ?= /usr/local
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+RUN_TESTS := CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER="$(SUDO)"
+
+.PHONY: help setup build demo test check fuzz install uninstall dist clean
+
+help: ## list the targets
+	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup: ## install what building needs; says what first, asks on a terminal
+	@deploy/setup
+
+build: setup ## build the kernel programs and the binary
+	@$(CARGO) build --workspace --bins --examples
+
+demo: ## the Star Wars story on this machine; KEEP=1 leaves it running
+	@deploy/setup "[1/4] toolchain" && examples/star-wars/demo
+
+test: setup ## every test, those that need root and the kernel included
+	@$(CARGO) build --workspace --bins --examples && $(RUN_TESTS) $(CARGO) test --workspace
+
+check: setup ## format and lints, as CI runs them
+	@$(CARGO) fmt --check && deploy/check-ebpf && $(CARGO) clippy --workspace --all-targets -- -D warnings
+
+install: setup ## binary, completions and systemd units under PREFIX
+	@$(CARGO) build --release --bin ferromesh && $(SUDO) deploy/install install $(PREFIX)
+
+uninstall: ## take them away again
+	@$(SUDO) deploy/install uninstall $(PREFIX)
+
+dist: setup ## a tar archive of the same files under target/
+	@$(CARGO) build --release --bin ferromesh && deploy/install dist target
+
+clean: ## remove what was built
+	@$(CARGO) clean

@@ -1,0 +1,222 @@
+//! One node: a network namespace, an agent in it, workloads started through it.
+
+use std::fs;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::command::{Outcome, Session, wait_until};
+
+static COUNT: AtomicU32 = AtomicU32::new(0);
+
+/// A node of the lab.
+pub struct Node {
+    name: String,
+    directory: TempDir,
+    agent: Option<Session>,
+}
+
+/// A workload that was started and has an address. Ended when dropped.
+pub struct Workload {
+    /// Its process, spoken to line by line.
+    pub session: Session,
+    /// IPv4 and IPv6 address.
+    pub addresses: [IpAddr; 2],
+}
+
+impl Node {
+    /// A namespace with loopback, directories and a configuration; no agent yet.
+    pub fn new() -> Self {
+        let name = format!("fmlab{}x{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let directory = TempDir::with_prefix("fmlab").expect("a temporary directory");
+        Outcome::of(Command::new("ip").args(["netns", "add", &name])).success();
+        let node = Self { name, directory, agent: None };
+        node.inside("ip").args(["link", "set", "lo", "up"]).status().expect("ip runs");
+        fs::create_dir(node.config()).expect("a directory for configuration");
+        node.write(
+            "ferromesh.yaml",
+            "apiVersion: ferromesh.io/v1alpha1\nkind: Configuration\nmetadata: {name: node}\n\
+             spec: {nodeName: lab, ipv4Pool: 10.77.0.0/24, ipv6Pool: 'fd00:77::/112'}\n",
+        );
+        node
+    }
+
+    /// A node whose agent is up.
+    pub fn up() -> Self {
+        let mut node = Self::new();
+        node.start_agent();
+        node
+    }
+
+    /// Starts the agent and waits until it says that it is ready.
+    pub fn start_agent(&mut self) {
+        let mut command = self.inside(binary("ferromesh"));
+        command.arg("agent").args(self.flags()).stderr(Stdio::inherit());
+        let agent = Session::start(&mut command);
+        let line = agent.line();
+        assert!(line.starts_with("node up"), "the agent said: {line}");
+        self.agent = Some(agent);
+    }
+
+    /// Ends the agent by SIGKILL, as a crash would.
+    pub fn kill_agent(&mut self) {
+        self.agent.take().expect("an agent runs").kill();
+    }
+
+    /// A program in the node's namespace.
+    pub fn inside(&self, program: impl AsRef<Path>) -> Command {
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net=/run/netns/{}", self.name)).arg("--").arg(program.as_ref());
+        command
+    }
+
+    /// The command line, asking this node's agent.
+    pub fn ferromesh(&self, arguments: &[&str]) -> Outcome {
+        Outcome::of(self.inside(binary("ferromesh")).arg("--socket").arg(self.socket()).args(arguments))
+    }
+
+    /// A verb that takes directories (`agent`, `up`, `down`, `check`), for this node.
+    pub fn verb(&self, verb: &str, more: &[&str]) -> Outcome {
+        Outcome::of(self.inside(binary("ferromesh")).arg(verb).args(self.flags()).args(more))
+    }
+
+    /// The JSON that a verb prints.
+    #[track_caller]
+    pub fn json(&self, arguments: &[&str]) -> Value {
+        let text = self.ferromesh(&[arguments, &["-o", "json"]].concat()).success();
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
+    }
+
+    /// Writes a file of the configuration as editors do: whole, by rename.
+    pub fn write(&self, file: &str, yaml: &str) {
+        let draft = self.directory.path().join("draft");
+        fs::write(&draft, yaml).expect("the draft is written");
+        fs::rename(draft, self.config().join(file)).expect("the file is put in place");
+    }
+
+    /// Removes a file of the configuration.
+    pub fn remove(&self, file: &str) {
+        fs::remove_file(self.config().join(file)).expect("the file was there");
+    }
+
+    /// Writes a policy and waits until the kernel holds it.
+    #[track_caller]
+    pub fn apply(&self, file: &str, yaml: &str) {
+        let before = self.revision();
+        self.write(file, yaml);
+        wait_until(&format!("{file} is in force"), || self.revision() > before);
+    }
+
+    /// The generation in the kernel.
+    pub fn revision(&self) -> u64 {
+        self.json(&["status"])["revision"].as_u64().expect("a number")
+    }
+
+    /// A command as a workload: `ferromesh run --name NAME LABELS -- COMMAND`.
+    pub fn run_command(&self, name: &str, labels: &[&str], command: &[&str]) -> Command {
+        let mut run = self.inside(binary("ferromesh"));
+        run.arg("--socket").arg(self.socket()).args(["run", "--name", name]);
+        for label in labels {
+            run.args(["--label", label]);
+        }
+        run.arg("--").args(command);
+        run
+    }
+
+    /// Runs a command as a workload to its end.
+    pub fn run(&self, name: &str, labels: &[&str], command: &[&str]) -> Outcome {
+        Outcome::of(self.run_command(name, labels, command).stdin(Stdio::null()))
+    }
+
+    /// Starts a command as a workload; returns when it has said its first line.
+    #[track_caller]
+    pub fn start(&self, name: &str, labels: &[&str], command: &[&str]) -> Workload {
+        let session = Session::start(&mut self.run_command(name, labels, command));
+        let line = session.line();
+        assert!(["serving", "open"].contains(&line.as_str()), "{name} said: {line}");
+        let view = self.json(&["endpoint", "get", name]);
+        let address =
+            |field: &str| view["endpoint"][field].as_str().expect("an address").parse().expect("it parses");
+        Workload { session, addresses: [address("ipv4"), address("ipv6")] }
+    }
+
+    /// Starts `probe serve` on port 80 and 81-like ports as a workload.
+    #[track_caller]
+    pub fn serve(&self, name: &str, labels: &[&str], port: u16) -> Workload {
+        let probe = binary("probe");
+        self.start(name, labels, &[probe.to_str().expect("UTF-8"), "serve", &port.to_string()])
+    }
+
+    /// One attempt of a fresh workload: `tcp` or `udp`; returns the outcome's word.
+    pub fn attempt(&self, name: &str, labels: &[&str], transport: &str, to: IpAddr, port: u16) -> String {
+        let probe = binary("probe");
+        let target = std::net::SocketAddr::new(to, port).to_string();
+        self.run(name, labels, &[probe.to_str().expect("UTF-8"), transport, &target]).stdout
+    }
+
+    /// Directory of the configuration.
+    pub fn config(&self) -> PathBuf {
+        self.directory.path().join("config")
+    }
+
+    /// Directory under which this node's maps and links are pinned.
+    pub fn pins(&self) -> PathBuf {
+        Path::new("/sys/fs/bpf").join(&self.name)
+    }
+
+    /// The cgroup of a live workload.
+    pub fn cgroup(&self, name: &str) -> PathBuf {
+        let id = self.json(&["endpoint", "get", name])["endpoint"]["id"].to_string();
+        PathBuf::from(self.json(&["config", "view"])[0]["value"].as_str().expect("a path")).join(id)
+    }
+
+    /// The agent's socket.
+    pub fn socket(&self) -> PathBuf {
+        self.directory.path().join("run/agent.sock")
+    }
+
+    fn flags(&self) -> [String; 8] {
+        let path = |flag: &str, path: PathBuf| [flag.to_owned(), path.display().to_string()];
+        let [a, b] = path("--config", self.config());
+        let [c, d] = path("--state", self.directory.path().join("state"));
+        let [e, f] = path("--run-dir", self.directory.path().join("run"));
+        let [g, h] = path("--pins", self.pins());
+        [a, b, c, d, e, f, g, h]
+    }
+}
+
+impl Default for Node {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        let down = self.verb("down", &[]);
+        if let Some(mut agent) = self.agent.take() {
+            agent.kill();
+        }
+        let removed = Outcome::of(Command::new("ip").args(["netns", "delete", &self.name]));
+        if !std::thread::panicking() {
+            down.success();
+            removed.success();
+        }
+    }
+}
+
+/// A program of this workspace, beside the test that runs.
+pub fn binary(name: &str) -> PathBuf {
+    let test = std::env::current_exe().expect("a test has a file");
+    let path = test.ancestors().nth(2).expect("target/PROFILE/deps/test").join(name);
+    assert!(
+        path.exists(),
+        "{} is missing: run `cargo build --workspace --bins` first (make test does)",
+        path.display()
+    );
+    path
+}

@@ -1,0 +1,91 @@
+//! The agent dies, comes back, or is one too many. Needs root and the kernel.
+
+use conformance::lab::{Node, binary, wait_until};
+
+const RULE1: &str = include_str!("../../examples/star-wars/rule1.yaml");
+const EMPIRE: &[&str] = &["org=empire"];
+const ALLIANCE: &[&str] = &["org=alliance"];
+const DEATHSTAR: &[&str] = &["org=empire", "class=deathstar"];
+
+#[test]
+fn connections_and_policy_outlive_the_agent_and_a_restart_adopts_them() {
+    let mut node = Node::up();
+    let probe = binary("probe");
+    let probe = probe.to_str().unwrap();
+    let deathstar = node.serve("deathstar", DEATHSTAR, 80);
+    node.apply("rule1.yaml", RULE1);
+    let targets = deathstar.addresses.map(|address| std::net::SocketAddr::new(address, 80).to_string());
+    let mut live4 = node.start("tiefighter-4", EMPIRE, &[probe, "hold", &targets[0]]);
+    let mut live6 = node.start("tiefighter-6", EMPIRE, &[probe, "hold", &targets[1]]);
+    // A workload that lives on, from which new connections can be tried without an agent.
+    let mut shell =
+        node.start("xwing", ALLIANCE, &["sh", "-c", "echo open; while read -r line; do $line; done"]);
+    let revision = node.revision();
+
+    node.kill_agent();
+    assert_eq!(live4.session.ask("dead"), "answered");
+    assert_eq!(live6.session.ask("dead"), "answered");
+    for target in &targets {
+        assert_eq!(
+            shell.session.ask(&format!("{probe} tcp {target}")),
+            "silent",
+            "policy holds without an agent"
+        );
+    }
+    let status = node.ferromesh(&["status"]);
+    assert_eq!(status.code, Some(1));
+    assert!(status.stderr.contains("not running"), "{status:?}");
+    let refused = node.run("late", EMPIRE, &["true"]);
+    assert_eq!(refused.code, Some(125), "no workload runs unenforced: {refused:?}");
+
+    node.start_agent();
+    assert_eq!(live4.session.ask("back"), "answered");
+    assert_eq!(live6.session.ask("back"), "answered");
+    assert_eq!(node.revision(), revision, "nothing changed, so nothing was judged anew");
+    assert_eq!(node.json(&["status"])["adopted"], 4);
+    for target in &targets {
+        assert_eq!(shell.session.ask(&format!("{probe} tcp {target}")), "silent");
+    }
+    node.remove("rule1.yaml");
+    wait_until("rule1 is gone", || node.revision() > revision);
+    for target in &targets {
+        assert_eq!(
+            shell.session.ask(&format!("{probe} tcp {target}")),
+            "answered",
+            "an adopted endpoint follows edits"
+        );
+    }
+}
+
+#[test]
+fn a_workload_that_ended_while_the_agent_was_dead_is_removed_by_the_next() {
+    let mut node = Node::up();
+    let mut deathstar = node.serve("deathstar", DEATHSTAR, 80);
+    node.kill_agent();
+    deathstar.session.kill();
+    node.start_agent();
+    wait_until("the endpoint is gone", || node.json(&["endpoint", "list"]).as_array().unwrap().is_empty());
+}
+
+#[test]
+fn a_second_agent_is_refused_in_one_line() {
+    let node = Node::up();
+    let second = node.verb("agent", &[]);
+    assert_eq!(second.code, Some(1));
+    assert_eq!(second.stderr.lines().count(), 1, "{}", second.stderr);
+    assert!(second.stderr.contains("already"), "{}", second.stderr);
+}
+
+#[test]
+fn down_leaves_nothing_behind_even_without_an_agent() {
+    let mut node = Node::up();
+    let _deathstar = node.serve("deathstar", DEATHSTAR, 80);
+    node.apply("rule1.yaml", RULE1);
+    assert_eq!(node.verb("check", &["--clean"]).code, Some(1), "something is there to be found");
+    node.kill_agent();
+    node.verb("down", &[]).success();
+    node.verb("check", &["--clean"]).success();
+    assert!(!node.pins().exists());
+    let links = node.inside("ip").args(["-brief", "link"]).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&links.stdout).lines().count(), 1, "only lo is left");
+}

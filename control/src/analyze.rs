@@ -1,0 +1,125 @@
+//! `ferromesh analyze FILE…`: what an agent would say of these files, without an agent.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use crate::authority;
+use crate::kind::{Decoded, Object, ObjectKey, decode};
+use crate::objects::{File, Objects};
+use crate::source::files::{list, text};
+use crate::status::selects;
+use crate::world::World;
+use crate::yaml::{Finding, Severity, documents};
+
+/// A finding and its file.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Located {
+    /// The file as it was named on the command line, or found below a directory named there.
+    pub file: String,
+    /// What is to be said.
+    pub finding: Finding,
+}
+
+impl fmt::Display for Located {
+    /// `file:line path: message`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{} {}", self.file, self.finding.line, self.finding)
+    }
+}
+
+/// What was found.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Analysis {
+    /// In order of files and lines.
+    pub findings: Vec<Located>,
+    /// Objects that would be in force.
+    pub objects: usize,
+}
+
+impl Analysis {
+    /// The worst that was found.
+    pub fn worst(&self) -> Option<Severity> {
+        self.findings.iter().map(|located| located.finding.severity).max()
+    }
+}
+
+/// Reads files, and directories as an agent would. All of them count as one configuration.
+pub fn analyze(paths: &[PathBuf]) -> Analysis {
+    let mut files = BTreeMap::new();
+    for path in paths {
+        match path.is_dir() {
+            true => files.extend(list(path).into_iter().map(|(name, path)| (shown(&path, &name), path))),
+            false => drop(files.insert(path.display().to_string(), path.clone())),
+        }
+    }
+    let mut analysis = Analysis::default();
+    let files: Vec<File> = files.iter().map(|(name, path)| read(name, path, &mut analysis)).collect();
+    duplicates(&files, &mut analysis);
+    let mut objects = Objects::default();
+    objects.update(&files, None);
+    analysis.objects = objects.accepted.len();
+    unselected(&World::new(&objects, 0), &files, &mut analysis);
+    analysis.findings.sort_by(|a, b| (&a.file, a.finding.line).cmp(&(&b.file, b.finding.line)));
+    analysis
+}
+
+fn shown(path: &Path, name: &str) -> String {
+    path.to_str().unwrap_or(name).to_owned()
+}
+
+fn read(name: &str, path: &Path, analysis: &mut Analysis) -> File {
+    let mut note = |finding: Finding| analysis.findings.push(Located { file: name.to_owned(), finding });
+    let (text, documents) = match text(path) {
+        Ok(text) => {
+            let documents: Vec<_> = documents(&text).iter().map(|d| (d.position, decode(d))).collect();
+            (text, documents)
+        }
+        Err((line, message)) => {
+            note(at(Severity::Error, line, "", message));
+            (String::new(), Vec::new())
+        }
+    };
+    documents.iter().flat_map(|(_, decoded)| &decoded.findings).cloned().for_each(note);
+    File { name: name.to_owned(), text: text.into(), documents }
+}
+
+fn at(severity: Severity, line: usize, path: &str, message: String) -> Finding {
+    Finding { severity, line, column: 1, path: path.to_owned(), message }
+}
+
+fn duplicates(files: &[File], analysis: &mut Analysis) {
+    let mut first: BTreeMap<&ObjectKey, (&str, usize)> = BTreeMap::new();
+    for (file, decoded) in identified(files) {
+        let Some(key) = &decoded.key else { continue };
+        match first.get(key) {
+            Some((other, line)) => {
+                let message = format!("{key} is already given in {other}:{line}; rename or remove one");
+                let finding = at(Severity::Error, decoded.line, "metadata.name", message);
+                analysis.findings.push(Located { file: file.name.clone(), finding });
+            }
+            None => drop(first.insert(key, (&file.name, decoded.line))),
+        }
+    }
+}
+
+fn identified(files: &[File]) -> impl Iterator<Item = (&File, &Decoded)> {
+    files.iter().flat_map(|file| file.documents.iter().map(move |(_, decoded)| (file, decoded)))
+}
+
+/// Hints at policies that select none of the declared workloads; says nothing where none is declared.
+fn unselected(world: &World, files: &[File], analysis: &mut Analysis) {
+    let declared: Vec<_> = world.workloads.values().map(|w| authority::declared(world, w).labels).collect();
+    if declared.is_empty() {
+        return;
+    }
+    for (file, decoded) in identified(files) {
+        let Some(Object::Policy(policy)) = &decoded.object else { continue };
+        if !declared.iter().any(|labels| selects(policy, labels)) {
+            let message =
+                format!("{} selects none of the {} declared workloads", policy.name, declared.len());
+            let finding = at(Severity::Hint, decoded.line, "spec", message);
+            analysis.findings.push(Located { file: file.name.clone(), finding });
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! `CiliumNetworkPolicy` and `CiliumClusterwideNetworkPolicy`, `cilium.io/v2`.
+//!
+//! The checks are those of Cilium's own `Sanitize` and of its CRD: what it refuses is refused here. What this version
+//! cannot enforce is refused too, unless the model can say "denied until there is an enforcer" (layer 7,
+//! authentication).
+
+mod icmp;
+mod layer7;
+mod peers;
+mod to_ports;
+
+use mesh::labels::{NAMESPACE, Source};
+use mesh::policy::{Needs, Operator, Peers, Requirement, Rule, Selector, Side, Statement};
+
+use super::selector::{Keys, in_namespace, selector};
+use crate::yaml::{At, Fields};
+
+/// Where selectors of a policy look.
+#[derive(Clone, Copy, Debug)]
+struct Scope<'a> {
+    /// The policy's namespace; none for a clusterwide policy.
+    namespace: Option<&'a str>,
+    /// The subject is `reserved:init`: peers of a clusterwide policy are then not narrowed to workloads.
+    init: bool,
+}
+
+/// A direction of traffic, with its spelling in the fields' names.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Direction {
+    Ingress,
+    Egress,
+}
+
+/// The rules of `spec` and of each of `specs`.
+pub(super) fn rules(namespace: Option<&str>, fields: &Fields<'_>) -> Vec<Rule> {
+    let mut rules = Vec::new();
+    let spec = fields.get("spec");
+    let specs = fields.get("specs").map(|at| (at.list(), at));
+    if spec.is_none() && specs.as_ref().is_none_or(|(list, _)| list.is_empty()) {
+        fields.whole().error("expected spec, or specs with at least one rule");
+    }
+    rules.extend(spec.and_then(|at| rule(&at, namespace)));
+    for item in specs.map(|(list, _)| list).unwrap_or_default() {
+        rules.extend(rule(&item, namespace));
+    }
+    rules
+}
+
+fn rule(at: &At<'_>, namespace: Option<&str>) -> Option<Rule> {
+    at.mapping(|fields| {
+        if let Some(description) = fields.get("description") {
+            description.text("a text");
+        }
+        fields.ignore(&["labels", "log"]);
+        let subject = subject(fields, namespace);
+        let init = subject.0.iter().any(|r| r.source == Some(Source::Reserved) && r.key == "init");
+        let scope = Scope { namespace, init };
+        let mut ingress = side(fields, scope, Direction::Ingress);
+        let mut egress = side(fields, scope, Direction::Egress);
+        let empty = |side: &Side| side.allow.is_empty() && side.deny.is_empty();
+        if empty(&ingress) && empty(&egress) && !at.failed() {
+            let message = "empty: expected a rule in ingress, ingressDeny, egress or egressDeny (ingress: [{}] denies all)";
+            fields.whole().error(message);
+        }
+        default_deny(fields, &mut ingress, &mut egress);
+        Rule { subject, ingress, egress }
+    })
+}
+
+/// `endpointSelector`, narrowed to the policy's namespace.
+fn subject(fields: &Fields<'_>, namespace: Option<&str>) -> Selector {
+    fields.refuse(
+        &["nodeSelector"],
+        "policy for the host itself is not enforced by this version; use endpointSelector",
+    );
+    let Some(at) = fields.get("endpointSelector") else {
+        fields.whole().error("endpointSelector is missing; {} selects every endpoint in reach");
+        return Selector::default();
+    };
+    let mut subject = selector(&at, Keys::Cilium);
+    let Some(namespace) = namespace else { return subject };
+    let elsewhere = |requirement: &Requirement| {
+        names_namespace(requirement) && requirement.operator != Operator::In(vec![namespace.to_owned()])
+    };
+    if subject.0.iter().any(elsewhere) {
+        let fix = "a CiliumNetworkPolicy selects endpoints of its own namespace; use a CiliumClusterwideNetworkPolicy";
+        at.error(format_args!("names another namespace than {namespace}: {fix}"));
+    }
+    subject.0.push(in_namespace(namespace));
+    subject
+}
+
+fn names_namespace(requirement: &Requirement) -> bool {
+    requirement.key == NAMESPACE && matches!(requirement.source, None | Some(Source::K8s))
+}
+
+/// `enableDefaultDeny`; without it a direction denies by default if it has rules of either sign.
+fn default_deny(fields: &Fields<'_>, ingress: &mut Side, egress: &mut Side) {
+    for side in [&mut *ingress, &mut *egress] {
+        side.default_deny = !side.allow.is_empty() || !side.deny.is_empty();
+    }
+    let Some(at) = fields.get("enableDefaultDeny") else { return };
+    at.mapping(|fields| {
+        if let Some(at) = fields.get("ingress") {
+            ingress.default_deny = at.boolean();
+        }
+        if let Some(at) = fields.get("egress") {
+            egress.default_deny = at.boolean();
+        }
+    });
+}
+
+fn side(fields: &Fields<'_>, scope: Scope<'_>, direction: Direction) -> Side {
+    let (allow, deny) = match direction {
+        Direction::Ingress => ("ingress", "ingressDeny"),
+        Direction::Egress => ("egress", "egressDeny"),
+    };
+    let read = |name: &'static str, denies: bool| -> Vec<Statement> {
+        let items = fields.get(name).map(|at| at.list()).unwrap_or_default();
+        items.iter().flat_map(|item| statements(item, scope, direction, denies)).collect()
+    };
+    Side { default_deny: false, allow: read(allow, false), deny: read(deny, true) }
+}
+
+/// One item of a list of rules. Each of its `toPorts` becomes a statement of its own, for it may need a proxy where
+/// its neighbour does not.
+fn statements(at: &At<'_>, scope: Scope<'_>, direction: Direction, denies: bool) -> Vec<Statement> {
+    let read = at.mapping(|fields| {
+        let given = peers::peers(fields, scope, direction);
+        let icmps = fields.get("icmps");
+        let to_ports = fields.get("toPorts");
+        if let (Some(icmps), Some(_)) = (&icmps, &to_ports) {
+            icmps.error("stands without toPorts; write a rule of its own for the ports");
+        }
+        let authentication = if denies { None } else { authentication(fields) };
+        let mut ports = Vec::new();
+        for item in to_ports.as_ref().map(|at| at.list()).unwrap_or_default() {
+            ports.extend(to_ports::to_ports(&item, direction, denies));
+        }
+        let types = icmps.as_ref().map(icmp::icmps).unwrap_or_default();
+        if !types.is_empty() {
+            ports.push((types, None));
+        }
+        let peers = match given {
+            Some(peers) => peers,
+            // `- {}` selects for default deny and allows nobody; with ports it is about everyone.
+            None if ports.is_empty() => {
+                if denies {
+                    fields.whole().warn("denies nothing: it names neither peers nor ports; fromEntities or toEntities: [all] denies all");
+                }
+                Peers::Selected(Vec::new())
+            }
+            None => Peers::Any,
+        };
+        if ports.is_empty() {
+            ports.push((Vec::new(), None));
+        }
+        let statement = |(ports, needs): (_, Option<Needs>)| {
+            Statement { peers: peers.clone(), ports, needs: authentication.or(needs) }
+        };
+        ports.into_iter().map(statement).collect()
+    });
+    read.unwrap_or_default()
+}
+
+fn authentication(fields: &Fields<'_>) -> Option<Needs> {
+    let at = fields.get("authentication")?;
+    let choices = [(false, "disabled"), (true, "required"), (true, "test-always-fail")];
+    let mode = at.mapping(|fields| {
+        let mode = fields.require("mode", "disabled, required or test-always-fail");
+        mode.and_then(|at| at.one_of(&choices))
+    });
+    if mode?? {
+        at.warn("needs authentication, which this version cannot prove: what the rule would allow is denied");
+        return Some(Needs::Authentication);
+    }
+    None
+}

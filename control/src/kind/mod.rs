@@ -1,0 +1,219 @@
+//! One file per YAML kind: decode, default, check, into `mesh` types.
+//!
+//! Promise: strict. A field that is not known, a value that is not accepted, a demand that cannot be kept: the object
+//! is refused with every reason, each with path and line. What is accepted means exactly what the kind's upstream
+//! documentation says, or denies more and says so.
+
+mod cilium;
+pub mod configuration;
+mod metadata;
+mod named;
+mod network_policy;
+mod ports;
+mod prefix;
+mod selector;
+mod workload;
+
+use std::fmt;
+use std::sync::Arc;
+
+use mesh::policy::{Policy, PolicyKind, PolicyName};
+
+pub use configuration::Configuration;
+pub use named::{Namespace, Node};
+pub use workload::Workload;
+pub(crate) use workload::is_derived;
+
+use crate::yaml::{At, Document, Finding, Findings, Severity, nearest};
+
+/// The kinds that are read.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Kind {
+    /// Settings of the node.
+    Configuration,
+    /// A namespace and its labels.
+    Namespace,
+    /// A node and its addresses.
+    Node,
+    /// A workload as its administrator declares it.
+    Workload,
+    /// Any kind of policy.
+    Policy(PolicyKind),
+}
+
+impl Kind {
+    const ALL: [Self; 7] = [
+        Self::Configuration,
+        Self::Namespace,
+        Self::Node,
+        Self::Workload,
+        Self::Policy(PolicyKind::NetworkPolicy),
+        Self::Policy(PolicyKind::CiliumNetworkPolicy),
+        Self::Policy(PolicyKind::CiliumClusterwideNetworkPolicy),
+    ];
+
+    /// As in YAML.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Configuration => "Configuration",
+            Self::Namespace => "Namespace",
+            Self::Node => "Node",
+            Self::Workload => "Workload",
+            Self::Policy(kind) => kind.as_str(),
+        }
+    }
+
+    fn api_versions(self) -> &'static [&'static str] {
+        match self {
+            Self::Configuration | Self::Workload => &["ferromesh.io/v1alpha1"],
+            Self::Namespace => &["v1"],
+            Self::Node => &["v1", "ferromesh.io/v1alpha1"],
+            Self::Policy(PolicyKind::NetworkPolicy) => &["networking.k8s.io/v1"],
+            Self::Policy(_) => &["cilium.io/v2"],
+        }
+    }
+}
+
+/// Which object: no two of a directory have the same.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct ObjectKey {
+    /// Its kind.
+    pub kind: Kind,
+    /// Its namespace, for the kinds that have one.
+    pub namespace: Option<String>,
+    /// Its name; empty for the one [`Kind::Configuration`].
+    pub name: String,
+}
+
+impl ObjectKey {
+    /// The name as policies are known by, if it is one.
+    pub fn policy(&self) -> Option<PolicyName> {
+        let Kind::Policy(kind) = self.kind else { return None };
+        Some(PolicyName { kind, namespace: self.namespace.clone(), name: self.name.clone() })
+    }
+}
+
+impl fmt::Display for ObjectKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.kind.as_str())?;
+        match (&self.namespace, self.name.as_str()) {
+            (_, "") => Ok(()),
+            (Some(namespace), name) => write!(f, " {namespace}/{name}"),
+            (None, name) => write!(f, " {name}"),
+        }
+    }
+}
+
+/// An object, understood.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Object {
+    /// Settings.
+    Configuration(Configuration),
+    /// A namespace.
+    Namespace(Namespace),
+    /// A node.
+    Node(Node),
+    /// A workload.
+    Workload(Workload),
+    /// A policy of any kind.
+    Policy(Arc<Policy>),
+}
+
+/// What one document came to.
+#[derive(Clone, PartialEq, Debug)]
+pub(crate) struct Decoded {
+    /// Which object it is, as far as it says so in a readable way.
+    pub(crate) key: Option<ObjectKey>,
+    /// The object; `None` if a finding is an error, or if the kind is none of ours.
+    pub(crate) object: Option<Object>,
+    /// First line.
+    pub(crate) line: usize,
+    /// Everything there is to say, in order of lines.
+    pub(crate) findings: Vec<Finding>,
+}
+
+impl Decoded {
+    /// Whether the document is of a kind that means nothing here, such as a Service or a Deployment.
+    pub(crate) fn is_foreign(&self) -> bool {
+        self.object.is_none() && !self.findings.iter().any(|f| f.severity == Severity::Error)
+    }
+}
+
+/// Reads one document.
+pub(crate) fn decode(document: &Document) -> Decoded {
+    let root = match &document.root {
+        Ok(root) => root,
+        Err(finding) => {
+            return Decoded { key: None, object: None, line: finding.line, findings: vec![finding.clone()] };
+        }
+    };
+    let findings = Findings::default();
+    let at = At::root(root, &findings);
+    let (key, object) = object(&at);
+    let object = object.filter(|_| !findings.failed());
+    Decoded { key, object, line: root.place.line, findings: findings.into_vec() }
+}
+
+fn object(at: &At<'_>) -> (Option<ObjectKey>, Option<Object>) {
+    // The kind decides which fields are known, so it is looked up before the strict pass.
+    let Some(kind) = kind_of(at) else { return (None, None) };
+    if kind == Kind::Configuration {
+        let key = ObjectKey { kind, namespace: None, name: String::new() };
+        return (Some(key), configuration::decode(at).map(Object::Configuration));
+    }
+    let decoded = at.mapping(|fields| {
+        fields.ignore(&["apiVersion", "kind", "status"]);
+        let key = metadata::key(kind, fields);
+        let name = key.as_ref().map(|key| key.name.clone()).unwrap_or_default();
+        let namespace = key.as_ref().and_then(|key| key.namespace.clone()).unwrap_or_default();
+        let object = match kind {
+            Kind::Configuration => None,
+            Kind::Namespace => Some(Object::Namespace(named::namespace(name, fields))),
+            Kind::Node => Some(Object::Node(named::node(name, fields))),
+            Kind::Workload => Some(Object::Workload(workload::decode(namespace, name, fields))),
+            Kind::Policy(policy_kind) => {
+                let rules = match policy_kind {
+                    PolicyKind::NetworkPolicy => network_policy::rules(&namespace, fields),
+                    PolicyKind::CiliumNetworkPolicy => cilium::rules(Some(&namespace), fields),
+                    PolicyKind::CiliumClusterwideNetworkPolicy => cilium::rules(None, fields),
+                };
+                key.as_ref()
+                    .and_then(ObjectKey::policy)
+                    .map(|name| Object::Policy(Arc::new(Policy { name, rules })))
+            }
+        };
+        (key, object)
+    });
+    decoded.unwrap_or_default()
+}
+
+/// The kind of a document. A kind that is none of ours is a hint, unless it looks like a slip of the pen for one.
+fn kind_of(at: &At<'_>) -> Option<Kind> {
+    let entries = at.entries();
+    let field = |name: &str| entries.iter().find(|(key, _)| *key == name).map(|(_, value)| value);
+    let (Some(version), Some(kind)) = (field("apiVersion"), field("kind")) else {
+        if !entries.is_empty() {
+            at.error("expected an object with apiVersion and kind");
+        }
+        return None;
+    };
+    let version_text = version.text("a version")?;
+    let kind_text = kind.text("a kind")?;
+    let Some(found) = Kind::ALL.into_iter().find(|known| known.as_str() == kind_text) else {
+        let ours = ["ferromesh.io/", "cilium.io/"].iter().any(|group| version_text.starts_with(group));
+        match nearest(kind_text, Kind::ALL.iter().map(|kind| kind.as_str())) {
+            Some(near) => kind.error(format_args!("found {kind_text:?}, did you mean {near}")),
+            None if ours => kind.error(format_args!("found {kind_text:?}, which this version does not read")),
+            None if kind_text == "List" => {
+                kind.error("a List is not read; write its items as documents of their own")
+            }
+            None => kind.hint(format_args!("{kind_text} means nothing to this version; passed over")),
+        }
+        return None;
+    };
+    if !found.api_versions().contains(&version_text) {
+        let accepted = found.api_versions().join(" or ");
+        version.error(format_args!("found {version_text:?}, expected {accepted} for {kind_text}"));
+    }
+    Some(found)
+}

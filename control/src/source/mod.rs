@@ -1,0 +1,4 @@
+//! Where objects come from.
+
+mod accepted;
+pub mod files;

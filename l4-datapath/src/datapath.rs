@@ -1,0 +1,322 @@
+//! The datapath of this node as one object: open it, attach endpoints, apply plans, read what it says.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use aya::maps::Map;
+use aya::programs::{SchedClassifier, TestRun, TestRunOptions};
+use aya::{Ebpf, EbpfLoader};
+use maps::Sizes;
+use mesh::plan::NodePlan;
+use mesh::workload::{Endpoint, EndpointId};
+use nix::net::if_::if_nametoindex;
+use node_api::MapUse;
+
+use crate::apply::{Kernel, PolicyMaps, Report};
+use crate::attach::{self, Hook, Place};
+use crate::counters::{Counters, DropRow, GcReport};
+use crate::event::Events;
+use crate::flow::Attribution;
+use crate::pins::{Pins, children};
+use crate::{Error, probe};
+
+/// The compiled programs.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/ferromesh.bpf.o"));
+
+/// The program that removes dead connections; it is run, not attached.
+const COLLECT: &str = "conntrack_gc";
+
+/// How to open the datapath.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Options {
+    /// Directory of the pins, on a BPF file system.
+    pub pin_root: PathBuf,
+    /// How programs are attached.
+    pub hook: Hook,
+    /// Capacities of the maps.
+    pub sizes: Sizes,
+    /// An event for every packet.
+    pub trace: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        let pin_root = PathBuf::from("/sys/fs/bpf/ferromesh");
+        Self { pin_root, hook: Hook::Auto, sizes: Sizes::default(), trace: false }
+    }
+}
+
+/// What an earlier agent had left.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Adoption {
+    /// Generation in force; 0 if there was nothing.
+    pub generation: u64,
+    /// Endpoints in the maps.
+    pub endpoints: BTreeSet<EndpointId>,
+    /// Interfaces with a program on them.
+    pub interfaces: BTreeSet<String>,
+    /// Where a BPF file system was mounted, if that was needed: a change to the host, undone by [`crate::remove`].
+    pub mounted: Option<PathBuf>,
+}
+
+/// The datapath. One agent holds it at a time; dropping it leaves everything in force.
+pub struct Datapath {
+    ebpf: Ebpf,
+    pins: Pins,
+    hook: Hook,
+    kernel: Kernel,
+    usage: maps::Usage,
+    drops: maps::Drops,
+    lost: maps::Lost,
+    lost_before: u64,
+    /// Until somebody reads it.
+    events: Option<Map>,
+    /// Of the endpoints attached by this agent.
+    interfaces: BTreeMap<EndpointId, String>,
+    collected: Option<GcReport>,
+    attribution: Arc<Attribution>,
+}
+
+impl Datapath {
+    /// Loads the programs and adopts what an earlier agent left; changes nothing that is in force.
+    ///
+    /// # Errors
+    /// [`Error::Busy`], [`Error::Schema`], [`Error::IncompatiblePin`], [`Error::NotBpffs`], or what the kernel refused.
+    pub fn open(options: &Options) -> Result<(Self, Adoption), Error> {
+        let (pins, mounted) = Pins::open(&options.pin_root)?;
+        let specs = maps::specs(&options.sizes);
+        pins.check(&specs)?;
+        let mut ebpf = load(&pins, &specs)?;
+        let maps = PolicyMaps {
+            node: maps::Node::new(take(&mut ebpf, abi::map::NODE)?)?,
+            endpoints: maps::Endpoints::new(take(&mut ebpf, abi::map::ENDPOINTS)?)?,
+            assignments: maps::Assignments::new(take(&mut ebpf, abi::map::ASSIGNMENTS)?)?,
+            ipcache: maps::Ipcache::new(take(&mut ebpf, abi::map::IPCACHE)?)?,
+            rules: maps::Rules::new(take(&mut ebpf, abi::map::RULES)?)?,
+        };
+        let mut kernel = Kernel::read(maps, options.sizes)?;
+        kernel.set_trace(options.trace)?;
+        let adoption = Adoption {
+            generation: kernel.node.generation,
+            endpoints: kernel.endpoints.values().filter_map(|endpoint| id(endpoint.id)).collect(),
+            interfaces: interfaces(&pins)?,
+            mounted,
+        };
+        let lost = maps::Lost::new(take(&mut ebpf, abi::map::LOST)?)?;
+        let datapath = Self {
+            hook: resolve(options.hook),
+            usage: maps::Usage::new(take(&mut ebpf, abi::map::USAGE)?)?,
+            drops: maps::Drops::new(take(&mut ebpf, abi::map::DROPS)?)?,
+            lost_before: lost.total()?,
+            lost,
+            events: Some(take(&mut ebpf, abi::map::EVENTS)?),
+            interfaces: BTreeMap::new(),
+            collected: None,
+            attribution: Arc::default(),
+            pins,
+            kernel,
+            ebpf,
+        };
+        Ok((datapath, adoption))
+    }
+
+    /// Puts the programs on the endpoint's veth, replacing an earlier agent's in one step. Apply a plan that holds the
+    /// endpoint first, and release the workload after: until it is in the maps everything of it is dropped.
+    ///
+    /// # Errors
+    /// What the kernel refused. Nothing was detached by it.
+    pub fn attach(&mut self, endpoint: &Endpoint) -> Result<(), Error> {
+        for place in Place::ALL {
+            attach::attach(&mut self.ebpf, &self.pins, self.hook, &endpoint.interface, place)?;
+        }
+        self.interfaces.insert(endpoint.id, endpoint.interface.clone());
+        Ok(())
+    }
+
+    /// Forgets an endpoint: from now on nothing from it or to it passes; then its programs and counters go. One that is
+    /// not there is fine. Its connections expire, and its quota is freed by that.
+    ///
+    /// # Errors
+    /// What the kernel refused; calling it again continues.
+    pub fn detach(&mut self, endpoint: EndpointId) -> Result<(), Error> {
+        let number = u32::from(endpoint.number());
+        let entries = self.kernel.endpoints.iter().filter(|(_, found)| found.id == number);
+        let (addresses, indices): (Vec<_>, BTreeSet<_>) =
+            entries.map(|(address, found)| (*address, found.ifindex)).unzip();
+        for address in addresses {
+            self.kernel.remove_endpoint(address)?;
+            self.kernel.dirty = true;
+        }
+        if let Some(interface) = self.interfaces.get(&endpoint) {
+            attach::detach(&self.pins, interface)?;
+        }
+        self.interfaces.remove(&endpoint);
+        indices.into_iter().try_for_each(|ifindex| self.drops.forget(ifindex).map_err(Error::from))
+    }
+
+    /// Takes the programs off an interface that no endpoint has: one that [`Adoption::interfaces`] names and no
+    /// enrolled endpoint claims.
+    ///
+    /// # Errors
+    /// What the kernel refused.
+    pub fn detach_interface(&mut self, interface: &str) -> Result<(), Error> {
+        attach::detach(&self.pins, interface)
+    }
+
+    /// Makes the plan true in the kernel, or refuses it whole.
+    ///
+    /// # Errors
+    /// [`Error::Full`] before anything is written. After any other error the old state is in force, and the next apply
+    /// continues.
+    pub fn apply(&mut self, plan: &NodePlan) -> Result<Report, Error> {
+        let report = self.kernel.apply(plan);
+        self.attribution = Arc::new(Attribution {
+            cookies: self.kernel.rulesets.cookies(),
+            rulesets: self.kernel.rulesets.contents(),
+        });
+        report
+    }
+
+    /// Removes what the last apply left for packets in flight. Call it when there is nothing else to do, so that the
+    /// next apply need not wait; it takes some milliseconds.
+    ///
+    /// # Errors
+    /// What the kernel refused.
+    pub fn settle(&mut self) -> Result<(), Error> {
+        self.kernel.settle()
+    }
+
+    /// Rulesets of an endpoint in force: ingress, egress.
+    pub fn ruleset_ids(&self, endpoint: EndpointId) -> Option<(u32, u32)> {
+        let assignments = self.kernel.assignments.get(&u32::from(endpoint.number()))?;
+        let [even, odd] = assignments.slot;
+        let now = if self.kernel.slot() == 0 { even } else { odd };
+        Some((now.ingress, now.egress))
+    }
+
+    /// Who is behind cookies and ruleset ids since the last apply.
+    pub fn attribution(&self) -> Arc<Attribution> {
+        self.attribution.clone()
+    }
+
+    /// The reader of events; there is one. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// The ring cannot be mapped; or somebody has the reader.
+    pub fn events(&mut self) -> Result<Events, Error> {
+        Events::new(self.events.take().ok_or(Error::Object("second reader of EVENTS"))?)
+    }
+
+    /// Removes dead connections. Call it every few seconds.
+    ///
+    /// # Errors
+    /// What the kernel refused.
+    pub fn collect_connections(&mut self) -> Result<GcReport, Error> {
+        let report = collect(&mut self.ebpf)?;
+        self.collected = Some(report);
+        Ok(report)
+    }
+
+    /// Reads the kernel's counters.
+    ///
+    /// # Errors
+    /// What the kernel refused.
+    pub fn counters(&self) -> Result<Counters, Error> {
+        let rows = self.drops.rows()?;
+        let drops = rows.iter().map(|(key, count)| DropRow {
+            ifindex: key.ifindex,
+            reason: key.reason,
+            direction: key.direction,
+            packets: count.packets,
+            bytes: count.bytes,
+        });
+        let usage = self.kernel.assignments.keys().filter_map(|number| Some((id(*number)?, *number)));
+        Ok(Counters {
+            generation: self.kernel.node.generation,
+            drops: drops.collect(),
+            usage: usage
+                .map(|(id, number)| Ok((id, self.usage.get(number)?)))
+                .collect::<Result<_, maps::Error>>()?,
+            maps: self.map_use(rows.len() as u64),
+            lost_events: self.lost.total()?.saturating_sub(self.lost_before),
+        })
+    }
+
+    /// Connections are as of the last collection: counting them is walking them.
+    fn map_use(&self, drops: u64) -> BTreeMap<String, MapUse> {
+        let sizes = &self.kernel.sizes;
+        let rows = [
+            (abi::map::ENDPOINTS, Some(self.kernel.endpoints.len() as u64), sizes.endpoints),
+            (abi::map::IPCACHE, Some(self.kernel.ipcache.len() as u64), sizes.ipcache),
+            (abi::map::RULES, Some(self.kernel.rules), sizes.rules),
+            (abi::map::CONNECTIONS4, self.collected.map(|report| report.live4), sizes.connections),
+            (abi::map::CONNECTIONS6, self.collected.map(|report| report.live6), sizes.connections),
+            (abi::map::DROPS, Some(drops), sizes.drops),
+        ];
+        let row = |(map, used, capacity): (&str, _, u32)| {
+            (map.to_owned(), MapUse { used, capacity: u64::from(capacity) })
+        };
+        rows.into_iter().map(row).collect()
+    }
+}
+
+fn id(number: u32) -> Option<EndpointId> {
+    EndpointId::new(u16::try_from(number).ok()?)
+}
+
+fn resolve(hook: Hook) -> Hook {
+    match hook {
+        Hook::Auto if probe::tcx() => Hook::Tcx,
+        Hook::Auto => Hook::Clsact,
+        chosen => chosen,
+    }
+}
+
+/// Interfaces with a program of an earlier agent. A pin whose interface is gone stands for nothing and goes.
+fn interfaces(pins: &Pins) -> Result<BTreeSet<String>, Error> {
+    let mut found = BTreeSet::new();
+    for pin in children(&pins.links())?.into_iter().chain(children(&pins.filters())?) {
+        let Some((interface, _)) = attach::parse_pin(&pin) else { continue };
+        if if_nametoindex(interface).is_ok() {
+            found.insert(interface.to_owned());
+        } else {
+            std::fs::remove_file(&pin).map_err(Error::path(&pin, "removing"))?;
+        }
+    }
+    Ok(found)
+}
+
+/// Loads every program against the pinned maps; maps that are not there yet are made and pinned.
+fn load(pins: &Pins, specs: &[maps::Spec]) -> Result<Ebpf, Error> {
+    let mut loader = EbpfLoader::new();
+    for spec in specs {
+        loader.map_max_entries(spec.name, spec.entries);
+        loader.map_pin_path(spec.name, pins.maps().join(spec.name));
+    }
+    let mut ebpf = loader.load(OBJECT)?;
+    for name in [Place::FromPod.program(), Place::ToPod.program(), COLLECT] {
+        program(&mut ebpf, name)?.load().map_err(Error::program(name, "loading"))?;
+    }
+    Ok(ebpf)
+}
+
+fn program<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut SchedClassifier, Error> {
+    let program = ebpf.program_mut(name).ok_or(Error::Object(name))?;
+    program.try_into().map_err(Error::program(name, "finding"))
+}
+
+fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, Error> {
+    ebpf.take_map(name).ok_or(Error::Object(name))
+}
+
+fn collect(ebpf: &mut Ebpf) -> Result<GcReport, Error> {
+    // The program needs a packet to be run with and writes `abi::Collected` over its head.
+    let (packet, mut answer) = ([0u8; 64], [0u8; 64]);
+    let options =
+        TestRunOptions { data_in: Some(&packet), data_out: Some(&mut answer), ..TestRunOptions::default() };
+    program(ebpf, COLLECT)?.test_run(options).map_err(Error::program(COLLECT, "running"))?;
+    let mut numbers = answer.as_chunks::<8>().0.iter().map(|number| u64::from_ne_bytes(*number));
+    let [live4, live6, expired4, expired6] = [(); 4].map(|()| numbers.next().unwrap_or(0));
+    Ok(GcReport { live4, live6, expired: expired4 + expired6 })
+}

@@ -1,0 +1,82 @@
+//! Length-delimited JSON on a unix stream.
+
+use std::io;
+
+use futures_util::{SinkExt, StreamExt};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::net::UnixStream;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio_util::bytes::Bytes;
+use tokio_util::codec::length_delimited::LengthDelimitedCodecError;
+use tokio_util::codec::{FramedRead, FramedWrite, LengthDelimitedCodec};
+
+/// Why a frame could not be received or sent.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum FrameError {
+    #[error("the connection was closed")]
+    Closed,
+    #[error("frame of more than {limit} bytes")]
+    TooLong { limit: usize },
+    #[error("frame that is not what is expected here: {0}")]
+    Meaning(#[from] serde_json::Error),
+    #[error(transparent)]
+    Io(io::Error),
+}
+
+/// Both directions of one connection, each with its own limit.
+#[derive(Debug)]
+pub(crate) struct Frames {
+    read: FramedRead<OwnedReadHalf, LengthDelimitedCodec>,
+    write: FramedWrite<OwnedWriteHalf, LengthDelimitedCodec>,
+    send_limit: usize,
+    receive_limit: usize,
+}
+
+impl Frames {
+    pub(crate) fn new(stream: UnixStream, receive_limit: usize, send_limit: usize) -> Self {
+        let (read, write) = stream.into_split();
+        Self {
+            read: FramedRead::new(read, codec(receive_limit)),
+            write: FramedWrite::new(write, codec(send_limit)),
+            send_limit,
+            receive_limit,
+        }
+    }
+
+    /// The next frame. Cancel safe: a half-received frame stays in the buffer.
+    pub(crate) async fn receive<T: DeserializeOwned>(&mut self) -> Result<T, FrameError> {
+        match self.read.next().await {
+            None => Err(FrameError::Closed),
+            Some(Ok(frame)) => Ok(serde_json::from_slice(&frame)?),
+            Some(Err(error)) => Err(classify(error, self.receive_limit)),
+        }
+    }
+
+    pub(crate) async fn send<T: Serialize>(&mut self, message: &T) -> Result<(), FrameError> {
+        let json = serde_json::to_vec(message)?;
+        self.write.send(Bytes::from(json)).await.map_err(|error| classify(error, self.send_limit))
+    }
+}
+
+/// One message as it stands on the wire, for a single write that must not wait.
+pub(crate) fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, FrameError> {
+    let json = serde_json::to_vec(message)?;
+    let length = u32::try_from(json.len()).map_err(|_| FrameError::TooLong { limit: u32::MAX as usize })?;
+    Ok([&length.to_be_bytes()[..], &json].concat())
+}
+
+fn codec(limit: usize) -> LengthDelimitedCodec {
+    LengthDelimitedCodec::builder().max_frame_length(limit).new_codec()
+}
+
+fn classify(error: io::Error, limit: usize) -> FrameError {
+    let too_long = error.get_ref().is_some_and(|inner| inner.is::<LengthDelimitedCodecError>());
+    match error.kind() {
+        _ if too_long => FrameError::TooLong { limit },
+        io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => FrameError::Closed,
+        // What `FramedRead` says of a stream that ends within a frame.
+        io::ErrorKind::Other if error.raw_os_error().is_none() => FrameError::Closed,
+        _ => FrameError::Io(error),
+    }
+}

@@ -1,0 +1,316 @@
+//! The compact line, as `hubble observe` prints it:
+//!
+//! ```text
+//! Oct 26 15:15:46.416: default/xwing:49446 (ID:13058) <> default/deathstar:80 (ID:17839) Policy denied DROPPED (TCP Flags: SYN)
+//! ```
+//!
+//! Time is UTC. The arrow is `->`, `<-` for a reply (the ends then stand in the order of the conversation, not of the
+//! packet) and `<>` where the direction is not known, as on every drop. The one addition stands behind the line and
+//! leaves it intact: ` by default/rule1`, the policies that denied.
+
+use std::fmt;
+
+use jiff::Timestamp;
+use mesh::flow::{Drop, Flow, Peer, TrafficDirection, Verdict};
+use mesh::identity::Identity;
+use mesh::policy::protocol;
+
+/// The line, without newline. `paint` may colour the word of the verdict.
+pub fn line(flow: &Flow, paint: impl Fn(Verdict, &str) -> String) -> String {
+    let (source, destination) = (End(&flow.source), End(&flow.destination));
+    let (left, arrow, right) = match flow.is_reply {
+        None => (source, "<>", destination),
+        Some(false) => (source, "->", destination),
+        Some(true) => (destination, "<-", source),
+    };
+    let time = Time(flow.time);
+    let verdict = paint(flow.verdict, verdict(flow.verdict));
+    let (kind, summary, by) = (Kind(flow), Summary(flow), By(flow.drop.as_ref()));
+    format!("{time}: {left} {arrow} {right} {kind} {verdict} ({summary}){by}")
+}
+
+fn verdict(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::Forwarded => "FORWARDED",
+        Verdict::Dropped => "DROPPED",
+        Verdict::Audit => "AUDITED",
+    }
+}
+
+/// Go's `time.StampMilli`, in UTC.
+struct Time(i64);
+
+impl fmt::Display for Time {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match Timestamp::from_nanosecond(self.0.into()) {
+            Ok(time) => time.strftime("%b %e %H:%M:%S.%3f").fmt(f),
+            Err(_) => f.write_str("N/A"),
+        }
+    }
+}
+
+/// `host:port (identity)`.
+struct End<'a>(&'a Peer);
+
+impl fmt::Display for End<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Peer { address, port, identity, workload, .. } = self.0;
+        match (workload, address, port) {
+            (Some(name), _, Some(port)) => write!(f, "{name}:{port}")?,
+            (Some(name), _, None) => name.fmt(f)?,
+            (None, Some(address), Some(port)) => std::net::SocketAddr::new(*address, *port).fmt(f)?,
+            (None, Some(address), None) => address.fmt(f)?,
+            (None, None, _) => f.write_str("-")?,
+        }
+        match identity {
+            None => f.write_str(" (unknown)"),
+            Some(reserved) if is_reserved(*reserved) => write!(f, " ({reserved})"),
+            Some(number) => write!(f, " (ID:{})", number.number()),
+        }
+    }
+}
+
+fn is_reserved(identity: Identity) -> bool {
+    Identity::RESERVED.iter().any(|(reserved, _)| *reserved == identity)
+}
+
+/// What kind of event: a drop's reason, or where the packet was seen.
+struct Kind<'a>(&'a Flow);
+
+impl fmt::Display for Kind<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Flow { verdict, direction, drop, .. } = self.0;
+        match (verdict, direction, drop) {
+            (Verdict::Audit, TrafficDirection::Ingress, _) => f.write_str("policy-verdict:none INGRESS"),
+            (Verdict::Audit, TrafficDirection::Egress, _) => f.write_str("policy-verdict:none EGRESS"),
+            (_, _, Some(drop)) => f.write_str(&drop.text),
+            (_, TrafficDirection::Ingress, None) => f.write_str("to-endpoint"),
+            (_, TrafficDirection::Egress, None) => f.write_str("from-endpoint"),
+        }
+    }
+}
+
+/// Layer 4 in a few words, as Hubble's parser writes them.
+struct Summary<'a>(&'a Flow);
+
+impl fmt::Display for Summary<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Flow { protocol, tcp_flags, icmp_type, .. } = *self.0;
+        match (protocol, icmp_type) {
+            (protocol::TCP, _) => write!(f, "TCP Flags: {}", TcpFlags(tcp_flags)),
+            (protocol::ICMP, Some(number)) => icmp(f, "ICMPv4", &ICMPV4_TYPES, number),
+            (protocol::ICMPV6, Some(number)) => icmp(f, "ICMPv6", &ICMPV6_TYPES, number),
+            (number, _) => match protocol::name(number) {
+                Some(name) => f.write_str(name),
+                None => write!(f, "IP protocol {number}"),
+            },
+        }
+    }
+}
+
+struct TcpFlags(u8);
+
+impl fmt::Display for TcpFlags {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Hubble's order, not that of the bits.
+        const FLAGS: [(u8, &str); 8] = [
+            (2, "SYN"),
+            (16, "ACK"),
+            (4, "RST"),
+            (1, "FIN"),
+            (8, "PSH"),
+            (32, "URG"),
+            (64, "ECE"),
+            (128, "CWR"),
+        ];
+        let set: Vec<_> = FLAGS.iter().filter(|(bit, _)| self.0 & bit != 0).map(|(_, name)| *name).collect();
+        f.write_str(if set.is_empty() { "none" } else { "" })?;
+        f.write_str(&set.join(", "))
+    }
+}
+
+const ICMPV4_TYPES: [(u8, &str); 5] = [
+    (0, "EchoReply"),
+    (3, "DestinationUnreachable"),
+    (8, "EchoRequest"),
+    (11, "TimeExceeded"),
+    (12, "ParameterProblem"),
+];
+
+const ICMPV6_TYPES: [(u8, &str); 10] = [
+    (1, "DestinationUnreachable"),
+    (2, "PacketTooBig"),
+    (3, "TimeExceeded"),
+    (4, "ParameterProblem"),
+    (128, "EchoRequest"),
+    (129, "EchoReply"),
+    (133, "RouterSolicitation"),
+    (134, "RouterAdvertisement"),
+    (135, "NeighborSolicitation"),
+    (136, "NeighborAdvertisement"),
+];
+
+fn icmp(f: &mut fmt::Formatter<'_>, family: &str, types: &[(u8, &str)], number: u8) -> fmt::Result {
+    match types.iter().find(|(known, _)| *known == number) {
+        Some((_, name)) => write!(f, "{family} {name}"),
+        None => write!(f, "{family} type {number}"),
+    }
+}
+
+struct By<'a>(Option<&'a Drop>);
+
+impl fmt::Display for By<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let policies = self.0.map_or(&[][..], |drop| &drop.policies);
+        for (position, policy) in policies.iter().enumerate() {
+            // The one name here that is not checked to be a DNS name: it must not command the terminal.
+            let name = policy.to_string();
+            write!(f, "{}{}", if position == 0 { " by " } else { ", " }, name.escape_debug())?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use mesh::labels::LabelSet;
+    use mesh::policy::{PolicyKind, PolicyName};
+
+    use super::*;
+
+    fn peer(address: &str, port: u16, identity: u32, name: &str, labels: &str) -> Peer {
+        Peer {
+            address: Some(address.parse().unwrap()),
+            port: Some(port),
+            identity: Identity::new(identity),
+            workload: Some(name.parse().unwrap()),
+            labels: labels.parse().unwrap(),
+        }
+    }
+
+    /// The seed's line.
+    pub(crate) fn dropped() -> Flow {
+        let rule1 = PolicyName {
+            kind: PolicyKind::CiliumNetworkPolicy,
+            namespace: Some("default".to_owned()),
+            name: "rule1".to_owned(),
+        };
+        Flow {
+            time: 1_698_333_346_416_000_000,
+            node: "node-1".to_owned(),
+            verdict: Verdict::Dropped,
+            drop: Some(Drop { reason: 133, text: "Policy denied".to_owned(), policies: vec![rule1] }),
+            direction: TrafficDirection::Ingress,
+            source: peer("10.1.0.3", 49_446, 13_058, "xwing", "org=alliance,class=xwing"),
+            destination: peer("10.1.0.1", 80, 17_839, "deathstar", "org=empire,class=deathstar"),
+            protocol: protocol::TCP,
+            tcp_flags: 2,
+            icmp_type: None,
+            is_reply: None,
+            length: 74,
+            interface: "fm1".to_owned(),
+            trace: false,
+        }
+    }
+
+    pub(crate) fn forwarded() -> Flow {
+        Flow { verdict: Verdict::Forwarded, drop: None, is_reply: Some(false), ..dropped() }
+    }
+
+    fn outside(address: &str, port: Option<u16>, identity: Option<Identity>) -> Peer {
+        let labels = LabelSet::new();
+        Peer { address: Some(address.parse().unwrap()), port, identity, workload: None, labels }
+    }
+
+    fn plain(flow: &Flow) -> String {
+        line(flow, |_, word| word.to_owned())
+    }
+
+    #[test]
+    fn lines_are_hubbles() {
+        let icmp = |protocol, icmp_type, address: &str| Flow {
+            protocol,
+            icmp_type: Some(icmp_type),
+            source: outside(address, None, Some(Identity::HOST)),
+            destination: Peer { port: None, ..dropped().destination },
+            ..forwarded()
+        };
+        let cases = [
+            (
+                dropped(),
+                "Oct 26 15:15:46.416: default/xwing:49446 (ID:13058) <> default/deathstar:80 (ID:17839) \
+                 Policy denied DROPPED (TCP Flags: SYN) by default/rule1",
+            ),
+            (
+                forwarded(),
+                "Oct 26 15:15:46.416: default/xwing:49446 (ID:13058) -> default/deathstar:80 (ID:17839) \
+                 to-endpoint FORWARDED (TCP Flags: SYN)",
+            ),
+            (
+                // A reply: the packet runs from deathstar to xwing, the line from xwing to deathstar.
+                Flow {
+                    source: dropped().destination,
+                    destination: dropped().source,
+                    is_reply: Some(true),
+                    tcp_flags: 0b1_0010,
+                    direction: TrafficDirection::Egress,
+                    ..forwarded()
+                },
+                "Oct 26 15:15:46.416: default/xwing:49446 (ID:13058) <- default/deathstar:80 (ID:17839) \
+                 from-endpoint FORWARDED (TCP Flags: SYN, ACK)",
+            ),
+            (
+                Flow { verdict: Verdict::Audit, is_reply: Some(false), ..dropped() },
+                "Oct 26 15:15:46.416: default/xwing:49446 (ID:13058) -> default/deathstar:80 (ID:17839) \
+                 policy-verdict:none INGRESS AUDITED (TCP Flags: SYN) by default/rule1",
+            ),
+            (
+                icmp(protocol::ICMP, 8, "192.0.2.1"),
+                "Oct 26 15:15:46.416: 192.0.2.1 (host) -> default/deathstar (ID:17839) to-endpoint FORWARDED \
+                 (ICMPv4 EchoRequest)",
+            ),
+            (
+                icmp(protocol::ICMPV6, 2, "2001:db8::1"),
+                "Oct 26 15:15:46.416: 2001:db8::1 (host) -> default/deathstar (ID:17839) to-endpoint FORWARDED \
+                 (ICMPv6 PacketTooBig)",
+            ),
+            (
+                Flow {
+                    source: outside("2001:db8::1", Some(53), Some(Identity::WORLD_IPV6)),
+                    destination: outside("fd00::9", Some(5353), None),
+                    protocol: protocol::UDP,
+                    drop: Some(Drop { reason: 231, text: "No such endpoint".to_owned(), policies: vec![] }),
+                    time: 1_701_765_000_007_999_999,
+                    ..dropped()
+                },
+                "Dec  5 08:30:00.007: [2001:db8::1]:53 (world-ipv6) <> [fd00::9]:5353 (unknown) \
+                 No such endpoint DROPPED (UDP)",
+            ),
+            (
+                Flow {
+                    source: Peer { address: None, port: None, ..dropped().source },
+                    destination: Peer { address: None, workload: None, ..outside("::", None, None) },
+                    protocol: 47,
+                    ..dropped()
+                },
+                "Oct 26 15:15:46.416: default/xwing (ID:13058) <> - (unknown) Policy denied DROPPED \
+                 (IP protocol 47) by default/rule1",
+            ),
+        ];
+        for (flow, expected) in cases {
+            assert_eq!(plain(&flow), expected);
+        }
+    }
+
+    #[test]
+    fn only_the_verdict_is_painted() {
+        let painted = line(&forwarded(), |verdict, word| format!("<{verdict:?}|{word}>"));
+        assert!(painted.contains(" to-endpoint <Forwarded|FORWARDED> (TCP Flags: SYN)"), "{painted}");
+    }
+
+    #[test]
+    fn all_tcp_flags_in_hubbles_order_and_none() {
+        assert_eq!(TcpFlags(0xff).to_string(), "SYN, ACK, RST, FIN, PSH, URG, ECE, CWR");
+        assert_eq!(TcpFlags(0).to_string(), "none");
+    }
+}

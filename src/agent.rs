@@ -1,0 +1,74 @@
+//! The agent: keeps the kernel in line with a directory of YAML files, enrols workloads, answers questions.
+//!
+//! Build → loop → drain. The loop owns everything and does one thing at a time; what arrives meanwhile waits in a channel.
+//! Ending it, however, changes nothing in the kernel: programs, maps and links are pinned, and the next agent adopts
+//! them. Only `down` takes them away.
+
+mod answer;
+mod error;
+mod events;
+mod node;
+mod socket;
+
+use std::time::Duration;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio::time::{MissedTickBehavior, interval};
+
+pub use self::error::AgentError;
+use self::node::Node;
+use self::socket::Call;
+use crate::directories::Directories;
+use crate::teardown::teardown;
+
+/// How often expired connections are collected.
+const HOUSEKEEPING: Duration = Duration::from_secs(5);
+/// How often the kernel's counters are read for `/metrics`.
+const COUNTING: Duration = Duration::from_secs(1);
+
+/// Runs the agent until it is told to end. Says `node up` on standard output when policy is in force and the socket answers.
+pub async fn agent(directories: &Directories) -> Result<(), AgentError> {
+    let (mut node, mut source, mut emptied) = Node::build(directories).await?;
+    let (sender, mut calls) = mpsc::channel(64);
+    let server = tokio::spawn(socket::serve(directories.socket(), sender, node.ring())?);
+    let metrics = tokio::spawn(node.serve_metrics().await?);
+    let events = tokio::spawn(node.read_events()?);
+    println!("node up: {}, {} endpoints adopted", node.name(), node.adopted());
+
+    let [mut housekeeping, mut counting] = [HOUSEKEEPING, COUNTING].map(|period| {
+        let mut ticks = interval(period);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        ticks
+    });
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    // A terminal that closes must not end a node.
+    let mut hangup = signal(SignalKind::hangup())?;
+    let down = loop {
+        tokio::select! {
+            world = source.changed() => node.edit(world).await,
+            Some(id) = emptied.next() => node.remove(id).await,
+            _ = housekeeping.tick() => node.housekeeping(),
+            _ = counting.tick() => node.count(),
+            Some(call) = calls.recv() => match call {
+                Call::Down(done) => break Some(done),
+                call => node.answer(call).await,
+            },
+            _ = terminate.recv() => break None,
+            _ = interrupt.recv() => break None,
+            _ = hangup.recv() => {}
+        }
+    };
+
+    for task in [&events, &metrics] {
+        task.abort();
+    }
+    if let Some(done) = down {
+        let endpoints = node.close();
+        let undone = teardown(directories, &endpoints).await;
+        // Who asked may be gone; then there is no one to tell.
+        let _ = done.send(undone.map_err(|error| error.to_string()));
+        let _ = tokio::time::timeout(Duration::from_secs(1), server).await;
+    }
+    Ok(())
+}

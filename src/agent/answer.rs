@@ -1,0 +1,132 @@
+//! Answers to questions: views of the world, the plan and the kernel. Nothing here changes anything but by [`Call::Enrol`].
+
+use mesh::identity::Identity;
+use mesh::labels::LabelSet;
+use mesh::plan::EndpointPlan;
+use node_api::{EndpointView, Reply, Request, Status};
+
+use super::node::Node;
+use super::socket::Call;
+
+impl Node {
+    /// Answers one call; who asked may be gone by then.
+    pub(super) async fn answer(&mut self, call: Call) {
+        match call {
+            Call::Ask(question, reply) => drop(reply.send(self.reply(question))),
+            Call::Enrol(request, reply) => {
+                let made = self.enrol(&request).await;
+                let id = made.as_ref().ok().map(|enrolled| enrolled.endpoint.id);
+                if let (Err(_), Some(id)) = (reply.send(made), id) {
+                    self.remove(id).await;
+                }
+            }
+            Call::LeaseEnded(id) => self.lease_ended(id).await,
+            // The loop has taken it out.
+            Call::Down(_) => {}
+        }
+    }
+
+    fn reply(&self, question: Request) -> Reply {
+        match question {
+            Request::Status => Reply::Status(self.status()),
+            Request::Endpoints => Reply::Endpoints(self.endpoint_views()),
+            Request::Identities => Reply::Identities(control::status::identities(&self.planned.plan)),
+            Request::Policies => Reply::Policies(control::status::policies(&self.world, &self.planned.plan)),
+            Request::Plan => match serde_json::to_value(&self.planned.plan) {
+                Ok(plan) => Reply::Plan(plan),
+                Err(error) => Reply::Error(format!("the plan cannot be written as JSON: {error}")),
+            },
+            Request::Config => Reply::Config(self.world.config_entries()),
+            Request::Trace(query) => match control::trace(&self.world, &self.planned, &query) {
+                Ok(trace) => Reply::Trace(trace),
+                Err(error) => Reply::Error(error.to_string()),
+            },
+            Request::Observe(_) | Request::Enrol(_) | Request::Down => {
+                Reply::Error("not a question".to_owned())
+            }
+        }
+    }
+
+    fn status(&self) -> Status {
+        let endpoints = &self.planned.plan.endpoints;
+        let (counters, unread) = match self.datapath.counters() {
+            Ok(counters) => (Some(counters), None),
+            Err(error) => (None, Some(format!("the kernel's counters cannot be read: {error}"))),
+        };
+        Status {
+            node: self.facts.name.clone(),
+            pid: std::process::id(),
+            build: crate::BUILD.to_owned(),
+            schema: abi::SCHEMA,
+            config: self.directories.config.clone(),
+            revision: counters.as_ref().map_or(0, |counters| counters.generation),
+            endpoints: endpoints.len(),
+            ingress_enforced: endpoints.values().filter(|endpoint| endpoint.ingress.enforced).count(),
+            egress_enforced: endpoints.values().filter(|endpoint| endpoint.egress.enforced).count(),
+            policies: self.world.policies.len(),
+            invalid: self.world.invalid(),
+            adopted: self.adopted,
+            degraded: self.degraded().into_iter().chain(unread).collect(),
+            host_changes: self.host_changes.clone(),
+            capabilities: self.capabilities.clone(),
+            lost_events: counters.as_ref().map_or(0, |counters| counters.lost_events),
+            maps: counters.map(|counters| counters.maps).unwrap_or_default(),
+        }
+    }
+
+    /// What works only in part.
+    fn degraded(&self) -> Vec<String> {
+        let refused = self.refused.iter().map(|why| format!("the latest edit is not in force: {why}"));
+        let invalid = self.world.invalid();
+        let objects = (invalid > 0).then(|| format!("{invalid} objects have an error: see `ferromesh policy list`"));
+        refused.chain(objects).chain(self.stale_settings()).collect()
+    }
+
+    /// Settings that were changed and wait for a restart.
+    fn stale_settings(&self) -> Option<String> {
+        let (old, new) = (&self.built_with, &self.world.configuration);
+        let stale = [
+            ("nodeName", old.node_name != new.node_name),
+            ("ipv4Pool", old.ipv4_pool != new.ipv4_pool),
+            ("ipv6Pool", old.ipv6_pool != new.ipv6_pool),
+            ("metricsAddress", old.metrics_address != new.metrics_address),
+            ("cgroupRoot", old.cgroup_root != new.cgroup_root),
+            ("attach", old.attach != new.attach),
+            ("traceLevel", old.trace_level != new.trace_level),
+        ];
+        let keys: Vec<_> = stale.iter().filter(|(_, differs)| *differs).map(|(key, _)| *key).collect();
+        (!keys.is_empty()).then(|| format!("{}: changed, in use from the agent's next start", keys.join(", ")))
+    }
+
+    fn endpoint_views(&self) -> Vec<EndpointView> {
+        let usage = self.datapath.counters().map(|counters| counters.usage).unwrap_or_default();
+        let view = |planned: &EndpointPlan| {
+            let connections = usage.get(&planned.endpoint.id).copied().unwrap_or(0);
+            self.endpoint_view(planned, connections)
+        };
+        self.planned.plan.endpoints.values().map(view).collect()
+    }
+
+    fn endpoint_view(&self, planned: &EndpointPlan, connections: u64) -> EndpointView {
+        let id = planned.endpoint.id;
+        let labels = self.labels(planned.identity);
+        let (ingress_ruleset, egress_ruleset) = self.datapath.ruleset_ids(id).unwrap_or_default();
+        EndpointView {
+            policies: control::status::policies_selecting(&self.world, &labels),
+            labels,
+            identity: planned.identity,
+            ingress_enforced: planned.ingress.enforced,
+            egress_enforced: planned.egress.enforced,
+            ingress_ruleset,
+            egress_ruleset,
+            audit: planned.audit,
+            connections,
+            state: "ready".to_owned(),
+            endpoint: planned.endpoint.clone(),
+        }
+    }
+
+    fn labels(&self, identity: Identity) -> LabelSet {
+        self.planned.plan.identities.get(&identity).cloned().unwrap_or_default()
+    }
+}

@@ -1,0 +1,46 @@
+//! Why an agent cannot start.
+
+use std::io;
+
+/// One line each: what is wrong and how it is put right is in the source's own words.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// The directory of YAML files.
+    #[error(transparent)]
+    Source(#[from] control::source::files::SourceError),
+    /// Identity numbers.
+    #[error(transparent)]
+    Allocate(#[from] control::allocate::AllocateError),
+    /// The first plan.
+    #[error(transparent)]
+    Plan(#[from] control::PlanError),
+    /// Host and endpoints.
+    #[error(transparent)]
+    Endpoint(#[from] endpoint::Error),
+    /// Programs and maps.
+    #[error(transparent)]
+    Datapath(#[from] l4_datapath::Error),
+    /// The socket.
+    #[error(transparent)]
+    Socket(#[from] node_api::server::BindError),
+    /// `/metrics`.
+    #[error(transparent)]
+    Metrics(#[from] observe::serve::ServeError),
+    /// The operating system.
+    #[error(transparent)]
+    Linux(#[from] linux::Error),
+    /// A directory or a signal handler.
+    #[error("{what}: {error}")]
+    Io {
+        /// What was tried.
+        what: String,
+        /// What the system said.
+        error: io::Error,
+    },
+}
+
+impl From<io::Error> for AgentError {
+    fn from(error: io::Error) -> Self {
+        Self::Io { what: "signal handlers".to_owned(), error }
+    }
+}

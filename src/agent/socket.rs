@@ -1,0 +1,106 @@
+//! From the socket to the agent's loop: each request becomes a call with a way back.
+
+use std::future::Future;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use mesh::workload::EndpointId;
+use node_api::server::{BindError, ReplySink, Server};
+use node_api::{Enrol, Enrolled, ObserveQuery, Reply, Request};
+use observe::{FlowRing, Observed};
+use tokio::sync::{mpsc, oneshot};
+
+/// A request on its way to the loop.
+pub(super) enum Call {
+    /// A question about the node.
+    Ask(Request, oneshot::Sender<Reply>),
+    /// A workload is to be started.
+    Enrol(Enrol, oneshot::Sender<Result<Enrolled, String>>),
+    /// Whoever started the workload is gone, or has handed it to its processes.
+    LeaseEnded(EndpointId),
+    /// Everything is to be undone.
+    Down(oneshot::Sender<Result<(), String>>),
+}
+
+/// Opens the socket; the future answers until it is dropped.
+pub(super) fn serve(
+    socket: PathBuf,
+    calls: mpsc::Sender<Call>,
+    ring: Arc<FlowRing>,
+) -> Result<impl Future<Output = ()>, BindError> {
+    let server = Server::bind(&socket, crate::BUILD)?;
+    Ok(server.serve(move |_, request, sink| {
+        let (calls, ring) = (calls.clone(), Arc::clone(&ring));
+        async move {
+            // What cannot be sent has no reader any more.
+            let _ = answer(request, sink, &calls, &ring).await;
+        }
+    }))
+}
+
+/// Nobody is left to answer to, or to answer.
+struct Over;
+
+impl<E: std::error::Error> From<E> for Over {
+    fn from(_: E) -> Self {
+        Self
+    }
+}
+
+async fn answer(
+    request: Request,
+    mut sink: ReplySink,
+    calls: &mpsc::Sender<Call>,
+    ring: &Arc<FlowRing>,
+) -> Result<(), Over> {
+    match request {
+        Request::Observe(query) => observe(&query, sink, ring).await,
+        Request::Enrol(enrol) => {
+            let (sender, made) = oneshot::channel();
+            calls.send(Call::Enrol(enrol, sender)).await?;
+            match made.await? {
+                Ok(enrolled) => {
+                    let id = enrolled.endpoint.id;
+                    let _ = sink.send(&Reply::Enrolled(enrolled)).await;
+                    sink.closed().await;
+                    calls.send(Call::LeaseEnded(id)).await?;
+                }
+                Err(text) => sink.send(&Reply::Error(text)).await?,
+            }
+            Ok(())
+        }
+        Request::Down => {
+            let (sender, done) = oneshot::channel();
+            calls.send(Call::Down(sender)).await?;
+            let reply = done.await?.map_or_else(Reply::Error, |()| Reply::Done);
+            Ok(sink.send(&reply).await?)
+        }
+        question => {
+            let (sender, reply) = oneshot::channel();
+            calls.send(Call::Ask(question, sender)).await?;
+            Ok(sink.send(&reply.await?).await?)
+        }
+    }
+}
+
+async fn observe(query: &ObserveQuery, mut sink: ReplySink, ring: &Arc<FlowRing>) -> Result<(), Over> {
+    let mut reader = match ring.read(query) {
+        Ok(reader) => reader,
+        Err(error) => return Ok(sink.send(&Reply::Error(error.to_string())).await?),
+    };
+    loop {
+        let event = tokio::select! {
+            event = reader.next() => event,
+            () = sink.closed() => return Err(Over),
+        };
+        let reply = match event {
+            Some(Observed::Flow(flow)) => Reply::Flow(Box::new(Arc::unwrap_or_clone(flow))),
+            Some(Observed::Lost(count)) => Reply::Lost(count),
+            None => Reply::Done,
+        };
+        sink.send(&reply).await?;
+        if reply == Reply::Done {
+            return Ok(());
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! `ferromesh up`: starts the node's processes and returns when policy is in force.
+
+use std::fs::{self, File};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::time::Duration;
+
+use node_api::client::Client;
+use node_api::{Reply, Request};
+use tokio::time::{Instant, sleep};
+
+use crate::directories::Directories;
+
+/// How long an agent may take to bring the node up.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Flags of `up`.
+#[derive(clap::Args, Debug)]
+pub struct UpArgs {
+    #[command(flatten)]
+    directories: Directories,
+    /// Stay in the foreground, as `ferromesh agent` does
+    #[arg(long)]
+    foreground: bool,
+}
+
+/// Starts an agent and waits until it answers.
+pub async fn up(args: &UpArgs) -> Result<ExitCode, String> {
+    let directories = &args.directories;
+    if args.foreground {
+        return crate::agent::agent(directories).await.map(|()| ExitCode::SUCCESS).map_err(|error| error.to_string());
+    }
+    if let Some(status) = ask(directories).await {
+        return Err(format!("node {} is up already (agent {}); see `ferromesh status`", status.node, status.pid));
+    }
+    let mut agent = start(directories)?;
+    let end = Instant::now() + PATIENCE;
+    loop {
+        if let Some(status) = ask(directories).await {
+            println!("node {} is up: agent {}, {} endpoints adopted", status.node, status.pid, status.adopted);
+            return Ok(ExitCode::SUCCESS);
+        }
+        if let Ok(Some(ended)) = agent.try_wait() {
+            return Err(format!("the agent ended ({ended}): {}", last_words(directories)));
+        }
+        if Instant::now() > end {
+            return Err(format!("the agent does not answer; it says: {}", last_words(directories)));
+        }
+        sleep(Duration::from_millis(10)).await;
+    }
+}
+
+fn start(directories: &Directories) -> Result<Child, String> {
+    fs::create_dir_all(&directories.run_dir).map_err(|error| format!("{}: {error}", directories.run_dir.display()))?;
+    let log = directories.log();
+    let open = || File::options().create(true).append(true).open(&log);
+    let open = || open().map_err(|error| format!("{}: {error}", log.display()));
+    let program = std::env::current_exe().map_err(|error| format!("this program's own file: {error}"))?;
+    let mut command = Command::new(program);
+    command.arg("agent");
+    for (flag, path) in [
+        ("--config", &directories.config),
+        ("--state", &directories.state),
+        ("--run-dir", &directories.run_dir),
+        ("--pins", &directories.pins),
+    ] {
+        command.arg(flag).arg(path);
+    }
+    // A group of its own: Ctrl-C in this terminal is not meant for the node.
+    command.stdin(Stdio::null()).stdout(open()?).stderr(open()?).current_dir("/").process_group(0);
+    command.spawn().map_err(|error| format!("starting the agent: {error}"))
+}
+
+async fn ask(directories: &Directories) -> Option<node_api::Status> {
+    let client = Client::connect(&directories.socket(), crate::BUILD).await.ok()?;
+    match client.ask(&Request::Status).await {
+        Ok(Reply::Status(status)) => Some(status),
+        _ => None,
+    }
+}
+
+fn last_words(directories: &Directories) -> String {
+    let log = fs::read_to_string(directories.log()).unwrap_or_default();
+    log.lines().last().map_or_else(|| "nothing".to_owned(), str::to_owned)
+}

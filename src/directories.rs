@@ -1,0 +1,55 @@
+//! Where a node keeps its things; the same flags for every verb that starts, checks or ends one.
+
+use std::path::PathBuf;
+
+use control::World;
+
+/// Directories of a node.
+#[derive(clap::Args, Clone, PartialEq, Eq, Debug)]
+pub struct Directories {
+    /// YAML files the node runs from
+    #[arg(long, value_name = "DIR", default_value = "/etc/ferromesh")]
+    pub config: PathBuf,
+    /// What is remembered across restarts: identity numbers, accepted objects, changes to the host
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/ferromesh")]
+    pub state: PathBuf,
+    /// Socket, namespaces, log; a reboot empties it
+    #[arg(long, value_name = "DIR", default_value = "/run/ferromesh")]
+    pub run_dir: PathBuf,
+    /// Where maps and links are pinned; must be on bpffs
+    #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/ferromesh")]
+    pub pins: PathBuf,
+}
+
+impl Directories {
+    /// The agent's socket.
+    pub fn socket(&self) -> PathBuf {
+        self.run_dir.join("agent.sock")
+    }
+
+    /// What an agent started by `up` says.
+    pub fn log(&self) -> PathBuf {
+        self.run_dir.join("agent.log")
+    }
+
+    /// What no workload may see.
+    pub fn hidden(&self) -> Vec<PathBuf> {
+        vec![self.config.clone(), self.state.clone(), self.run_dir.clone()]
+    }
+
+    /// What the endpoints of a node in this world are made with.
+    pub fn endpoints(&self, world: &World) -> linux::Result<endpoint::Config> {
+        let configuration = &world.configuration;
+        let cgroup = match &configuration.cgroup_root {
+            Some(cgroup) => cgroup.clone(),
+            None => linux::cgroup::hierarchy()?.join("ferromesh"),
+        };
+        Ok(endpoint::Config {
+            run_dir: self.run_dir.clone(),
+            state_dir: self.state.clone(),
+            cgroup,
+            ipv4_pool: configuration.ipv4_pool,
+            ipv6_pool: configuration.ipv6_pool,
+        })
+    }
+}

@@ -1,0 +1,46 @@
+//! Takes back everything a node changed on its host; works with the agent dead.
+
+use std::fs;
+use std::io;
+
+use endpoint::Host;
+
+use crate::directories::Directories;
+
+/// What could not be taken back.
+#[derive(Debug, thiserror::Error)]
+pub enum TeardownError {
+    /// Devices, routes, settings, workloads.
+    #[error(transparent)]
+    Host(#[from] endpoint::Error),
+    /// Programs and maps.
+    #[error(transparent)]
+    Datapath(#[from] l4_datapath::Error),
+}
+
+/// Ends every workload first, so that none runs for a moment without its programs; then programs and maps, then the rest.
+pub async fn teardown(directories: &Directories, endpoints: &endpoint::Config) -> Result<(), TeardownError> {
+    Host::undo(endpoints).await?;
+    l4_datapath::remove(&directories.pins)?;
+    for file in [directories.socket(), directories.log()] {
+        // Absent is what we want it to be.
+        let _ = fs::remove_file(file);
+    }
+    match fs::remove_dir(&directories.run_dir) {
+        Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {
+            tracing::info!(directory = %directories.run_dir.display(), "left: it holds files of others");
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+/// What of us is still on this host, a sentence each.
+pub async fn leftovers(directories: &Directories, endpoints: &endpoint::Config) -> Result<Vec<String>, TeardownError> {
+    let mut found = Host::leftovers(endpoints).await?;
+    found.extend(l4_datapath::leftovers(&directories.pins)?);
+    if directories.socket().exists() {
+        found.push(format!("socket {}", directories.socket().display()));
+    }
+    Ok(found)
+}
