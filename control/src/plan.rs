@@ -189,4 +189,4 @@ fn identities(known: &Known, prefixes: &BTreeMap<IpNet, Identity>) -> BTreeMap<I
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
