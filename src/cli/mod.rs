@@ -5,8 +5,11 @@
 //! Text is for people, `-o json` is the value of `node-api` as the agent sent it. Answers go to standard output,
 //! everything about how they came about to standard error. A reader that goes away (`| head`) ends a verb quietly.
 
+mod agent;
+mod check;
 mod completions;
 mod config;
+mod down;
 mod endpoint;
 #[cfg(test)]
 mod golden;
@@ -17,6 +20,7 @@ mod plan;
 mod policy;
 mod status;
 mod table;
+mod up;
 mod version;
 
 use std::future::Future;
@@ -29,6 +33,9 @@ use node_api::{Client, ClientError, Reply, Request};
 
 /// Version and commit of this binary, as both sides of the node socket greet with.
 pub(crate) const BUILD: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("FERROMESH_COMMIT"), ")");
+
+/// Commit this binary was built from.
+pub(crate) const COMMIT: &str = env!("FERROMESH_COMMIT");
 
 /// A service mesh without sidecars: policy by identity, in the kernel.
 #[derive(Debug, Parser)]
@@ -50,6 +57,10 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
+    Up(up::Args),
+    Down(down::Args),
+    Check(check::Args),
+    Agent(agent::Args),
     Status(status::Args),
     Endpoint(endpoint::Args),
     Identity(identity::Args),
@@ -69,6 +80,10 @@ pub(crate) fn main() -> ExitCode {
 
 fn dispatch(agent: &Agent, verb: Verb) -> Result<ExitCode, CliError> {
     match verb {
+        Verb::Up(args) => wait(up::run(args)),
+        Verb::Down(args) => wait(down::run(args)),
+        Verb::Check(args) => wait(check::run(args)),
+        Verb::Agent(args) => wait(agent::run(args)),
         Verb::Status(args) => wait(status::run(agent, args)),
         Verb::Endpoint(args) => wait(endpoint::run(agent, args)),
         Verb::Identity(args) => wait(identity::run(agent, args)),
@@ -114,6 +129,9 @@ pub(crate) enum CliError {
         "the agent answered something else than was asked; restart it, and report this if it happens again"
     )]
     Unexpected,
+    /// A node could not be started, ended or examined; one line that says why.
+    #[error("{0}")]
+    Node(String),
     /// What was asked for does not exist, said with what does.
     #[error("{0}")]
     NotFound(String),
