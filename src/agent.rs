@@ -22,8 +22,10 @@ use self::socket::Call;
 use crate::directories::Directories;
 use crate::teardown::teardown;
 
-/// How often expired connections are collected and counters are read.
+/// How often expired connections are collected.
 const HOUSEKEEPING: Duration = Duration::from_secs(5);
+/// How often the kernel's counters are read for `/metrics`.
+const COUNTING: Duration = Duration::from_secs(1);
 
 /// Runs the agent until it is told to end. Says `node up` on standard output when policy is in force and the socket answers.
 pub async fn agent(directories: &Directories) -> Result<(), AgentError> {
@@ -34,8 +36,11 @@ pub async fn agent(directories: &Directories) -> Result<(), AgentError> {
     let events = tokio::spawn(node.read_events()?);
     println!("node up: {}, {} endpoints adopted", node.name(), node.adopted());
 
-    let mut housekeeping = interval(HOUSEKEEPING);
-    housekeeping.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let [mut housekeeping, mut counting] = [HOUSEKEEPING, COUNTING].map(|period| {
+        let mut ticks = interval(period);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        ticks
+    });
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     // A terminal that closes must not end a node.
     let mut hangup = signal(SignalKind::hangup())?;
@@ -44,6 +49,7 @@ pub async fn agent(directories: &Directories) -> Result<(), AgentError> {
             world = source.changed() => node.edit(world).await,
             Some(id) = emptied.next() => node.remove(id).await,
             _ = housekeeping.tick() => node.housekeeping(),
+            _ = counting.tick() => node.count(),
             Some(call) = calls.recv() => match call {
                 Call::Down(done) => break Some(done),
                 call => node.answer(call).await,

@@ -1,2 +1,9 @@
 //! Ferromesh: one binary, one verb per process or question.
-fn main() {}
+
+mod cli;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cli::main()
+}

@@ -64,6 +64,19 @@ impl Cgroup {
         Ok(self.directory.metadata().context("inspect cgroup", self.path.display())?.ino())
     }
 
+    /// Whether a live process is in it or below. Zombies do not count.
+    pub fn is_populated(&self) -> Result<bool> {
+        let path = self.path.join("cgroup.events");
+        Ok(says_populated(&fs::read_to_string(&path).context("read", path.display())?))
+    }
+
+    /// Whether a process has ever run in it, for a microsecond at least.
+    pub fn was_used(&self) -> Result<bool> {
+        let path = self.path.join("cpu.stat");
+        let text = fs::read_to_string(&path).context("read", path.display())?;
+        Ok(text.lines().any(|line| line.strip_prefix("usage_usec ").is_some_and(|usage| usage != "0")))
+    }
+
     /// Moves a process in, threads and all.
     pub fn add(&self, pid: u32) -> Result<()> {
         fs::write(self.path.join("cgroup.procs"), pid.to_string())
@@ -119,7 +132,9 @@ pub struct Events {
 impl Events {
     fn open(cgroup: &Path) -> Result<Self> {
         let path = cgroup.join("cgroup.events");
-        let file = File::open(&path).context("open", path.display())?;
+        let mut file = File::open(&path).context("open", path.display())?;
+        // Until its first read such a file counts as changed (`kernfs_generic_poll`).
+        io::copy(&mut file, &mut io::sink()).context("read", path.display())?;
         // The kernel announces a change of such a file as priority data; it is always readable.
         // SAFETY: the `AsyncFd` owns the file, nothing takes it out, and `File` keeps its one descriptor until it drops.
         let file = unsafe { AsyncFd::register_with_interest(file, Interest::PRIORITY) };
@@ -136,15 +151,19 @@ impl Events {
             Err(error) if error.raw_os_error() == Some(libc::ENODEV) => return Ok(false),
             read => read.context("read", self.path.display())?,
         };
-        Ok(text.lines().any(|line| line == "populated 1"))
+        Ok(says_populated(&text))
     }
 
-    /// Waits until something has happened since the last [`Events::populated`].
+    /// Waits until something has happened since the file was opened, or since the last [`Events::populated`].
     pub async fn changed(&self) -> Result<()> {
         let mut ready = self.file.ready(Interest::PRIORITY).await.context("watch", self.path.display())?;
         ready.clear_ready();
         Ok(())
     }
+}
+
+fn says_populated(events: &str) -> bool {
+    events.lines().any(|line| line == "populated 1")
 }
 
 #[cfg(test)]
@@ -165,18 +184,18 @@ mod tests {
         let path = scratch("event");
         let cgroup = Cgroup::create(&path).unwrap();
         let mut events = cgroup.events().unwrap();
-        assert!(!events.populated().unwrap());
+        assert!(!events.populated().unwrap() && !cgroup.was_used().unwrap());
 
         let mut child = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
         cgroup.add(child.id()).unwrap();
         let bound = Duration::from_secs(5);
         tokio::time::timeout(bound, events.changed()).await.unwrap().unwrap();
-        assert!(events.populated().unwrap());
+        assert!(events.populated().unwrap() && cgroup.is_populated().unwrap());
 
         drop(child.stdin.take());
         child.wait().unwrap();
         tokio::time::timeout(bound, events.changed()).await.unwrap().unwrap();
-        assert!(!events.populated().unwrap());
+        assert!(!events.populated().unwrap() && cgroup.was_used().unwrap());
         Cgroup::remove(&path).await.unwrap();
     }
 

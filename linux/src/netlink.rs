@@ -14,7 +14,7 @@ use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressHeaderFlags};
 use netlink_packet_route::link::{
     AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags,
-    LinkInfo, LinkMessage,
+    LinkInfo, LinkMessage, State,
 };
 use netlink_packet_route::neighbour::NeighbourState;
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteScope, RouteType};
@@ -44,6 +44,10 @@ pub struct Link {
     pub mtu: u32,
     /// Administratively up.
     pub up: bool,
+    /// Up at both ends, and the kernel has noticed: packets can be sent.
+    pub running: bool,
+    /// Made by the veth driver.
+    pub veth: bool,
 }
 
 /// One end of a veth pair to be made.
@@ -247,12 +251,16 @@ fn link_of(message: &LinkMessage) -> Link {
         mac: None,
         mtu: 0,
         up: message.header.flags.contains(LinkFlags::Up),
+        running: false,
+        veth: false,
     };
     for attribute in &message.attributes {
         match attribute {
             LinkAttribute::IfName(name) => link.name.clone_from(name),
             LinkAttribute::Address(bytes) => link.mac = bytes.as_slice().try_into().ok(),
             LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
+            LinkAttribute::OperState(state) => link.running = *state == State::Up,
+            LinkAttribute::LinkInfo(facts) => link.veth = facts.contains(&LinkInfo::Kind(InfoKind::Veth)),
             _ => {}
         }
     }

@@ -49,9 +49,9 @@ impl Node {
 
     fn status(&self) -> Status {
         let endpoints = &self.planned.plan.endpoints;
-        let (maps, unread) = match self.datapath.map_uses() {
-            Ok(maps) => (maps, None),
-            Err(error) => (Default::default(), Some(format!("maps cannot be read: {error}"))),
+        let (counters, unread) = match self.datapath.counters() {
+            Ok(counters) => (Some(counters), None),
+            Err(error) => (None, Some(format!("the kernel's counters cannot be read: {error}"))),
         };
         Status {
             node: self.facts.name.clone(),
@@ -59,7 +59,7 @@ impl Node {
             build: crate::BUILD.to_owned(),
             schema: abi::SCHEMA,
             config: self.directories.config.clone(),
-            revision: self.datapath.generation(),
+            revision: counters.as_ref().map_or(0, |counters| counters.generation),
             endpoints: endpoints.len(),
             ingress_enforced: endpoints.values().filter(|endpoint| endpoint.ingress.enforced).count(),
             egress_enforced: endpoints.values().filter(|endpoint| endpoint.egress.enforced).count(),
@@ -68,9 +68,9 @@ impl Node {
             adopted: self.adopted,
             degraded: self.degraded().into_iter().chain(unread).collect(),
             host_changes: self.host_changes.clone(),
-            capabilities: self.datapath.capabilities(),
-            maps,
-            lost_events: self.flow_metrics.lost(),
+            capabilities: self.capabilities.clone(),
+            lost_events: counters.as_ref().map_or(0, |counters| counters.lost_events),
+            maps: counters.map(|counters| counters.maps).unwrap_or_default(),
         }
     }
 
@@ -79,14 +79,35 @@ impl Node {
         let refused = self.refused.iter().map(|why| format!("the latest edit is not in force: {why}"));
         let invalid = self.world.invalid();
         let objects = (invalid > 0).then(|| format!("{invalid} objects have an error: see `ferromesh policy list`"));
-        refused.chain(self.source_problem.clone()).chain(objects).chain(self.stale_settings()).collect()
+        refused.chain(objects).chain(self.stale_settings()).collect()
+    }
+
+    /// Settings that were changed and wait for a restart.
+    fn stale_settings(&self) -> Option<String> {
+        let (old, new) = (&self.built_with, &self.world.configuration);
+        let stale = [
+            ("nodeName", old.node_name != new.node_name),
+            ("ipv4Pool", old.ipv4_pool != new.ipv4_pool),
+            ("ipv6Pool", old.ipv6_pool != new.ipv6_pool),
+            ("metricsAddress", old.metrics_address != new.metrics_address),
+            ("cgroupRoot", old.cgroup_root != new.cgroup_root),
+            ("attach", old.attach != new.attach),
+            ("traceLevel", old.trace_level != new.trace_level),
+        ];
+        let keys: Vec<_> = stale.iter().filter(|(_, differs)| *differs).map(|(key, _)| *key).collect();
+        (!keys.is_empty()).then(|| format!("{}: changed, in use from the agent's next start", keys.join(", ")))
     }
 
     fn endpoint_views(&self) -> Vec<EndpointView> {
-        self.planned.plan.endpoints.values().map(|planned| self.endpoint_view(planned)).collect()
+        let usage = self.datapath.counters().map(|counters| counters.usage).unwrap_or_default();
+        let view = |planned: &EndpointPlan| {
+            let connections = usage.get(&planned.endpoint.id).copied().unwrap_or(0);
+            self.endpoint_view(planned, connections)
+        };
+        self.planned.plan.endpoints.values().map(view).collect()
     }
 
-    fn endpoint_view(&self, planned: &EndpointPlan) -> EndpointView {
+    fn endpoint_view(&self, planned: &EndpointPlan, connections: u64) -> EndpointView {
         let id = planned.endpoint.id;
         let labels = self.labels(planned.identity);
         let (ingress_ruleset, egress_ruleset) = self.datapath.ruleset_ids(id).unwrap_or_default();
@@ -99,7 +120,7 @@ impl Node {
             ingress_ruleset,
             egress_ruleset,
             audit: planned.audit,
-            connections: self.datapath.connections_of(id).unwrap_or(0),
+            connections,
             state: "ready".to_owned(),
             endpoint: planned.endpoint.clone(),
         }

@@ -13,7 +13,7 @@ pub enum AgentError {
     Allocate(#[from] control::allocate::AllocateError),
     /// The first plan.
     #[error(transparent)]
-    Plan(#[from] control::plan::PlanError),
+    Plan(#[from] control::PlanError),
     /// Host and endpoints.
     #[error(transparent)]
     Endpoint(#[from] endpoint::Error),
@@ -25,7 +25,7 @@ pub enum AgentError {
     Socket(#[from] node_api::server::BindError),
     /// `/metrics`.
     #[error(transparent)]
-    Metrics(#[from] observe::ServeError),
+    Metrics(#[from] observe::serve::ServeError),
     /// The operating system.
     #[error(transparent)]
     Linux(#[from] linux::Error),

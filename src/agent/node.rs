@@ -1,26 +1,29 @@
 //! The agent's state, and the one way it changes: plan whole, apply the difference.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::future::Future;
 use std::os::unix::fs::DirBuilderExt;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 
 use control::allocate::Allocator;
-use control::plan::{NodeFacts, Planned, plan};
+use control::kind::configuration::{Attach, Configuration, TraceLevel};
 use control::source::files::Directory;
-use control::{World, authority};
+use control::{NodeFacts, Planned, World, admit, plan};
 use endpoint::{Emptied, Endpoints, Host};
-use l4_datapath::{Datapath, Options};
+use l4_datapath::flow::Context;
+use l4_datapath::metrics::Metrics as DatapathMetrics;
+use l4_datapath::{Adoption, Datapath, Hook, Options};
 use mesh::workload::{Endpoint, EndpointId};
 use node_api::{Enrol, Enrolled};
-use observe::{FlowMetrics, FlowRing, PolicyMetrics};
+use observe::FlowRing;
+use observe::metrics::{self, FlowMetrics, PolicyMetrics};
 use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
 
 use super::error::AgentError;
-use super::events::Attribution;
+use super::events::Explanation;
 use crate::directories::Directories;
 
 /// Everything an agent holds.
@@ -36,69 +39,68 @@ pub(super) struct Node {
     pub(super) host_changes: Vec<String>,
     /// Why the latest edit is not in force, if it is not.
     pub(super) refused: Option<String>,
-    /// Settings that need a restart and differ from those in use, a sentence each.
-    pub(super) source_problem: Option<String>,
+    /// What the kernel offers.
+    pub(super) capabilities: BTreeMap<String, String>,
+    /// Settings the node was built with; some cannot change while it runs.
+    pub(super) built_with: Configuration,
     allocator: Allocator,
-    /// Endpoints in whose namespace a process has been; for the others the enrolment's connection is the lease.
-    attribution: Arc<Mutex<Attribution>>,
+    explanation: Explanation,
     ring: Arc<FlowRing>,
     registry: Arc<Registry>,
-    pub(super) flow_metrics: FlowMetrics,
+    /// Events lost when the counters were last read.
+    lost_events: u64,
     policy_metrics: PolicyMetrics,
+    datapath_metrics: DatapathMetrics,
+    flow_metrics: FlowMetrics,
 }
 
 impl Node {
     /// Brings host, kernel and endpoints in line with the directory; adopts what an earlier agent left.
     pub(super) async fn build(directories: &Directories) -> Result<(Self, Directory, Emptied), AgentError> {
-        private_directory(&directories.run_dir)?;
-        private_directory(&directories.state)?;
-        // First of all: it holds the lock that keeps a second agent out.
-        let (mut datapath, adoption) = Datapath::open(&Options::new(&directories.pins, &directories.run_dir))?;
+        make_directory(&directories.run_dir)?;
+        make_directory(&directories.state)?;
         let mut source = Directory::open(&directories.config, &directories.state, None)?;
         let world = source.world();
         let endpoint_config = directories.endpoints(&world)?;
-        let host_changes = Host::ensure(&endpoint_config).await?;
+        let capabilities = l4_datapath::probe::capabilities();
+        capabilities.check()?;
+        // Before anything is changed: it holds the lock that keeps a second agent out.
+        let (mut datapath, adoption) = Datapath::open(&options(directories, &world.configuration))?;
+        let host = Host::ensure(&endpoint_config).await?;
         let opened = Endpoints::open(endpoint_config.clone()).await?;
-        for gone in &opened.removed {
-            datapath.detach(gone)?;
-        }
         let facts = facts(&world, &endpoint_config).await?;
         let mut allocator = Allocator::open(&directories.state)?;
         let planned = plan(&world, &opened.adopted, &facts, &mut allocator)?;
         allocator.save(SystemTime::now())?;
-        let report = datapath.apply(&planned.plan)?;
-        for endpoint in &opened.adopted {
-            datapath.attach(endpoint)?;
-        }
+        datapath.apply(&planned.plan)?;
+        adopt(&mut datapath, &opened.adopted, &adoption)?;
         source.set_pools_in_use(pools_in_use(&opened.adopted, &endpoint_config));
 
-        let mut registry = observe::registry(env!("CARGO_PKG_VERSION"), crate::COMMIT, abi::SCHEMA);
-        let flow_metrics = FlowMetrics::register(&mut registry);
-        let policy_metrics = PolicyMetrics::register(&mut registry);
-        datapath.register_metrics(&mut registry);
-        policy_metrics.set_revision(report.generation);
-        let mut changes: Vec<String> = host_changes.iter().map(ToString::to_string).collect();
-        changes.extend(adoption.host_changes.iter().cloned());
-        let node = Self {
+        let mut registry = metrics::registry(env!("CARGO_PKG_VERSION"), crate::COMMIT, abi::SCHEMA);
+        let mounted = adoption.mounted.map(|path| format!("BPF file system mounted at {}", path.display()));
+        let mut node = Self {
+            flow_metrics: FlowMetrics::register(&mut registry),
+            policy_metrics: PolicyMetrics::register(&mut registry),
+            datapath_metrics: DatapathMetrics::register(&mut registry),
+            explanation: explanation(&facts, &planned, &datapath),
             directories: directories.clone(),
             facts,
+            built_with: world.configuration.clone(),
             world,
             planned,
             endpoints: opened.endpoints,
             endpoint_config,
             adopted: opened.adopted.len(),
-            host_changes: changes,
+            host_changes: host.iter().map(ToString::to_string).chain(mounted).collect(),
             refused: None,
-            source_problem: None,
+            capabilities: capabilities.0.iter().map(|row| (row.capability.to_owned(), row.text.clone())).collect(),
             allocator,
-            attribution: Arc::default(),
-            ring: FlowRing::new(observe::CAPACITY),
+            lost_events: 0,
+            ring: FlowRing::new(observe::ring::CAPACITY),
             registry: Arc::new(registry),
-            flow_metrics,
-            policy_metrics,
             datapath,
         };
-        node.attribute();
+        node.count();
         Ok((node, source, opened.emptied))
     }
 
@@ -116,15 +118,15 @@ impl Node {
 
     /// Opens the metrics listener.
     pub(super) async fn serve_metrics(&self) -> Result<impl Future<Output = ()> + use<>, AgentError> {
-        let listener = observe::bind(self.world.configuration.metrics_address).await?;
-        Ok(observe::serve(listener, Arc::clone(&self.registry)))
+        let listener = observe::serve::bind(self.world.configuration.metrics_address).await?;
+        Ok(observe::serve::serve(listener, Arc::clone(&self.registry)))
     }
 
     /// Reads the kernel's events until dropped.
     pub(super) fn read_events(&mut self) -> Result<impl Future<Output = ()> + use<>, AgentError> {
         let events = self.datapath.events()?;
-        let (ring, attribution) = (self.ring(), Arc::clone(&self.attribution));
-        Ok(super::events::read(events, attribution, ring, self.flow_metrics.clone()))
+        let explanation = Arc::clone(&self.explanation);
+        Ok(super::events::read(events, explanation, self.ring(), self.flow_metrics.clone()))
     }
 
     /// A new world: its policy is in force when this returns, or `refused` says why not.
@@ -149,21 +151,15 @@ impl Node {
         let planned = plan(&self.world, endpoints, &self.facts, &mut self.allocator)?;
         // Numbers are durable before the kernel knows them: after a crash they mean the same.
         self.allocator.save(SystemTime::now())?;
-        let report = self.datapath.apply(&planned.plan)?;
+        self.datapath.apply(&planned.plan)?;
         self.planned = planned;
-        self.policy_metrics.set_revision(report.generation);
-        self.attribute();
+        *self.explanation.lock() = context(&self.facts, &self.planned, &self.datapath);
         Ok(())
-    }
-
-    /// What the event reader needs to name who and why.
-    fn attribute(&self) {
-        *self.attribution.lock() = Attribution::new(&self.facts.name, &self.planned.plan, &self.datapath);
     }
 
     /// Makes a workload's endpoint and puts its policy in force; nothing of it is left after an error.
     pub(super) async fn enrol(&mut self, request: &Enrol) -> Result<Enrolled, String> {
-        authority::admit(&self.world, &self.facts.name, &request.workload).map_err(|error| error.to_string())?;
+        admit(&self.world, &self.facts.name, &request.workload).map_err(|error| error.to_string())?;
         let prepared = self.endpoints.prepare(request).await.map_err(|error| error.to_string())?;
         let endpoint = prepared.endpoint;
         if let Err(error) = self.put_in_force(&endpoint).await {
@@ -197,22 +193,38 @@ impl Node {
 
     /// Takes an endpoint away: first its processes and devices, then its place in the kernel's maps.
     pub(super) async fn remove(&mut self, id: EndpointId) {
-        let Some(endpoint) = self.endpoints.get(id) else { return };
+        if self.endpoints.get(id).is_none() {
+            return;
+        }
         if let Err(error) = self.endpoints.remove(id).await {
             return tracing::error!(endpoint = %id, %error, "not removed; tried again when the agent starts");
         }
-        self.reconcile();
-        if let Err(error) = self.datapath.detach(&endpoint) {
+        if let Err(error) = self.datapath.detach(id) {
             tracing::error!(endpoint = %id, %error, "its place in the kernel's maps is not cleared");
         }
+        self.reconcile();
     }
 
-    /// Expired connections, counters.
+    /// What can wait: connections that have expired, rulesets nobody reads any more.
     pub(super) fn housekeeping(&mut self) {
         if let Err(error) = self.datapath.collect_connections() {
             tracing::error!(%error, "expired connections are not collected");
         }
-        self.datapath.update_metrics();
+        if let Err(error) = self.datapath.settle() {
+            tracing::error!(%error, "old rulesets are not removed");
+        }
+    }
+
+    /// Brings `/metrics` up to date with the kernel's counters.
+    pub(super) fn count(&mut self) {
+        match self.datapath.counters() {
+            Ok(counters) => {
+                self.ring.push_lost(counters.lost_events.saturating_sub(self.lost_events));
+                self.lost_events = counters.lost_events;
+                self.datapath_metrics.set(&counters, &self.explanation.lock());
+            }
+            Err(error) => tracing::error!(%error, "the kernel's counters cannot be read"),
+        }
     }
 
     /// Lets go of everything without changing it.
@@ -221,7 +233,7 @@ impl Node {
     }
 }
 
-fn private_directory(path: &std::path::Path) -> Result<(), AgentError> {
+fn make_directory(path: &std::path::Path) -> Result<(), AgentError> {
     let made = fs::DirBuilder::new().recursive(true).mode(0o755).create(path);
     made.map_err(|error| AgentError::Io { what: format!("directory {}", path.display()), error })
 }
@@ -230,7 +242,7 @@ fn private_directory(path: &std::path::Path) -> Result<(), AgentError> {
 async fn facts(world: &World, endpoints: &endpoint::Config) -> Result<NodeFacts, AgentError> {
     let name = match &world.configuration.node_name {
         Some(name) => name.clone(),
-        None => linux::hostname()?,
+        None => linux::host::name()?,
     };
     let addresses = linux::netlink::Netlink::open()?.addresses().await?;
     let addresses: BTreeSet<_> = addresses.into_iter().map(|address| address.address.addr()).collect();
@@ -244,4 +256,35 @@ async fn facts(world: &World, endpoints: &endpoint::Config) -> Result<NodeFacts,
 
 fn pools_in_use(endpoints: &[Endpoint], config: &endpoint::Config) -> Option<(ipnet::Ipv4Net, ipnet::Ipv6Net)> {
     (!endpoints.is_empty()).then_some((config.ipv4_pool, config.ipv6_pool))
+}
+
+fn options(directories: &Directories, configuration: &Configuration) -> Options {
+    let hook = match configuration.attach {
+        Attach::Auto => Hook::Auto,
+        Attach::Tcx => Hook::Tcx,
+        Attach::Clsact => Hook::Clsact,
+    };
+    let trace = configuration.trace_level == TraceLevel::Trace;
+    Options { pin_root: directories.pins.clone(), hook, trace, ..Options::default() }
+}
+
+/// Puts this agent's programs in the place of the earlier one's, and takes those of ended workloads away.
+fn adopt(datapath: &mut Datapath, adopted: &[Endpoint], adoption: &Adoption) -> Result<(), AgentError> {
+    for endpoint in adopted {
+        datapath.attach(endpoint)?;
+    }
+    let live: BTreeSet<&str> = adopted.iter().map(|endpoint| endpoint.interface.as_str()).collect();
+    for interface in adoption.interfaces.iter().filter(|interface| !live.contains(interface.as_str())) {
+        datapath.detach_interface(interface)?;
+    }
+    Ok(())
+}
+
+fn explanation(facts: &NodeFacts, planned: &Planned, datapath: &Datapath) -> Explanation {
+    Arc::new(Mutex::new(context(facts, planned, datapath)))
+}
+
+fn context(facts: &NodeFacts, planned: &Planned, datapath: &Datapath) -> Arc<Context> {
+    let plan = Arc::new(planned.plan.clone());
+    Arc::new(Context::new(facts.name.clone(), plan, datapath.attribution()))
 }

@@ -34,7 +34,7 @@ pub async fn check(args: &CheckArgs) -> Result<ExitCode, String> {
     for sentence in Host::conflicts(&endpoints).await.map_err(|error| error.to_string())? {
         println!("‼ {sentence}");
     }
-    capabilities.require().map_err(|error| error.to_string())?;
+    capabilities.check().map_err(|error| error.to_string())?;
     Ok(ExitCode::SUCCESS)
 }
 

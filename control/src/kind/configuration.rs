@@ -57,8 +57,8 @@ pub struct Configuration {
     pub mtu: Option<u32>,
     /// Where `/metrics` is served.
     pub metrics_address: SocketAddr,
-    /// Where cgroup v2 is mounted.
-    pub cgroup_root: PathBuf,
+    /// Cgroup (v2) directory that holds those of the workloads; `None` `ferromesh` below the mount.
+    pub cgroup_root: Option<PathBuf>,
     /// How programs are attached.
     pub attach: Attach,
     /// Which packets make an event.
@@ -79,7 +79,7 @@ impl Default for Configuration {
             audit: false,
             mtu: None,
             metrics_address: SocketAddr::from(([127, 0, 0, 1], 9962)),
-            cgroup_root: PathBuf::from("/sys/fs/cgroup"),
+            cgroup_root: None,
             attach: Attach::Auto,
             trace_level: TraceLevel::None,
             workload_labels: WorkloadLabels::Run,
@@ -122,7 +122,7 @@ fn settings(fields: &Fields<'_>) -> Configuration {
         &mut all.metrics_address,
         key("metricsAddress").and_then(|at| at.parse("address:port such as 127.0.0.1:9962")),
     );
-    set(&mut all.cgroup_root, key("cgroupRoot").and_then(|at| directory(&at)));
+    all.cgroup_root = key("cgroupRoot").and_then(|at| directory(&at));
     set(&mut all.attach, key("attach").and_then(|at| at.one_of(&ATTACH)));
     set(&mut all.trace_level, key("traceLevel").and_then(|at| at.one_of(&TRACE)));
     set(&mut all.workload_labels, key("workloadLabels").and_then(|at| at.one_of(&LABELS)));
@@ -197,7 +197,13 @@ impl Configuration {
             ("policyAuditMode", self.audit.to_string()),
             ("mtu", or(self.mtu.map(|mtu| mtu.to_string()), "(of the default route)")),
             ("metricsAddress", self.metrics_address.to_string()),
-            ("cgroupRoot", self.cgroup_root.display().to_string()),
+            (
+                "cgroupRoot",
+                or(
+                    self.cgroup_root.as_ref().map(|path| path.display().to_string()),
+                    "(ferromesh below the cgroup v2 mount)",
+                ),
+            ),
             ("attach", name(&ATTACH, self.attach)),
             ("traceLevel", name(&TRACE, self.trace_level)),
             ("workloadLabels", name(&LABELS, self.workload_labels)),

@@ -115,8 +115,16 @@ pub fn specs(sizes: &Sizes) -> [Spec; 11] {
         Spec::of::<u32, abi::Assignments>(map::ASSIGNMENTS, MapType::Array, ENDPOINT_IDS),
         Spec::trie::<abi::AddressKey, abi::Remote>(map::IPCACHE, sizes.ipcache),
         Spec::trie::<abi::RuleKey, abi::RuleValue>(map::RULES, sizes.rules),
-        Spec::of::<abi::ConnectionKey4, abi::Connection>(map::CONNECTIONS4, MapType::LruHash, sizes.connections),
-        Spec::of::<abi::ConnectionKey6, abi::Connection>(map::CONNECTIONS6, MapType::LruHash, sizes.connections),
+        Spec::of::<abi::ConnectionKey4, abi::Connection>(
+            map::CONNECTIONS4,
+            MapType::LruHash,
+            sizes.connections,
+        ),
+        Spec::of::<abi::ConnectionKey6, abi::Connection>(
+            map::CONNECTIONS6,
+            MapType::LruHash,
+            sizes.connections,
+        ),
         Spec::of::<u32, u64>(map::USAGE, MapType::Array, ENDPOINT_IDS),
         Spec::of::<abi::DropKey, abi::DropCount>(map::DROPS, MapType::PerCpuHash, sizes.drops),
         Spec::of::<(), ()>(map::EVENTS, MapType::RingBuf, sizes.events),

@@ -1,0 +1,97 @@
+//! What can go wrong here, for the person who must fix it.
+
+use std::io;
+use std::path::PathBuf;
+
+use ipnet::IpNet;
+use mesh::workload::{EndpointId, WorkloadName};
+
+/// Result of this crate's calls.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Why a call failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The kernel refused something.
+    #[error(transparent)]
+    System(#[from] linux::Error),
+    /// A file could not be used.
+    #[error("{call} {}: {source}", .path.display())]
+    File {
+        /// What was tried.
+        call: &'static str,
+        /// With which file.
+        path: PathBuf,
+        /// The answer.
+        source: io::Error,
+    },
+    /// A pool is too small.
+    #[error("pool {pool}: too small, expected a prefix length of at most {longest}")]
+    PoolTooSmall {
+        /// The pool.
+        pool: IpNet,
+        /// The longest prefix that is accepted.
+        longest: u8,
+    },
+    /// A pool overlaps addresses that are in use on the host.
+    #[error("pool {pool}: overlaps {with} of this host; choose another pool")]
+    PoolOverlaps {
+        /// The pool.
+        pool: IpNet,
+        /// `address A on DEVICE` or `route R`.
+        with: String,
+    },
+    /// The pool in the configuration is not the one endpoints were numbered from.
+    #[error(
+        "pool changed from {old} to {new} while {endpoints} endpoints have addresses from the old one; \
+         restore it, or stop them first"
+    )]
+    PoolChanged {
+        /// Pool of the live endpoints.
+        old: IpNet,
+        /// Pool of the configuration.
+        new: IpNet,
+        /// How many live.
+        endpoints: usize,
+    },
+    /// All addresses are in use.
+    #[error(
+        "pool {pool}: exhausted, all of its addresses belong to the {endpoints} endpoints; stop some, or enlarge it"
+    )]
+    PoolExhausted {
+        /// The pool.
+        pool: IpNet,
+        /// How many live.
+        endpoints: usize,
+    },
+    /// All endpoint numbers are in use.
+    #[error("65535 endpoints live on this node, it cannot number more; stop some")]
+    TooManyEndpoints,
+    /// The workload runs already.
+    #[error(
+        "workload {workload}: its name is in use on this node, by endpoint {id}; stop that or choose another name"
+    )]
+    NameInUse {
+        /// The name.
+        workload: WorkloadName,
+        /// Who has it.
+        id: EndpointId,
+    },
+    /// There is no such endpoint.
+    #[error("endpoint {0}: not on this node")]
+    Unknown(EndpointId),
+    /// Its device came up but the kernel did not activate it.
+    #[error("endpoint {0}: device did not become ready within {1} ms")]
+    NotReady(EndpointId, u128),
+}
+
+/// Names call and file.
+pub(crate) trait AtFile<T> {
+    fn at(self, call: &'static str, path: impl Into<PathBuf>) -> Result<T>;
+}
+
+impl<T, E: Into<io::Error>> AtFile<T> for std::result::Result<T, E> {
+    fn at(self, call: &'static str, path: impl Into<PathBuf>) -> Result<T> {
+        self.map_err(|source| Error::File { call, path: path.into(), source: source.into() })
+    }
+}

@@ -1,0 +1,178 @@
+//! Enrolment to removal in a node of its own. Needs root: it makes network namespaces and cgroups.
+
+#![allow(clippy::unwrap_used, reason = "test code")]
+
+mod node;
+
+use std::io::{Read, Write};
+use std::net::{IpAddr, TcpListener, TcpStream};
+use std::time::{Duration, Instant};
+
+use endpoint::{Endpoints, Error, Host, Prepared};
+use linux::namespace::NetworkNamespace;
+use node::{Node, enrol, inhabit, soon, start};
+
+fn addresses(of: &Prepared) -> [IpAddr; 2] {
+    [of.endpoint.ipv4.into(), of.endpoint.ipv6.into()]
+}
+
+/// A listener inside the workload that answers one connection with its peer's address.
+fn answer_once(of: &Prepared, address: IpAddr) -> std::thread::JoinHandle<IpAddr> {
+    let namespace = NetworkNamespace::open(&of.network_namespace).unwrap();
+    let listener = namespace.inside(|| TcpListener::bind((address, 80)).unwrap()).unwrap();
+    std::thread::spawn(move || {
+        let (mut stream, peer) = listener.accept().unwrap();
+        stream.write_all(b"x").unwrap();
+        peer.ip()
+    })
+}
+
+fn connect(to: IpAddr) -> std::io::Result<()> {
+    let mut stream = TcpStream::connect_timeout(&(to, 80).into(), Duration::from_millis(300))?;
+    stream.read_exact(&mut [0])
+}
+
+#[test]
+fn a_workload_is_reached_from_release_on_and_not_before() {
+    Node::new().run(|config| async move {
+        Host::ensure(&config).await.unwrap();
+        let endpoints = Endpoints::open(config.clone()).await.unwrap().endpoints;
+        let prepared = endpoints.prepare(&enrol("deathstar")).await.unwrap();
+        for address in addresses(&prepared) {
+            assert!(connect(address).is_err(), "{address} before release");
+        }
+        endpoints.release(prepared.endpoint.id).await.unwrap();
+        let gateways = [IpAddr::from(config.ipv4_gateway()), config.ipv6_gateway().into()];
+        for (address, gateway) in addresses(&prepared).into_iter().zip(gateways) {
+            let served = answer_once(&prepared, address);
+            let started = Instant::now();
+            connect(address).unwrap();
+            assert!(started.elapsed() < Duration::from_millis(200), "the first packet to {address} was lost");
+            assert_eq!(served.join().unwrap(), gateway, "the node speaks with its own address of the pool");
+        }
+    });
+}
+
+#[test]
+fn the_first_packet_of_a_workload_to_another_arrives() {
+    Node::new().run(|config| async move {
+        Host::ensure(&config).await.unwrap();
+        let endpoints = Endpoints::open(config).await.unwrap().endpoints;
+        let (to, from) = (start(&endpoints, "deathstar").await, start(&endpoints, "tiefighter").await);
+        for (address, source) in addresses(&to).into_iter().zip(addresses(&from)) {
+            let served = answer_once(&to, address);
+            let started = Instant::now();
+            NetworkNamespace::open(&from.network_namespace)
+                .unwrap()
+                .inside(|| connect(address))
+                .unwrap()
+                .unwrap();
+            assert!(started.elapsed() < Duration::from_millis(200), "the first packet to {address} was lost");
+            assert_eq!(served.join().unwrap(), source);
+        }
+    });
+}
+
+#[test]
+fn a_name_is_used_once_and_addresses_go_round() {
+    Node::new().run(|mut config| async move {
+        config.ipv4_pool = "10.42.0.0/29".parse().unwrap();
+        Host::ensure(&config).await.unwrap();
+        let endpoints = Endpoints::open(config).await.unwrap().endpoints;
+        let first = endpoints.prepare(&enrol("a")).await.unwrap().endpoint;
+        let error = endpoints.prepare(&enrol("a")).await.unwrap_err();
+        let line = "workload default/a: its name is in use on this node, by endpoint 1; stop that or choose another name";
+        assert_eq!(error.to_string(), line);
+        endpoints.remove(first.id).await.unwrap();
+
+        let again = endpoints.prepare(&enrol("a")).await.unwrap().endpoint;
+        assert_ne!((again.id, again.ipv4, again.ipv6), (first.id, first.ipv4, first.ipv6));
+        assert!(again.instance > first.instance);
+        for name in ["b", "c", "d", "e"] {
+            endpoints.prepare(&enrol(name)).await.unwrap();
+        }
+        let error = endpoints.prepare(&enrol("f")).await.unwrap_err();
+        assert!(matches!(error, Error::PoolExhausted { endpoints: 5, .. }), "{error}");
+        endpoints.remove(again.id).await.unwrap();
+        let last = endpoints.prepare(&enrol("f")).await.unwrap().endpoint;
+        assert_eq!(last.ipv4, again.ipv4, "the only one left");
+        for endpoint in endpoints.list() {
+            endpoints.remove(endpoint.id).await.unwrap();
+        }
+    });
+}
+
+#[test]
+fn the_end_of_the_last_process_is_told_and_only_that() {
+    Node::new().run(|config| async move {
+        let mut opened = Endpoints::open(config).await.unwrap();
+        let quiet = opened.endpoints.prepare(&enrol("never-entered")).await.unwrap();
+        let prepared = opened.endpoints.prepare(&enrol("job")).await.unwrap();
+        let (mut first, mut second) = (inhabit(&prepared.cgroup), inhabit(&prepared.cgroup));
+        drop(first.stdin.take());
+        first.wait().unwrap();
+        drop(second.stdin.take());
+        second.wait().unwrap();
+        assert_eq!(soon(opened.emptied.next()).await, Some(prepared.endpoint.id));
+
+        // However briefly someone was in. And the name is free at once.
+        let brief = opened.endpoints.prepare(&enrol("job")).await.unwrap();
+        let mut child = inhabit(&brief.cgroup);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(soon(opened.emptied.next()).await, Some(brief.endpoint.id));
+        for id in [quiet.endpoint.id, prepared.endpoint.id, brief.endpoint.id] {
+            opened.endpoints.remove(id).await.unwrap();
+        }
+    });
+}
+
+#[test]
+fn removal_kills_what_is_inside_leaves_nothing_and_can_be_repeated() {
+    Node::new().run(|config| async move {
+        Host::ensure(&config).await.unwrap();
+        let endpoints = Endpoints::open(config.clone()).await.unwrap().endpoints;
+        let prepared = start(&endpoints, "daemon").await;
+        let mut child = inhabit(&prepared.cgroup);
+        endpoints.remove(prepared.endpoint.id).await.unwrap();
+        assert!(!child.wait().unwrap().success());
+        assert!(!prepared.cgroup.exists() && !prepared.network_namespace.exists());
+        assert_eq!(endpoints.list(), []);
+        endpoints.remove(prepared.endpoint.id).await.unwrap();
+        Host::undo(&config).await.unwrap();
+        assert_eq!(Host::leftovers(&config).await.unwrap(), [""; 0]);
+    });
+}
+
+#[test]
+fn a_new_agent_adopts_the_living_and_removes_the_dead() {
+    Node::new().run(|config| async move {
+        Host::ensure(&config).await.unwrap();
+        let endpoints = Endpoints::open(config.clone()).await.unwrap().endpoints;
+        let (living, ended) = (start(&endpoints, "living").await, start(&endpoints, "ended").await);
+        let leased = endpoints.prepare(&enrol("never-entered")).await.unwrap();
+        let (mut child, mut other) = (inhabit(&living.cgroup), inhabit(&ended.cgroup));
+        drop(other.stdin.take());
+        other.wait().unwrap();
+        drop(endpoints);
+
+        let mut opened = Endpoints::open(config.clone()).await.unwrap();
+        assert_eq!(opened.adopted, std::slice::from_ref(&living.endpoint));
+        assert_eq!(opened.removed, [ended.endpoint, leased.endpoint]);
+        assert!(!ended.network_namespace.exists() && !leased.cgroup.exists());
+        let error = opened.endpoints.prepare(&enrol("living")).await.unwrap_err();
+        assert!(matches!(error, Error::NameInUse { .. }), "{error}");
+
+        let mut moved = config.clone();
+        moved.ipv6_pool = "fd43::/112".parse().unwrap();
+        let error = Endpoints::open(moved).await.unwrap_err();
+        let line = "pool changed from fd42::/112 to fd43::/112 while 1 endpoints have addresses from the old one; \
+                    restore it, or stop them first";
+        assert_eq!(error.to_string(), line);
+
+        drop(child.stdin.take());
+        child.wait().unwrap();
+        assert_eq!(soon(opened.emptied.next()).await, Some(living.endpoint.id));
+        opened.endpoints.remove(living.endpoint.id).await.unwrap();
+    });
+}

@@ -1,0 +1,127 @@
+//! The host's part of a node. Needs root: it changes settings of a network namespace of its own.
+
+#![allow(clippy::unwrap_used, reason = "test code")]
+
+mod node;
+
+use endpoint::{Change, Endpoints, Error, Host};
+use linux::cgroup::Cgroup;
+use linux::netlink::{LOOPBACK, Netlink};
+use linux::sysctl;
+use node::{Node, inhabit, start};
+
+const WATCHED: [&str; 6] = [
+    "net/ipv4/ip_forward",
+    "net/ipv4/conf/all/accept_redirects",
+    "net/ipv4/conf/lo/forwarding",
+    "net/ipv6/conf/all/forwarding",
+    "net/ipv6/conf/lo/forwarding",
+    "net/ipv6/conf/lo/accept_ra",
+];
+
+fn settings() -> Vec<String> {
+    WATCHED.iter().map(|key| sysctl::get(key).unwrap()).collect()
+}
+
+#[test]
+fn undo_restores_every_setting_and_leaves_nothing() {
+    Node::new().run(|config| async move {
+        // A hardened host: the kernel's own undoing of ip_forward would switch redirects on.
+        sysctl::set("net/ipv4/conf/all/accept_redirects", "0").unwrap();
+        let before = settings();
+        let changes = Host::ensure(&config).await.unwrap();
+        assert_eq!(sysctl::get("net/ipv6/conf/lo/accept_ra").unwrap(), "2", "advertisements stay heard");
+        assert_eq!(Host::ensure(&config).await.unwrap(), changes, "repeated, nothing changes");
+        let said: Vec<_> = changes.iter().map(Change::to_string).collect();
+        let expected = [
+            "devices ferromesh_host and ferromesh_net with 10.42.0.1 fd42::1: `ferromesh down` deletes them",
+            "route unreachable 10.42.0.0/24: `ferromesh down` deletes it",
+            "sysctl net.ipv4.ip_forward = 1: `ferromesh down` restores 0",
+        ];
+        for line in expected {
+            assert!(said.iter().any(|said| said == line), "{line} in {said:#?}");
+        }
+        assert!(!Host::leftovers(&config).await.unwrap().is_empty());
+
+        Host::undo(&config).await.unwrap();
+        assert_eq!(settings(), before);
+        assert_eq!(Host::leftovers(&config).await.unwrap(), [""; 0]);
+    });
+}
+
+#[test]
+fn undo_ends_workloads_without_an_agent() {
+    Node::new().run(|config| async move {
+        Host::ensure(&config).await.unwrap();
+        let endpoints = Endpoints::open(config.clone()).await.unwrap().endpoints;
+        let prepared = start(&endpoints, "orphan").await;
+        let mut child = inhabit(&prepared.cgroup);
+        drop(endpoints);
+        Host::undo(&config).await.unwrap();
+        assert!(!child.wait().unwrap().success());
+        assert_eq!(Host::leftovers(&config).await.unwrap(), [""; 0]);
+    });
+}
+
+#[test]
+fn a_setting_that_someone_else_changed_since_is_left_alone() {
+    Node::new().run(|config| async move {
+        sysctl::set("net/ipv6/conf/lo/accept_ra", "1").unwrap();
+        Host::ensure(&config).await.unwrap();
+        sysctl::set("net/ipv6/conf/lo/accept_ra", "0").unwrap();
+        Host::undo(&config).await.unwrap();
+        assert_eq!(sysctl::get("net/ipv6/conf/lo/accept_ra").unwrap(), "0");
+    });
+}
+
+#[test]
+fn another_pool_replaces_the_old_one() {
+    Node::new().run(|mut config| async move {
+        Host::ensure(&config).await.unwrap();
+        config.ipv4_pool = "10.43.0.0/24".parse().unwrap();
+        Host::ensure(&config).await.unwrap();
+        let netlink = Netlink::open().unwrap();
+        let addresses: Vec<_> = (netlink.addresses().await.unwrap().into_iter())
+            .filter(|address| address.device != LOOPBACK)
+            .map(|address| address.address.to_string())
+            .collect();
+        assert_eq!(addresses, ["10.43.0.1/32", "fd42::1/128"]);
+        let routes = netlink.routes().await.unwrap();
+        let unreachable: Vec<_> = routes
+            .iter()
+            .filter(|route| route.unreachable)
+            .map(|route| route.destination.to_string())
+            .collect();
+        assert_eq!(unreachable, ["10.43.0.0/24", "fd42::/112"]);
+    });
+}
+
+#[test]
+fn a_pool_that_overlaps_the_host_is_refused_before_anything_is_changed() {
+    for (address, field) in [("10.42.0.9/16", "pool 10.42.0.0/24"), ("fd42::9/64", "pool fd42::/112")] {
+        Node::new().run(|config| async move {
+            let before = settings();
+            Netlink::open().unwrap().add_address(LOOPBACK, address.parse().unwrap()).await.unwrap();
+            let error = Host::ensure(&config).await.unwrap_err();
+            assert!(matches!(error, Error::PoolOverlaps { .. }));
+            assert!(error.to_string().starts_with(field), "{error}");
+            assert_eq!(settings(), before);
+            let conflicts = Host::conflicts(&config).await.unwrap();
+            assert!(conflicts.iter().any(|line| line.starts_with(field)), "{conflicts:?}");
+            assert!(Cgroup::open(&config.cgroup).is_err());
+        });
+    }
+}
+
+#[test]
+fn what_disturbs_is_named() {
+    Node::new().run(|config| async move {
+        for key in ["rp_filter", "src_valid_mark"] {
+            sysctl::set(&format!("net/ipv4/conf/all/{key}"), "1").unwrap();
+        }
+        let conflicts = Host::conflicts(&config).await.unwrap();
+        for name in ["net.ipv4.conf.all.rp_filter is 1", "net.ipv4.conf.all.src_valid_mark is 1"] {
+            assert!(conflicts.iter().any(|line| line.starts_with(name)), "{name} in {conflicts:?}");
+        }
+    });
+}
