@@ -4,6 +4,9 @@ mod cli;
 
 use std::process::ExitCode;
 
+/// Version and commit, as both sides of the node socket greet with.
+const BUILD: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("FERROMESH_COMMIT"), ")");
+
 fn main() -> ExitCode {
     cli::main()
 }

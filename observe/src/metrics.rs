@@ -1,7 +1,8 @@
 //! The registry that `/metrics` serves, and the metrics that are about the node rather than one crate.
 //!
-//! Every crate's own `metrics.rs` fills the registry it is handed; names begin with `ferromesh_`. Labels have few
-//! values, all known beforehand: no workload, address or policy ever becomes one.
+//! Every crate's own `metrics.rs` fills the registry it is handed, with whole names, `ferromesh_` included: whoever
+//! searches the sources for a name on a dashboard finds it. What the kernel counts (drops, lost events, map use, policy
+//! revision) is registered by `l4-datapath`. Labels here have few values, all known beforehand.
 
 use std::time::Duration;
 
@@ -9,20 +10,19 @@ use mesh::flow::{Flow, TrafficDirection, Verdict};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
 /// A registry that knows which build it speaks for: `ferromesh_build_info`.
 pub fn registry(version: &str, commit: &str, schema: u32) -> Registry {
-    let mut registry = Registry::with_prefix("ferromesh");
+    let mut registry = Registry::default();
     let build = Info::new(vec![
         ("version", version.to_owned()),
         ("commit", commit.to_owned()),
         ("schema", schema.to_string()),
     ]);
-    registry.register("build", "The agent's build", build);
+    registry.register("ferromesh_build", "The agent's build", build);
     registry
 }
 
@@ -36,19 +36,14 @@ struct FlowLabels {
 #[derive(Clone, Debug)]
 pub struct FlowMetrics {
     processed: Family<FlowLabels, Counter>,
-    lost: Counter,
 }
 
 impl FlowMetrics {
-    /// Registers `ferromesh_flows_processed_total{verdict,direction}` and `ferromesh_lost_events_total`.
+    /// Registers `ferromesh_flows_processed_total{verdict,direction}`.
     pub fn register(registry: &mut Registry) -> Self {
-        let metrics = Self { processed: Family::default(), lost: Counter::default() };
-        registry.register(
-            "flows_processed",
-            "Flow events, by verdict and direction",
-            metrics.processed.clone(),
-        );
-        registry.register("lost_events", "Flow events lost before they could be read", metrics.lost.clone());
+        let metrics = Self { processed: Family::default() };
+        let help = "Flow events, by verdict and direction";
+        registry.register("ferromesh_flows_processed", help, metrics.processed.clone());
         metrics
     }
 
@@ -65,44 +60,27 @@ impl FlowMetrics {
         };
         self.processed.get_or_create(&FlowLabels { verdict, direction }).inc();
     }
-
-    /// Counts events that were lost.
-    pub fn count_lost(&self, count: u64) {
-        self.lost.inc_by(count);
-    }
-
-    /// Events lost so far.
-    pub fn lost(&self) -> u64 {
-        self.lost.get()
-    }
 }
 
-/// How policy gets into the kernel; a clone records into the same series.
+/// How quickly policy gets into the kernel; a clone records into the same series.
 #[derive(Clone, Debug)]
 pub struct PolicyMetrics {
-    revision: Gauge,
     edit_to_live: Histogram,
 }
 
 impl PolicyMetrics {
-    /// Registers `ferromesh_policy_revision` and `ferromesh_policy_edit_to_live_seconds`.
+    /// Registers `ferromesh_policy_edit_to_live_seconds`.
     pub fn register(registry: &mut Registry) -> Self {
         // Around the promise, 50 ms, the steps are finer.
         let bounds = [0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.25, 0.5, 1.0, 2.5];
-        let metrics = Self { revision: Gauge::default(), edit_to_live: Histogram::new(bounds) };
-        registry.register("policy_revision", "Generation of policy in the kernel", metrics.revision.clone());
+        let metrics = Self { edit_to_live: Histogram::new(bounds) };
         registry.register_with_unit(
-            "policy_edit_to_live",
+            "ferromesh_policy_edit_to_live",
             "From the change of a file to its policy in the kernel",
             Unit::Seconds,
             metrics.edit_to_live.clone(),
         );
         metrics
-    }
-
-    /// Policy of this generation is in force.
-    pub fn set_revision(&self, generation: u64) {
-        self.revision.set(i64::try_from(generation).unwrap_or(i64::MAX));
     }
 
     /// An edit took so long to be in force.
@@ -129,21 +107,16 @@ mod tests {
         flows.count(&dropped());
         flows.count(&dropped());
         flows.count(&forwarded());
-        flows.count_lost(7);
-        policy.set_revision(12);
         policy.observe_edit(Duration::from_millis(8));
         let text = text(&registry);
         for line in [
             r#"ferromesh_build_info{version="0.1.0",commit="abc",schema="1"} 1"#,
             r#"ferromesh_flows_processed_total{verdict="DROPPED",direction="INGRESS"} 2"#,
             r#"ferromesh_flows_processed_total{verdict="FORWARDED",direction="INGRESS"} 1"#,
-            "ferromesh_lost_events_total 7",
-            "ferromesh_policy_revision 12",
             r#"ferromesh_policy_edit_to_live_seconds_bucket{le="0.005"} 0"#,
             r#"ferromesh_policy_edit_to_live_seconds_bucket{le="0.01"} 1"#,
         ] {
             assert!(text.lines().any(|found| found == line), "{line}\nnot in\n{text}");
         }
-        assert_eq!(flows.lost(), 7);
     }
 }
