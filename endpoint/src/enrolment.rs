@@ -159,6 +159,11 @@ impl Endpoints {
         Ok(())
     }
 
+    /// Whether a process is in it now.
+    pub fn is_populated(&self, id: EndpointId) -> Result<bool> {
+        Ok(Cgroup::open(&self.cgroup(&interface(id)))?.events()?.populated()?)
+    }
+
     /// An endpoint that has been prepared or adopted.
     pub fn get(&self, id: EndpointId) -> Option<Endpoint> {
         Some(self.state.lock().slots.get(&id)?.live.as_ref()?.endpoint.clone())

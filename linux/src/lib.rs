@@ -7,6 +7,7 @@
 
 pub mod cgroup;
 mod error;
+pub mod host;
 pub mod mount;
 pub mod namespace;
 pub mod netlink;

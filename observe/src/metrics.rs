@@ -1,8 +1,7 @@
 //! The registry that `/metrics` serves, and the metrics that are about the node rather than one crate.
 //!
-//! Every crate's own `metrics.rs` fills the registry it is handed, with whole names, `ferromesh_` included: whoever
-//! searches the sources for a name on a dashboard finds it. What the kernel counts (drops, lost events, map use, policy
-//! revision) is registered by `l4-datapath`. Labels here have few values, all known beforehand.
+//! Every crate's own `metrics.rs` fills the registry it is handed; names begin with `ferromesh_`. Labels have few
+//! values, all known beforehand: no workload, address or policy ever becomes one.
 
 use std::time::Duration;
 
@@ -16,13 +15,13 @@ use prometheus_client::registry::{Registry, Unit};
 
 /// A registry that knows which build it speaks for: `ferromesh_build_info`.
 pub fn registry(version: &str, commit: &str, schema: u32) -> Registry {
-    let mut registry = Registry::default();
+    let mut registry = Registry::with_prefix("ferromesh");
     let build = Info::new(vec![
         ("version", version.to_owned()),
         ("commit", commit.to_owned()),
         ("schema", schema.to_string()),
     ]);
-    registry.register("ferromesh_build", "The agent's build", build);
+    registry.register("build", "The agent's build", build);
     registry
 }
 
@@ -42,8 +41,11 @@ impl FlowMetrics {
     /// Registers `ferromesh_flows_processed_total{verdict,direction}`.
     pub fn register(registry: &mut Registry) -> Self {
         let metrics = Self { processed: Family::default() };
-        let help = "Flow events, by verdict and direction";
-        registry.register("ferromesh_flows_processed", help, metrics.processed.clone());
+        registry.register(
+            "flows_processed",
+            "Flow events, by verdict and direction",
+            metrics.processed.clone(),
+        );
         metrics
     }
 
@@ -62,7 +64,7 @@ impl FlowMetrics {
     }
 }
 
-/// How quickly policy gets into the kernel; a clone records into the same series.
+/// How policy gets into the kernel; a clone records into the same series.
 #[derive(Clone, Debug)]
 pub struct PolicyMetrics {
     edit_to_live: Histogram,
@@ -75,7 +77,7 @@ impl PolicyMetrics {
         let bounds = [0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.25, 0.5, 1.0, 2.5];
         let metrics = Self { edit_to_live: Histogram::new(bounds) };
         registry.register_with_unit(
-            "ferromesh_policy_edit_to_live",
+            "policy_edit_to_live",
             "From the change of a file to its policy in the kernel",
             Unit::Seconds,
             metrics.edit_to_live.clone(),

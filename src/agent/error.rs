@@ -25,7 +25,7 @@ pub enum AgentError {
     Socket(#[from] node_api::server::BindError),
     /// `/metrics`.
     #[error(transparent)]
-    Metrics(#[from] observe::ServeError),
+    Metrics(#[from] observe::serve::ServeError),
     /// The operating system.
     #[error(transparent)]
     Linux(#[from] linux::Error),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use l4_datapath::event::{Events, wall_clock_offset};
 use l4_datapath::flow::Context;
-use observe::{FlowMetrics, FlowRing};
+use observe::{FlowRing, metrics::FlowMetrics};
 use parking_lot::Mutex;
 
 /// What explains an event; replaced whole after each plan.
