@@ -56,7 +56,7 @@ impl Node {
         Status {
             node: self.facts.name.clone(),
             pid: std::process::id(),
-            build: crate::cli::BUILD.to_owned(),
+            build: crate::BUILD.to_owned(),
             schema: abi::SCHEMA,
             config: self.directories.config.clone(),
             revision: counters.as_ref().map_or(0, |counters| counters.generation),

@@ -76,7 +76,7 @@ impl Node {
         adopt(&mut datapath, &opened.adopted, &adoption)?;
         source.set_pools_in_use(pools_in_use(&opened.adopted, &endpoint_config));
 
-        let mut registry = metrics::registry(env!("CARGO_PKG_VERSION"), crate::cli::COMMIT, abi::SCHEMA);
+        let mut registry = metrics::registry(env!("CARGO_PKG_VERSION"), crate::COMMIT, abi::SCHEMA);
         let mounted = adoption.mounted.map(|path| format!("BPF file system mounted at {}", path.display()));
         let mut node = Self {
             flow_metrics: FlowMetrics::register(&mut registry),

@@ -28,7 +28,7 @@ pub(super) fn serve(
     calls: mpsc::Sender<Call>,
     ring: Arc<FlowRing>,
 ) -> Result<impl Future<Output = ()>, BindError> {
-    let server = Server::bind(&socket, crate::cli::BUILD)?;
+    let server = Server::bind(&socket, crate::BUILD)?;
     Ok(server.serve(move |_, request, sink| {
         let (calls, ring) = (calls.clone(), Arc::clone(&ring));
         async move {

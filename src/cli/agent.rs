@@ -28,6 +28,6 @@ pub(super) async fn run(args: Args) -> Result<ExitCode, CliError> {
 pub(super) async fn foreground(directories: &Directories) -> Result<ExitCode, CliError> {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(false).init();
-    crate::agent::agent(directories).await.map_err(|error| CliError::Node(error.to_string()))?;
+    crate::agent::agent(directories).await.map_err(|error| CliError::Failed(error.to_string()))?;
     Ok(ExitCode::SUCCESS)
 }

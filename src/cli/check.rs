@@ -24,7 +24,7 @@ pub(super) struct Args {
 }
 
 pub(super) async fn run(args: Args) -> Result<ExitCode, CliError> {
-    check(&args).await.map_err(CliError::Node)
+    check(&args).await.map_err(CliError::Failed)
 }
 
 /// Prints what was found; the exit code is 1 where a node cannot run, or, with `--clean`, where something is left.

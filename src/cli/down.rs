@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use node_api::{Client, Reply, Request};
 
-use super::{BUILD, CliError};
+use super::CliError;
 use crate::directories::Directories;
 use crate::teardown::teardown;
 
@@ -19,12 +19,12 @@ pub(super) struct Args {
 }
 
 pub(super) async fn run(args: Args) -> Result<ExitCode, CliError> {
-    down(&args.directories).await.map_err(CliError::Node)
+    down(&args.directories).await.map_err(CliError::Failed)
 }
 
 /// Asks the agent to undo everything; does it here if there is none.
 async fn down(directories: &Directories) -> Result<ExitCode, String> {
-    match Client::connect(&directories.socket(), BUILD).await {
+    match Client::connect(&directories.socket(), crate::BUILD).await {
         Ok(client) => match client.ask(&Request::Down).await.map_err(|error| error.to_string())? {
             Reply::Done => {}
             Reply::Error(text) => return Err(text),

@@ -31,11 +31,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use node_api::{Client, ClientError, Reply, Request};
 
-/// Version and commit of this binary, as both sides of the node socket greet with.
-pub(crate) const BUILD: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("FERROMESH_COMMIT"), ")");
-
-/// Commit this binary was built from.
-pub(crate) const COMMIT: &str = env!("FERROMESH_COMMIT");
+use crate::BUILD;
 
 /// A service mesh without sidecars: policy by identity, in the kernel.
 #[derive(Debug, Parser)]
@@ -129,12 +125,9 @@ pub(crate) enum CliError {
         "the agent answered something else than was asked; restart it, and report this if it happens again"
     )]
     Unexpected,
-    /// A node could not be started, ended or examined; one line that says why.
+    /// A verb's own words: what cannot be done and what can.
     #[error("{0}")]
-    Node(String),
-    /// What was asked for does not exist, said with what does.
-    #[error("{0}")]
-    NotFound(String),
+    Failed(String),
     #[error("cannot write the answer as YAML: {0}")]
     Yaml(String),
     #[error("cannot write the answer as JSON: {0}")]

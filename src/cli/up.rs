@@ -8,7 +8,7 @@ use std::time::Duration;
 use node_api::{Client, Reply, Request};
 use tokio::time::{Instant, sleep};
 
-use super::{BUILD, CliError};
+use super::CliError;
 use crate::directories::Directories;
 
 /// How long an agent may take to bring the node up.
@@ -33,7 +33,7 @@ pub(super) async fn run(args: Args) -> Result<ExitCode, CliError> {
     if args.foreground {
         return super::agent::foreground(directories).await;
     }
-    background(directories).await.map_err(CliError::Node)
+    background(directories).await.map_err(CliError::Failed)
 }
 
 /// Starts an agent and waits until it answers.
@@ -87,7 +87,7 @@ fn start(directories: &Directories) -> Result<Child, String> {
 }
 
 async fn ask(directories: &Directories) -> Option<node_api::Status> {
-    let client = Client::connect(&directories.socket(), BUILD).await.ok()?;
+    let client = Client::connect(&directories.socket(), crate::BUILD).await.ok()?;
     match client.ask(&Request::Status).await {
         Ok(Reply::Status(status)) => Some(status),
         _ => None,
