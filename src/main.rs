@@ -1,6 +1,7 @@
 //! Ferromesh: one binary, one verb per process or question.
 
 mod cli;
+mod workload;
 
 use std::process::ExitCode;
 

@@ -15,6 +15,7 @@ mod observe;
 mod output;
 mod plan;
 mod policy;
+mod run;
 mod status;
 mod table;
 mod version;
@@ -50,6 +51,7 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
+    Run(run::Args),
     Status(status::Args),
     Endpoint(endpoint::Args),
     Identity(identity::Args),
@@ -69,6 +71,7 @@ pub(crate) fn main() -> ExitCode {
 
 fn dispatch(agent: &Agent, verb: Verb) -> Result<ExitCode, CliError> {
     match verb {
+        Verb::Run(args) => run::run(agent, args),
         Verb::Status(args) => wait(status::run(agent, args)),
         Verb::Endpoint(args) => wait(endpoint::run(agent, args)),
         Verb::Identity(args) => wait(identity::run(agent, args)),
