@@ -59,7 +59,7 @@ impl Node {
     pub(super) async fn build(directories: &Directories) -> Result<(Self, Directory, Emptied), AgentError> {
         make_directory(&directories.run_dir)?;
         make_directory(&directories.state)?;
-        let mut source = Directory::open(&directories.config, &directories.state, None)?;
+        let mut source = Directory::open(&directories.config, &directories.state)?;
         let world = source.world();
         let endpoint_config = directories.endpoints(&world)?;
         let capabilities = l4_datapath::probe::capabilities();

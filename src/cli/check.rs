@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use control::source::files::Directory;
+use control::source::files::peek;
 use endpoint::Host;
 
 use super::CliError;
@@ -49,9 +49,6 @@ async fn check(args: &Args) -> Result<ExitCode, String> {
 
 /// How the endpoints of a node in these directories are made; the defaults where there is no configuration.
 pub(super) fn endpoints(directories: &Directories) -> Result<endpoint::Config, String> {
-    let world = match Directory::open(&directories.config, &directories.state, None) {
-        Ok(source) => source.world(),
-        Err(_) => std::sync::Arc::default(),
-    };
+    let world = peek(&directories.config, &directories.state).unwrap_or_default();
     directories.endpoints(&world).map_err(|error| error.to_string())
 }
