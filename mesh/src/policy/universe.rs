@@ -119,11 +119,6 @@ impl Universe {
         place.and_then(|place| self.identity(*place)).unwrap_or(world)
     }
 
-    /// Labels of an identity, as selectors see them.
-    pub fn labels(&self, identity: Identity) -> Option<&LabelSet> {
-        self.labels.get(self.place(identity)? as usize)
-    }
-
     pub(super) fn place(&self, identity: Identity) -> Option<Place> {
         Place::try_from(self.identities.binary_search(&identity).ok()?).ok()
     }
