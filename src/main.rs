@@ -1,9 +1,14 @@
 //! Ferromesh: one binary, one verb per process or question.
 
+mod agent;
 mod cli;
+mod directories;
+mod teardown;
 
 use std::process::ExitCode;
 
+/// Commit this binary is built from.
+const COMMIT: &str = env!("FERROMESH_COMMIT");
 /// Version and commit, as both sides of the node socket greet with.
 const BUILD: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("FERROMESH_COMMIT"), ")");
 

@@ -5,12 +5,13 @@ use std::process::ExitCode;
 use control::source::files::Directory;
 use endpoint::Host;
 
+use super::{CliError, output};
 use crate::directories::Directories;
 use crate::teardown::leftovers;
 
 /// Flags of `check`.
 #[derive(clap::Args, Debug)]
-pub struct CheckArgs {
+pub(crate) struct CheckArgs {
     #[command(flatten)]
     directories: Directories,
     /// Only look for what is left of a node on this host; exit code 1 if anything is
@@ -19,27 +20,31 @@ pub struct CheckArgs {
 }
 
 /// Prints what was found; the exit code is 1 where a node cannot run, or, with `--clean`, where something is left.
-pub async fn check(args: &CheckArgs) -> Result<ExitCode, String> {
+pub(crate) async fn check(args: &CheckArgs) -> Result<ExitCode, CliError> {
     let endpoints = endpoints(&args.directories)?;
     if args.clean {
         let found = leftovers(&args.directories, &endpoints).await.map_err(|error| error.to_string())?;
-        found.iter().for_each(|sentence| println!("left: {sentence}"));
-        if found.is_empty() {
-            println!("clean: nothing of a node is left on this host");
-        }
+        output::write(&left(&found))?;
         return Ok(if found.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
     }
     let capabilities = l4_datapath::probe::capabilities();
-    print!("{capabilities}");
+    output::write(&capabilities.to_string())?;
     for sentence in Host::conflicts(&endpoints).await.map_err(|error| error.to_string())? {
-        println!("‼ {sentence}");
+        output::write(&format!("‼ {sentence}\n"))?;
     }
     capabilities.check().map_err(|error| error.to_string())?;
     Ok(ExitCode::SUCCESS)
 }
 
+fn left(found: &[String]) -> String {
+    match found {
+        [] => "clean: nothing of a node is left on this host\n".to_owned(),
+        found => found.iter().map(|sentence| format!("left: {sentence}\n")).collect(),
+    }
+}
+
 /// How the endpoints of a node in these directories are made; the defaults where there is no configuration.
-pub fn endpoints(directories: &Directories) -> Result<endpoint::Config, String> {
+pub(crate) fn endpoints(directories: &Directories) -> Result<endpoint::Config, String> {
     let world = match Directory::open(&directories.config, &directories.state, None) {
         Ok(source) => source.world(),
         Err(_) => std::sync::Arc::default(),

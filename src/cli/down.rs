@@ -2,25 +2,25 @@
 
 use std::process::ExitCode;
 
-use node_api::client::Client;
-use node_api::{Reply, Request};
+use node_api::{Client, ClientError, Reply, Request};
 
+use super::{CliError, output};
 use crate::directories::Directories;
 use crate::teardown::teardown;
 
 /// Asks the agent to undo everything; does it here if there is none.
-pub async fn down(directories: &Directories) -> Result<ExitCode, String> {
+pub(crate) async fn down(directories: &Directories) -> Result<ExitCode, CliError> {
     match Client::connect(&directories.socket(), crate::BUILD).await {
-        Ok(client) => match client.ask(&Request::Down).await.map_err(|error| error.to_string())? {
+        Ok(client) => match client.ask(&Request::Down).await? {
             Reply::Done => {}
-            Reply::Error(text) => return Err(text),
-            other => return Err(format!("the agent answered {other:?}")),
+            _ => return Err(CliError::Unexpected),
         },
-        Err(_) => {
+        Err(ClientError::NotRunning { .. }) => {
             let endpoints = super::check::endpoints(directories)?;
             teardown(directories, &endpoints).await.map_err(|error| error.to_string())?;
         }
+        Err(error) => return Err(error.into()),
     }
-    println!("node is down: workloads ended, every change to this host undone");
+    output::write("node is down: workloads ended, every change to this host undone\n")?;
     Ok(ExitCode::SUCCESS)
 }

@@ -5,8 +5,11 @@
 //! Text is for people, `-o json` is the value of `node-api` as the agent sent it. Answers go to standard output,
 //! everything about how they came about to standard error. A reader that goes away (`| head`) ends a verb quietly.
 
+mod analyze;
+mod check;
 mod completions;
 mod config;
+mod down;
 mod endpoint;
 #[cfg(test)]
 mod golden;
@@ -17,6 +20,7 @@ mod plan;
 mod policy;
 mod status;
 mod table;
+mod up;
 mod version;
 
 use std::future::Future;
@@ -28,6 +32,7 @@ use clap::{Parser, Subcommand};
 use node_api::{Client, ClientError, Reply, Request};
 
 use crate::BUILD;
+use crate::directories::Directories;
 
 /// A service mesh without sidecars: policy by identity, in the kernel.
 #[derive(Debug, Parser)]
@@ -49,6 +54,25 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
+    /// Start this node and return when policy is in force.
+    #[command(after_help = "\
+Examples:
+  sudo ferromesh up
+  sudo ferromesh up --config ./demo --foreground
+
+Starting it changes this host: `ferromesh status --verbose` lists each change, `ferromesh down` undoes them.")]
+    Up(up::UpArgs),
+    /// End this node: its workloads, and every change it made to this host.
+    #[command(after_help = "\
+Example:
+  sudo ferromesh down && ferromesh check --clean")]
+    Down(Directories),
+    /// Tell whether a node can run here, what would disturb it, and what is left of one.
+    #[command(after_help = "\
+Examples:
+  ferromesh check
+  ferromesh check --clean     Exit code 1 if anything of a node is left on this host")]
+    Check(check::CheckArgs),
     Status(status::Args),
     Endpoint(endpoint::Args),
     Identity(identity::Args),
@@ -56,6 +80,15 @@ enum Verb {
     Observe(observe::Args),
     Plan(plan::Args),
     Config(config::Args),
+    Analyze(analyze::Args),
+    /// Be the agent of this node, in the foreground, as systemd starts it.
+    #[command(after_help = "\
+Example:
+  sudo ferromesh agent --config /etc/ferromesh
+
+RUST_LOG sets what it logs, as RUST_LOG=debug. It may be killed at any time: policy stays in force in the kernel,
+and the next agent adopts it.")]
+    Agent(Directories),
     Version(version::Args),
     Completions(completions::Args),
 }
@@ -68,6 +101,9 @@ pub(crate) fn main() -> ExitCode {
 
 fn dispatch(agent: &Agent, verb: Verb) -> Result<ExitCode, CliError> {
     match verb {
+        Verb::Up(args) => wait(up::up(&args)),
+        Verb::Down(args) => wait(down::down(&args)),
+        Verb::Check(args) => wait(check::check(&args)),
         Verb::Status(args) => wait(status::run(agent, args)),
         Verb::Endpoint(args) => wait(endpoint::run(agent, args)),
         Verb::Identity(args) => wait(identity::run(agent, args)),
@@ -75,6 +111,8 @@ fn dispatch(agent: &Agent, verb: Verb) -> Result<ExitCode, CliError> {
         Verb::Observe(args) => wait(observe::run(agent, args)),
         Verb::Plan(args) => wait(plan::run(agent, args)),
         Verb::Config(args) => wait(config::run(agent, args)),
+        Verb::Analyze(args) => analyze::run(&args),
+        Verb::Agent(args) => wait(up::agent(&args)),
         Verb::Version(args) => wait(version::run(agent, args)),
         Verb::Completions(args) => completions::run(args),
     }
@@ -122,6 +160,12 @@ pub(crate) enum CliError {
     Json(#[from] serde_json::Error),
     #[error("cannot write the answer: {0}")]
     Io(#[from] io::Error),
+}
+
+impl From<String> for CliError {
+    fn from(words: String) -> Self {
+        Self::Failed(words)
+    }
 }
 
 impl CliError {

@@ -1,14 +1,16 @@
 //! `ferromesh up`: starts the node's processes and returns when policy is in force.
 
 use std::fs::{self, File};
+use std::io::{self, IsTerminal};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::Duration;
 
-use node_api::client::Client;
-use node_api::{Reply, Request};
+use node_api::{Client, Reply, Request, Status};
 use tokio::time::{Instant, sleep};
+use tracing_subscriber::EnvFilter;
 
+use super::{CliError, output};
 use crate::directories::Directories;
 
 /// How long an agent may take to bring the node up.
@@ -16,7 +18,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Flags of `up`.
 #[derive(clap::Args, Debug)]
-pub struct UpArgs {
+pub(crate) struct UpArgs {
     #[command(flatten)]
     directories: Directories,
     /// Stay in the foreground, as `ferromesh agent` does
@@ -25,33 +27,48 @@ pub struct UpArgs {
 }
 
 /// Starts an agent and waits until it answers.
-pub async fn up(args: &UpArgs) -> Result<ExitCode, String> {
+pub(crate) async fn up(args: &UpArgs) -> Result<ExitCode, CliError> {
     let directories = &args.directories;
     if args.foreground {
-        return crate::agent::agent(directories).await.map(|()| ExitCode::SUCCESS).map_err(|error| error.to_string());
+        return agent(directories).await;
     }
     if let Some(status) = ask(directories).await {
-        return Err(format!("node {} is up already (agent {}); see `ferromesh status`", status.node, status.pid));
+        let Status { node, pid, .. } = status;
+        return Err(CliError::Failed(format!(
+            "node {node} is up already (agent {pid}); see `ferromesh status`"
+        )));
     }
     let mut agent = start(directories)?;
     let end = Instant::now() + PATIENCE;
     loop {
         if let Some(status) = ask(directories).await {
-            println!("node {} is up: agent {}, {} endpoints adopted", status.node, status.pid, status.adopted);
+            let Status { node, pid, adopted, .. } = status;
+            output::write(&format!("node {node} is up: agent {pid}, {adopted} endpoints adopted\n"))?;
             return Ok(ExitCode::SUCCESS);
         }
         if let Ok(Some(ended)) = agent.try_wait() {
-            return Err(format!("the agent ended ({ended}): {}", last_words(directories)));
+            return Err(CliError::Failed(format!("the agent ended ({ended}): {}", last_words(directories))));
         }
         if Instant::now() > end {
-            return Err(format!("the agent does not answer; it says: {}", last_words(directories)));
+            let words = last_words(directories);
+            return Err(CliError::Failed(format!("the agent does not answer; it says: {words}")));
         }
         sleep(Duration::from_millis(10)).await;
     }
 }
 
+/// `ferromesh agent`: is the agent until it is told to end.
+pub(crate) async fn agent(directories: &Directories) -> Result<ExitCode, CliError> {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let colours = io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(colours).init();
+    crate::agent::agent(directories).await.map_err(|error| error.to_string())?;
+    Ok(ExitCode::SUCCESS)
+}
+
 fn start(directories: &Directories) -> Result<Child, String> {
-    fs::create_dir_all(&directories.run_dir).map_err(|error| format!("{}: {error}", directories.run_dir.display()))?;
+    fs::create_dir_all(&directories.run_dir)
+        .map_err(|error| format!("{}: {error}", directories.run_dir.display()))?;
     let log = directories.log();
     let open = || File::options().create(true).append(true).open(&log);
     let open = || open().map_err(|error| format!("{}: {error}", log.display()));
@@ -71,7 +88,7 @@ fn start(directories: &Directories) -> Result<Child, String> {
     command.spawn().map_err(|error| format!("starting the agent: {error}"))
 }
 
-async fn ask(directories: &Directories) -> Option<node_api::Status> {
+async fn ask(directories: &Directories) -> Option<Status> {
     let client = Client::connect(&directories.socket(), crate::BUILD).await.ok()?;
     match client.ask(&Request::Status).await {
         Ok(Reply::Status(status)) => Some(status),
