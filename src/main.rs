@@ -7,10 +7,11 @@ mod teardown;
 
 use std::process::ExitCode;
 
-/// Commit this binary is built from.
-const COMMIT: &str = env!("FERROMESH_COMMIT");
 /// Version and commit, as both sides of the node socket greet with.
 const BUILD: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("FERROMESH_COMMIT"), ")");
+
+/// Commit this binary was built from.
+const COMMIT: &str = env!("FERROMESH_COMMIT");
 
 fn main() -> ExitCode {
     cli::main()

@@ -14,4 +14,11 @@ pub mod netlink;
 pub mod scratch;
 pub mod sysctl;
 
+use error::Context;
 pub use error::{Error, Result};
+
+/// Name of this machine (or of the UTS namespace the process is in).
+pub fn hostname() -> Result<String> {
+    let name = nix::unistd::gethostname().context("read", "the host's name")?;
+    Ok(name.to_string_lossy().into_owned())
+}

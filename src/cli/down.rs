@@ -4,23 +4,35 @@ use std::process::ExitCode;
 
 use node_api::{Client, ClientError, Reply, Request};
 
-use super::{CliError, output};
+use super::CliError;
 use crate::directories::Directories;
 use crate::teardown::teardown;
 
-/// Asks the agent to undo everything; does it here if there is none.
-pub(crate) async fn down(directories: &Directories) -> Result<ExitCode, CliError> {
+/// End this node: workloads, programs, devices, settings; every change to this host is undone.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Example:
+  sudo ferromesh down && ferromesh check --clean")]
+pub(super) struct Args {
+    #[command(flatten)]
+    directories: Directories,
+}
+
+/// Asks the agent to undo everything; does it here if there is none. An agent that is there and cannot be asked (another
+/// version, no permission) is not worked around: it would go on writing what is being undone.
+pub(super) async fn run(args: Args) -> Result<ExitCode, CliError> {
+    let directories = &args.directories;
     match Client::connect(&directories.socket(), crate::BUILD).await {
         Ok(client) => match client.ask(&Request::Down).await? {
             Reply::Done => {}
             _ => return Err(CliError::Unexpected),
         },
         Err(ClientError::NotRunning { .. }) => {
-            let endpoints = super::check::endpoints(directories)?;
-            teardown(directories, &endpoints).await.map_err(|error| error.to_string())?;
+            let endpoints = super::check::endpoints(directories).map_err(CliError::Failed)?;
+            teardown(directories, &endpoints).await.map_err(|error| CliError::Failed(error.to_string()))?;
         }
         Err(error) => return Err(error.into()),
     }
-    output::write("node is down: workloads ended, every change to this host undone\n")?;
+    super::output::note("node is down: workloads ended, every change to this host undone");
     Ok(ExitCode::SUCCESS)
 }

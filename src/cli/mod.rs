@@ -5,6 +5,7 @@
 //! Text is for people, `-o json` is the value of `node-api` as the agent sent it. Answers go to standard output,
 //! everything about how they came about to standard error. A reader that goes away (`| head`) ends a verb quietly.
 
+mod agent;
 mod analyze;
 mod check;
 mod completions;
@@ -32,7 +33,6 @@ use clap::{Parser, Subcommand};
 use node_api::{Client, ClientError, Reply, Request};
 
 use crate::BUILD;
-use crate::directories::Directories;
 
 /// A service mesh without sidecars: policy by identity, in the kernel.
 #[derive(Debug, Parser)]
@@ -54,25 +54,10 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Start this node and return when policy is in force.
-    #[command(after_help = "\
-Examples:
-  sudo ferromesh up
-  sudo ferromesh up --config ./demo --foreground
-
-Starting it changes this host: `ferromesh status --verbose` lists each change, `ferromesh down` undoes them.")]
-    Up(up::UpArgs),
-    /// End this node: its workloads, and every change it made to this host.
-    #[command(after_help = "\
-Example:
-  sudo ferromesh down && ferromesh check --clean")]
-    Down(Directories),
-    /// Tell whether a node can run here, what would disturb it, and what is left of one.
-    #[command(after_help = "\
-Examples:
-  ferromesh check
-  ferromesh check --clean     Exit code 1 if anything of a node is left on this host")]
-    Check(check::CheckArgs),
+    Up(up::Args),
+    Down(down::Args),
+    Check(check::Args),
+    Agent(agent::Args),
     Status(status::Args),
     Endpoint(endpoint::Args),
     Identity(identity::Args),
@@ -81,14 +66,6 @@ Examples:
     Plan(plan::Args),
     Config(config::Args),
     Analyze(analyze::Args),
-    /// Be the agent of this node, in the foreground, as systemd starts it.
-    #[command(after_help = "\
-Example:
-  sudo ferromesh agent --config /etc/ferromesh
-
-RUST_LOG sets what it logs, as RUST_LOG=debug. It may be killed at any time: policy stays in force in the kernel,
-and the next agent adopts it.")]
-    Agent(Directories),
     Version(version::Args),
     Completions(completions::Args),
 }
@@ -101,9 +78,10 @@ pub(crate) fn main() -> ExitCode {
 
 fn dispatch(agent: &Agent, verb: Verb) -> Result<ExitCode, CliError> {
     match verb {
-        Verb::Up(args) => wait(up::up(&args)),
-        Verb::Down(args) => wait(down::down(&args)),
-        Verb::Check(args) => wait(check::check(&args)),
+        Verb::Up(args) => wait(up::run(args)),
+        Verb::Down(args) => wait(down::run(args)),
+        Verb::Check(args) => wait(check::run(args)),
+        Verb::Agent(args) => wait(agent::run(args)),
         Verb::Status(args) => wait(status::run(agent, args)),
         Verb::Endpoint(args) => wait(endpoint::run(agent, args)),
         Verb::Identity(args) => wait(identity::run(agent, args)),
@@ -112,7 +90,6 @@ fn dispatch(agent: &Agent, verb: Verb) -> Result<ExitCode, CliError> {
         Verb::Plan(args) => wait(plan::run(agent, args)),
         Verb::Config(args) => wait(config::run(agent, args)),
         Verb::Analyze(args) => analyze::run(&args),
-        Verb::Agent(args) => wait(up::agent(&args)),
         Verb::Version(args) => wait(version::run(agent, args)),
         Verb::Completions(args) => completions::run(args),
     }
@@ -160,12 +137,6 @@ pub(crate) enum CliError {
     Json(#[from] serde_json::Error),
     #[error("cannot write the answer: {0}")]
     Io(#[from] io::Error),
-}
-
-impl From<String> for CliError {
-    fn from(words: String) -> Self {
-        Self::Failed(words)
-    }
 }
 
 impl CliError {

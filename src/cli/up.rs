@@ -1,24 +1,26 @@
 //! `ferromesh up`: starts the node's processes and returns when policy is in force.
 
 use std::fs::{self, File};
-use std::io::{self, IsTerminal};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::Duration;
 
-use node_api::{Client, Reply, Request, Status};
+use node_api::{Client, Reply, Request};
 use tokio::time::{Instant, sleep};
-use tracing_subscriber::EnvFilter;
 
-use super::{CliError, output};
+use super::CliError;
 use crate::directories::Directories;
 
 /// How long an agent may take to bring the node up.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Flags of `up`.
-#[derive(clap::Args, Debug)]
-pub(crate) struct UpArgs {
+/// Start this node: policy is in force when the command returns.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  sudo ferromesh up                       Run from /etc/ferromesh
+  sudo ferromesh up --config ./demo       Run from a directory of your own")]
+pub(super) struct Args {
     #[command(flatten)]
     directories: Directories,
     /// Stay in the foreground, as `ferromesh agent` does
@@ -26,44 +28,40 @@ pub(crate) struct UpArgs {
     foreground: bool,
 }
 
-/// Starts an agent and waits until it answers.
-pub(crate) async fn up(args: &UpArgs) -> Result<ExitCode, CliError> {
+pub(super) async fn run(args: Args) -> Result<ExitCode, CliError> {
     let directories = &args.directories;
     if args.foreground {
-        return agent(directories).await;
+        return super::agent::foreground(directories).await;
     }
+    background(directories).await.map_err(CliError::Failed)
+}
+
+/// Starts an agent and waits until it answers.
+async fn background(directories: &Directories) -> Result<ExitCode, String> {
     if let Some(status) = ask(directories).await {
-        let Status { node, pid, .. } = status;
-        return Err(CliError::Failed(format!(
-            "node {node} is up already (agent {pid}); see `ferromesh status`"
-        )));
+        return Err(format!(
+            "node {} is up already (agent {}); see `ferromesh status`",
+            status.node, status.pid
+        ));
     }
     let mut agent = start(directories)?;
     let end = Instant::now() + PATIENCE;
     loop {
         if let Some(status) = ask(directories).await {
-            let Status { node, pid, adopted, .. } = status;
-            output::write(&format!("node {node} is up: agent {pid}, {adopted} endpoints adopted\n"))?;
+            println!(
+                "node {} is up: agent {}, {} endpoints adopted",
+                status.node, status.pid, status.adopted
+            );
             return Ok(ExitCode::SUCCESS);
         }
         if let Ok(Some(ended)) = agent.try_wait() {
-            return Err(CliError::Failed(format!("the agent ended ({ended}): {}", last_words(directories))));
+            return Err(format!("the agent ended ({ended}): {}", last_words(directories)));
         }
         if Instant::now() > end {
-            let words = last_words(directories);
-            return Err(CliError::Failed(format!("the agent does not answer; it says: {words}")));
+            return Err(format!("the agent does not answer; it says: {}", last_words(directories)));
         }
         sleep(Duration::from_millis(10)).await;
     }
-}
-
-/// `ferromesh agent`: is the agent until it is told to end.
-pub(crate) async fn agent(directories: &Directories) -> Result<ExitCode, CliError> {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let colours = io::stderr().is_terminal();
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(colours).init();
-    crate::agent::agent(directories).await.map_err(|error| error.to_string())?;
-    Ok(ExitCode::SUCCESS)
 }
 
 fn start(directories: &Directories) -> Result<Child, String> {
@@ -88,7 +86,7 @@ fn start(directories: &Directories) -> Result<Child, String> {
     command.spawn().map_err(|error| format!("starting the agent: {error}"))
 }
 
-async fn ask(directories: &Directories) -> Option<Status> {
+async fn ask(directories: &Directories) -> Option<node_api::Status> {
     let client = Client::connect(&directories.socket(), crate::BUILD).await.ok()?;
     match client.ask(&Request::Status).await {
         Ok(Reply::Status(status)) => Some(status),
