@@ -4,6 +4,7 @@ mod agent;
 mod cli;
 mod directories;
 mod teardown;
+mod workload;
 
 use std::process::ExitCode;
 
