@@ -55,14 +55,11 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-<<<<<<< HEAD
     Up(up::Args),
     Down(down::Args),
     Check(check::Args),
     Agent(agent::Args),
-=======
     Run(run::Args),
->>>>>>> workload
     Status(status::Args),
     Endpoint(endpoint::Args),
     Identity(identity::Args),
@@ -83,14 +80,11 @@ pub(crate) fn main() -> ExitCode {
 
 fn dispatch(agent: &Agent, verb: Verb) -> Result<ExitCode, CliError> {
     match verb {
-<<<<<<< HEAD
         Verb::Up(args) => wait(up::run(args)),
         Verb::Down(args) => wait(down::run(args)),
         Verb::Check(args) => wait(check::run(args)),
         Verb::Agent(args) => wait(agent::run(args)),
-=======
         Verb::Run(args) => run::run(agent, args),
->>>>>>> workload
         Verb::Status(args) => wait(status::run(agent, args)),
         Verb::Endpoint(args) => wait(endpoint::run(agent, args)),
         Verb::Identity(args) => wait(identity::run(agent, args)),
