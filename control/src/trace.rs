@@ -94,7 +94,8 @@ fn find(world: &World, plan: &NodePlan, what: &str) -> Result<Found, TraceError>
     if let Some(name) = what.strip_prefix("reserved:") {
         let reserved = Identity::RESERVED.iter().find(|(_, reserved)| *reserved == name);
         let names = Identity::RESERVED.iter().map(|(_, reserved)| *reserved);
-        let (identity, _) = reserved.ok_or_else(|| unknown(what, nearest(name, names).map(|n| format!("reserved:{n}"))))?;
+        let (identity, _) =
+            reserved.ok_or_else(|| unknown(what, nearest(name, names).map(|n| format!("reserved:{n}"))))?;
         return Ok(not_a_workload(plan, what, *identity));
     }
     if let Ok(address) = what.parse::<IpAddr>() {
@@ -128,7 +129,8 @@ fn workloads(world: &World, plan: &NodePlan) -> Vec<(WorkloadName, Identity)> {
     let mut all: Vec<_> = here.collect();
     for workload in world.workloads.values() {
         let labels = authority::declared(world, workload).labels;
-        let identity = plan.identities.iter().find(|(_, known)| **known == labels).map(|(identity, _)| *identity);
+        let identity =
+            plan.identities.iter().find(|(_, known)| **known == labels).map(|(identity, _)| *identity);
         if let Some(identity) = identity
             && !all.iter().any(|(name, _)| *name == workload.name)
         {
@@ -153,7 +155,8 @@ fn at_address(world: &World, plan: &NodePlan, address: IpAddr) -> Found {
     if let Some(planned) = plan.endpoints.values().find(|planned| holds(&planned.endpoint)) {
         return of_workload(world, plan, &planned.endpoint.workload, planned.identity);
     }
-    let longest = (0..=IpNet::from(address).prefix_len()).rev().filter_map(|length| IpNet::new(address, length).ok());
+    let longest =
+        (0..=IpNet::from(address).prefix_len()).rev().filter_map(|length| IpNet::new(address, length).ok());
     let identity = longest.into_iter().find_map(|prefix| plan.ipcache.get(&prefix.trunc()));
     not_a_workload(plan, &address.to_string(), identity.copied().unwrap_or(Identity::WORLD))
 }

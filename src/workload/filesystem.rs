@@ -2,7 +2,6 @@
 //! sockets lie.
 
 use std::collections::BTreeSet;
-use std::ffi::CString;
 use std::fs;
 use std::io;
 use std::os::unix::fs::symlink;
