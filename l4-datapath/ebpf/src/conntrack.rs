@@ -122,7 +122,7 @@ pub(crate) fn insert(tuple: &Tuple, value: &Connection) -> i32 {
 #[inline(never)]
 extern "C" fn conntrack_insert(tuple: *const Tuple, value: *const Connection) -> i32 {
     // SAFETY: the caller passes references; the test for null is for the verifier.
-    let (Some(tuple), Some(value)) = (unsafe { tuple.as_ref() }, unsafe { value.as_ref() }) else { return 0 };
+    let (Some(tuple), Some(value)) = (unsafe { tuple.as_ref() }, unsafe { value.as_ref() }) else { return -1 };
     let result = if tuple.v4 {
         CONNECTIONS4.insert(tuple.key4(), value, u64::from(BPF_NOEXIST))
     } else {
