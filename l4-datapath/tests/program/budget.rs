@@ -4,7 +4,7 @@ use aya::{EbpfLoader, VerifierLogLevel, programs::SchedClassifier};
 
 use super::{
     frame::{ACK, SYN, tcp, udp},
-    node::{A, B, FAMILIES, Node, OBJECT},
+    node::{A, B, Context, FAMILIES, Node, OBJECT},
 };
 
 /// The verifier's limit is 512 bytes along a chain of calls.
@@ -30,44 +30,38 @@ fn no_program_takes_more_instructions_to_verify_than_its_budget() {
     assert_eq!(budgets, bpf.programs().count(), "each program has a line in verifier-budget.txt");
 }
 
-/// Not a test of speed: prints what `DESIGN.md` section 7 asks for. `cargo test -p l4-datapath --test program cost --
-/// --ignored --nocapture`, on a quiet machine, in the release profile.
+/// Not a test of speed: prints what a packet costs, above the cost of running an empty program. On a quiet machine:
+/// `cargo test -p l4-datapath --test program cost -- --ignored --nocapture`.
 #[test]
 #[ignore = "a measurement"]
 fn cost_of_a_packet() {
     let mut node = Node::new();
     node.allow_all();
     node.set_quota(A, 1_000_000);
+    let beyond = Context { ingress_ifindex: 77, ..Context::default() };
+    let answer = Context { mark: abi::MARK_ANSWER, ..Context::default() };
+    let many = |program, context, frame: &[u8]| {
+        (0..5).map(|_| node.cost(program, A, context, frame, 1_000_000)).min().unwrap_or_default()
+    };
+    let single = |frame: &dyn Fn(u16) -> Vec<u8>| {
+        let mut costs: Vec<_> = (0..2000).map(|n| node.cost("from_pod", A, beyond, &frame(n), 1)).collect();
+        costs.sort_unstable();
+        costs[costs.len() / 2]
+    };
     for family in FAMILIES {
-        let out = tcp(family.from(A, family.peer()), (4000, 80), SYN);
-        node.passes("from_pod", A, &out);
-        let data = tcp(family.from(A, family.peer()), (4000, 80), ACK);
-        let back = tcp(family.to(family.peer(), A), (80, 4000), ACK);
-        node.passes("to_pod", A, &back);
-        println!(
-            "{family:?} from_pod established {} ns",
-            best(|| node.cost("from_pod", A, &data, 1_000_000))
-        );
-        println!("{family:?} to_pod established {} ns", best(|| node.cost("to_pod", A, &back, 1_000_000)));
-        let mut new: Vec<_> = (0..2000)
-            .map(|port| {
-                node.cost("from_pod", A, &udp(family.from(A, family.peer()), (5000 + port, 53), b""), 1)
-            })
-            .collect();
-        new.sort_unstable();
-        println!("{family:?} from_pod new, single runs: median {} ns", new[new.len() / 2]);
-        let mut known: Vec<_> = (0..2000).map(|_| node.cost("from_pod", A, &data, 1)).collect();
-        known.sort_unstable();
-        println!("{family:?} from_pod established, single runs: median {} ns", known[known.len() / 2]);
-        node.passes("from_pod", A, &tcp(family.between(A, B), (4000, 80), SYN));
-        let mut local: Vec<_> = (0..2000)
-            .map(|_| node.cost("from_pod", A, &tcp(family.between(A, B), (4000, 80), ACK), 1))
-            .collect();
-        local.sort_unstable();
-        println!("{family:?} from_pod delivered locally, single runs: median {} ns", local[local.len() / 2]);
+        let (out, back) = (family.from(A, family.peer()), family.to(family.peer(), A));
+        let near = family.between(A, B);
+        for frame in [tcp(out, (4000, 80), SYN), tcp(near, (4000, 80), SYN)] {
+            node.from_pod(A, &frame);
+        }
+        node.to_pod(A, &tcp(back, (80, 4000), ACK));
+        let (data, reply) = (tcp(out, (4000, 80), ACK), tcp(back, (80, 4000), ACK));
+        // The mark alone decides: as near to an empty program as there is.
+        println!("{family:?} repeated: nothing      {} ns", many("from_pod", answer, &data));
+        println!("{family:?} repeated: from_pod     {} ns", many("from_pod", beyond, &data));
+        println!("{family:?} repeated: to_pod       {} ns", many("to_pod", beyond, &reply));
+        println!("{family:?} single:   established  {} ns", single(&|_| data.clone()));
+        println!("{family:?} single:   new          {} ns", single(&|n| udp(out, (5000 + n, 53), b"")));
+        println!("{family:?} single:   to a pod     {} ns", single(&|_| tcp(near, (4000, 80), ACK)));
     }
-}
-
-fn best(run: impl Fn() -> u128) -> u128 {
-    (0..5).map(|_| run()).min().unwrap_or_default()
 }

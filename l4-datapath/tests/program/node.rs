@@ -300,8 +300,8 @@ impl Node {
     }
 
     /// Nanoseconds per run, on one and the same buffer.
-    pub(crate) fn cost(&self, program: &str, pod: Pod, frame: &[u8], repeat: u32) -> u128 {
-        let input = skb(pod.ifindex, Context { ingress_ifindex: 77, ..Context::default() });
+    pub(crate) fn cost(&self, program: &str, pod: Pod, context: Context, frame: &[u8], repeat: u32) -> u128 {
+        let input = skb(pod.ifindex, context);
         let mut options = TestRunOptions::new();
         options.data_in = Some(frame);
         options.ctx_in = Some(&input);
