@@ -217,6 +217,7 @@ fn open(flow: &Flow, now: &Moment, tuple: &Tuple, verdict: &Verdict) -> i32 {
 }
 
 /// What each end's ruleset said.
+#[repr(align(8))]
 #[derive(Clone, Copy)]
 struct Verdict {
     egress: Decision,
