@@ -8,7 +8,6 @@ use super::{
     world::{A, B, FAMILIES},
 };
 
-/// The verifier's limit is 512 bytes along a chain of calls.
 const BUDGET: &str = include_str!("../../verifier-budget.txt");
 
 #[test]
