@@ -122,7 +122,8 @@ impl Endpoints {
         Ok(Opened { endpoints, adopted, removed, emptied: Emptied(receiver) })
     }
 
-    /// Makes namespace, cgroup, devices and addresses. The host's end stays down.
+    /// Makes namespace, cgroup, devices and addresses. The host's end stays down. The name of a workload whose last
+    /// process has ended is free at once, so two endpoints may bear it until the earlier one is removed.
     ///
     /// # Errors
     /// [`Error::NameInUse`], [`Error::PoolExhausted`]; after any error nothing is left behind.
@@ -159,6 +160,14 @@ impl Endpoints {
         Ok(())
     }
 
+    /// Whether a process is in it now.
+    pub fn is_populated(&self, id: EndpointId) -> Result<bool> {
+        match Cgroup::open(&self.cgroup(&interface(id))).and_then(|cgroup| cgroup.is_populated()) {
+            Err(error) if error.is_absent() => Ok(false),
+            populated => Ok(populated?),
+        }
+    }
+
     /// An endpoint that has been prepared or adopted.
     pub fn get(&self, id: EndpointId) -> Option<Endpoint> {
         Some(self.state.lock().slots.get(&id)?.live.as_ref()?.endpoint.clone())
@@ -172,8 +181,10 @@ impl Endpoints {
 
     fn reserve(&self, workload: &WorkloadName) -> Result<Reserved> {
         let mut state = self.state.lock();
-        if let Some((id, _)) = state.slots.iter().find(|(_, slot)| slot.workload == *workload) {
-            return Err(Error::NameInUse { workload: workload.clone(), id: *id });
+        for (id, _) in state.slots.iter().filter(|(_, slot)| slot.workload == *workload) {
+            if !self.has_ended(*id)? {
+                return Err(Error::NameInUse { workload: workload.clone(), id: *id });
+            }
         }
         let reserved = state.choose(&self.config)?;
         let slot = Slot { workload: workload.clone(), ipv4: reserved.ipv4, ipv6: reserved.ipv6, live: None };
@@ -185,6 +196,18 @@ impl Endpoints {
         // Under the lock, so that an older state never replaces a newer one.
         record::write(&Allocation::path(&self.config), &state.allocation)?;
         Ok(reserved)
+    }
+
+    /// Its last process has ended, whether or not that has been told yet: the kernel takes 10 ms for it, too long for
+    /// who starts the same workload again.
+    fn has_ended(&self, id: EndpointId) -> Result<bool> {
+        let ended = Cgroup::open(&self.cgroup(&interface(id)))
+            .and_then(|cgroup| Ok(!cgroup.is_populated()? && cgroup.was_used()?));
+        match ended {
+            // About to be made.
+            Err(error) if error.is_absent() => Ok(false),
+            ended => Ok(ended?),
+        }
     }
 
     async fn make(&self, reserved: &Reserved, request: &Enrol) -> Result<Prepared> {

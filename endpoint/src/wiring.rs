@@ -24,16 +24,15 @@ const INSIDE: &str = "eth0";
 const READY: Duration = Duration::from_secs(2);
 
 /// Settings of a workload's namespace, made before its device exists, which inherits `default`.
-const SETTINGS: [(&str, &str); 7] = [
+const SETTINGS: [(&str, &str); 6] = [
     ("net/ipv6/conf/default/accept_ra", "0"),
     ("net/ipv6/conf/default/accept_dad", "0"),
     ("net/ipv6/conf/default/router_solicitations", "0"),
     // IN6_ADDR_GEN_MODE_NONE: no link-local address.
     ("net/ipv6/conf/default/addr_gen_mode", "1"),
     ("net/ipv6/conf/default/autoconf", "0"),
-    // As container runtimes do: neither a low port nor ping needs a capability.
+    // As container runtimes do: a low port of one's own needs no capability.
     ("net/ipv4/ip_unprivileged_port_start", "0"),
-    ("net/ipv4/ping_group_range", "0 2147483647"),
 ];
 
 /// Addresses and MACs of a pair to be made.

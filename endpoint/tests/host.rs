@@ -1,5 +1,7 @@
 //! The host's part of a node. Needs root: it changes settings of a network namespace of its own.
 
+#![allow(clippy::unwrap_used, reason = "test code")]
+
 mod node;
 
 use endpoint::{Change, Endpoints, Error, Host};

@@ -64,6 +64,19 @@ impl Cgroup {
         Ok(self.directory.metadata().context("inspect cgroup", self.path.display())?.ino())
     }
 
+    /// Whether a live process is in it or below. Zombies do not count.
+    pub fn is_populated(&self) -> Result<bool> {
+        let path = self.path.join("cgroup.events");
+        Ok(says_populated(&fs::read_to_string(&path).context("read", path.display())?))
+    }
+
+    /// Whether a process has ever run in it, for a microsecond at least.
+    pub fn was_used(&self) -> Result<bool> {
+        let path = self.path.join("cpu.stat");
+        let text = fs::read_to_string(&path).context("read", path.display())?;
+        Ok(text.lines().any(|line| line.strip_prefix("usage_usec ").is_some_and(|usage| usage != "0")))
+    }
+
     /// Moves a process in, threads and all.
     pub fn add(&self, pid: u32) -> Result<()> {
         fs::write(self.path.join("cgroup.procs"), pid.to_string())
@@ -138,7 +151,7 @@ impl Events {
             Err(error) if error.raw_os_error() == Some(libc::ENODEV) => return Ok(false),
             read => read.context("read", self.path.display())?,
         };
-        Ok(text.lines().any(|line| line == "populated 1"))
+        Ok(says_populated(&text))
     }
 
     /// Waits until something has happened since the file was opened, or since the last [`Events::populated`].
@@ -147,6 +160,10 @@ impl Events {
         ready.clear_ready();
         Ok(())
     }
+}
+
+fn says_populated(events: &str) -> bool {
+    events.lines().any(|line| line == "populated 1")
 }
 
 #[cfg(test)]
@@ -167,18 +184,18 @@ mod tests {
         let path = scratch("event");
         let cgroup = Cgroup::create(&path).unwrap();
         let mut events = cgroup.events().unwrap();
-        assert!(!events.populated().unwrap());
+        assert!(!events.populated().unwrap() && !cgroup.was_used().unwrap());
 
         let mut child = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
         cgroup.add(child.id()).unwrap();
         let bound = Duration::from_secs(5);
         tokio::time::timeout(bound, events.changed()).await.unwrap().unwrap();
-        assert!(events.populated().unwrap());
+        assert!(events.populated().unwrap() && cgroup.is_populated().unwrap());
 
         drop(child.stdin.take());
         child.wait().unwrap();
         tokio::time::timeout(bound, events.changed()).await.unwrap().unwrap();
-        assert!(!events.populated().unwrap());
+        assert!(!events.populated().unwrap() && cgroup.was_used().unwrap());
         Cgroup::remove(&path).await.unwrap();
     }
 

@@ -163,7 +163,9 @@ impl fmt::Display for By<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let policies = self.0.map_or(&[][..], |drop| &drop.policies);
         for (position, policy) in policies.iter().enumerate() {
-            write!(f, "{}{policy}", if position == 0 { " by " } else { ", " })?;
+            // The one name here that is not checked to be a DNS name: it must not command the terminal.
+            let name = policy.to_string();
+            write!(f, "{}{}", if position == 0 { " by " } else { ", " }, name.escape_debug())?;
         }
         Ok(())
     }

@@ -59,6 +59,7 @@ impl Node {
             build: crate::BUILD.to_owned(),
             schema: abi::SCHEMA,
             config: self.directories.config.clone(),
+            snapshot: self.world.generation,
             revision: counters.as_ref().map_or(0, |counters| counters.generation),
             endpoints: endpoints.len(),
             ingress_enforced: endpoints.values().filter(|endpoint| endpoint.ingress.enforced).count(),
@@ -78,7 +79,8 @@ impl Node {
     fn degraded(&self) -> Vec<String> {
         let refused = self.refused.iter().map(|why| format!("the latest edit is not in force: {why}"));
         let invalid = self.world.invalid();
-        let objects = (invalid > 0).then(|| format!("{invalid} objects have an error: see `ferromesh policy list`"));
+        let objects =
+            (invalid > 0).then(|| format!("{invalid} objects have an error: see `ferromesh policy list`"));
         refused.chain(objects).chain(self.stale_settings()).collect()
     }
 
@@ -95,7 +97,8 @@ impl Node {
             ("traceLevel", old.trace_level != new.trace_level),
         ];
         let keys: Vec<_> = stale.iter().filter(|(_, differs)| *differs).map(|(key, _)| *key).collect();
-        (!keys.is_empty()).then(|| format!("{}: changed, in use from the agent's next start", keys.join(", ")))
+        (!keys.is_empty())
+            .then(|| format!("{}: changed, in use from the agent's next start", keys.join(", ")))
     }
 
     fn endpoint_views(&self) -> Vec<EndpointView> {

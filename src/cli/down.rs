@@ -2,25 +2,37 @@
 
 use std::process::ExitCode;
 
-use node_api::client::Client;
-use node_api::{Reply, Request};
+use node_api::{Client, ClientError, Reply, Request};
 
+use super::CliError;
 use crate::directories::Directories;
 use crate::teardown::teardown;
 
-/// Asks the agent to undo everything; does it here if there is none.
-pub async fn down(directories: &Directories) -> Result<ExitCode, String> {
+/// End this node: workloads, programs, devices, settings; every change to this host is undone.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Example:
+  sudo ferromesh down && ferromesh check --clean")]
+pub(super) struct Args {
+    #[command(flatten)]
+    directories: Directories,
+}
+
+/// Asks the agent to undo everything; does it here if there is none. An agent that is there and cannot be asked (another
+/// version, no permission) is not worked around: it would go on writing what is being undone.
+pub(super) async fn run(args: Args) -> Result<ExitCode, CliError> {
+    let directories = &args.directories;
     match Client::connect(&directories.socket(), crate::BUILD).await {
-        Ok(client) => match client.ask(&Request::Down).await.map_err(|error| error.to_string())? {
+        Ok(client) => match client.ask(&Request::Down).await? {
             Reply::Done => {}
-            Reply::Error(text) => return Err(text),
-            other => return Err(format!("the agent answered {other:?}")),
+            _ => return Err(CliError::Unexpected),
         },
-        Err(_) => {
-            let endpoints = super::check::endpoints(directories)?;
-            teardown(directories, &endpoints).await.map_err(|error| error.to_string())?;
+        Err(ClientError::NotRunning { .. }) => {
+            let endpoints = super::check::endpoints(directories).map_err(CliError::Failed)?;
+            teardown(directories, &endpoints).await.map_err(|error| CliError::Failed(error.to_string()))?;
         }
+        Err(error) => return Err(error.into()),
     }
-    println!("node is down: workloads ended, every change to this host undone");
+    super::output::note("node is down: workloads ended, every change to this host undone");
     Ok(ExitCode::SUCCESS)
 }

@@ -33,19 +33,40 @@ pub struct Universe {
     labels: Vec<LabelSet>,
     /// Truncated prefixes, both default routes among them.
     prefixes: BTreeMap<IpNet, Place>,
-    /// Label key → value → places in order, whatever the source.
-    carriers: BTreeMap<String, BTreeMap<String, Vec<Place>>>,
-    /// Port name → protocol → place → ports.
-    named_ports: BTreeMap<String, BTreeMap<u8, BTreeMap<Place, BTreeSet<u16>>>>,
+    carriers: ByLabel,
+    named_ports: ByPortName,
     selected: Mutex<BTreeMap<Selector, Arc<[Place]>>>,
 }
+
+/// Label key → value → who carries it, in order, whatever the source.
+type ByLabel = BTreeMap<String, BTreeMap<String, Vec<Place>>>;
+/// Port name → protocol → port → who means this port by this name, in order.
+type ByPortName = BTreeMap<String, BTreeMap<u8, BTreeMap<u16, Vec<Place>>>>;
 
 /// The peers of a statement, found.
 pub(super) enum Audience {
     /// Anyone, also who is not in the universe.
     Any,
-    /// These; not in order, some perhaps twice.
+    /// These, in order.
     These(Vec<Place>),
+}
+
+impl Audience {
+    /// Whether it means this peer; `None` is one that the universe does not know.
+    pub(super) fn holds(&self, place: Option<Place>) -> bool {
+        match self {
+            Self::Any => true,
+            Self::These(places) => place.is_some_and(|place| places.binary_search(&place).is_ok()),
+        }
+    }
+
+    /// Those of the places, which are in order, that it means. Costs what the shorter list costs.
+    pub(super) fn among(&self, places: &[Place]) -> Vec<Place> {
+        let Self::These(own) = self else { return places.to_vec() };
+        let (short, long) =
+            if own.len() < places.len() { (own.as_slice(), places) } else { (places, own.as_slice()) };
+        short.iter().filter(|place| long.binary_search(place).is_ok()).copied().collect()
+    }
 }
 
 impl Universe {
@@ -65,25 +86,24 @@ impl Universe {
             prefixes.iter().map(|(prefix, identity)| (prefix.trunc(), *identity)).collect();
         prefixes.insert(Ipv4Net::default().into(), Identity::WORLD_IPV4);
         prefixes.insert(Ipv6Net::default().into(), Identity::WORLD_IPV6);
-        known.extend(prefixes.iter().map(|(prefix, identity)| (*identity, world_labels(prefix))));
+        // A selector that names either label means prefixes too.
+        let [ipv4, ipv6] = ["world-ipv4", "world-ipv6"]
+            .map(|family| LabelSet::reserved("world").with(Source::Reserved, family, ""));
+        known.extend(prefixes.iter().map(|(prefix, identity)| match prefix {
+            IpNet::V4(_) => (*identity, ipv4.clone()),
+            IpNet::V6(_) => (*identity, ipv6.clone()),
+        }));
 
         let places: BTreeMap<Identity, Place> = known.keys().copied().zip(0..).collect();
-        let mut carriers: BTreeMap<String, BTreeMap<String, Vec<Place>>> = BTreeMap::new();
-        for (labels, place) in known.values().zip(0..) {
-            for (key, value) in labels.iter() {
-                let values = carriers.entry(key.key.clone()).or_default();
-                values.entry(value.to_owned()).or_default().push(place);
-            }
-        }
         let place_of = |identity: &Identity| places.get(identity).copied();
         Self {
             prefixes: prefixes.iter().filter_map(|(prefix, id)| Some((*prefix, place_of(id)?))).collect(),
             named_ports: index_ports(
                 named_ports.iter().filter_map(|(id, ports)| Some((place_of(id)?, ports))),
             ),
+            carriers: index_labels(known.values().zip(0..)),
             identities: known.keys().copied().collect(),
             labels: known.into_values().collect(),
-            carriers,
             selected: Mutex::default(),
         }
     }
@@ -99,11 +119,6 @@ impl Universe {
         place.and_then(|place| self.identity(*place)).unwrap_or(world)
     }
 
-    /// Labels of an identity, as selectors see them.
-    pub fn labels(&self, identity: Identity) -> Option<&LabelSet> {
-        self.labels.get(self.place(identity)? as usize)
-    }
-
     pub(super) fn place(&self, identity: Identity) -> Option<Place> {
         Place::try_from(self.identities.binary_search(&identity).ok()?).ok()
     }
@@ -117,9 +132,10 @@ impl Universe {
         &self.identities
     }
 
-    /// The ports that peers give this name.
-    pub(super) fn ports_named(&self, name: &str, protocol: u8) -> Option<&BTreeMap<Place, BTreeSet<u16>>> {
-        self.named_ports.get(name)?.get(&protocol)
+    /// The ports that peers give this name, each with these peers in order.
+    pub(super) fn ports_named(&self, name: &str, protocol: u8) -> impl Iterator<Item = (u16, &[Place])> {
+        let ports = self.named_ports.get(name).and_then(|protocols| protocols.get(&protocol));
+        ports.into_iter().flatten().map(|(port, places)| (*port, places.as_slice()))
     }
 
     /// The peers a statement means.
@@ -136,6 +152,9 @@ impl Universe {
                 Peer::Cidr { cidr, except } => self.within(cidr, except, &mut places),
             }
         }
+        // Several sorted lists in a row: the stable sort merges them.
+        places.sort();
+        places.dedup();
         Audience::These(places)
     }
 
@@ -214,20 +233,28 @@ impl Universe {
     }
 }
 
-/// `reserved:world` and the family's own: a selector that names either means prefixes too.
-fn world_labels(prefix: &IpNet) -> LabelSet {
-    let family = if matches!(prefix, IpNet::V4(_)) { "world-ipv4" } else { "world-ipv6" };
-    LabelSet::reserved("world").with(Source::Reserved, family, "")
+fn index_labels<'a>(labels: impl Iterator<Item = (&'a LabelSet, Place)>) -> ByLabel {
+    let mut index: BTreeMap<&str, BTreeMap<&str, Vec<Place>>> = BTreeMap::new();
+    for (labels, place) in labels {
+        for (key, value) in labels.iter() {
+            index.entry(&key.key).or_default().entry(value).or_default().push(place);
+        }
+    }
+    // Names are copied once each, not once for each of ten thousand identities.
+    let values = |values: BTreeMap<&str, Vec<Place>>| {
+        values.into_iter().map(|(value, at)| (value.to_owned(), at)).collect()
+    };
+    index.into_iter().map(|(key, of_key)| (key.to_owned(), values(of_key))).collect()
 }
 
-fn index_ports<'a>(
-    ports: impl Iterator<Item = (Place, &'a PeerPorts)>,
-) -> BTreeMap<String, BTreeMap<u8, BTreeMap<Place, BTreeSet<u16>>>> {
-    let mut index: BTreeMap<String, BTreeMap<u8, BTreeMap<Place, BTreeSet<u16>>>> = BTreeMap::new();
+fn index_ports<'a>(ports: impl Iterator<Item = (Place, &'a PeerPorts)>) -> ByPortName {
+    let mut index = ByPortName::new();
     for (place, ports) in ports {
         for ((name, protocol), numbers) in ports {
-            let places = index.entry(name.clone()).or_default().entry(*protocol).or_default();
-            places.insert(place, numbers.clone());
+            let of_protocol = index.entry(name.clone()).or_default().entry(*protocol).or_default();
+            for port in numbers {
+                of_protocol.entry(*port).or_default().push(place);
+            }
         }
     }
     index

@@ -3,11 +3,11 @@
 //! Pure functions. The order of policies, rules and statements changes nothing, and equal meaning gives equal rulesets
 //! as far as one identity's entries go, so that endpoints can share them.
 //!
-//! Each statement claims ports for an effect ([`ports::Effect`]) at some peers. Claims at an identity and claims at
+//! Each statement claims ports for an effect (`ports::Effect`) at some peers. Claims at an identity and claims at
 //! *any* identity stay in tables of their own and need not know of each other: the kernel asks both, deny wins over
 //! allow, allow over unmet ([`Ruleset::judge`]). Copying the claims of *any* into every identity's table was rejected:
 //! ten thousand identities would pay for one "any peer, port 80", and peers not known yet would be missed.
-//! Within one table everything is resolved here ([`ports`]).
+//! Within one table everything is resolved here (`ports`).
 //!
 //! Identities with the same claims get their table computed once. The cost is the number of (statement, peer) pairs
 //! plus the size of the result; no step compares policies, prefixes or ports with each other pairwise.
@@ -147,19 +147,21 @@ impl Statement {
         cells
     }
 
-    /// The ports it names by name, at each peer that gives a port this name.
-    pub(super) fn cells_by_peer(&self, universe: &Universe) -> BTreeMap<Place, Vec<Cell>> {
-        let mut cells: BTreeMap<Place, Vec<Cell>> = BTreeMap::new();
-        for port in &self.ports {
-            let PortMatch::Named { protocol, name } = port else { continue };
-            for protocol in carriers(*protocol) {
-                for (place, numbers) in universe.ports_named(name, protocol).into_iter().flatten() {
-                    let own = numbers.iter().map(|port| Cell::of(protocol, *port, *port));
-                    cells.entry(*place).or_default().extend(own);
-                }
-            }
-        }
-        cells
+    /// The ports it names by name, each with the peers that give it this name.
+    pub(super) fn peers_cells<'a>(
+        &'a self,
+        universe: &'a Universe,
+    ) -> impl Iterator<Item = (Cell, &'a [Place])> {
+        let named = self.ports.iter().filter_map(|port| match port {
+            PortMatch::Named { protocol, name } => Some((*protocol, name)),
+            PortMatch::Range { .. } | PortMatch::Icmp { .. } | PortMatch::Protocol(_) => None,
+        });
+        let by_protocol =
+            named.flat_map(|(protocol, name)| carriers(protocol).map(move |carrier| (carrier, name)));
+        by_protocol.flat_map(|(protocol, name)| {
+            let ports = universe.ports_named(name, protocol);
+            ports.map(move |(port, places)| (Cell::of(protocol, port, port), places))
+        })
     }
 }
 
@@ -220,24 +222,10 @@ impl<'a> Draft<'a> {
         let fixed = statement.fixed_cells(self.direction, self.subject_ports);
         self.add(&audience, (effect, rank), fixed);
         if self.direction == TrafficDirection::Egress {
-            for (cells, places) in self.grouped(statement, &audience) {
-                self.add(&Audience::These(places), (effect, rank), cells);
+            for (cell, places) in statement.peers_cells(self.universe) {
+                self.add(&Audience::These(audience.among(places)), (effect, rank), vec![cell]);
             }
         }
-    }
-
-    /// Peers of the audience, by the ports that the statement's port names mean there.
-    fn grouped(&self, statement: &Statement, audience: &Audience) -> BTreeMap<Vec<Cell>, Vec<Place>> {
-        let mut cells = statement.cells_by_peer(self.universe);
-        if let Audience::These(places) = audience {
-            let places: BTreeSet<_> = places.iter().collect();
-            cells.retain(|place, _| places.contains(place));
-        }
-        let mut groups: BTreeMap<Vec<Cell>, Vec<Place>> = BTreeMap::new();
-        for (place, cells) in cells {
-            groups.entry(cells).or_default().push(place);
-        }
-        groups
     }
 
     fn add(&mut self, audience: &Audience, claimant: Claimant, cells: Vec<Cell>) {

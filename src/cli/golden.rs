@@ -1,0 +1,195 @@
+//! Golden tests: fixed values, and what verbs make of them, kept under `tests/golden`.
+//!
+//! `FERROMESH_REWRITE_GOLDEN=1 cargo test` writes what is printed now; look at the difference before committing it.
+
+use std::path::Path;
+
+use mesh::flow::{Drop, Flow, Peer, TrafficDirection, Verdict};
+use mesh::identity::Identity;
+use mesh::labels::LabelSet;
+use mesh::policy::{PolicyKind, PolicyName, protocol};
+use mesh::workload::{Endpoint, EndpointId, Mac};
+use node_api::{ConfigEntry, EndpointView, IdentityView, MapUse, PolicyView, Status};
+use serde_json::{Value, json};
+
+/// Compares with `tests/golden/NAME.txt`.
+pub(crate) fn golden(name: &str, printed: &str) {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+    let file = directory.join(format!("{name}.txt"));
+    if std::env::var_os("FERROMESH_REWRITE_GOLDEN").is_some() {
+        std::fs::write(&file, printed).unwrap();
+    }
+    let expected =
+        std::fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+    assert!(printed == expected, "{name}: printed\n{printed}\nexpected\n{expected}");
+}
+
+/// A directory that goes with the test.
+pub(crate) fn directory() -> tempfile::TempDir {
+    tempfile::tempdir().unwrap()
+}
+
+fn policy(name: &str) -> PolicyName {
+    PolicyName {
+        kind: PolicyKind::CiliumNetworkPolicy,
+        namespace: Some("default".to_owned()),
+        name: name.to_owned(),
+    }
+}
+
+fn identity(number: u32) -> Identity {
+    Identity::new(number).unwrap()
+}
+
+fn labels(text: &str) -> LabelSet {
+    text.parse().unwrap()
+}
+
+pub(crate) fn status() -> Status {
+    let text = |lines: &[&str]| lines.iter().map(|&line| line.to_owned()).collect();
+    let found = |pairs: &[(&str, &str)]| pairs.iter().map(|&(k, v)| (k.to_owned(), v.to_owned())).collect();
+    Status {
+        node: "death-star-1".to_owned(),
+        pid: 4242,
+        build: "0.1.0 (0123456789)".to_owned(),
+        schema: 1,
+        config: "/etc/ferromesh".into(),
+        snapshot: 3,
+        revision: 17,
+        endpoints: 4,
+        ingress_enforced: 2,
+        egress_enforced: 0,
+        policies: 1,
+        invalid: 0,
+        adopted: 3,
+        degraded: Vec::new(),
+        host_changes: text(&[
+            "net.ipv4.conf.all.forwarding: 0 -> 1; `ferromesh down` sets it back",
+            "route 10.1.0.0/16 to ferromesh0; `ferromesh down` removes it",
+        ]),
+        capabilities: found(&[("redirect_peer", "yes"), ("tcx", "yes (links)")]),
+        maps: [
+            ("CONNECTIONS4".to_owned(), MapUse { used: None, capacity: 524_288 }),
+            ("IPCACHE".to_owned(), MapUse { used: Some(12), capacity: 512_000 }),
+            ("RULES".to_owned(), MapUse { used: Some(950_000), capacity: 1_048_576 }),
+        ]
+        .into(),
+        lost_events: 0,
+    }
+}
+
+fn endpoint(id: u16, name: &str, given: &str) -> Endpoint {
+    Endpoint {
+        id: EndpointId::new(id).unwrap(),
+        instance: 1000 + u64::from(id),
+        workload: name.parse().unwrap(),
+        labels: labels(given),
+        service_account: "default".to_owned(),
+        interface: format!("fm{id}"),
+        ifindex: 100 + u32::from(id),
+        mac: Mac([2, 0, 0, 0, 1, 7]),
+        gateway_mac: Mac([2, 0, 0, 0, 0, 1]),
+        ipv4: format!("10.1.0.{id}").parse().unwrap(),
+        ipv6: format!("fd00:10:1::{id}").parse().unwrap(),
+    }
+}
+
+pub(crate) fn endpoints() -> Vec<EndpointView> {
+    let derived = "io.kubernetes.pod.namespace=default";
+    let deathstar = EndpointView {
+        endpoint: endpoint(3, "default/deathstar", "org=empire,class=deathstar"),
+        labels: labels(&format!("org=empire,class=deathstar,{derived}")),
+        identity: identity(17_839),
+        ingress_enforced: true,
+        egress_enforced: false,
+        ingress_ruleset: 5,
+        egress_ruleset: 1,
+        audit: false,
+        policies: vec![policy("rule1")],
+        connections: 12,
+        state: "ready".to_owned(),
+    };
+    let xwing = EndpointView {
+        endpoint: endpoint(7, "default/xwing", "org=alliance,class=xwing"),
+        labels: labels(&format!("org=alliance,class=xwing,{derived}")),
+        identity: identity(13_058),
+        ingress_ruleset: 1,
+        audit: true,
+        policies: Vec::new(),
+        connections: 0,
+        state: "waiting for its first plan".to_owned(),
+        ..deathstar.clone()
+    };
+    vec![deathstar, xwing]
+}
+
+pub(crate) fn identities() -> Vec<IdentityView> {
+    let view = |number, text: &str| IdentityView { identity: identity(number), labels: labels(text) };
+    vec![
+        view(2, "reserved:world"),
+        view(17_839, "org=empire,class=deathstar,io.kubernetes.pod.namespace=default"),
+        view(16_777_217, "cidr:10.0.0.0/8,reserved:world"),
+    ]
+}
+
+pub(crate) fn policies() -> Vec<PolicyView> {
+    let view = |policy, valid, location: &str, message: &str, selected| PolicyView {
+        policy,
+        valid,
+        location: location.to_owned(),
+        message: message.to_owned(),
+        selected,
+    };
+    let cure = "spec.ingress[0].fromEndpoint: unknown, did you mean fromEndpoints; previous version in force";
+    vec![
+        view(Some(policy("deny-all")), true, "base.yaml:1", "Policy validation succeeded", 4),
+        view(Some(policy("rule1")), false, "rule1.yaml:12", cure, 2),
+        view(None, false, "scrap.yaml:3", "not YAML: expected ':' after a key", 0),
+    ]
+}
+
+pub(crate) fn config() -> Vec<ConfigEntry> {
+    let entry = |key: &str, value: &str, origin: &str| ConfigEntry {
+        key: key.to_owned(),
+        value: value.to_owned(),
+        origin: origin.to_owned(),
+    };
+    vec![
+        entry("metrics.address", "127.0.0.1:9962", "default"),
+        entry("pool.ipv4", "10.1.0.0/16", "ferromesh.yaml:4"),
+    ]
+}
+
+pub(crate) fn plan() -> Value {
+    json!({
+        "endpoints": { "3": { "identity": 17_839, "audit": false, "ingress": { "enforced": true, "entries": [] } } },
+        "ipcache": { "0.0.0.0/0": 9, "::/0": 10 },
+        "identities": { "2": ["reserved:world"], "13058": ["k8s:org=alliance", "k8s:note=yes: # no"] },
+    })
+}
+
+pub(crate) fn flow() -> Flow {
+    let peer = |address: &str, port, number, name: &str, text: &str| Peer {
+        address: Some(address.parse().unwrap()),
+        port: Some(port),
+        identity: Identity::new(number),
+        workload: Some(name.parse().unwrap()),
+        labels: labels(text),
+    };
+    Flow {
+        time: 1_698_333_346_416_000_000,
+        node: "death-star-1".to_owned(),
+        verdict: Verdict::Dropped,
+        drop: Some(Drop { reason: 133, text: "Policy denied".to_owned(), policies: vec![policy("rule1")] }),
+        direction: TrafficDirection::Ingress,
+        source: peer("10.1.0.7", 49_446, 13_058, "xwing", "org=alliance"),
+        destination: peer("10.1.0.3", 80, 17_839, "deathstar", "org=empire"),
+        protocol: protocol::TCP,
+        tcp_flags: 2,
+        icmp_type: None,
+        is_reply: None,
+        length: 74,
+        interface: "fm3".to_owned(),
+        trace: false,
+    }
+}

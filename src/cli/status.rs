@@ -1,0 +1,176 @@
+//! `ferromesh status`: is this node well?
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use node_api::{ClientError, MapUse, Reply, Request, Status};
+
+use super::output::{FormatArg, Paint, Tone};
+use super::table::{Cell, fields, table};
+use super::{Agent, CliError, output};
+
+/// Show whether this node is well: endpoints, policies, what is degraded, what was changed on this host.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  ferromesh status
+  ferromesh status --verbose             Each change to this host, kernel capabilities, map use
+  ferromesh status -o json | jq .degraded
+
+Exit code 1 if the agent does not answer.")]
+pub(crate) struct Args {
+    /// Also list each change to this host, what the kernel offers, and how full the maps are.
+    #[arg(short, long)]
+    verbose: bool,
+    /// Where the kernel's maps are pinned; looked at only if the agent does not answer.
+    #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/ferromesh")]
+    pins: PathBuf,
+    #[command(flatten)]
+    format: FormatArg,
+}
+
+pub(crate) async fn run(agent: &Agent, args: Args) -> Result<ExitCode, CliError> {
+    let status = match agent.ask(Request::Status).await {
+        Ok(Reply::Status(status)) => status,
+        Ok(_) => return Err(CliError::Unexpected),
+        Err(error @ ClientError::NotRunning { .. }) => {
+            output::note(&format!("ferromesh: {error}{}", left_in_kernel(&args.pins)));
+            return Ok(ExitCode::FAILURE);
+        }
+        Err(error) => return Err(error.into()),
+    };
+    args.format.print(&status, |paint| render(&status, args.verbose, paint))
+}
+
+/// What still works without an agent, if the pins show that something does.
+fn left_in_kernel(pins: &Path) -> String {
+    let links = pins.join(format!("v{}", abi::SCHEMA)).join("links");
+    let attached = std::fs::read_dir(links).is_ok_and(|mut entries| entries.next().is_some());
+    if !attached {
+        return String::new();
+    }
+    format!(
+        "\npolicy stays in force in the kernel ({}): established connections and existing policy go on, \
+         new workloads do not start and edits wait for the agent",
+        pins.display()
+    )
+}
+
+fn render(status: &Status, verbose: bool, paint: Paint) -> String {
+    let mut text = fields(summary(status, verbose), paint);
+    if verbose {
+        let capabilities = status.capabilities.iter();
+        let capabilities = capabilities.map(|(name, found)| [name.into(), found.into()]).collect();
+        let maps = status.maps.iter().map(|(name, fill)| map_row(name, *fill)).collect();
+        let _ = write!(text, "\n{}", table(["CAPABILITY", "THIS KERNEL"], capabilities, paint));
+        let _ = write!(text, "\n{}", table(["MAP", "USED", "CAPACITY", "PRESSURE"], maps, paint));
+    }
+    text
+}
+
+fn summary(status: &Status, verbose: bool) -> Vec<(&'static str, Cell)> {
+    let Status { endpoints, ingress_enforced, egress_enforced, adopted, .. } = status;
+    vec![
+        ("Node", status.node.as_str().into()),
+        ("Agent", Cell::toned(Tone::Good, format!("OK, build {}, pid {}", status.build, status.pid))),
+        ("Configuration", status.config.display().into()),
+        ("Kernel", format!("schema {}, policy revision {}", status.schema, status.revision).into()),
+        (
+            "Endpoints",
+            format!(
+                "{endpoints} (enforced: ingress {ingress_enforced}, egress {egress_enforced}; adopted {adopted})"
+            )
+            .into(),
+        ),
+        ("Policies", policies(status)),
+        ("Lost events", count(status.lost_events, Tone::Warning, "")),
+        ("Degraded", degraded(status)),
+        ("Host changes", host_changes(&status.host_changes, verbose)),
+    ]
+}
+
+fn policies(status: &Status) -> Cell {
+    let in_force = format!("{} in force", status.policies);
+    match status.invalid {
+        0 => in_force.into(),
+        invalid => {
+            Cell::toned(Tone::Bad, format!("{in_force}, {invalid} invalid: see `ferromesh policy list`"))
+        }
+    }
+}
+
+fn count(number: u64, tone: Tone, more: &str) -> Cell {
+    Cell::toned(if number == 0 { Tone::Plain } else { tone }, format!("{number}{more}"))
+}
+
+fn degraded(status: &Status) -> Cell {
+    match status.degraded.as_slice() {
+        [] => Cell::toned(Tone::Good, "nothing"),
+        sentences => Cell::toned(Tone::Warning, sentences.join("\n")),
+    }
+}
+
+fn host_changes(changes: &[String], verbose: bool) -> Cell {
+    match changes {
+        [] => "none".into(),
+        changes if verbose => changes.join("\n").into(),
+        changes => format!("{}, undone by `ferromesh down`: see --verbose", changes.len()).into(),
+    }
+}
+
+fn map_row(name: &str, MapUse { used, capacity }: MapUse) -> [Cell; 4] {
+    let percent = used.and_then(|used| used.saturating_mul(100).checked_div(capacity));
+    let pressure = match percent {
+        None => Cell::from("-"),
+        Some(percent @ 90..) => Cell::toned(Tone::Bad, format!("{percent}%")),
+        Some(percent) => format!("{percent}%").into(),
+    };
+    [
+        name.into(),
+        used.map_or_else(|| "-".to_owned(), |used| used.to_string()).into(),
+        capacity.into(),
+        pressure,
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::golden::{self, golden};
+    use super::*;
+
+    #[test]
+    fn a_node_that_is_well() {
+        golden("status", &render(&golden::status(), false, Paint::NONE));
+        golden("status.json", &serde_json::to_string_pretty(&golden::status()).unwrap());
+    }
+
+    #[test]
+    fn verbose_lists_changes_capabilities_and_maps() {
+        golden("status-verbose", &render(&golden::status(), true, Paint::NONE));
+    }
+
+    #[test]
+    fn a_degraded_node_says_what_and_where_to_look() {
+        let mut status = golden::status();
+        status.invalid = 1;
+        status.lost_events = 12;
+        status.degraded = vec![
+            "policy default/rule2: rules.http needs the L7 proxy, which does not exist yet: denied"
+                .to_owned(),
+            "map RULES: 91% full".to_owned(),
+        ];
+        golden("status-degraded", &render(&status, false, Paint::NONE));
+    }
+
+    #[test]
+    fn without_an_agent_the_pinned_links_show_what_stays() {
+        let directory = golden::directory();
+        assert_eq!(left_in_kernel(directory.path()), "");
+        let links = directory.path().join(format!("v{}/links", abi::SCHEMA));
+        std::fs::create_dir_all(&links).unwrap();
+        assert_eq!(left_in_kernel(directory.path()), "", "nothing is attached");
+        std::fs::write(links.join("fm1-from_pod"), "").unwrap();
+        assert!(left_in_kernel(directory.path()).starts_with("\npolicy stays in force in the kernel"));
+    }
+}

@@ -1,0 +1,203 @@
+//! The real binary against a socket that answers like an agent. Needs no privileges.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test file: they are how a test fails"
+)]
+
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use mesh::flow::{Flow, Peer, TrafficDirection, Verdict};
+use mesh::labels::LabelSet;
+use node_api::{ObserveQuery, Reply, ReplySink, Request, Server, Trace};
+
+fn ferromesh(socket: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ferromesh"));
+    command.arg("--socket").arg(socket).args(arguments).env_remove("NO_COLOR").stdin(Stdio::null());
+    command
+}
+
+fn told(output: &Output) -> (Option<i32>, String, String) {
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+    (output.status.code(), text(&output.stdout), text(&output.stderr))
+}
+
+fn flow(time: i64) -> Flow {
+    let end = |address: &str, port| Peer {
+        address: Some(address.parse().unwrap()),
+        port: Some(port),
+        identity: None,
+        workload: None,
+        labels: LabelSet::new(),
+    };
+    Flow {
+        time,
+        node: "n".to_owned(),
+        verdict: Verdict::Forwarded,
+        drop: None,
+        direction: TrafficDirection::Egress,
+        source: end("10.1.0.1", 4000),
+        destination: end("2001:db8::1", 53),
+        protocol: 17,
+        tcp_flags: 0,
+        icmp_type: None,
+        is_reply: Some(false),
+        length: 60,
+        interface: "fm1".to_owned(),
+        trace: false,
+    }
+}
+
+/// An agent that has seen two flows and lost three, and endless ones for a follower.
+struct Agent {
+    _directory: tempfile::TempDir,
+    socket: PathBuf,
+}
+
+impl Agent {
+    /// On a thread of its own, which ends with the test process.
+    fn start() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("agent.sock");
+        let (bound, listening) = std::sync::mpsc::channel();
+        let path = socket.clone();
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                let server = Server::bind(&path, "another build").unwrap();
+                bound.send(()).unwrap();
+                server.serve(|_, request, replies| answer(request, replies)).await;
+            });
+        });
+        listening.recv().expect("the socket is open");
+        Self { _directory: directory, socket }
+    }
+
+    fn told(&self, arguments: &[&str]) -> (Option<i32>, String, String) {
+        told(&ferromesh(&self.socket, arguments).output().unwrap())
+    }
+}
+
+async fn answer(request: Request, mut replies: ReplySink) {
+    match request {
+        Request::Observe(ObserveQuery { follow: true, .. }) => {
+            for time in 0.. {
+                if replies.send(&Reply::Flow(Box::new(flow(time)))).await.is_err() {
+                    return;
+                }
+            }
+        }
+        Request::Observe(_) => {
+            let past = [flow(0), flow(1_000_000)].map(|flow| Reply::Flow(Box::new(flow)));
+            for reply in past.iter().chain([&Reply::Lost(3), &Reply::Done]) {
+                let _ = replies.send(reply).await;
+            }
+        }
+        Request::Trace(query) => {
+            let allowed = query.port == 80;
+            let verdict = if allowed { "allowed" } else { "denied" };
+            let trace = Trace { allowed, lines: vec![format!("{verdict}: {}", query.to)] };
+            let _ = replies.send(&Reply::Trace(trace)).await;
+        }
+        Request::Endpoints => drop(replies.send(&Reply::Endpoints(Vec::new())).await),
+        _ => drop(replies.send(&Reply::Error("map RULES: full".to_owned())).await),
+    }
+}
+
+#[test]
+fn without_an_agent_each_verb_says_how_to_start_one() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("agent.sock");
+    let pins = directory.path().to_str().unwrap();
+    let expected = format!(
+        "ferromesh: agent is not running (no answer at {}); start it with `ferromesh up`\n",
+        socket.display()
+    );
+    for verb in
+        [&["status", "--pins", pins][..], &["endpoint", "list"], &["observe"], &["plan", "-o", "json"]]
+    {
+        let output = ferromesh(&socket, verb).output().unwrap();
+        assert_eq!(told(&output), (Some(1), String::new(), expected.clone()), "{verb:?}");
+    }
+}
+
+#[test]
+fn status_says_that_policy_stays_in_force_when_its_programs_are_pinned() {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::create_dir_all(directory.path().join("v1/links/fm1")).unwrap();
+    let pins = directory.path().to_str().unwrap();
+    let output = ferromesh(&directory.path().join("none"), &["status", "--pins", pins]).output().unwrap();
+    let (code, stdout, stderr) = told(&output);
+    assert_eq!((code, stdout.as_str()), (Some(1), ""));
+    assert!(stderr.contains("is not running") && stderr.contains("policy stays in force"), "{stderr}");
+}
+
+#[test]
+fn without_an_agent_version_still_answers() {
+    let directory = tempfile::tempdir().unwrap();
+    let output = ferromesh(&directory.path().join("none"), &["version"]).output().unwrap();
+    let (code, stdout, stderr) = told(&output);
+    assert_eq!((code, stderr.as_str()), (Some(0), ""));
+    assert!(stdout.contains("Agent:     not running"), "{stdout}");
+}
+
+#[test]
+fn flows_are_printed_and_losses_said_beside_them() {
+    let agent = Agent::start();
+    let (code, stdout, stderr) = agent.told(&["observe"]);
+    let expected = "\
+Jan  1 00:00:00.000: 10.1.0.1:4000 (unknown) -> [2001:db8::1]:53 (unknown) from-endpoint FORWARDED (UDP)
+Jan  1 00:00:00.001: 10.1.0.1:4000 (unknown) -> [2001:db8::1]:53 (unknown) from-endpoint FORWARDED (UDP)
+";
+    assert_eq!((code, stdout.as_str(), stderr.as_str()), (Some(0), expected, "EVENTS LOST: 3\n"));
+    let (_, json, _) = agent.told(&["observe", "-o", "json"]);
+    let flows: Vec<Flow> = json.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(flows, [flow(0), flow(1_000_000)]);
+}
+
+#[test]
+fn a_reader_that_goes_away_ends_a_verb_quietly() {
+    let agent = Agent::start();
+    let mut child = ferromesh(&agent.socket, &["observe", "-f"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    assert!(lines.next().unwrap().unwrap().starts_with("Jan  1 00:00:00.000"));
+    drop(lines);
+    let mut stderr = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
+    assert_eq!((child.wait().unwrap().code(), stderr.as_str()), (Some(0), ""));
+}
+
+#[test]
+fn the_exit_code_of_a_trace_is_its_verdict() {
+    let agent = Agent::start();
+    let allowed = agent.told(&["policy", "trace", "xwing", "default/deathstar:80"]);
+    assert_eq!(allowed, (Some(0), "allowed: default/deathstar\n".to_owned(), String::new()));
+    let denied = agent.told(&["policy", "trace", "xwing", "default/deathstar:81/udp"]);
+    assert_eq!(denied, (Some(1), "denied: default/deathstar\n".to_owned(), String::new()));
+}
+
+#[test]
+fn what_the_agent_refuses_is_said_in_its_words() {
+    let agent = Agent::start();
+    assert_eq!(agent.told(&["plan"]), (Some(1), String::new(), "ferromesh: map RULES: full\n".to_owned()));
+    let (code, _, stderr) = agent.told(&["endpoint", "get", "yoda"]);
+    assert_eq!(code, Some(1));
+    assert!(stderr.ends_with("this node has none\n"), "{stderr}");
+}
+
+#[test]
+fn completions_are_scripts_for_each_shell() {
+    for shell in ["bash", "zsh", "fish"] {
+        let output = ferromesh(Path::new("/nowhere"), &["completions", shell]).output().unwrap();
+        let (code, stdout, _) = told(&output);
+        assert_eq!(code, Some(0));
+        assert!(stdout.contains("observe") && stdout.contains("verdict"), "{shell}");
+    }
+}
