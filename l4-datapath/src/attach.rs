@@ -14,8 +14,8 @@ use aya::programs::links::{FdLink, LinkError, PinnedLink};
 use aya::programs::tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle, qdisc_add_clsact};
 use aya::programs::{LinkOrder, ProgramError, SchedClassifier, TcAttachType};
 
-use crate::Error;
 use crate::pins::Pins;
+use crate::{Error, sys};
 
 /// How programs are attached.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -86,7 +86,7 @@ pub(crate) fn attach(
     let filter = place.pin(&pins.filters(), interface);
     if hook == Hook::Clsact {
         attach_filter(program, interface, place, &filter)?;
-        unpin(&link)
+        remove_link(&link)
     } else {
         attach_link(program, interface, place, &link)?;
         if filter.exists() { remove_filter(&filter) } else { Ok(()) }
@@ -96,13 +96,21 @@ pub(crate) fn attach(
 /// Takes both programs off the interface. An interface that is gone has none.
 pub(crate) fn detach(pins: &Pins, interface: &str) -> Result<(), Error> {
     for place in Place::ALL {
-        unpin(&place.pin(&pins.links(), interface))?;
+        remove_link(&place.pin(&pins.links(), interface))?;
         let filter = place.pin(&pins.filters(), interface);
         if filter.exists() {
             remove_filter(&filter)?;
         }
     }
     Ok(())
+}
+
+/// Detaches a pinned link, if there is one, then removes the pin.
+pub(crate) fn remove_link(pin: &Path) -> Result<(), Error> {
+    match sys::detach_pinned_link(pin) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::path(pin, "detaching")(error)),
+        _ => unpin(pin),
+    }
 }
 
 /// Removes the filter that a pin stands for, then the pin.
@@ -195,7 +203,8 @@ fn failed<E: std::error::Error>(
     Error::program(place.program(), format!("{operation} {interface}"))
 }
 
-fn unpin(pin: &Path) -> Result<(), Error> {
+/// Removes a pin; one that is not there is fine.
+pub(crate) fn unpin(pin: &Path) -> Result<(), Error> {
     match fs::remove_file(pin) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::path(pin, "removing")(error)),
         _ => Ok(()),

@@ -281,7 +281,7 @@ fn interfaces(pins: &Pins) -> Result<BTreeSet<String>, Error> {
         if if_nametoindex(interface).is_ok() {
             found.insert(interface.to_owned());
         } else {
-            std::fs::remove_file(&pin).map_err(Error::path(&pin, "removing"))?;
+            attach::unpin(&pin)?;
         }
     }
     Ok(found)
