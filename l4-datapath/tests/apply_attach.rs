@@ -1,4 +1,9 @@
 //! The programs on real veths in a scratch network namespace, by tcx and by clsact. Needs root and BPF.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "clippy knows only functions marked as tests to be tests"
+)]
 
 mod support;
 
@@ -109,6 +114,10 @@ async fn attach_and_remove(root: &PinRoot) {
     assert_eq!(on_veth(), ours);
     datapath.detach(id(1)).unwrap();
     assert_eq!(on_veth(), none);
+    datapath.attach(&endpoint(1)).unwrap();
+    delete_veth().await;
+    datapath.detach(id(1)).unwrap();
+    make_veth().await;
     datapath.attach(&endpoint(1)).unwrap();
 
     assert!(remove(&root.path()).is_err(), "not under a living agent");

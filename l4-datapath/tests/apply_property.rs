@@ -1,4 +1,9 @@
 //! After any sequence of plans the maps say what the last plan says, as a program reads them. Needs root and BPF.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "clippy knows only functions marked as tests to be tests"
+)]
 
 mod support;
 
@@ -37,8 +42,12 @@ const ADDRESSES: [&str; 9] = [
     "fd77::1",
 ];
 
+/// Identity of the peer, protocol, destination port.
+type Packet = (u32, u8, u16);
+
 fn any_match() -> impl Strategy<Value = Match> {
-    let peer = prop_oneof![Just(None), prop::sample::select(&PEERS[..]).prop_map(|peer| Some(identity(peer)))];
+    let peer =
+        prop_oneof![Just(None), prop::sample::select(&PEERS[..]).prop_map(|peer| Some(identity(peer)))];
     let ports = (0..=16u8, any::<u16>()).prop_map(|(bits, port)| {
         let mask = u16::MAX.checked_shl(16 - u32::from(bits)).unwrap_or(0);
         (port & mask, bits)
@@ -52,16 +61,9 @@ fn any_match() -> impl Strategy<Value = Match> {
 }
 
 fn any_outcome() -> impl Strategy<Value = Outcome> {
-    let verdict = prop_oneof![
-        Just((true, None)),
-        Just((false, None)),
-        Just((false, Some(Needs::L7Proxy))),
-    ];
-    (verdict, prop::sample::subsequence(vec!["a", "b", "c"], 0..=2)).prop_map(|((allow, needs), by)| Outcome {
-        allow,
-        by: by.into_iter().map(policy).collect(),
-        needs,
-    })
+    let verdict = prop_oneof![Just((true, None)), Just((false, None)), Just((false, Some(Needs::L7Proxy))),];
+    (verdict, prop::sample::subsequence(vec!["a", "b", "c"], 0..=2))
+        .prop_map(|((allow, needs), by)| Outcome { allow, by: by.into_iter().map(policy).collect(), needs })
 }
 
 fn any_ruleset() -> impl Strategy<Value = Arc<Ruleset>> {
@@ -74,7 +76,11 @@ fn any_ruleset() -> impl Strategy<Value = Arc<Ruleset>> {
 /// Endpoints draw their rulesets from a small pool, so that some share one.
 fn any_plan() -> impl Strategy<Value = NodePlan> {
     let pool = prop::collection::vec(any_ruleset(), 1..4);
-    let choice = (prop::sample::select(vec![300u32, 301, 302]), any::<prop::sample::Index>(), any::<prop::sample::Index>());
+    let choice = (
+        prop::sample::select(vec![300u32, 301, 302]),
+        any::<prop::sample::Index>(),
+        any::<prop::sample::Index>(),
+    );
     let endpoints = prop::collection::btree_map(1..6u16, choice, 0..5);
     let ipcache = prop::collection::btree_map(prop::sample::select(&PREFIXES[..]), 1..9u32, 0..7);
     (pool, endpoints, ipcache).prop_map(|(pool, endpoints, ipcache)| {
@@ -98,7 +104,7 @@ fn the_maps_say_what_the_last_of_any_sequence_of_plans_says() {
         (prop::sample::select(&PEERS[..]), prop::sample::select(&[1u8, 6, 17, 58][..]), any::<u16>()),
         24,
     );
-    let run = |(plans, packets): (Vec<(NodePlan, bool)>, Vec<(u32, u8, u16)>)| {
+    let run = |(plans, packets): (Vec<(NodePlan, bool)>, Vec<Packet>)| {
         for (plan, settle) in plans {
             datapath.borrow_mut().apply(&plan).unwrap();
             equal(&kernel, &plan, &packets)?;
@@ -114,17 +120,25 @@ fn the_maps_say_what_the_last_of_any_sequence_of_plans_says() {
 }
 
 /// What programs read is the plan.
-fn equal(kernel: &Pinned, plan: &NodePlan, packets: &[(u32, u8, u16)]) -> Result<(), TestCaseError> {
+fn equal(kernel: &Pinned, plan: &NodePlan, packets: &[Packet]) -> Result<(), TestCaseError> {
     let ids: BTreeSet<u32> = kernel.endpoints().values().map(|endpoint| endpoint.id).collect();
     prop_assert_eq!(ids, plan.endpoints.keys().map(|id| u32::from(id.number())).collect::<BTreeSet<_>>());
     for (id, planned) in &plan.endpoints {
         let assignment = kernel.assignment(id.number());
         prop_assert_eq!(assignment.identity, planned.identity.number());
-        for (ruleset, content) in [(assignment.ingress, &planned.ingress), (assignment.egress, &planned.egress)] {
+        for (ruleset, content) in
+            [(assignment.ingress, &planned.ingress), (assignment.egress, &planned.egress)]
+        {
             for packet in packets.iter().chain(&edges(content)) {
                 let (peer, protocol, port) = *packet;
                 let (expected, _) = content.judge(identity(peer), protocol, port);
-                prop_assert_eq!(kernel.judge(ruleset, peer, protocol, port), expected, "{:?} {:?}", packet, content);
+                prop_assert_eq!(
+                    kernel.judge(ruleset, peer, protocol, port),
+                    expected,
+                    "{:?} {:?}",
+                    packet,
+                    content
+                );
             }
         }
     }
@@ -140,7 +154,7 @@ fn equal(kernel: &Pinned, plan: &NodePlan, packets: &[(u32, u8, u16)]) -> Result
 }
 
 /// A packet on each entry, and one just beyond its range.
-fn edges(content: &Ruleset) -> Vec<(u32, u8, u16)> {
+fn edges(content: &Ruleset) -> Vec<Packet> {
     let edge = |matched: &Match| {
         let peer = matched.identity.map_or(300, mesh::identity::Identity::number);
         let last = matched.port | u16::MAX.checked_shr(u32::from(matched.port_bits)).unwrap_or(0);

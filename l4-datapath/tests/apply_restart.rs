@@ -1,4 +1,9 @@
 //! What a second agent finds, and what it refuses. Needs root and BPF.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "clippy knows only functions marked as tests to be tests"
+)]
 
 mod support;
 

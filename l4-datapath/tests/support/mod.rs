@@ -1,5 +1,6 @@
 //! What the tests of this folder share: a BPF file system of their own, small maps, plans. They need root.
 #![allow(dead_code, reason = "each test binary uses a part")]
+#![allow(clippy::unwrap_used, reason = "clippy knows only functions marked as tests to be tests")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -104,8 +105,13 @@ pub(crate) fn endpoint(number: u16) -> Endpoint {
 /// A plan of both default routes and these endpoints: (id, identity, ingress, egress).
 pub(crate) fn plan(endpoints: Vec<(u16, u32, Arc<Ruleset>, Arc<Ruleset>)>) -> NodePlan {
     let entry = |(number, own, ingress, egress): (u16, u32, _, _)| {
-        let planned =
-            EndpointPlan { endpoint: endpoint(number), identity: identity(own), ingress, egress, audit: false };
+        let planned = EndpointPlan {
+            endpoint: endpoint(number),
+            identity: identity(own),
+            ingress,
+            egress,
+            audit: false,
+        };
         (id(number), planned)
     };
     NodePlan {
@@ -141,7 +147,8 @@ impl Pinned {
 
     /// What is in force for an endpoint.
     pub(crate) fn assignment(&self, number: u16) -> abi::Assignment {
-        let both = maps::Assignments::new(self.map(abi::map::ASSIGNMENTS)).unwrap().get(number.into()).unwrap();
+        let both =
+            maps::Assignments::new(self.map(abi::map::ASSIGNMENTS)).unwrap().get(number.into()).unwrap();
         both.slot[usize::from(self.generation() & 1 == 1)]
     }
 
@@ -182,6 +189,7 @@ impl Pinned {
             rules.longest(abi::RuleKey::exact(ruleset, identity, protocol, port)).unwrap().map(|v| v.verdict)
         };
         let found = [verdict(peer), verdict(0)];
-        !found.contains(&Some(abi::RuleVerdict::Deny as u8)) && found.contains(&Some(abi::RuleVerdict::Allow as u8))
+        !found.contains(&Some(abi::RuleVerdict::Deny as u8))
+            && found.contains(&Some(abi::RuleVerdict::Allow as u8))
     }
 }
