@@ -77,7 +77,9 @@ fn build(out: &Path) -> Result<PathBuf, String> {
         .status()
         .map_err(|error| format!("{:?}: {error}", cargo.get_program()))?;
     if !status.success() {
-        return Err(format!("building the kernel programs failed ({status}); the compiler's messages are above"));
+        return Err(format!(
+            "building the kernel programs failed ({status}); the compiler's messages are above"
+        ));
     }
     Ok(target_dir.join(TARGET).join("release/ferromesh"))
 }
@@ -98,7 +100,8 @@ fn toolchain() -> Option<Command> {
         return Some(cargo);
     }
     let sysroot = clean("rustup").args(["run", "nightly", "rustc", "--print", "sysroot"]).output().ok()?;
-    let source = Path::new(std::str::from_utf8(&sysroot.stdout).ok()?.trim()).join("lib/rustlib/src/rust/library/core");
+    let source = Path::new(std::str::from_utf8(&sysroot.stdout).ok()?.trim())
+        .join("lib/rustlib/src/rust/library/core");
     if !sysroot.status.success() || !source.exists() {
         return None;
     }

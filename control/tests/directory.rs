@@ -1,5 +1,7 @@
 //! The directory as an agent lives with it: edits by every kind of editor, mistakes, restarts.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot be set up has failed")]
+
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;

@@ -1,5 +1,7 @@
 //! What a person is told who got a file wrong: exact lines, for the wording is the feature.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot be set up has failed")]
+
 use std::fs;
 use std::path::Path;
 

@@ -5,14 +5,18 @@
 //! `mount`), and nothing assumes the machine's first network namespace. Each error names the object and the call.
 //! This crate and `l4-datapath` are the only ones with `unsafe`.
 
+pub mod capability;
 pub mod cgroup;
 mod error;
 pub mod host;
 pub mod mount;
 pub mod namespace;
 pub mod netlink;
+pub mod process;
 pub mod scratch;
+pub mod seccomp;
 pub mod sysctl;
+pub mod user;
 
 use error::Context;
 pub use error::{Error, Result};

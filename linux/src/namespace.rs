@@ -1,6 +1,6 @@
 //! Network namespaces with a name: a file in a directory of the caller's choice, on which the namespace is mounted.
 //!
-//! Promise: the calling thread's own namespace never changes; what must happen inside another one happens on a thread
+//! Promise: the calling thread's own namespace never changes but by [`NetworkNamespace::enter`]; what must happen inside another one happens on a thread
 //! that is used for nothing else. A namespace lives until its file is deleted and its last process, socket and
 //! descriptor are gone.
 
@@ -81,6 +81,11 @@ impl NetworkNamespace {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Moves the calling process in, for good; for one that has a single thread.
+    pub fn enter(&self) -> Result<()> {
+        setns(&self.file, CloneFlags::CLONE_NEWNET).context("enter network namespace", self.path.display())
     }
 
     /// Calls `work` inside, on a thread of its own.

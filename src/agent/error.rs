@@ -4,7 +4,7 @@ use std::io;
 
 /// One line each: what is wrong and how it is put right is in the source's own words.
 #[derive(Debug, thiserror::Error)]
-pub enum AgentError {
+pub(crate) enum AgentError {
     /// The directory of YAML files.
     #[error(transparent)]
     Source(#[from] control::source::files::SourceError),

@@ -18,7 +18,12 @@ pub(super) async fn read(
     metrics: FlowMetrics,
 ) {
     let mut batch = Vec::new();
-    while events.read(&mut batch).await.inspect_err(|error| tracing::error!(%error, "flow events have ended")).is_ok() {
+    while events
+        .read(&mut batch)
+        .await
+        .inspect_err(|error| tracing::error!(%error, "flow events have ended"))
+        .is_ok()
+    {
         let context = Arc::clone(&explanation.lock());
         // Asked again for each batch: the wall clock can be set.
         let offset = wall_clock_offset();

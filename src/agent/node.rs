@@ -93,7 +93,11 @@ impl Node {
             adopted: opened.adopted.len(),
             host_changes: host.iter().map(ToString::to_string).chain(mounted).collect(),
             refused: None,
-            capabilities: capabilities.0.iter().map(|row| (row.capability.to_owned(), row.text.clone())).collect(),
+            capabilities: capabilities
+                .0
+                .iter()
+                .map(|row| (row.capability.to_owned(), row.text.clone()))
+                .collect(),
             allocator,
             lost_events: 0,
             ring: FlowRing::new(observe::ring::CAPACITY),
@@ -254,7 +258,10 @@ async fn facts(world: &World, endpoints: &endpoint::Config) -> Result<NodeFacts,
     })
 }
 
-fn pools_in_use(endpoints: &[Endpoint], config: &endpoint::Config) -> Option<(ipnet::Ipv4Net, ipnet::Ipv6Net)> {
+fn pools_in_use(
+    endpoints: &[Endpoint],
+    config: &endpoint::Config,
+) -> Option<(ipnet::Ipv4Net, ipnet::Ipv6Net)> {
     (!endpoints.is_empty()).then_some((config.ipv4_pool, config.ipv6_pool))
 }
 

@@ -2,9 +2,24 @@
 
 use abi::{Address, DropReason};
 
+use crate::{parse::Packet, refusal::Refusal};
+
 /// Refuses addresses that no packet between endpoints may carry, whoever sends it.
 #[inline(always)]
-pub(crate) fn check(source: &Address, destination: &Address, v4: bool) -> Result<(), DropReason> {
+pub(crate) fn check(packet: &Packet) -> Result<(), Refusal> {
+    Refusal::check(address_check(packet))
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn address_check(packet: *const Packet) -> u32 {
+    // SAFETY: the caller passes a reference; the test for null is for the verifier.
+    let Some(packet) = (unsafe { packet.as_ref() }) else { return Refusal::ABSURD };
+    Refusal::encode(judge(&packet.source, &packet.destination, packet.is_v4()))
+}
+
+#[inline(always)]
+fn judge(source: &Address, destination: &Address, v4: bool) -> Result<(), DropReason> {
     if is_multicast(source, v4) || is_forbidden(source, v4) {
         return Err(DropReason::InvalidAddress);
     }

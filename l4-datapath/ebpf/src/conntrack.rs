@@ -141,7 +141,7 @@ pub(crate) fn remove(tuple: &Tuple) -> bool {
 #[inline(never)]
 extern "C" fn conntrack_remove(tuple: *const Tuple) -> i32 {
     // SAFETY: the caller passes a reference; the test for null is for the verifier.
-    let Some(tuple) = (unsafe { tuple.as_ref() }) else { return 0 };
+    let Some(tuple) = (unsafe { tuple.as_ref() }) else { return -1 };
     let result = if tuple.v4 { CONNECTIONS4.remove(tuple.key4()) } else { CONNECTIONS6.remove(&tuple.key) };
     result.err().unwrap_or(0)
 }

@@ -9,7 +9,7 @@
 
 use core::mem::MaybeUninit;
 
-use abi::{Direction, DropReason, EventKind, MARK_ANSWER, ReservedIdentity};
+use abi::{Direction, DropReason, Endpoint, EventKind, MARK_ANSWER, ReservedIdentity};
 use aya_ebpf::{
     bindings::{TC_ACT_OK, TC_ACT_SHOT},
     macros::classifier,
@@ -22,10 +22,11 @@ use crate::{
     deliver,
     flow::{self, Flow},
     header::{Ethernet, ethertype},
-    identity::{self, End, Moment},
+    identity::{self, Moment},
     judge::judge,
     neighbour,
     parse::{self, Packet},
+    refusal::Refusal,
     skb::Skb,
 };
 
@@ -43,8 +44,8 @@ pub(crate) fn from_pod(ctx: TcContext) -> i32 {
     let mut flow = Flow::new(skb.ifindex(), Direction::Egress);
     match admit(skb, &mut packet, &mut flow) {
         Ok(verdict) => verdict,
-        Err(reason) => {
-            let reason = reason as u8;
+        Err(refusal) => {
+            let reason = refusal.number();
             flow::dropped(&packet, &flow, reason);
             answer::refuse(skb, &packet, &flow, reason, Sender::Workload)
         }
@@ -52,49 +53,49 @@ pub(crate) fn from_pod(ctx: TcContext) -> i32 {
 }
 
 #[inline(always)]
-fn admit(skb: Skb, packet: &mut Packet, flow: &mut Flow) -> Result<i32, DropReason> {
+fn admit(skb: Skb, packet: &mut Packet, flow: &mut Flow) -> Result<i32, Refusal> {
     let now = Moment::current()?;
     let mut space = MaybeUninit::<Ethernet>::uninit();
     let link = skb.read(0, &mut space).ok_or(DropReason::InvalidPacket)?;
     packet.ethertype = link.ethertype;
     if skb.vlan_present() != 0 {
-        return Err(DropReason::UnsupportedL3);
+        return Err(DropReason::UnsupportedL3.into());
     }
     if link.ethertype == ethertype::ARP {
-        return neighbour::arp(skb, link);
+        return Ok(neighbour::arp(skb, link)?);
     }
     parse::network(skb, packet)?;
     if let Some(outcome) = neighbour::discovery(skb, packet, link) {
-        return outcome;
+        return Ok(outcome?);
     }
     if neighbour::is_noise(skb, packet) {
         flow::count(packet, flow, DropReason::Multicast as u8);
         return Ok(TC_ACT_SHOT);
     }
-    address::check(&packet.source, &packet.destination, packet.is_v4())?;
-    let source = sender(skb, packet, link, &now)?;
-    flow.source = source.local;
-    flow.facts.source_identity = source.identity;
+    address::check(packet)?;
+    flow.source.set_local(sender(skb, packet, link)?, now.generation)?;
     parse::transport(skb, packet)?;
-    let destination = End::find(&packet.destination, now.generation)?;
-    flow.destination = destination.local;
-    flow.facts.destination_identity = destination.identity;
-    if destination.identity == ReservedIdentity::UNMANAGED {
-        return Err(DropReason::NoEndpoint);
+    let receiver = identity::endpoint(&packet.destination);
+    match receiver {
+        Some(endpoint) => flow.destination.set_local(endpoint, now.generation)?,
+        None => flow.destination.set_remote(&packet.destination, now.generation),
+    }
+    if flow.destination.identity == ReservedIdentity::UNMANAGED {
+        return Err(DropReason::NoEndpoint.into());
     }
     judge(skb, packet, flow, &now)?;
     if now.trace {
-        flow::report(packet, &flow.facts, EventKind::Trace, 0);
+        flow::report(packet, flow, EventKind::Trace, 0);
     }
-    match flow.destination {
-        Some(local) => deliver::to_endpoint(skb, packet, flow, local.endpoint),
+    match receiver {
+        Some(endpoint) => Ok(deliver::to_endpoint(skb, packet, flow, endpoint)?),
         None => Ok(TC_ACT_OK),
     }
 }
 
 /// The endpoint behind this hook, if the packet's addresses are its own.
 #[inline(always)]
-fn sender(skb: Skb, packet: &Packet, link: &Ethernet, now: &Moment) -> Result<End, DropReason> {
+fn sender(skb: Skb, packet: &Packet, link: &Ethernet) -> Result<&'static Endpoint, DropReason> {
     let endpoint = identity::endpoint(&packet.source).ok_or(DropReason::InvalidSourceIp)?;
     if endpoint.ifindex != skb.ifindex() {
         return Err(DropReason::InvalidSourceIp);
@@ -102,5 +103,5 @@ fn sender(skb: Skb, packet: &Packet, link: &Ethernet, now: &Moment) -> Result<En
     if endpoint.mac != link.source {
         return Err(DropReason::InvalidSourceMac);
     }
-    End::local(endpoint, now.generation)
+    Ok(endpoint)
 }

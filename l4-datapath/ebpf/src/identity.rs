@@ -2,7 +2,7 @@
 
 use core::ptr::read_volatile;
 
-use abi::{Address, Assignment, Assignments, DropReason, Endpoint};
+use abi::{Address, DropReason, Endpoint};
 use aya_ebpf::btf_maps::lpm_trie::Key;
 
 use crate::{
@@ -11,6 +11,7 @@ use crate::{
 };
 
 /// What holds while one packet is judged.
+#[repr(C)]
 #[derive(Clone, Copy)]
 pub(crate) struct Moment {
     pub(crate) generation: u64,
@@ -36,57 +37,59 @@ impl Moment {
     }
 }
 
-/// An endpoint of this node.
-#[derive(Clone, Copy)]
-pub(crate) struct Local {
-    pub(crate) endpoint: &'static Endpoint,
-    pub(crate) assignments: &'static Assignments,
-}
-
-impl Local {
-    /// What policy says of the endpoint in this generation.
-    #[inline(always)]
-    pub(crate) fn assignment(&self, generation: u64) -> &'static Assignment {
-        &self.assignments.slot[(generation & 1) as usize]
-    }
-}
-
-/// One end of a packet.
+/// One end of a packet: what policy, quota and events ask about it, in plain numbers.
+#[repr(C)]
 #[derive(Clone, Copy)]
 pub(crate) struct End {
     /// 0: nobody we know.
     pub(crate) identity: u32,
-    /// `None` if it is not on this node.
-    pub(crate) local: Option<Local>,
+    /// Endpoint id; 0 if it is not on this node, and then what follows is 0 too.
+    pub(crate) id: u32,
+    pub(crate) ifindex: u32,
+    pub(crate) quota: u32,
+    pub(crate) ingress: u32,
+    pub(crate) egress: u32,
+    /// [`abi::EndpointFlags`].
+    pub(crate) flags: u32,
 }
 
 impl End {
-    /// The endpoint of this node.
+    pub(crate) const UNKNOWN: Self =
+        Self { identity: 0, id: 0, ifindex: 0, quota: 0, ingress: 0, egress: 0, flags: 0 };
+
     #[inline(always)]
-    pub(crate) fn local(endpoint: &'static Endpoint, generation: u64) -> Result<Self, DropReason> {
+    pub(crate) fn is_local(&self) -> bool {
+        self.id != 0
+    }
+
+    /// Becomes an endpoint of this node, as of this generation.
+    #[inline(always)]
+    pub(crate) fn set_local(&mut self, endpoint: &Endpoint, generation: u64) -> Result<(), DropReason> {
         let assignments = ASSIGNMENTS.get(endpoint.id).ok_or(DropReason::NotReady)?;
-        let local = Local { endpoint, assignments };
-        Ok(Self { identity: local.assignment(generation).identity, local: Some(local) })
+        let assignment = &assignments.slot[(generation & 1) as usize];
+        self.identity = assignment.identity;
+        self.ingress = assignment.ingress;
+        self.egress = assignment.egress;
+        self.flags = assignment.flags;
+        self.quota = assignments.quota;
+        self.id = endpoint.id;
+        self.ifindex = endpoint.ifindex;
+        Ok(())
     }
 
-    /// Whoever has `address`, an endpoint of this node first.
+    /// Becomes whoever `IPCACHE` says has `address`.
     #[inline(always)]
-    pub(crate) fn find(address: &Address, generation: u64) -> Result<Self, DropReason> {
-        match endpoint(address) {
-            Some(endpoint) => Self::local(endpoint, generation),
-            None => Ok(Self::remote(address, generation)),
-        }
+    pub(crate) fn set_remote(&mut self, address: &Address, generation: u64) {
+        self.identity = identity_remote(address, (generation & 1) as u32);
     }
+}
 
-    /// Whoever `IPCACHE` says has `address`.
-    #[inline(always)]
-    pub(crate) fn remote(address: &Address, generation: u64) -> Self {
-        let identity = match IPCACHE.get(&Key::new(128, *address)) {
-            Some(remote) => remote.identity[(generation & 1) as usize],
-            None => 0,
-        };
-        Self { identity, local: None }
-    }
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn identity_remote(address: *const Address, slot: u32) -> u32 {
+    // SAFETY: the caller passes a reference; the test for null is for the verifier.
+    let Some(address) = (unsafe { address.as_ref() }) else { return 0 };
+    IPCACHE.get(&Key::new(128, *address)).map_or(0, |remote| remote.identity[(slot & 1) as usize])
 }
 
 /// The endpoint with this address.

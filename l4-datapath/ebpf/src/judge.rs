@@ -12,7 +12,9 @@ use crate::{
     identity::Moment,
     parse::Packet,
     policy::{self, Decision, Question},
-    quota, related,
+    quota,
+    refusal::Refusal,
+    related,
     skb::Skb,
 };
 
@@ -30,22 +32,40 @@ enum Icmp {
 /// Whether policy and connection table let the packet pass. `flow` must hold both ends; on a denial by policy it
 /// names the endpoint, direction and rule that denied.
 #[inline(always)]
-pub(crate) fn judge(skb: Skb, packet: &Packet, flow: &mut Flow, now: &Moment) -> Result<(), DropReason> {
-    match packet.protocol {
-        protocol::TCP if !is_legal(packet.tcp_flags) => Err(DropReason::InvalidTcpFlags),
-        protocol::TCP => tracked(packet, flow, now, is_first(packet.tcp_flags)),
-        protocol::ICMP | protocol::ICMPV6 => match icmp(packet) {
-            Icmp::Request => tracked(packet, flow, now, true),
-            Icmp::Reply => tracked(packet, flow, now, false),
-            Icmp::Error => related::check(skb, packet, flow, now),
-            Icmp::Redirect => Err(DropReason::NeighbourSpoof),
-            Icmp::Single => {
-                let mut verdict = Verdict::UNASKED;
-                ask(packet, flow, now, false, &mut verdict)
-            }
-        },
-        _ => tracked(packet, flow, now, true),
+pub(crate) fn judge(skb: Skb, packet: &Packet, flow: &mut Flow, now: &Moment) -> Result<(), Refusal> {
+    let is_icmp = matches!(packet.protocol, protocol::ICMP | protocol::ICMPV6);
+    if is_icmp && matches!(icmp(packet), Icmp::Error) {
+        return related::check(skb, packet, flow.source.is_local(), now.second);
     }
+    Refusal::check(judge_packet(packet, flow, now))
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn judge_packet(packet: *const Packet, flow: *mut Flow, now: *const Moment) -> u32 {
+    // SAFETY: the caller passes references; the tests for null are for the verifier.
+    let (Some(packet), Some(flow), Some(now)) = (unsafe { (packet.as_ref(), flow.as_mut(), now.as_ref()) })
+    else {
+        return Refusal::ABSURD;
+    };
+    Refusal::encode(by_protocol(packet, flow, now))
+}
+
+#[inline(always)]
+fn by_protocol(packet: &Packet, flow: &mut Flow, now: &Moment) -> Result<(), DropReason> {
+    let opens = match packet.protocol {
+        protocol::TCP if !is_legal(packet.tcp_flags) => return Err(DropReason::InvalidTcpFlags),
+        protocol::TCP => is_first(packet.tcp_flags),
+        protocol::ICMP | protocol::ICMPV6 => match icmp(packet) {
+            Icmp::Request => true,
+            Icmp::Reply => false,
+            Icmp::Error => return Err(DropReason::UnrelatedIcmp),
+            Icmp::Redirect => return Err(DropReason::NeighbourSpoof),
+            Icmp::Single => return ask(packet, flow, false, &mut { Verdict::UNASKED }),
+        },
+        _ => true,
+    };
+    tracked(packet, flow, now, opens)
 }
 
 #[inline(always)]
@@ -96,7 +116,7 @@ fn is_first(flags: u8) -> bool {
 }
 
 /// A packet of a protocol with connections. `opens`: it may be the first of one.
-#[inline(never)]
+#[inline(always)]
 fn tracked(packet: &Packet, flow: &mut Flow, now: &Moment, opens: bool) -> Result<(), DropReason> {
     let tuple = &Tuple::of(packet);
     let found = conntrack::find(tuple);
@@ -110,7 +130,7 @@ fn tracked(packet: &Packet, flow: &mut Flow, now: &Moment, opens: bool) -> Resul
         return Err(DropReason::NoConnection);
     }
     let mut verdict = Verdict::UNASKED;
-    ask(packet, flow, now, false, &mut verdict)?;
+    ask(packet, flow, false, &mut verdict)?;
     if let Some(dead) = found {
         // Read before it is deleted; deleting succeeds for only one of the CPUs that may try.
         let charged = dead.charged();
@@ -118,7 +138,19 @@ fn tracked(packet: &Packet, flow: &mut Flow, now: &Moment, opens: bool) -> Resul
             quota::discharge(charged);
         }
     }
-    open(packet, flow, now, tuple, &verdict)
+    match open(flow, now, tuple, &verdict) {
+        OPENED => {
+            announce(packet, flow, &verdict);
+            Ok(())
+        }
+        OVER_QUOTA => Err(DropReason::ConnectionQuota),
+        // Another CPU was first: then this packet belongs to that connection.
+        EXISTS => match conntrack::find(tuple) {
+            Some(entry) => follow(packet, flow, now, entry, entry.opened_by_high() != tuple.source_is_high),
+            None => Err(DropReason::ConnectionMapFull),
+        },
+        _ => Err(DropReason::ConnectionMapFull),
+    }
 }
 
 /// A packet of a known connection; `reply`: against the direction in which it was opened.
@@ -131,7 +163,7 @@ fn follow(
     reply: bool,
 ) -> Result<(), DropReason> {
     if reply {
-        flow.facts.flags |= EventFlags::REPLY;
+        flow.flags |= EventFlags::REPLY;
     }
     match packet.protocol {
         // Simultaneous open and split handshake: nobody needs them, and each is an opening nobody judged.
@@ -143,11 +175,11 @@ fn follow(
         _ => {}
     }
     match entry.verdict(now.generation) {
-        Some(memo) if memo & Memo::AUDITED != 0 => flow.facts.flags |= EventFlags::AUDITED,
+        Some(memo) if memo & Memo::AUDITED != 0 => flow.flags |= EventFlags::AUDITED,
         Some(_) => {}
         None => {
             let mut verdict = Verdict::UNASKED;
-            ask(packet, flow, now, reply, &mut verdict)?;
+            ask(packet, flow, reply, &mut verdict)?;
             entry.remember(now.generation, verdict.audited());
         }
     }
@@ -155,47 +187,28 @@ fn follow(
     Ok(())
 }
 
-/// A connection that policy has just allowed.
-#[inline(always)]
-fn open(
-    packet: &Packet,
-    flow: &mut Flow,
-    now: &Moment,
-    tuple: &Tuple,
-    verdict: &Verdict,
-) -> Result<(), DropReason> {
-    let charged = match (flow.source, flow.destination) {
-        (Some(local), _) | (None, Some(local)) => {
-            if !quota::charge(&local) {
-                return Err(DropReason::ConnectionQuota);
-            }
-            local.endpoint.id
-        }
-        (None, None) => 0,
-    };
+const OPENED: i32 = 0;
+const OVER_QUOTA: i32 = 1;
+
+/// Enters a connection that policy has just allowed: [`OPENED`], [`OVER_QUOTA`], or the kernel's (negative) error.
+#[inline(never)]
+fn open(flow: &Flow, now: &Moment, tuple: &Tuple, verdict: &Verdict) -> i32 {
+    let payer = if flow.source.is_local() { &flow.source } else { &flow.destination };
+    if !quota::charge(payer) {
+        return OVER_QUOTA;
+    }
     let connection = Connection {
         memo: conntrack::memo(now.generation, verdict.audited()),
         seen: now.second,
-        charged,
+        charged: payer.id,
         opened_by_high: u8::from(tuple.source_is_high),
         ..Connection::EMPTY
     };
-    match conntrack::insert(tuple, &connection) {
-        0 => {
-            announce(packet, flow, verdict);
-            Ok(())
-        }
-        error => {
-            quota::discharge(charged);
-            // Another CPU was first: then this packet belongs to that connection.
-            match conntrack::find(tuple) {
-                Some(entry) if error == EXISTS => {
-                    follow(packet, flow, now, entry, entry.opened_by_high() != tuple.source_is_high)
-                }
-                _ => Err(DropReason::ConnectionMapFull),
-            }
-        }
+    let result = conntrack::insert(tuple, &connection);
+    if result != OPENED {
+        quota::discharge(payer.id);
     }
+    result
 }
 
 /// What each end's ruleset said.
@@ -217,31 +230,28 @@ impl Verdict {
 /// Asks policy for the direction in which the connection opens: egress of the opener, ingress of the other end, each
 /// if it is on this node.
 #[inline(never)]
-fn ask(
-    packet: &Packet,
-    flow: &mut Flow,
-    now: &Moment,
-    reply: bool,
-    verdict: &mut Verdict,
-) -> Result<(), DropReason> {
-    let source = (flow.source, flow.facts.source_identity);
-    let destination = (flow.destination, flow.facts.destination_identity);
-    let (opener, other) = if reply { (destination, source) } else { (source, destination) };
-    if opener.1 == 0 || other.1 == 0 {
+fn ask(packet: &Packet, flow: &mut Flow, reply: bool, verdict: &mut Verdict) -> Result<(), DropReason> {
+    let (opener, other) =
+        if reply { (&flow.destination, &flow.source) } else { (&flow.source, &flow.destination) };
+    if opener.identity == 0 || other.identity == 0 {
         return Err(DropReason::NoIdentity);
     }
-    let ask =
-        Question { generation: now.generation, port: called_port(packet, reply), protocol: packet.protocol };
-    if let Some(local) = opener.0 {
-        policy::egress(&local, other.1, &ask, &mut verdict.egress)
-            .inspect_err(|_| flow.facts.judged_by(&local, Direction::Egress, &verdict.egress))?;
+    let ask = Question { port: called_port(packet, reply), protocol: packet.protocol };
+    let (from, to) = (opener.ifindex, other.ifindex);
+    if opener.is_local()
+        && let Err(reason) = policy::egress(opener, other.identity, ask, &mut verdict.egress)
+    {
+        flow.judged_by(from, Direction::Egress, &verdict.egress);
+        return Err(reason);
     }
-    if let Some(local) = other.0 {
-        policy::ingress(&local, opener.1, &ask, &mut verdict.ingress)
-            .inspect_err(|_| flow.facts.judged_by(&local, Direction::Ingress, &verdict.ingress))?;
+    if other.is_local()
+        && let Err(reason) = policy::ingress(other, opener.identity, ask, &mut verdict.ingress)
+    {
+        flow.judged_by(to, Direction::Ingress, &verdict.ingress);
+        return Err(reason);
     }
     if verdict.audited() {
-        flow.facts.flags |= EventFlags::AUDITED;
+        flow.flags |= EventFlags::AUDITED;
     }
     Ok(())
 }
@@ -257,16 +267,17 @@ fn called_port(packet: &Packet, reply: bool) -> u16 {
     }
 }
 
-/// One event for each end that was asked.
-#[inline(never)]
-fn announce(packet: &Packet, flow: &Flow, verdict: &Verdict) {
-    let mut told = flow.facts;
-    if let Some(local) = flow.source {
-        told.judged_by(&local, Direction::Egress, &verdict.egress);
-        flow::report(packet, &told, EventKind::Allowed, 0);
+/// One event for each end that was asked. Leaves `flow` as it was.
+#[inline(always)]
+fn announce(packet: &Packet, flow: &mut Flow, verdict: &Verdict) {
+    let (ifindex, direction) = (flow.ifindex, flow.direction);
+    if flow.source.is_local() {
+        flow.judged_by(flow.source.ifindex, Direction::Egress, &verdict.egress);
+        flow::report(packet, flow, EventKind::Allowed, 0);
     }
-    if let Some(local) = flow.destination {
-        told.judged_by(&local, Direction::Ingress, &verdict.ingress);
-        flow::report(packet, &told, EventKind::Allowed, 0);
+    if flow.destination.is_local() {
+        flow.judged_by(flow.destination.ifindex, Direction::Ingress, &verdict.ingress);
+        flow::report(packet, flow, EventKind::Allowed, 0);
     }
+    (flow.ifindex, flow.direction, flow.ruleset, flow.cookie) = (ifindex, direction, 0, 0);
 }

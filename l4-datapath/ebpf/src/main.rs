@@ -28,6 +28,7 @@ mod neighbour;
 mod parse;
 mod policy;
 mod quota;
+mod refusal;
 mod related;
 mod skb;
 mod to_pod;

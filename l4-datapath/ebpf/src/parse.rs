@@ -6,9 +6,11 @@
 use core::mem::MaybeUninit;
 
 use abi::{Address, DropReason};
+use aya_ebpf::bindings::__sk_buff;
 
 use crate::{
     header::{ETHERNET, Icmp, Ipv4, Ipv6, Sctp, Tcp, Udp, ethertype, icmp4, icmp6, protocol},
+    refusal::Refusal,
     skb::Skb,
 };
 
@@ -69,8 +71,21 @@ impl Packet {
 }
 
 /// Reads the IP header that `packet.ethertype` announces.
+#[inline(always)]
+pub(crate) fn network(skb: Skb, packet: &mut Packet) -> Result<(), Refusal> {
+    Refusal::check(parse_network(skb.as_ptr(), packet))
+}
+
+#[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) fn network(skb: Skb, packet: &mut Packet) -> Result<(), DropReason> {
+extern "C" fn parse_network(skb: *mut __sk_buff, packet: *mut Packet) -> u32 {
+    // SAFETY: the caller passes a reference; the test for null is for the verifier.
+    let Some(packet) = (unsafe { packet.as_mut() }) else { return Refusal::ABSURD };
+    Refusal::encode(ip(Skb::from(skb), packet))
+}
+
+#[inline(always)]
+fn ip(skb: Skb, packet: &mut Packet) -> Result<(), DropReason> {
     match packet.ethertype {
         ethertype::IPV4 => ipv4(skb, packet),
         ethertype::IPV6 => ipv6(skb, packet),
@@ -132,8 +147,21 @@ fn transport_length(packet: &mut Packet, total: u32, header: u32) -> Result<(), 
 }
 
 /// Reads the transport header.
+#[inline(always)]
+pub(crate) fn transport(skb: Skb, packet: &mut Packet) -> Result<(), Refusal> {
+    Refusal::check(parse_transport(skb.as_ptr(), packet))
+}
+
+#[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) fn transport(skb: Skb, packet: &mut Packet) -> Result<(), DropReason> {
+extern "C" fn parse_transport(skb: *mut __sk_buff, packet: *mut Packet) -> u32 {
+    // SAFETY: the caller passes a reference; the test for null is for the verifier.
+    let Some(packet) = (unsafe { packet.as_mut() }) else { return Refusal::ABSURD };
+    Refusal::encode(by_protocol(Skb::from(skb), packet))
+}
+
+#[inline(always)]
+fn by_protocol(skb: Skb, packet: &mut Packet) -> Result<(), DropReason> {
     match packet.protocol {
         protocol::TCP => tcp(skb, packet),
         protocol::UDP => udp(skb, packet),

@@ -3,7 +3,7 @@
 use abi::{DropReason, EndpointFlags, RuleKey, RuleValue, RuleVerdict};
 use aya_ebpf::btf_maps::lpm_trie::Key;
 
-use crate::{identity::Local, maps::RULES};
+use crate::{identity::End, maps::RULES};
 
 /// What one direction of one endpoint decided, for the event.
 #[derive(Clone, Copy)]
@@ -22,35 +22,27 @@ impl Decision {
 /// What is asked of policy: protocol, and port of the end that was called (ICMP: type).
 #[derive(Clone, Copy)]
 pub(crate) struct Question {
-    pub(crate) generation: u64,
     pub(crate) port: u16,
     pub(crate) protocol: u8,
 }
 
-/// Asks the egress ruleset of `local` about `peer`.
+/// Asks the egress ruleset of `end` about `peer`.
 #[inline(always)]
-pub(crate) fn egress(
-    local: &Local,
-    peer: u32,
-    ask: &Question,
-    decision: &mut Decision,
-) -> Result<(), DropReason> {
-    let assignment = local.assignment(ask.generation);
-    decision.ruleset = assignment.egress;
-    audit(assignment.flags, decide(peer, ask, decision), decision)
+pub(crate) fn egress(end: &End, peer: u32, ask: Question, decision: &mut Decision) -> Result<(), DropReason> {
+    decision.ruleset = end.egress;
+    audit(end.flags, decide(peer, ask, decision), decision)
 }
 
-/// Asks the ingress ruleset of `local` about `peer`.
+/// Asks the ingress ruleset of `end` about `peer`.
 #[inline(always)]
 pub(crate) fn ingress(
-    local: &Local,
+    end: &End,
     peer: u32,
-    ask: &Question,
+    ask: Question,
     decision: &mut Decision,
 ) -> Result<(), DropReason> {
-    let assignment = local.assignment(ask.generation);
-    decision.ruleset = assignment.ingress;
-    audit(assignment.flags, decide(peer, ask, decision), decision)
+    decision.ruleset = end.ingress;
+    audit(end.flags, decide(peer, ask, decision), decision)
 }
 
 #[inline(always)]
@@ -63,7 +55,7 @@ fn audit(flags: u32, verdict: Result<(), DropReason>, decision: &mut Decision) -
 }
 
 #[inline(always)]
-fn decide(peer: u32, ask: &Question, decision: &mut Decision) -> Result<(), DropReason> {
+fn decide(peer: u32, ask: Question, decision: &mut Decision) -> Result<(), DropReason> {
     let (protocol, port) = (ask.protocol.into(), ask.port.into());
     match policy_decide(decision.ruleset, peer, protocol, port, &mut decision.cookie) {
         ALLOWED => Ok(()),
@@ -80,8 +72,10 @@ const DENIED_BY_RULE: u32 = 2;
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn policy_decide(ruleset: u32, peer: u32, protocol: u32, port: u32, cookie: *mut u32) -> u32 {
-    let peer = look_up(ruleset, peer, protocol, port);
-    let anybody = look_up(ruleset, 0, protocol, port);
+    let mut key = Key::new(RuleKey::EXACT, RuleKey::exact(ruleset, peer, protocol as u8, port as u16));
+    let peer = RULES.get(&key);
+    key.data.identity = [0; 4];
+    let anybody = RULES.get(&key);
     let (rule, verdict) = if is(peer, RuleVerdict::Deny) {
         (peer, DENIED_BY_RULE)
     } else if is(anybody, RuleVerdict::Deny) {
@@ -103,10 +97,4 @@ extern "C" fn policy_decide(ruleset: u32, peer: u32, protocol: u32, port: u32, c
 #[inline(always)]
 fn is(rule: Option<&RuleValue>, verdict: RuleVerdict) -> bool {
     rule.is_some_and(|rule| rule.verdict == verdict as u8)
-}
-
-#[inline(always)]
-fn look_up(ruleset: u32, identity: u32, protocol: u32, port: u32) -> Option<&'static RuleValue> {
-    let key = RuleKey::exact(ruleset, identity, protocol as u8, port as u16);
-    RULES.get(&Key::new(RuleKey::EXACT, key))
 }

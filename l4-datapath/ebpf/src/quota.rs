@@ -2,15 +2,15 @@
 
 use core::arch::asm;
 
-use crate::{identity::Local, maps::USAGE};
+use crate::{identity::End, maps::USAGE};
 
 /// Charges one connection; `false` if the endpoint already has as many as it may.
 #[inline(always)]
-pub(crate) fn charge(local: &Local) -> bool {
-    let Some(usage) = USAGE.get_ptr_mut(local.endpoint.id) else { return false };
+pub(crate) fn charge(end: &End) -> bool {
+    let Some(usage) = USAGE.get_ptr_mut(end.id) else { return false };
     // Counted first and taken back: two CPUs at the limit may both be refused, never both be admitted. A wait-free
     // add has no retry loop, which a compare-and-swap would need.
-    if (add(usage, 1) as i64) < i64::from(local.assignments.quota) {
+    if (add(usage, 1) as i64) < i64::from(end.quota) {
         return true;
     }
     add(usage, -1);

@@ -5,13 +5,13 @@
 use core::mem::MaybeUninit;
 
 use abi::{Address, DropReason};
+use aya_ebpf::bindings::__sk_buff;
 
 use crate::{
     conntrack::{self, Tuple},
-    flow::Flow,
     header::{Icmp, Ipv4, Ipv6, icmp4, icmp6, protocol},
-    identity::Moment,
     parse::Packet,
+    refusal::Refusal,
     skb::Skb,
 };
 
@@ -20,19 +20,31 @@ const OFFSET_MASK: u16 = 0x1fff;
 
 /// The quoted packet must have come from the error's receiver and, if a workload sent the error, have been addressed to
 /// that workload: a pod cannot tear down a connection between two others.
+#[inline(always)]
+pub(crate) fn check(skb: Skb, packet: &Packet, from_workload: bool, second: u32) -> Result<(), Refusal> {
+    Refusal::check(related_check(skb.as_ptr(), packet, from_workload.into(), second))
+}
+
+#[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) fn check(skb: Skb, packet: &Packet, flow: &Flow, now: &Moment) -> Result<(), DropReason> {
-    let from_workload = flow.source.is_some();
+extern "C" fn related_check(
+    skb: *mut __sk_buff,
+    packet: *const Packet,
+    from_workload: u32,
+    second: u32,
+) -> u32 {
+    // SAFETY: the caller passes a reference; the test for null is for the verifier.
+    let Some(packet) = (unsafe { packet.as_ref() }) else { return Refusal::ABSURD };
+    let (skb, from_workload) = (Skb::from(skb), from_workload != 0);
     let quoted = if packet.is_v4() {
         quoted4(skb, packet, from_workload)
     } else {
         quoted6(skb, packet, from_workload)
     };
-    let quoted = quoted.ok_or(DropReason::UnrelatedIcmp)?;
-    match conntrack::find(&quoted) {
-        Some(entry) if entry.is_alive(quoted.protocol(), now.second) => Ok(()),
-        _ => Err(DropReason::UnrelatedIcmp),
-    }
+    let open = quoted.is_some_and(|tuple| {
+        conntrack::find(&tuple).is_some_and(|entry| entry.is_alive(tuple.protocol(), second))
+    });
+    Refusal::encode(if open { Ok(()) } else { Err(DropReason::UnrelatedIcmp) })
 }
 
 #[inline(always)]

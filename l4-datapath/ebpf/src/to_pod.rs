@@ -14,7 +14,7 @@
 
 use core::mem::MaybeUninit;
 
-use abi::{Direction, DropReason, EventKind, ReservedIdentity};
+use abi::{Direction, DropReason, Endpoint, EventKind, ReservedIdentity};
 use aya_ebpf::{
     bindings::{TC_ACT_OK, TC_ACT_SHOT},
     macros::classifier,
@@ -26,10 +26,11 @@ use crate::{
     answer::{self, Sender},
     flow::{self, Flow},
     header::{Ethernet, ethertype},
-    identity::{self, End, Moment},
+    identity::{self, Moment},
     judge::judge,
     neighbour,
     parse::{self, Packet},
+    refusal::Refusal,
     skb::Skb,
 };
 
@@ -45,8 +46,8 @@ pub(crate) fn to_pod(ctx: TcContext) -> i32 {
     let mut flow = Flow::new(skb.ifindex(), Direction::Ingress);
     match admit(skb, &mut packet, &mut flow) {
         Ok(verdict) => verdict,
-        Err(reason) => {
-            let reason = reason as u8;
+        Err(refusal) => {
+            let reason = refusal.number();
             flow::dropped(&packet, &flow, reason);
             answer::refuse(skb, &packet, &flow, reason, Sender::Stack)
         }
@@ -54,13 +55,13 @@ pub(crate) fn to_pod(ctx: TcContext) -> i32 {
 }
 
 #[inline(always)]
-fn admit(skb: Skb, packet: &mut Packet, flow: &mut Flow) -> Result<i32, DropReason> {
+fn admit(skb: Skb, packet: &mut Packet, flow: &mut Flow) -> Result<i32, Refusal> {
     let now = Moment::current()?;
     let mut space = MaybeUninit::<Ethernet>::uninit();
     let link = skb.read(0, &mut space).ok_or(DropReason::InvalidPacket)?;
     packet.ethertype = link.ethertype;
     if skb.vlan_present() != 0 {
-        return Err(DropReason::UnsupportedL3);
+        return Err(DropReason::UnsupportedL3.into());
     }
     if link.ethertype == ethertype::ARP {
         return Ok(quietly(packet, flow));
@@ -69,15 +70,13 @@ fn admit(skb: Skb, packet: &mut Packet, flow: &mut Flow) -> Result<i32, DropReas
     if neighbour::is_noise(skb, packet) {
         return Ok(quietly(packet, flow));
     }
-    address::check(&packet.source, &packet.destination, packet.is_v4())?;
-    let destination = receiver(skb, packet, &now)?;
-    flow.destination = destination.local;
-    flow.facts.destination_identity = destination.identity;
-    flow.facts.source_identity = sender(skb, packet, &now)?;
+    address::check(packet)?;
+    flow.destination.set_local(receiver(skb, packet)?, now.generation)?;
+    sender(skb, packet, flow, &now)?;
     parse::transport(skb, packet)?;
     judge(skb, packet, flow, &now)?;
     if now.trace {
-        flow::report(packet, &flow.facts, EventKind::Trace, 0);
+        flow::report(packet, flow, EventKind::Trace, 0);
     }
     Ok(TC_ACT_OK)
 }
@@ -90,22 +89,23 @@ fn quietly(packet: &Packet, flow: &Flow) -> i32 {
 
 /// The endpoint behind this hook, if it is the one the packet is for.
 #[inline(always)]
-fn receiver(skb: Skb, packet: &Packet, now: &Moment) -> Result<End, DropReason> {
+fn receiver(skb: Skb, packet: &Packet) -> Result<&'static Endpoint, DropReason> {
     match identity::endpoint(&packet.destination) {
-        Some(endpoint) if endpoint.ifindex == skb.ifindex() => End::local(endpoint, now.generation),
+        Some(endpoint) if endpoint.ifindex == skb.ifindex() => Ok(endpoint),
         _ => Err(DropReason::NoEndpoint),
     }
 }
 
 /// Whoever sent the packet: not an endpoint or a free address of this node, and this node only if it did.
 #[inline(always)]
-fn sender(skb: Skb, packet: &Packet, now: &Moment) -> Result<u32, DropReason> {
+fn sender(skb: Skb, packet: &Packet, flow: &mut Flow, now: &Moment) -> Result<(), DropReason> {
     if identity::endpoint(&packet.source).is_some() {
         return Err(DropReason::InvalidSourceIp);
     }
-    match End::remote(&packet.source, now.generation).identity {
+    flow.source.set_remote(&packet.source, now.generation);
+    match flow.source.identity {
         ReservedIdentity::UNMANAGED => Err(DropReason::InvalidSourceIp),
         ReservedIdentity::HOST if skb.ingress_ifindex() > LOOPBACK => Err(DropReason::InvalidSourceIp),
-        identity => Ok(identity),
+        _ => Ok(()),
     }
 }

@@ -49,6 +49,14 @@ pub(super) enum Audience {
 }
 
 impl Audience {
+    /// Whether it means this peer; `None` is one that the universe does not know.
+    pub(super) fn holds(&self, place: Option<Place>) -> bool {
+        match self {
+            Self::Any => true,
+            Self::These(places) => place.is_some_and(|place| places.binary_search(&place).is_ok()),
+        }
+    }
+
     /// Those of the places, which are in order, that it means. Costs what the shorter list costs.
     pub(super) fn among(&self, places: &[Place]) -> Vec<Place> {
         let Self::These(own) = self else { return places.to_vec() };
