@@ -3,7 +3,8 @@
 //! Promise: a program that is there is replaced in one step (`BPF_LINK_UPDATE`, or a filter changed in place), so no
 //! packet passes unjudged; when the hook changes, the new one is on before the old one goes. The kernel keeps what is
 //! attached when the agent dies. Programs of others on the same veth are left alone, but ours stand first in the tcx
-//! chain: there the first program that passes a packet ends the chain.
+//! chain: there the first program that passes a packet ends the chain. The clsact qdisc itself stays on the veth and
+//! goes with it: others may have put filters on it meanwhile.
 
 use std::fs;
 use std::io;

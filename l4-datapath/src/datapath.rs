@@ -205,9 +205,9 @@ impl Datapath {
     /// The reader of events; there is one. Must be called within a tokio runtime.
     ///
     /// # Errors
-    /// The ring cannot be mapped; or somebody has the reader.
+    /// [`Error::EventsTaken`] the second time; or the ring cannot be mapped.
     pub fn events(&mut self) -> Result<Events, Error> {
-        Events::new(self.events.take().ok_or(Error::Object("second reader of EVENTS"))?)
+        Events::new(self.events.take().ok_or(Error::EventsTaken)?)
     }
 
     /// Removes dead connections. Call it every few seconds.

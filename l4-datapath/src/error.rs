@@ -61,6 +61,9 @@ pub enum Error {
     /// The object lacks something that this crate wants from it.
     #[error("the kernel object has no {0}: the build is inconsistent")]
     Object(&'static str),
+    /// The ring of events has its one reader already.
+    #[error("the events of this datapath are being read already; they have one reader")]
+    EventsTaken,
     /// A program does not load, attach or run.
     #[error("program {program}: {operation}: {detail}")]
     Program {

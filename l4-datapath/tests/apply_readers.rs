@@ -10,7 +10,7 @@ use std::time::Duration;
 use l4_datapath::event::wall_clock_offset;
 use l4_datapath::flow::Context;
 use l4_datapath::metrics::Metrics;
-use l4_datapath::{Datapath, leftovers};
+use l4_datapath::{Datapath, Error, leftovers};
 use linux::netlink::{Netlink, VethEnd};
 use linux::scratch::Namespace;
 use mesh::flow::Verdict;
@@ -34,7 +34,7 @@ async fn drop_and_read(root: &PinRoot) {
     datapath.apply(&wanted).unwrap();
     datapath.attach(&facts).unwrap();
     let mut reader = datapath.events().unwrap();
-    assert!(datapath.events().is_err(), "there is one reader");
+    assert!(matches!(datapath.events(), Err(Error::EventsTaken)));
 
     // An address that the endpoint does not have: the question who has 10.0.0.1 must not pass.
     let socket = UdpSocket::bind("10.0.0.99:0").unwrap();

@@ -52,6 +52,42 @@ fn a_restart_adopts_without_a_new_generation_and_then_goes_on() {
 }
 
 #[test]
+fn what_an_agent_killed_half_way_had_written_is_cleared_away() {
+    let root = PinRoot::new();
+    let (mut first, _) = Datapath::open(&root.options()).unwrap();
+    first.apply(&two()).unwrap();
+    drop(first);
+    let kernel = Pinned::of(&root);
+    let entries = kernel.rules().entries().unwrap().len();
+    let value = abi::RuleValue { cookie: 50, verdict: 1, requirement: 0, listener: [0; 2] };
+    let bits = abi::RuleKey::EXACT;
+    kernel.rules().insert(maps::Prefix { bits, data: abi::RuleKey::exact(99, 300, 6, 80) }, value).unwrap();
+
+    let (mut second, _) = Datapath::open(&root.options()).unwrap();
+    assert!(
+        !second.apply(&two()).unwrap().changed,
+        "a ruleset that nobody points at is no reason for a switch"
+    );
+    second.settle().unwrap();
+    assert_eq!(kernel.rules().entries().unwrap().len(), entries);
+    drop(second);
+
+    // A prefix in the slot not in force, an endpoint that no plan has.
+    let remote = abi::Remote { identity: [77, 9], ..abi::Remote::default() };
+    let stray = maps::Prefix { bits: 128, data: abi::Address::v4([192, 0, 2, 1]) };
+    kernel.ipcache().insert(stray, remote).unwrap();
+    let facts = kernel.endpoints()[&abi::Address::v4([10, 0, 0, 1])];
+    let mut endpoints = maps::Endpoints::new(kernel.map(abi::map::ENDPOINTS)).unwrap();
+    endpoints.insert(abi::Address::v4([10, 0, 0, 9]), abi::Endpoint { id: 9, ..facts }).unwrap();
+    let (mut third, _) = Datapath::open(&root.options()).unwrap();
+    let report = third.apply(&two()).unwrap();
+    assert_eq!((report.generation, report.rulesets_written), (2, 0));
+    third.settle().unwrap();
+    assert_eq!((kernel.endpoints().len(), kernel.ipcache().entries().unwrap().len()), (6, 2));
+    assert_eq!(kernel.remote(stray.data), 9);
+}
+
+#[test]
 fn what_cannot_be_reused_is_refused_in_one_line_and_stays() {
     let root = PinRoot::new();
     let schema = root.path().join(format!("v{}", abi::SCHEMA));
