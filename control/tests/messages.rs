@@ -204,6 +204,14 @@ fn errors_of_network_policies() {
 }
 
 #[test]
+fn nothing_is_said_twice() {
+    says(
+        &kubernetes("  podSelector: {}\n  egress: 5\n"),
+        &["rule1.yaml:6 spec.egress: found \"5\", expected a list"],
+    );
+}
+
+#[test]
 fn errors_outside_of_spec() {
     says("a: [\n", &["rule1.yaml:1 no valid YAML: unclosed bracket '['"]);
     says("just text\n", &["rule1.yaml:1 found \"just text\", expected a mapping"]);
