@@ -16,7 +16,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval};
 
-pub use self::error::AgentError;
+pub(crate) use self::error::AgentError;
 use self::node::Node;
 use self::socket::Call;
 use crate::directories::Directories;
@@ -28,7 +28,7 @@ const HOUSEKEEPING: Duration = Duration::from_secs(5);
 const COUNTING: Duration = Duration::from_secs(1);
 
 /// Runs the agent until it is told to end. Says `node up` on standard output when policy is in force and the socket answers.
-pub async fn agent(directories: &Directories) -> Result<(), AgentError> {
+pub(crate) async fn agent(directories: &Directories) -> Result<(), AgentError> {
     let (mut node, mut source, mut emptied) = Node::build(directories).await?;
     let (sender, mut calls) = mpsc::channel(64);
     let server = tokio::spawn(socket::serve(directories.socket(), sender, node.ring())?);

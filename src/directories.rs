@@ -6,39 +6,39 @@ use control::World;
 
 /// Directories of a node.
 #[derive(clap::Args, Clone, PartialEq, Eq, Debug)]
-pub struct Directories {
+pub(crate) struct Directories {
     /// YAML files the node runs from
     #[arg(long, value_name = "DIR", default_value = "/etc/ferromesh")]
-    pub config: PathBuf,
+    pub(crate) config: PathBuf,
     /// What is remembered across restarts: identity numbers, accepted objects, changes to the host
     #[arg(long, value_name = "DIR", default_value = "/var/lib/ferromesh")]
-    pub state: PathBuf,
+    pub(crate) state: PathBuf,
     /// Socket, namespaces, log; a reboot empties it
     #[arg(long, value_name = "DIR", default_value = "/run/ferromesh")]
-    pub run_dir: PathBuf,
+    pub(crate) run_dir: PathBuf,
     /// Where maps and links are pinned; must be on bpffs
     #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/ferromesh")]
-    pub pins: PathBuf,
+    pub(crate) pins: PathBuf,
 }
 
 impl Directories {
     /// The agent's socket.
-    pub fn socket(&self) -> PathBuf {
+    pub(crate) fn socket(&self) -> PathBuf {
         self.run_dir.join("agent.sock")
     }
 
     /// What an agent started by `up` says.
-    pub fn log(&self) -> PathBuf {
+    pub(crate) fn log(&self) -> PathBuf {
         self.run_dir.join("agent.log")
     }
 
     /// What no workload may see.
-    pub fn hidden(&self) -> Vec<PathBuf> {
+    pub(crate) fn hidden(&self) -> Vec<PathBuf> {
         vec![self.config.clone(), self.state.clone(), self.run_dir.clone()]
     }
 
     /// What the endpoints of a node in this world are made with.
-    pub fn endpoints(&self, world: &World) -> linux::Result<endpoint::Config> {
+    pub(crate) fn endpoints(&self, world: &World) -> linux::Result<endpoint::Config> {
         let configuration = &world.configuration;
         let cgroup = match &configuration.cgroup_root {
             Some(cgroup) => cgroup.clone(),

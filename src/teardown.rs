@@ -9,7 +9,7 @@ use crate::directories::Directories;
 
 /// What could not be taken back.
 #[derive(Debug, thiserror::Error)]
-pub enum TeardownError {
+pub(crate) enum TeardownError {
     /// Devices, routes, settings, workloads.
     #[error(transparent)]
     Host(#[from] endpoint::Error),
@@ -19,7 +19,10 @@ pub enum TeardownError {
 }
 
 /// Ends every workload first, so that none runs for a moment without its programs; then programs and maps, then the rest.
-pub async fn teardown(directories: &Directories, endpoints: &endpoint::Config) -> Result<(), TeardownError> {
+pub(crate) async fn teardown(
+    directories: &Directories,
+    endpoints: &endpoint::Config,
+) -> Result<(), TeardownError> {
     Host::undo(endpoints).await?;
     l4_datapath::remove(&directories.pins)?;
     for file in [directories.socket(), directories.log()] {
@@ -36,7 +39,10 @@ pub async fn teardown(directories: &Directories, endpoints: &endpoint::Config) -
 }
 
 /// What of us is still on this host, a sentence each.
-pub async fn leftovers(directories: &Directories, endpoints: &endpoint::Config) -> Result<Vec<String>, TeardownError> {
+pub(crate) async fn leftovers(
+    directories: &Directories,
+    endpoints: &endpoint::Config,
+) -> Result<Vec<String>, TeardownError> {
     let mut found = Host::leftovers(endpoints).await?;
     found.extend(l4_datapath::leftovers(&directories.pins)?);
     if directories.socket().exists() {

@@ -54,13 +54,26 @@ pub fn analyze(paths: &[PathBuf]) -> Analysis {
         }
     }
     let mut analysis = Analysis::default();
-    let files: Vec<File> = files.iter().map(|(name, path)| read(name, path, &mut analysis)).collect();
-    duplicates(&files, &mut analysis);
+    let files: Vec<File> = files.iter().map(|(name, path)| decoded(name, text(path), &mut analysis)).collect();
+    judge(&files, &mut analysis);
+    analysis
+}
+
+fn judge(files: &[File], analysis: &mut Analysis) {
+    duplicates(files, analysis);
     let mut objects = Objects::default();
-    objects.update(&files, None);
+    objects.update(files, None);
     analysis.objects = objects.accepted.len();
-    unselected(&World::new(&objects, 0), &files, &mut analysis);
+    unselected(&World::new(&objects, 0), files, analysis);
     analysis.findings.sort_by(|a, b| (&a.file, a.finding.line).cmp(&(&b.file, b.finding.line)));
+}
+
+/// The same of one text.
+#[cfg(test)]
+pub(crate) fn analyze_text(text: &str) -> Analysis {
+    let mut analysis = Analysis::default();
+    let files = [decoded("text.yaml", Ok(text.to_owned()), &mut analysis)];
+    judge(&files, &mut analysis);
     analysis
 }
 
@@ -68,9 +81,9 @@ fn shown(path: &Path, name: &str) -> String {
     path.to_str().unwrap_or(name).to_owned()
 }
 
-fn read(name: &str, path: &Path, analysis: &mut Analysis) -> File {
+fn decoded(name: &str, text: Result<String, (usize, String)>, analysis: &mut Analysis) -> File {
     let mut note = |finding: Finding| analysis.findings.push(Located { file: name.to_owned(), finding });
-    let (text, documents) = match text(path) {
+    let (text, documents) = match text {
         Ok(text) => {
             let documents: Vec<_> = documents(&text).iter().map(|d| (d.position, decode(d))).collect();
             (text, documents)

@@ -9,10 +9,13 @@ mod analyze;
 mod authority;
 mod durable;
 pub mod kind;
+#[cfg(test)]
+mod mutation;
 mod objects;
 mod plan;
 pub mod source;
 pub mod status;
+mod trace;
 mod world;
 mod yaml;
 
@@ -20,5 +23,6 @@ pub use analyze::{Analysis, Located, analyze};
 pub use authority::{AdmitError, admit};
 pub use objects::ObjectStatus;
 pub use plan::{NodeFacts, PlanError, Planned, plan};
+pub use trace::{TraceError, trace};
 pub use world::World;
 pub use yaml::{Finding, Severity};

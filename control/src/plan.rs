@@ -187,3 +187,6 @@ fn identities(known: &Known, prefixes: &BTreeMap<IpNet, Identity>) -> BTreeMap<I
     let workloads = known.identities.iter().map(|(identity, labels)| (*identity, labels.clone()));
     reserved.chain(prefixes.iter().map(of_prefix)).chain(workloads).collect()
 }
+
+#[cfg(test)]
+mod tests;

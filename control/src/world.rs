@@ -59,9 +59,19 @@ impl World {
         world
     }
 
-    /// A world of these policies alone, for tests and for what judges without files.
-    pub fn with_policies(policies: impl IntoIterator<Item = Policy>) -> Self {
-        Self { policies: policies.into_iter().map(Arc::new).collect(), ..Self::default() }
+    /// The world of one file, which must be faultless.
+    #[cfg(test)]
+    pub(crate) fn of(yaml: &str) -> Self {
+        let documents: Vec<_> = crate::yaml::documents(yaml)
+            .iter()
+            .map(|document| (document.position, crate::kind::decode(document)))
+            .collect();
+        let file = crate::objects::File { name: "world.yaml".to_owned(), text: yaml.into(), documents };
+        let mut objects = Objects::default();
+        objects.update(&[file], None);
+        let world = Self::new(&objects, 1);
+        assert_eq!(world.invalid(), 0, "{:#?}", world.statuses);
+        world
     }
 
     /// Rows of `config view`.

@@ -108,8 +108,7 @@ pub(crate) fn detach(pins: &Pins, interface: &str) -> Result<(), Error> {
 /// Removes the filter that a pin stands for, then the pin.
 pub(crate) fn remove_filter(pin: &Path) -> Result<(), Error> {
     if let Some((interface, place)) = parse_pin(pin)
-        && let Ok(link) =
-            SchedClassifierLink::attached(interface, place.direction(), PRIORITY, HANDLE, None)
+        && let Ok(link) = SchedClassifierLink::attached(interface, place.direction(), PRIORITY, HANDLE, None)
     {
         match aya::programs::Link::detach(link) {
             Ok(()) => {}
@@ -136,12 +135,16 @@ fn attach_link(
 ) -> Result<(), Error> {
     match PinnedLink::from_pin(pin) {
         Ok(pinned) => {
-            let link = FdLink::from(pinned)
-                .try_into()
-                .map_err(failed::<LinkError>(place, "adopting the link of", interface))?;
+            let link = FdLink::from(pinned).try_into().map_err(failed::<LinkError>(
+                place,
+                "adopting the link of",
+                interface,
+            ))?;
             match program.attach_to_link(link) {
                 // The pin holds the link; our descriptor can go.
-                Ok(id) => return program.take_link(id).map(drop).map_err(failed(place, "replacing on", interface)),
+                Ok(id) => {
+                    return program.take_link(id).map(drop).map_err(failed(place, "replacing on", interface));
+                }
                 // The interface it stood on is gone, and another has its name.
                 Err(error) if errno(&error) == Some(libc::ENOLINK) => unpin(pin)?,
                 Err(error) => return Err(failed(place, "replacing on", interface)(error)),
@@ -170,28 +173,25 @@ fn attach_filter(
         Err(error) if errno(&error) == Some(libc::EEXIST) => {}
         Err(error) => return Err(failed(place, "adding the qdisc to", interface)(error)),
     }
-    let options = || TcAttachOptions::Netlink(NlOptions { priority: PRIORITY, handle: HANDLE, classid: None });
+    let options =
+        || TcAttachOptions::Netlink(NlOptions { priority: PRIORITY, handle: HANDLE, classid: None });
     let attached = match program.attach_with_options(interface, place.direction(), options()) {
         Err(error) if errno(&error) == Some(libc::EEXIST) => {
-            let ours =
-                SchedClassifierLink::attached(interface, place.direction(), PRIORITY, HANDLE, None)
-                    .map_err(failed(place, "finding", interface))?;
+            let ours = SchedClassifierLink::attached(interface, place.direction(), PRIORITY, HANDLE, None)
+                .map_err(failed(place, "finding", interface))?;
             program.attach_to_link(ours)
         }
         other => other,
     };
-    let link = attached.and_then(|id| program.take_link(id)).map_err(failed(place, "attaching to", interface))?;
+    let link =
+        attached.and_then(|id| program.take_link(id)).map_err(failed(place, "attaching to", interface))?;
     // Dropping it would detach the filter.
     std::mem::forget(link);
     unpin(pin)?;
     program.pin(pin).map_err(|error| Error::path(pin, "pinning the program")(io::Error::other(error)))
 }
 
-fn failed<E: std::error::Error>(
-    place: Place,
-    operation: &str,
-    interface: &str,
-) -> impl FnOnce(E) -> Error {
+fn failed<E: std::error::Error>(place: Place, operation: &str, interface: &str) -> impl FnOnce(E) -> Error {
     Error::program(place.program(), format!("{operation} {interface}"))
 }
 

@@ -24,7 +24,9 @@ pub enum Error {
         source: std::io::Error,
     },
     /// The pin directory is not on a BPF file system.
-    #[error("{0}: not on a BPF file system; mount one there (mount -t bpf bpf DIR) or use the default pin root")]
+    #[error(
+        "{0}: not on a BPF file system; mount one there (mount -t bpf bpf DIR) or use the default pin root"
+    )]
     NotBpffs(PathBuf),
     /// Somebody holds the pin directory.
     #[error("{0}: another ferromesh agent is running with this pin root; stop it first (ferromesh down)")]

@@ -33,16 +33,16 @@ struct MapLabels {
 }
 
 impl Metrics {
-    /// Registers them.
+    /// Registers them; the registry adds the prefix `ferromesh_`.
     pub fn register(registry: &mut Registry) -> Self {
         let metrics = Self::default();
         let Self { drops, dropped_bytes, entries, capacity, revision, lost } = &metrics;
-        registry.register("ferromesh_drop", "Packets dropped", drops.clone());
-        registry.register("ferromesh_drop_bytes", "Bytes of packets dropped", dropped_bytes.clone());
-        registry.register("ferromesh_map_entries", "Entries in a kernel map", entries.clone());
-        registry.register("ferromesh_map_capacity", "Entries a kernel map can hold", capacity.clone());
-        registry.register("ferromesh_policy_revision", "Generation of policy in force", revision.clone());
-        registry.register("ferromesh_lost_events", "Flow events that found the ring full", lost.clone());
+        registry.register("drop", "Packets dropped", drops.clone());
+        registry.register("drop_bytes", "Bytes of packets dropped", dropped_bytes.clone());
+        registry.register("map_entries", "Entries in a kernel map", entries.clone());
+        registry.register("map_capacity", "Entries a kernel map can hold", capacity.clone());
+        registry.register("policy_revision", "Generation of policy in force", revision.clone());
+        registry.register("lost_events", "Flow events that found the ring full", lost.clone());
         metrics
     }
 

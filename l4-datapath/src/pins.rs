@@ -65,7 +65,9 @@ impl Pins {
             let path = self.maps().join(spec.name);
             let difference = match MapInfo::from_pin(&path) {
                 Ok(info) => spec.difference(&info),
-                Err(MapError::SyscallError(error)) if error.io_error.kind() == io::ErrorKind::NotFound => None,
+                Err(MapError::SyscallError(error)) if error.io_error.kind() == io::ErrorKind::NotFound => {
+                    None
+                }
                 Err(error) => {
                     return Err(Error::path(path, "reading the pinned map")(io::Error::other(error)));
                 }

@@ -85,7 +85,11 @@ fn required(capability: &'static str, works: Result<bool, String>, hint: &str) -
 
 fn program() -> Finding {
     let works = is_program_supported(ProgramType::SchedClassifier).map_err(|error| error.to_string());
-    required("tc programs", works, "needs CONFIG_BPF_SYSCALL, CONFIG_NET_CLS_BPF and the right to load programs")
+    required(
+        "tc programs",
+        works,
+        "needs CONFIG_BPF_SYSCALL, CONFIG_NET_CLS_BPF and the right to load programs",
+    )
 }
 
 fn type_format() -> Finding {
@@ -111,8 +115,11 @@ pub(crate) fn tcx() -> bool {
 fn hooks() -> [Finding; 2] {
     let tcx = tcx();
     let clsact = clsact();
-    let row = |capability, works: bool, other: bool, text: String| {
-        Finding { capability, works, required: !other, text }
+    let row = |capability, works: bool, other: bool, text: String| Finding {
+        capability,
+        works,
+        required: !other,
+        text,
     };
     let without = "no: needs Linux 6.6; clsact is used";
     let clsact_text = clsact.as_ref().map_or_else(|error| format!("no: {error}"), |()| "yes".to_owned());

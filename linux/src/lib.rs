@@ -8,6 +8,7 @@
 pub mod capability;
 pub mod cgroup;
 mod error;
+pub mod host;
 pub mod mount;
 pub mod namespace;
 pub mod netlink;

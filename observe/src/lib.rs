@@ -11,4 +11,6 @@ pub mod ring;
 pub mod serve;
 
 pub use filter::{Filter, FilterError};
-pub use ring::{FlowRing, Observed, Reader};
+pub use metrics::{FlowMetrics, PolicyMetrics, registry};
+pub use ring::{CAPACITY, FlowRing, Observed, Reader};
+pub use serve::{ServeError, bind, serve};

@@ -9,7 +9,6 @@ use mesh::flow::{Flow, TrafficDirection, Verdict};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
@@ -36,19 +35,17 @@ struct FlowLabels {
 #[derive(Clone, Debug)]
 pub struct FlowMetrics {
     processed: Family<FlowLabels, Counter>,
-    lost: Counter,
 }
 
 impl FlowMetrics {
-    /// Registers `ferromesh_flows_processed_total{verdict,direction}` and `ferromesh_lost_events_total`.
+    /// Registers `ferromesh_flows_processed_total{verdict,direction}`.
     pub fn register(registry: &mut Registry) -> Self {
-        let metrics = Self { processed: Family::default(), lost: Counter::default() };
+        let metrics = Self { processed: Family::default() };
         registry.register(
             "flows_processed",
             "Flow events, by verdict and direction",
             metrics.processed.clone(),
         );
-        registry.register("lost_events", "Flow events lost before they could be read", metrics.lost.clone());
         metrics
     }
 
@@ -65,32 +62,20 @@ impl FlowMetrics {
         };
         self.processed.get_or_create(&FlowLabels { verdict, direction }).inc();
     }
-
-    /// Counts events that were lost.
-    pub fn count_lost(&self, count: u64) {
-        self.lost.inc_by(count);
-    }
-
-    /// Events lost so far.
-    pub fn lost(&self) -> u64 {
-        self.lost.get()
-    }
 }
 
 /// How policy gets into the kernel; a clone records into the same series.
 #[derive(Clone, Debug)]
 pub struct PolicyMetrics {
-    revision: Gauge,
     edit_to_live: Histogram,
 }
 
 impl PolicyMetrics {
-    /// Registers `ferromesh_policy_revision` and `ferromesh_policy_edit_to_live_seconds`.
+    /// Registers `ferromesh_policy_edit_to_live_seconds`.
     pub fn register(registry: &mut Registry) -> Self {
         // Around the promise, 50 ms, the steps are finer.
         let bounds = [0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.25, 0.5, 1.0, 2.5];
-        let metrics = Self { revision: Gauge::default(), edit_to_live: Histogram::new(bounds) };
-        registry.register("policy_revision", "Generation of policy in the kernel", metrics.revision.clone());
+        let metrics = Self { edit_to_live: Histogram::new(bounds) };
         registry.register_with_unit(
             "policy_edit_to_live",
             "From the change of a file to its policy in the kernel",
@@ -98,11 +83,6 @@ impl PolicyMetrics {
             metrics.edit_to_live.clone(),
         );
         metrics
-    }
-
-    /// Policy of this generation is in force.
-    pub fn set_revision(&self, generation: u64) {
-        self.revision.set(i64::try_from(generation).unwrap_or(i64::MAX));
     }
 
     /// An edit took so long to be in force.
@@ -129,21 +109,16 @@ mod tests {
         flows.count(&dropped());
         flows.count(&dropped());
         flows.count(&forwarded());
-        flows.count_lost(7);
-        policy.set_revision(12);
         policy.observe_edit(Duration::from_millis(8));
         let text = text(&registry);
         for line in [
             r#"ferromesh_build_info{version="0.1.0",commit="abc",schema="1"} 1"#,
             r#"ferromesh_flows_processed_total{verdict="DROPPED",direction="INGRESS"} 2"#,
             r#"ferromesh_flows_processed_total{verdict="FORWARDED",direction="INGRESS"} 1"#,
-            "ferromesh_lost_events_total 7",
-            "ferromesh_policy_revision 12",
             r#"ferromesh_policy_edit_to_live_seconds_bucket{le="0.005"} 0"#,
             r#"ferromesh_policy_edit_to_live_seconds_bucket{le="0.01"} 1"#,
         ] {
             assert!(text.lines().any(|found| found == line), "{line}\nnot in\n{text}");
         }
-        assert_eq!(flows.lost(), 7);
     }
 }

@@ -78,7 +78,8 @@ impl Node {
     fn degraded(&self) -> Vec<String> {
         let refused = self.refused.iter().map(|why| format!("the latest edit is not in force: {why}"));
         let invalid = self.world.invalid();
-        let objects = (invalid > 0).then(|| format!("{invalid} objects have an error: see `ferromesh policy list`"));
+        let objects =
+            (invalid > 0).then(|| format!("{invalid} objects have an error: see `ferromesh policy list`"));
         refused.chain(objects).chain(self.stale_settings()).collect()
     }
 
@@ -95,7 +96,8 @@ impl Node {
             ("traceLevel", old.trace_level != new.trace_level),
         ];
         let keys: Vec<_> = stale.iter().filter(|(_, differs)| *differs).map(|(key, _)| *key).collect();
-        (!keys.is_empty()).then(|| format!("{}: changed, in use from the agent's next start", keys.join(", ")))
+        (!keys.is_empty())
+            .then(|| format!("{}: changed, in use from the agent's next start", keys.join(", ")))
     }
 
     fn endpoint_views(&self) -> Vec<EndpointView> {

@@ -4,7 +4,7 @@ use std::io;
 
 /// One line each: what is wrong and how it is put right is in the source's own words.
 #[derive(Debug, thiserror::Error)]
-pub enum AgentError {
+pub(crate) enum AgentError {
     /// The directory of YAML files.
     #[error(transparent)]
     Source(#[from] control::source::files::SourceError),
@@ -25,7 +25,7 @@ pub enum AgentError {
     Socket(#[from] node_api::server::BindError),
     /// `/metrics`.
     #[error(transparent)]
-    Metrics(#[from] observe::ServeError),
+    Metrics(#[from] observe::serve::ServeError),
     /// The operating system.
     #[error(transparent)]
     Linux(#[from] linux::Error),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use l4_datapath::event::{Events, wall_clock_offset};
 use l4_datapath::flow::Context;
-use observe::{FlowMetrics, FlowRing};
+use observe::{FlowRing, metrics::FlowMetrics};
 use parking_lot::Mutex;
 
 /// What explains an event; replaced whole after each plan.
@@ -18,7 +18,12 @@ pub(super) async fn read(
     metrics: FlowMetrics,
 ) {
     let mut batch = Vec::new();
-    while events.read(&mut batch).await.inspect_err(|error| tracing::error!(%error, "flow events have ended")).is_ok() {
+    while events
+        .read(&mut batch)
+        .await
+        .inspect_err(|error| tracing::error!(%error, "flow events have ended"))
+        .is_ok()
+    {
         let context = Arc::clone(&explanation.lock());
         // Asked again for each batch: the wall clock can be set.
         let offset = wall_clock_offset();

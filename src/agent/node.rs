@@ -13,11 +13,12 @@ use control::source::files::Directory;
 use control::{NodeFacts, Planned, World, admit, plan};
 use endpoint::{Emptied, Endpoints, Host};
 use l4_datapath::flow::Context;
-use l4_datapath::metrics::Metrics;
+use l4_datapath::metrics::Metrics as DatapathMetrics;
 use l4_datapath::{Adoption, Datapath, Hook, Options};
 use mesh::workload::{Endpoint, EndpointId};
 use node_api::{Enrol, Enrolled};
-use observe::{FlowMetrics, FlowRing, PolicyMetrics};
+use observe::FlowRing;
+use observe::metrics::{self, FlowMetrics, PolicyMetrics};
 use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
 
@@ -46,8 +47,10 @@ pub(super) struct Node {
     explanation: Explanation,
     ring: Arc<FlowRing>,
     registry: Arc<Registry>,
+    /// Events lost when the counters were last read.
+    lost_events: u64,
     policy_metrics: PolicyMetrics,
-    datapath_metrics: Metrics,
+    datapath_metrics: DatapathMetrics,
     flow_metrics: FlowMetrics,
 }
 
@@ -73,12 +76,12 @@ impl Node {
         adopt(&mut datapath, &opened.adopted, &adoption)?;
         source.set_pools_in_use(pools_in_use(&opened.adopted, &endpoint_config));
 
-        let mut registry = observe::registry(env!("CARGO_PKG_VERSION"), crate::COMMIT, abi::SCHEMA);
+        let mut registry = metrics::registry(env!("CARGO_PKG_VERSION"), crate::COMMIT, abi::SCHEMA);
         let mounted = adoption.mounted.map(|path| format!("BPF file system mounted at {}", path.display()));
         let mut node = Self {
             flow_metrics: FlowMetrics::register(&mut registry),
             policy_metrics: PolicyMetrics::register(&mut registry),
-            datapath_metrics: Metrics::register(&mut registry),
+            datapath_metrics: DatapathMetrics::register(&mut registry),
             explanation: explanation(&facts, &planned, &datapath),
             directories: directories.clone(),
             facts,
@@ -90,9 +93,14 @@ impl Node {
             adopted: opened.adopted.len(),
             host_changes: host.iter().map(ToString::to_string).chain(mounted).collect(),
             refused: None,
-            capabilities: capabilities.0.iter().map(|row| (row.capability.to_owned(), row.text.clone())).collect(),
+            capabilities: capabilities
+                .0
+                .iter()
+                .map(|row| (row.capability.to_owned(), row.text.clone()))
+                .collect(),
             allocator,
-            ring: FlowRing::new(observe::CAPACITY),
+            lost_events: 0,
+            ring: FlowRing::new(observe::ring::CAPACITY),
             registry: Arc::new(registry),
             datapath,
         };
@@ -114,8 +122,8 @@ impl Node {
 
     /// Opens the metrics listener.
     pub(super) async fn serve_metrics(&self) -> Result<impl Future<Output = ()> + use<>, AgentError> {
-        let listener = observe::bind(self.world.configuration.metrics_address).await?;
-        Ok(observe::serve(listener, Arc::clone(&self.registry)))
+        let listener = observe::serve::bind(self.world.configuration.metrics_address).await?;
+        Ok(observe::serve::serve(listener, Arc::clone(&self.registry)))
     }
 
     /// Reads the kernel's events until dropped.
@@ -189,7 +197,9 @@ impl Node {
 
     /// Takes an endpoint away: first its processes and devices, then its place in the kernel's maps.
     pub(super) async fn remove(&mut self, id: EndpointId) {
-        let Some(endpoint) = self.endpoints.get(id) else { return };
+        if self.endpoints.get(id).is_none() {
+            return;
+        }
         if let Err(error) = self.endpoints.remove(id).await {
             return tracing::error!(endpoint = %id, %error, "not removed; tried again when the agent starts");
         }
@@ -212,7 +222,11 @@ impl Node {
     /// Brings `/metrics` up to date with the kernel's counters.
     pub(super) fn count(&mut self) {
         match self.datapath.counters() {
-            Ok(counters) => self.datapath_metrics.set(&counters, &self.explanation.lock()),
+            Ok(counters) => {
+                self.ring.push_lost(counters.lost_events.saturating_sub(self.lost_events));
+                self.lost_events = counters.lost_events;
+                self.datapath_metrics.set(&counters, &self.explanation.lock());
+            }
             Err(error) => tracing::error!(%error, "the kernel's counters cannot be read"),
         }
     }
@@ -232,7 +246,7 @@ fn make_directory(path: &std::path::Path) -> Result<(), AgentError> {
 async fn facts(world: &World, endpoints: &endpoint::Config) -> Result<NodeFacts, AgentError> {
     let name = match &world.configuration.node_name {
         Some(name) => name.clone(),
-        None => linux::hostname()?,
+        None => linux::host::name()?,
     };
     let addresses = linux::netlink::Netlink::open()?.addresses().await?;
     let addresses: BTreeSet<_> = addresses.into_iter().map(|address| address.address.addr()).collect();
@@ -244,7 +258,10 @@ async fn facts(world: &World, endpoints: &endpoint::Config) -> Result<NodeFacts,
     })
 }
 
-fn pools_in_use(endpoints: &[Endpoint], config: &endpoint::Config) -> Option<(ipnet::Ipv4Net, ipnet::Ipv6Net)> {
+fn pools_in_use(
+    endpoints: &[Endpoint],
+    config: &endpoint::Config,
+) -> Option<(ipnet::Ipv4Net, ipnet::Ipv6Net)> {
     (!endpoints.is_empty()).then_some((config.ipv4_pool, config.ipv6_pool))
 }
 

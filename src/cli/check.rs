@@ -5,12 +5,17 @@ use std::process::ExitCode;
 use control::source::files::Directory;
 use endpoint::Host;
 
+use super::CliError;
 use crate::directories::Directories;
 use crate::teardown::leftovers;
 
-/// Flags of `check`.
-#[derive(clap::Args, Debug)]
-pub struct CheckArgs {
+/// Can a node run here, would anything disturb it, is anything left of one?
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  sudo ferromesh check              What this kernel offers and what on this host disturbs
+  sudo ferromesh check --clean      After `down`: is anything left?")]
+pub(super) struct Args {
     #[command(flatten)]
     directories: Directories,
     /// Only look for what is left of a node on this host; exit code 1 if anything is
@@ -18,8 +23,12 @@ pub struct CheckArgs {
     clean: bool,
 }
 
+pub(super) async fn run(args: Args) -> Result<ExitCode, CliError> {
+    check(&args).await.map_err(CliError::Failed)
+}
+
 /// Prints what was found; the exit code is 1 where a node cannot run, or, with `--clean`, where something is left.
-pub async fn check(args: &CheckArgs) -> Result<ExitCode, String> {
+async fn check(args: &Args) -> Result<ExitCode, String> {
     let endpoints = endpoints(&args.directories)?;
     if args.clean {
         let found = leftovers(&args.directories, &endpoints).await.map_err(|error| error.to_string())?;
@@ -39,7 +48,7 @@ pub async fn check(args: &CheckArgs) -> Result<ExitCode, String> {
 }
 
 /// How the endpoints of a node in these directories are made; the defaults where there is no configuration.
-pub fn endpoints(directories: &Directories) -> Result<endpoint::Config, String> {
+pub(super) fn endpoints(directories: &Directories) -> Result<endpoint::Config, String> {
     let world = match Directory::open(&directories.config, &directories.state, None) {
         Ok(source) => source.world(),
         Err(_) => std::sync::Arc::default(),

@@ -63,7 +63,7 @@ fn find<'a>(endpoints: &'a [EndpointView], which: &str) -> Result<&'a EndpointVi
     named.or_else(numbered).ok_or_else(|| {
         let names: Vec<_> = endpoints.iter().map(|view| view.endpoint.workload.to_string()).collect();
         let known = if names.is_empty() { "this node has none".to_owned() } else { names.join(", ") };
-        CliError::NotFound(format!(
+        CliError::Failed(format!(
             "endpoint {which:?}: not found; accepted: [namespace/]name or number of: {known}"
         ))
     })

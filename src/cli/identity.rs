@@ -59,9 +59,7 @@ fn find<'a>(identities: &'a [IdentityView], which: &str) -> Result<&'a IdentityV
         identity.to_string() == which || identity.number().to_string() == which
     };
     identities.iter().find(fits).ok_or_else(|| {
-        CliError::NotFound(format!(
-            "identity {which:?}: not known on this node; see `ferromesh identity list`"
-        ))
+        CliError::Failed(format!("identity {which:?}: not known on this node; see `ferromesh identity list`"))
     })
 }
 

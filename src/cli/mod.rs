@@ -5,8 +5,11 @@
 //! Text is for people, `-o json` is the value of `node-api` as the agent sent it. Answers go to standard output,
 //! everything about how they came about to standard error. A reader that goes away (`| head`) ends a verb quietly.
 
+mod agent;
+mod check;
 mod completions;
 mod config;
+mod down;
 mod endpoint;
 #[cfg(test)]
 mod golden;
@@ -18,6 +21,7 @@ mod policy;
 mod run;
 mod status;
 mod table;
+mod up;
 mod version;
 
 use std::future::Future;
@@ -28,8 +32,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use node_api::{Client, ClientError, Reply, Request};
 
-/// Version and commit of this binary, as both sides of the node socket greet with.
-pub(crate) const BUILD: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("FERROMESH_COMMIT"), ")");
+use crate::BUILD;
 
 /// A service mesh without sidecars: policy by identity, in the kernel.
 #[derive(Debug, Parser)]
@@ -51,6 +54,10 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
+    Up(up::Args),
+    Down(down::Args),
+    Check(check::Args),
+    Agent(agent::Args),
     Run(run::Args),
     Status(status::Args),
     Endpoint(endpoint::Args),
@@ -71,6 +78,10 @@ pub(crate) fn main() -> ExitCode {
 
 fn dispatch(agent: &Agent, verb: Verb) -> Result<ExitCode, CliError> {
     match verb {
+        Verb::Up(args) => wait(up::run(args)),
+        Verb::Down(args) => wait(down::run(args)),
+        Verb::Check(args) => wait(check::run(args)),
+        Verb::Agent(args) => wait(agent::run(args)),
         Verb::Run(args) => run::run(agent, args),
         Verb::Status(args) => wait(status::run(agent, args)),
         Verb::Endpoint(args) => wait(endpoint::run(agent, args)),
@@ -117,9 +128,9 @@ pub(crate) enum CliError {
         "the agent answered something else than was asked; restart it, and report this if it happens again"
     )]
     Unexpected,
-    /// What was asked for does not exist, said with what does.
+    /// A verb's own words: what cannot be done and what can.
     #[error("{0}")]
-    NotFound(String),
+    Failed(String),
     #[error("cannot write the answer as YAML: {0}")]
     Yaml(String),
     #[error("cannot write the answer as JSON: {0}")]

@@ -5,18 +5,22 @@ use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::Duration;
 
-use node_api::client::Client;
-use node_api::{Reply, Request};
+use node_api::{Client, Reply, Request};
 use tokio::time::{Instant, sleep};
 
+use super::CliError;
 use crate::directories::Directories;
 
 /// How long an agent may take to bring the node up.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Flags of `up`.
-#[derive(clap::Args, Debug)]
-pub struct UpArgs {
+/// Start this node: policy is in force when the command returns.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  sudo ferromesh up                       Run from /etc/ferromesh
+  sudo ferromesh up --config ./demo       Run from a directory of your own")]
+pub(super) struct Args {
     #[command(flatten)]
     directories: Directories,
     /// Stay in the foreground, as `ferromesh agent` does
@@ -24,20 +28,30 @@ pub struct UpArgs {
     foreground: bool,
 }
 
-/// Starts an agent and waits until it answers.
-pub async fn up(args: &UpArgs) -> Result<ExitCode, String> {
+pub(super) async fn run(args: Args) -> Result<ExitCode, CliError> {
     let directories = &args.directories;
     if args.foreground {
-        return crate::agent::agent(directories).await.map(|()| ExitCode::SUCCESS).map_err(|error| error.to_string());
+        return super::agent::foreground(directories).await;
     }
+    background(directories).await.map_err(CliError::Failed)
+}
+
+/// Starts an agent and waits until it answers.
+async fn background(directories: &Directories) -> Result<ExitCode, String> {
     if let Some(status) = ask(directories).await {
-        return Err(format!("node {} is up already (agent {}); see `ferromesh status`", status.node, status.pid));
+        return Err(format!(
+            "node {} is up already (agent {}); see `ferromesh status`",
+            status.node, status.pid
+        ));
     }
     let mut agent = start(directories)?;
     let end = Instant::now() + PATIENCE;
     loop {
         if let Some(status) = ask(directories).await {
-            println!("node {} is up: agent {}, {} endpoints adopted", status.node, status.pid, status.adopted);
+            println!(
+                "node {} is up: agent {}, {} endpoints adopted",
+                status.node, status.pid, status.adopted
+            );
             return Ok(ExitCode::SUCCESS);
         }
         if let Ok(Some(ended)) = agent.try_wait() {
@@ -51,7 +65,8 @@ pub async fn up(args: &UpArgs) -> Result<ExitCode, String> {
 }
 
 fn start(directories: &Directories) -> Result<Child, String> {
-    fs::create_dir_all(&directories.run_dir).map_err(|error| format!("{}: {error}", directories.run_dir.display()))?;
+    fs::create_dir_all(&directories.run_dir)
+        .map_err(|error| format!("{}: {error}", directories.run_dir.display()))?;
     let log = directories.log();
     let open = || File::options().create(true).append(true).open(&log);
     let open = || open().map_err(|error| format!("{}: {error}", log.display()));

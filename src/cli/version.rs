@@ -7,7 +7,8 @@ use serde::Serialize;
 
 use super::output::{FormatArg, Paint};
 use super::table::fields;
-use super::{Agent, BUILD, CliError};
+use super::{Agent, CliError};
+use crate::BUILD;
 
 /// Print commit and schema of this command and of the running agent, and whether they differ.
 #[derive(Debug, clap::Args)]

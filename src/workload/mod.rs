@@ -21,8 +21,7 @@ mod supervise;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-pub(crate) use filesystem::WritableError;
-pub(crate) use privileges::{CapabilityError, added_capabilities};
+pub(crate) use privileges::added_capabilities;
 pub(crate) use supervise::run;
 
 use linux::capability::Capabilities;

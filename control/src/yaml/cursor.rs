@@ -55,6 +55,11 @@ impl<'a> At<'a> {
         self.error(format_args!("found {}, expected {expected}", self.node.kind()));
     }
 
+    /// Whether some error was noted, here or elsewhere in the document.
+    pub(crate) fn failed(&self) -> bool {
+        self.findings.failed()
+    }
+
     /// Whether it is null.
     pub(crate) fn is_null(&self) -> bool {
         self.node.is_null()

@@ -110,7 +110,10 @@ fn document(parser: &mut Events<'_>, budget: &mut usize) -> Result<Step, Finding
 
 fn syntax(error: &ScanError) -> Finding {
     let place = Place { line: error.marker().line(), column: error.marker().col() + 1 };
-    problem(place, format!("no valid YAML: {}", error.info()))
+    // The parser quotes the character it met as it is; a terminal must not.
+    let shown = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+    let reason: String = error.info().chars().map(shown).collect();
+    problem(place, format!("no valid YAML: {reason}"))
 }
 
 fn problem(place: Place, message: String) -> Finding {

@@ -15,6 +15,12 @@ impl Address {
         Self([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, octets[0], octets[1], octets[2], octets[3]])
     }
 
+    /// The IPv4 address, if this is one: the last four octets.
+    #[inline(always)]
+    pub const fn last4(&self) -> [u8; 4] {
+        [self.0[12], self.0[13], self.0[14], self.0[15]]
+    }
+
     /// The name of an interface, written in `::/96`: no packet may carry such an address, so it cannot be forged.
     ///
     /// Every endpoint stands in `ENDPOINTS` under the `interface` of its veth too, same value: a workload may ask for

@@ -95,6 +95,23 @@ pub struct Connection {
     /// Room: reverse translation. Zero.
     pub reserved: u64,
 }
+impl Connection {
+    /// All zero; `Default`, where a constant is needed.
+    pub const EMPTY: Self = Self {
+        memo: 0,
+        seen: 0,
+        charged: 0,
+        opened_by_high: 0,
+        replied: 0,
+        fin_opener: 0,
+        fin_other: 0,
+        reset: 0,
+        reserved8: [0; 3],
+        epoch: 0,
+        reserved: 0,
+    };
+}
+
 /// What one run of the program `conntrack_gc` did. It writes this over the first bytes of the packet it is run with.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]

@@ -124,7 +124,8 @@ impl Rulesets {
                 self.fading.insert(id, content);
             }
         }
-        let used = self.known().flat_map(|(_, content)| content.entries.values().map(|outcome| outcome.by.clone()));
+        let used =
+            self.known().flat_map(|(_, content)| content.entries.values().map(|outcome| outcome.by.clone()));
         let used = used.collect();
         self.cookies.retire(&used);
     }

@@ -122,7 +122,6 @@ fn leading(address: Address, bits: u32) -> Address {
     Address((u128::from_be_bytes(address.0) & mask).to_be_bytes())
 }
 
-
 #[cfg(test)]
 mod tests {
     use super::*;

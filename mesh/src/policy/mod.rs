@@ -8,6 +8,8 @@
 #[cfg(any(test, feature = "testing"))]
 pub mod arbitrary;
 pub mod compile;
+mod describe;
+pub mod explain;
 pub mod model;
 pub mod oracle;
 pub mod ruleset;

@@ -35,8 +35,8 @@ pub struct Universe {
     prefixes: BTreeMap<IpNet, Place>,
     /// Label key → value → places in order, whatever the source.
     carriers: BTreeMap<String, BTreeMap<String, Vec<Place>>>,
-    /// Port name → protocol → place → ports.
-    named_ports: BTreeMap<String, BTreeMap<u8, BTreeMap<Place, BTreeSet<u16>>>>,
+    /// Port name → protocol → port → who means this port by this name, in order.
+    named_ports: BTreeMap<String, BTreeMap<u8, BTreeMap<u16, Vec<Place>>>>,
     selected: Mutex<BTreeMap<Selector, Arc<[Place]>>>,
 }
 
@@ -44,8 +44,26 @@ pub struct Universe {
 pub(super) enum Audience {
     /// Anyone, also who is not in the universe.
     Any,
-    /// These; not in order, some perhaps twice.
+    /// These, in order.
     These(Vec<Place>),
+}
+
+impl Audience {
+    /// Whether it means this peer; `None` is one that the universe does not know.
+    pub(super) fn holds(&self, place: Option<Place>) -> bool {
+        match self {
+            Self::Any => true,
+            Self::These(places) => place.is_some_and(|place| places.binary_search(&place).is_ok()),
+        }
+    }
+
+    /// Those of the places, which are in order, that it means. Costs what the shorter list costs.
+    pub(super) fn among(&self, places: &[Place]) -> Vec<Place> {
+        let Self::These(own) = self else { return places.to_vec() };
+        let (short, long) =
+            if own.len() < places.len() { (own.as_slice(), places) } else { (places, own.as_slice()) };
+        short.iter().filter(|place| long.binary_search(place).is_ok()).copied().collect()
+    }
 }
 
 impl Universe {
@@ -117,9 +135,10 @@ impl Universe {
         &self.identities
     }
 
-    /// The ports that peers give this name.
-    pub(super) fn ports_named(&self, name: &str, protocol: u8) -> Option<&BTreeMap<Place, BTreeSet<u16>>> {
-        self.named_ports.get(name)?.get(&protocol)
+    /// The ports that peers give this name, each with these peers in order.
+    pub(super) fn ports_named(&self, name: &str, protocol: u8) -> impl Iterator<Item = (u16, &[Place])> {
+        let ports = self.named_ports.get(name).and_then(|protocols| protocols.get(&protocol));
+        ports.into_iter().flatten().map(|(port, places)| (*port, places.as_slice()))
     }
 
     /// The peers a statement means.
@@ -136,6 +155,9 @@ impl Universe {
                 Peer::Cidr { cidr, except } => self.within(cidr, except, &mut places),
             }
         }
+        // Several sorted lists in a row: the stable sort merges them.
+        places.sort();
+        places.dedup();
         Audience::These(places)
     }
 
@@ -222,12 +244,14 @@ fn world_labels(prefix: &IpNet) -> LabelSet {
 
 fn index_ports<'a>(
     ports: impl Iterator<Item = (Place, &'a PeerPorts)>,
-) -> BTreeMap<String, BTreeMap<u8, BTreeMap<Place, BTreeSet<u16>>>> {
-    let mut index: BTreeMap<String, BTreeMap<u8, BTreeMap<Place, BTreeSet<u16>>>> = BTreeMap::new();
+) -> BTreeMap<String, BTreeMap<u8, BTreeMap<u16, Vec<Place>>>> {
+    let mut index: BTreeMap<String, BTreeMap<u8, BTreeMap<u16, Vec<Place>>>> = BTreeMap::new();
     for (place, ports) in ports {
         for ((name, protocol), numbers) in ports {
-            let places = index.entry(name.clone()).or_default().entry(*protocol).or_default();
-            places.insert(place, numbers.clone());
+            let of_protocol = index.entry(name.clone()).or_default().entry(*protocol).or_default();
+            for port in numbers {
+                of_protocol.entry(*port).or_default().push(place);
+            }
         }
     }
     index

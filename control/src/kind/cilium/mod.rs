@@ -57,7 +57,8 @@ fn rule(at: &At<'_>, namespace: Option<&str>) -> Option<Rule> {
         let scope = Scope { namespace, init };
         let mut ingress = side(fields, scope, Direction::Ingress);
         let mut egress = side(fields, scope, Direction::Egress);
-        if [&ingress, &egress].iter().all(|side| side.allow.is_empty() && side.deny.is_empty()) {
+        let empty = |side: &Side| side.allow.is_empty() && side.deny.is_empty();
+        if empty(&ingress) && empty(&egress) && !at.failed() {
             let message = "empty: expected a rule in ingress, ingressDeny, egress or egressDeny (ingress: [{}] denies all)";
             fields.whole().error(message);
         }

@@ -147,19 +147,21 @@ impl Statement {
         cells
     }
 
-    /// The ports it names by name, at each peer that gives a port this name.
-    pub(super) fn cells_by_peer(&self, universe: &Universe) -> BTreeMap<Place, Vec<Cell>> {
-        let mut cells: BTreeMap<Place, Vec<Cell>> = BTreeMap::new();
-        for port in &self.ports {
-            let PortMatch::Named { protocol, name } = port else { continue };
-            for protocol in carriers(*protocol) {
-                for (place, numbers) in universe.ports_named(name, protocol).into_iter().flatten() {
-                    let own = numbers.iter().map(|port| Cell::of(protocol, *port, *port));
-                    cells.entry(*place).or_default().extend(own);
-                }
-            }
-        }
-        cells
+    /// The ports it names by name, each with the peers that give it this name.
+    pub(super) fn peers_cells<'a>(
+        &'a self,
+        universe: &'a Universe,
+    ) -> impl Iterator<Item = (Cell, &'a [Place])> {
+        let named = self.ports.iter().filter_map(|port| match port {
+            PortMatch::Named { protocol, name } => Some((*protocol, name)),
+            PortMatch::Range { .. } | PortMatch::Icmp { .. } | PortMatch::Protocol(_) => None,
+        });
+        let by_protocol =
+            named.flat_map(|(protocol, name)| carriers(protocol).map(move |carrier| (carrier, name)));
+        by_protocol.flat_map(|(protocol, name)| {
+            let ports = universe.ports_named(name, protocol);
+            ports.map(move |(port, places)| (Cell::of(protocol, port, port), places))
+        })
     }
 }
 
@@ -220,24 +222,10 @@ impl<'a> Draft<'a> {
         let fixed = statement.fixed_cells(self.direction, self.subject_ports);
         self.add(&audience, (effect, rank), fixed);
         if self.direction == TrafficDirection::Egress {
-            for (cells, places) in self.grouped(statement, &audience) {
-                self.add(&Audience::These(places), (effect, rank), cells);
+            for (cell, places) in statement.peers_cells(self.universe) {
+                self.add(&Audience::These(audience.among(places)), (effect, rank), vec![cell]);
             }
         }
-    }
-
-    /// Peers of the audience, by the ports that the statement's port names mean there.
-    fn grouped(&self, statement: &Statement, audience: &Audience) -> BTreeMap<Vec<Cell>, Vec<Place>> {
-        let mut cells = statement.cells_by_peer(self.universe);
-        if let Audience::These(places) = audience {
-            let places: BTreeSet<_> = places.iter().collect();
-            cells.retain(|place, _| places.contains(place));
-        }
-        let mut groups: BTreeMap<Vec<Cell>, Vec<Place>> = BTreeMap::new();
-        for (place, cells) in cells {
-            groups.entry(cells).or_default().push(place);
-        }
-        groups
     }
 
     fn add(&mut self, audience: &Audience, claimant: Claimant, cells: Vec<Cell>) {

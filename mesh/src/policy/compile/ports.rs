@@ -34,6 +34,10 @@ impl Cell {
     pub(in crate::policy) fn of(protocol: u8, first: u16, last: u16) -> Self {
         Self { protocol: Some(protocol), first, last }
     }
+
+    pub(in crate::policy) fn holds(&self, protocol: u8, port: u16) -> bool {
+        self.protocol.is_none_or(|own| own == protocol) && (self.first..=self.last).contains(&port)
+    }
 }
 
 /// Who makes a claim: an effect and the rank of the policy's name, `None` for what holds without any policy.

@@ -196,7 +196,8 @@ fn named(ports: &[(&str, u16)]) -> NamedPorts {
     ports.iter().map(|(name, port)| (((*name).to_owned(), protocol::TCP), *port)).collect()
 }
 
-fn party(name: &str, universe: &Universe) -> (Identity, LabelSet, IpAddr, PeerPorts) {
+/// Identity, labels, address and named ports of a workload, a reserved identity or an address.
+pub(super) fn party(name: &str, universe: &Universe) -> (Identity, LabelSet, IpAddr, PeerPorts) {
     let pod: IpAddr = "10.1.2.3".parse().unwrap();
     if let Ok(address) = name.parse() {
         return (universe.outside(address), LabelSet::new(), address, PeerPorts::new());
@@ -208,7 +209,8 @@ fn party(name: &str, universe: &Universe) -> (Identity, LabelSet, IpAddr, PeerPo
     (identity, identity.reserved_labels().unwrap(), pod, PeerPorts::new())
 }
 
-fn parse(port: &str) -> (u8, u16) {
+/// `port/protocol`.
+pub(super) fn parse(port: &str) -> (u8, u16) {
     let (port, protocol) = port.split_once('/').unwrap();
     let protocol = match protocol {
         "tcp" => protocol::TCP,

@@ -1,0 +1,173 @@
+//! May this reach that, and why: `policy trace`.
+//!
+//! A flow between two workloads is judged twice, by the sender's egress and the receiver's ingress; both must allow
+//! it. Addresses and reserved entities judge nothing themselves.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use mesh::flow::TrafficDirection;
+use mesh::identity::Identity;
+use mesh::labels::LabelSet;
+use mesh::plan::NodePlan;
+use mesh::policy::explain::{End, Explanation, Question, explain};
+use mesh::workload::{NamedPorts, WorkloadName};
+use node_api::{Trace, TraceQuery};
+
+use crate::authority;
+use crate::plan::Planned;
+use crate::world::World;
+use crate::yaml::nearest;
+
+/// Why a question has no answer.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum TraceError {
+    /// It names nobody.
+    #[error("{what}: no workload of this node, no Workload object, no address and no reserved: name{near}")]
+    Unknown {
+        /// As it was given.
+        what: String,
+        /// `, did you mean …`, or nothing.
+        near: String,
+    },
+    /// A name that stands for workloads of different labels.
+    #[error("{what}: several workloads begin with this name and their labels differ; name one of {all}")]
+    Ambiguous {
+        /// As it was given.
+        what: String,
+        /// The workloads.
+        all: String,
+    },
+    /// No policy is asked.
+    #[error("neither {from} nor {to} is a workload: policy judges nothing between them")]
+    NoSubject {
+        /// As it was given.
+        from: String,
+        /// As it was given.
+        to: String,
+    },
+}
+
+/// Who was found under a name.
+struct Found {
+    /// What to call it.
+    name: String,
+    identity: Identity,
+    labels: LabelSet,
+    ports: NamedPorts,
+    /// A workload, so that its policy is asked.
+    judges: bool,
+}
+
+/// Answers from the policies in force.
+pub fn trace(world: &World, planned: &Planned, query: &TraceQuery) -> Result<Trace, TraceError> {
+    let from = find(world, &planned.plan, &query.from)?;
+    let to = find(world, &planned.plan, &query.to)?;
+    let mut judged = Vec::new();
+    let sides = [(&from, &to, TrafficDirection::Egress), (&to, &from, TrafficDirection::Ingress)];
+    for (subject, peer, direction) in sides.into_iter().filter(|(subject, ..)| subject.judges) {
+        let (subject, peer) = (subject.end(), peer.end());
+        let question = Question { subject, direction, peer, protocol: query.protocol, port: query.port };
+        let policies = world.policies.iter().map(AsRef::as_ref);
+        judged.push(explain(&question, policies, &planned.universe, world.configuration.enforcement));
+    }
+    if judged.is_empty() {
+        return Err(TraceError::NoSubject { from: query.from.clone(), to: query.to.clone() });
+    }
+    let allowed = judged.iter().all(|explanation| explanation.allowed);
+    // What denies is what was asked for.
+    judged.sort_by_key(|explanation| explanation.allowed);
+    let mut lines: Vec<String> = judged.into_iter().flat_map(|Explanation { lines, .. }| lines).collect();
+    if !allowed && world.configuration.audit {
+        lines.push("audit mode: the denial is reported, and the packet passes".to_owned());
+    }
+    Ok(Trace { allowed, lines })
+}
+
+impl Found {
+    fn end(&self) -> End<'_> {
+        End { name: &self.name, identity: self.identity, labels: &self.labels, ports: &self.ports }
+    }
+}
+
+fn find(world: &World, plan: &NodePlan, what: &str) -> Result<Found, TraceError> {
+    if let Some(name) = what.strip_prefix("reserved:") {
+        let reserved = Identity::RESERVED.iter().find(|(_, reserved)| *reserved == name);
+        let names = Identity::RESERVED.iter().map(|(_, reserved)| *reserved);
+        let (identity, _) = reserved.ok_or_else(|| unknown(what, nearest(name, names).map(|n| format!("reserved:{n}"))))?;
+        return Ok(not_a_workload(plan, what, *identity));
+    }
+    if let Ok(address) = what.parse::<IpAddr>() {
+        return Ok(at_address(world, plan, address));
+    }
+    let workload: WorkloadName = what.parse().map_err(|_| unknown(what, None))?;
+    let named = |name: &WorkloadName| *name == workload;
+    // The pods of a deployment are named after it: `deathstar-2` answers for `deathstar`.
+    let stem = format!("{}-", workload.name);
+    let begins = |name: &WorkloadName| name.namespace == workload.namespace && name.name.starts_with(&stem);
+    let all = workloads(world, plan);
+    let exact: Vec<_> = all.iter().filter(|(name, _)| named(name)).collect();
+    let found = if exact.is_empty() { all.iter().filter(|(name, _)| begins(name)).collect() } else { exact };
+    let Some((first, identity)) = found.first() else {
+        let names: Vec<String> = all.iter().map(|(name, _)| name.to_string()).collect();
+        let near = nearest(&workload.to_string(), names.iter().map(String::as_str)).map(str::to_owned);
+        return Err(unknown(what, near));
+    };
+    if found.iter().any(|(_, other)| other != identity) {
+        let all: Vec<String> = found.iter().map(|(name, _)| name.to_string()).collect();
+        return Err(TraceError::Ambiguous { what: what.to_owned(), all: all.join(", ") });
+    }
+    let mut found = of_workload(world, plan, first, *identity);
+    found.name = workload.name;
+    Ok(found)
+}
+
+/// Workloads that are known: endpoints here, and declared ones of any node.
+fn workloads(world: &World, plan: &NodePlan) -> Vec<(WorkloadName, Identity)> {
+    let here = plan.endpoints.values().map(|planned| (planned.endpoint.workload.clone(), planned.identity));
+    let mut all: Vec<_> = here.collect();
+    for workload in world.workloads.values() {
+        let labels = authority::declared(world, workload).labels;
+        let identity = plan.identities.iter().find(|(_, known)| **known == labels).map(|(identity, _)| *identity);
+        if let Some(identity) = identity
+            && !all.iter().any(|(name, _)| *name == workload.name)
+        {
+            all.push((workload.name.clone(), identity));
+        }
+    }
+    all.sort();
+    all
+}
+
+fn of_workload(world: &World, plan: &NodePlan, name: &WorkloadName, identity: Identity) -> Found {
+    let ports = world.workloads.get(name).map(|workload| workload.ports.clone()).unwrap_or_default();
+    Found { name: name.name.clone(), identity, labels: labels(plan, identity), ports, judges: true }
+}
+
+/// An endpoint's address is the endpoint; any other is what the longest prefix says.
+fn at_address(world: &World, plan: &NodePlan, address: IpAddr) -> Found {
+    let holds = |endpoint: &mesh::workload::Endpoint| match address {
+        IpAddr::V4(address) => endpoint.ipv4 == address,
+        IpAddr::V6(address) => endpoint.ipv6 == address,
+    };
+    if let Some(planned) = plan.endpoints.values().find(|planned| holds(&planned.endpoint)) {
+        return of_workload(world, plan, &planned.endpoint.workload, planned.identity);
+    }
+    let longest = (0..=IpNet::from(address).prefix_len()).rev().filter_map(|length| IpNet::new(address, length).ok());
+    let identity = longest.into_iter().find_map(|prefix| plan.ipcache.get(&prefix.trunc()));
+    not_a_workload(plan, &address.to_string(), identity.copied().unwrap_or(Identity::WORLD))
+}
+
+fn not_a_workload(plan: &NodePlan, name: &str, identity: Identity) -> Found {
+    let labels = labels(plan, identity);
+    Found { name: name.to_owned(), identity, labels, ports: NamedPorts::new(), judges: false }
+}
+
+fn labels(plan: &NodePlan, identity: Identity) -> LabelSet {
+    plan.identities.get(&identity).cloned().unwrap_or_default()
+}
+
+fn unknown(what: &str, near: Option<String>) -> TraceError {
+    let near = near.map(|near| format!(", did you mean {near}")).unwrap_or_default();
+    TraceError::Unknown { what: what.to_owned(), near }
+}

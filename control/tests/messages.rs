@@ -1,0 +1,288 @@
+//! What a person is told who got a file wrong: exact lines, for the wording is the feature.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot be set up has failed")]
+
+use std::fs;
+use std::path::Path;
+
+use control::{Severity, analyze};
+
+/// The lines of an analysis of one file, hints left out.
+fn say(yaml: &str) -> Vec<String> {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("rule1.yaml");
+    fs::write(&path, yaml).unwrap();
+    let analysis = analyze(&[path]);
+    let told = analysis.findings.iter().filter(|located| located.finding.severity > Severity::Hint);
+    told.map(|located| strip(&located.to_string(), directory.path())).collect()
+}
+
+fn strip(line: &str, directory: &Path) -> String {
+    line.replace(&format!("{}/", directory.display()), "")
+}
+
+fn cilium(spec: &str) -> String {
+    let head = "apiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\nmetadata: {name: rule1}\nspec:\n";
+    format!("{head}  endpointSelector: {{matchLabels: {{org: empire}}}}\n{spec}")
+}
+
+fn kubernetes(spec: &str) -> String {
+    format!("apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: rule1}}\nspec:\n{spec}")
+}
+
+#[track_caller]
+fn says(yaml: &str, expected: &[&str]) {
+    assert_eq!(say(yaml), expected, "for\n{yaml}");
+}
+
+#[test]
+fn the_story_of_the_demo() {
+    let rule1 = fs::read_to_string("../examples/star-wars/rule1.yaml").unwrap();
+    says(&rule1, &[]);
+    let slip = rule1.replace("fromEndpoints", "fromEndpoint").replace("\"80\"", "\"80x\"");
+    says(
+        &slip,
+        &[
+            "rule1.yaml:12 spec.ingress[0].fromEndpoint: unknown, did you mean fromEndpoints",
+            "rule1.yaml:17 spec.ingress[0].toPorts[0].ports[0].port: found \"80x\", expected 1-65535 or a port name",
+        ],
+    );
+}
+
+#[test]
+fn errors_name_line_path_what_was_found_and_what_is_accepted() {
+    let cases: &[(&str, &str)] = &[
+        (
+            "  ingress:\n  - fromEndpoints:\n",
+            "7 spec.ingress[0].fromEndpoints: found nothing, expected a value: write one ([] or {} if it is meant to be empty), or leave the field out",
+        ),
+        ("  ingress: yes please\n", "6 spec.ingress: found \"yes please\", expected a list"),
+        (
+            "  ingress:\n  - fromEndpoints: [{matchLabels: {org: 1}}]\n",
+            "7 spec.ingress[0].fromEndpoints[0].matchLabels.org: found 1, expected a string: write \"1\"",
+        ),
+        (
+            "  ingress:\n  - fromEndpoints: [{matchLabels: {k8: x, 'ks:org': x}}]\n",
+            "7 spec.ingress[0].fromEndpoints[0].matchLabels.ks:org: found label source \"ks\", expected k8s:, any: or reserved:, did you mean k8s:",
+        ),
+        (
+            "  ingress:\n  - fromEntities: [wrld]\n",
+            "7 spec.ingress[0].fromEntities[0]: found \"wrld\", did you mean world",
+        ),
+        (
+            "  ingress:\n  - fromCIDR: [10.0.0.0/33]\n",
+            "7 spec.ingress[0].fromCIDR[0]: found \"10.0.0.0/33\", expected an address prefix such as 10.0.0.0/8 or fd00::/8",
+        ),
+        (
+            "  ingress:\n  - fromCIDRSet: [{cidr: fd00::/8, except: [10.0.0.0/8]}]\n",
+            "7 spec.ingress[0].fromCIDRSet[0].except[0]: found 10.0.0.0/8, expected a smaller prefix inside fd00::/8",
+        ),
+        (
+            "  ingress:\n  - fromCIDRSet: [{cidrGroupRef: offices}]\n",
+            "7 spec.ingress[0].fromCIDRSet[0].cidrGroupRef: CIDR groups are not read by this version; write the prefixes out",
+        ),
+        (
+            "  ingress:\n  - fromEntities: [host]\n    fromCIDR: [10.0.0.0/8]\n",
+            "8 spec.ingress[0].fromCIDR: cannot stand beside fromEntities in one rule; write two rules",
+        ),
+        (
+            "  egress:\n  - toFQDNs: [{matchName: a.example}]\n",
+            "7 spec.egress[0].toFQDNs: names are not enforced by this version; use toCIDR or toEndpoints",
+        ),
+        (
+            "  egress:\n  - toServices: []\n",
+            "7 spec.egress[0].toServices: services are not enforced by this version; use toEndpoints",
+        ),
+        (
+            "  egress:\n  - toPorts: [{ports: [{port: 0, protocol: ICMPX}]}]\n",
+            "7 spec.egress[0].toPorts[0].ports[0].protocol: found \"ICMPX\", did you mean ICMP",
+        ),
+        (
+            "  egress:\n  - toPorts: [{ports: [{port: 90, endPort: 80}]}]\n",
+            "7 spec.egress[0].toPorts[0].ports[0].endPort: found 80, expected 90 (port) or more",
+        ),
+        (
+            "  egress:\n  - toPorts: [{ports: [{port: web, endPort: 80}]}]\n",
+            "7 spec.egress[0].toPorts[0].ports[0].endPort: goes with a number, not with the port name \"web\"",
+        ),
+        (
+            "  egress:\n  - toPorts: [{ports: []}]\n",
+            "7 spec.egress[0].toPorts[0].ports: found an empty list, expected at least one port (port \"0\" is every port)",
+        ),
+        (
+            "  egress:\n  - icmps: [{fields: [{type: EchoReqest}]}]\n",
+            "7 spec.egress[0].icmps[0].fields[0].type: found \"EchoReqest\", did you mean EchoRequest",
+        ),
+        (
+            "  egress:\n  - icmps: [{fields: [{type: 8}]}]\n    toPorts: [{ports: [{port: \"80\"}]}]\n",
+            "7 spec.egress[0].icmps: stands without toPorts; write a rule of its own for the ports",
+        ),
+        (
+            "  enableDefaultDeny: {ingress: true}\n",
+            "4 spec: empty: expected a rule in ingress, ingressDeny, egress or egressDeny (ingress: [{}] denies all)",
+        ),
+        (
+            "  ingress: [{}]\n  nodeSelector: {}\n",
+            "7 spec.nodeSelector: policy for the host itself is not enforced by this version; use endpointSelector",
+        ),
+        (
+            "  ingressDeny:\n  - toPorts: [{ports: [{port: \"80\"}], rules: {http: []}}]\n",
+            "7 spec.ingressDeny[0].toPorts[0].rules: unknown, expected ports",
+        ),
+        (
+            "  ingress:\n  - authentication: {mode: maybe}\n",
+            "7 spec.ingress[0].authentication.mode: found \"maybe\", expected disabled, required or test-always-fail",
+        ),
+        (
+            "  ingress:\n  - toPorts: [{ports: [{port: \"80\", protocol: UDP}], rules: {http: [{}]}}]\n",
+            "7 spec.ingress[0].toPorts[0].rules: rules are for TCP: write protocol: TCP beside the port (DNS rules: ANY, UDP or TCP)",
+        ),
+        ("  ingress: [{}]\n  ingress: [{}]\n", "7 ingress: given twice, first on line 6"),
+    ];
+    for (spec, expected) in cases {
+        let told = say(&cilium(spec));
+        assert_eq!(
+            told.first().map(String::as_str),
+            Some(format!("rule1.yaml:{expected}").as_str()),
+            "{told:#?}"
+        );
+    }
+}
+
+#[test]
+fn errors_of_network_policies() {
+    let cases: &[(&str, &str)] = &[
+        (
+            "  ingress: []\n",
+            "4 spec.podSelector: missing, expected a selector ({} selects every pod of the namespace)",
+        ),
+        (
+            "  podSelector: {}\n  policyTypes: [ingress]\n",
+            "6 spec.policyTypes[0]: found \"ingress\", did you mean Ingress",
+        ),
+        (
+            "  podSelector: {}\n  ingress: [{from: [{}]}]\n",
+            "6 spec.ingress[0].from[0]: found a mapping, expected podSelector, namespaceSelector or ipBlock",
+        ),
+        (
+            "  podSelector: {}\n  ingress: [{from: [{ipBlock: {cidr: 10.0.0.0/8}, podSelector: {}}]}]\n",
+            "6 spec.ingress[0].from[0].ipBlock: stands alone: a peer is an ipBlock or selectors, not both",
+        ),
+        (
+            "  podSelector: {}\n  ingress: [{ports: [{endPort: 80}]}]\n",
+            "6 spec.ingress[0].ports[0].endPort: goes with port, which is missing",
+        ),
+        (
+            "  podSelector: {}\n  ingress: [{ports: [{port: 0}]}]\n",
+            "6 spec.ingress[0].ports[0].port: found \"0\", expected 1-65535 or a port name",
+        ),
+        (
+            "  podSelector: {matchExpressions: [{key: a, operator: In}]}\n",
+            "5 spec.podSelector.matchExpressions[0].operator: In and NotIn need at least one of values",
+        ),
+        (
+            "  podSelector: {matchLabels: {'a b': c}}\n",
+            "5 spec.podSelector.matchLabels.a b: found \"a b\" as a label key, expected [prefix/]name of at most 63 letters, digits, '-', '_' and '.'",
+        ),
+    ];
+    for (spec, expected) in cases {
+        let told = say(&kubernetes(spec));
+        assert_eq!(
+            told.first().map(String::as_str),
+            Some(format!("rule1.yaml:{expected}").as_str()),
+            "{told:#?}"
+        );
+    }
+}
+
+#[test]
+fn errors_outside_of_spec() {
+    says("a: [\n", &["rule1.yaml:1 no valid YAML: unclosed bracket '['"]);
+    says("just text\n", &["rule1.yaml:1 found \"just text\", expected a mapping"]);
+    says("apiVersion: v1\n", &["rule1.yaml:1 expected an object with apiVersion and kind"]);
+    says(
+        "apiVersion: cilium.io/v2\nkind: CiliumNetworkPolcy\nmetadata: {name: a}\n",
+        &["rule1.yaml:2 kind: found \"CiliumNetworkPolcy\", did you mean CiliumNetworkPolicy"],
+    );
+    says(
+        "apiVersion: networking.k8s.io/v1beta1\nkind: NetworkPolicy\nmetadata: {name: a}\nspec: {podSelector: {}}\n",
+        &[
+            "rule1.yaml:1 apiVersion: found \"networking.k8s.io/v1beta1\", expected networking.k8s.io/v1 for NetworkPolicy",
+        ],
+    );
+    says(
+        "apiVersion: v1\nkind: Namespace\nmetadata: {name: Default}\n",
+        &[
+            "rule1.yaml:3 metadata.name: found \"Default\", expected a name of lower-case letters, digits, '-' and '.', at most 253 long",
+        ],
+    );
+    says(
+        "apiVersion: cilium.io/v2\nkind: CiliumClusterwideNetworkPolicy\nmetadata: {name: a, namespace: b}\nspec: {endpointSelector: {}, ingress: [{}]}\n",
+        &[
+            "rule1.yaml:3 metadata.namespace: a CiliumClusterwideNetworkPolicy has no namespace; leave the field out",
+        ],
+    );
+    says("apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: a}\nspec: {replicas: 1}\n", &[]);
+    says("\u{0}", &["rule1.yaml:1 no valid YAML: unexpected character: `\\u{0}'"]);
+}
+
+#[test]
+fn errors_of_the_configuration() {
+    let of = |spec: &str| {
+        say(&format!("apiVersion: ferromesh.io/v1alpha1\nkind: Configuration\nspec: {{{spec}}}\n"))
+    };
+    let cases = [
+        ("ipv4Pol: 10.0.0.0/8", "spec.ipv4Pol: unknown, did you mean ipv4Pool"),
+        (
+            "ipv4Pool: 10.0.0.1/8",
+            "spec.ipv4Pool: found 10.0.0.1/8, expected a prefix of length 8 to 29 without host bits",
+        ),
+        ("ipv6Pool: fe80::/64", "spec.ipv6Pool: found fe80::/64, expected addresses that can be routed"),
+        ("mtu: 900", "spec.mtu: found \"900\", expected 1280-65535"),
+        ("policyAuditMode: maybe", "spec.policyAuditMode: found \"maybe\", expected true or false"),
+        (
+            "policyEnforcementMode: Always",
+            "spec.policyEnforcementMode: found \"Always\", did you mean always",
+        ),
+        (
+            "metricsAddress: 9962",
+            "spec.metricsAddress: found \"9962\", expected address:port such as 127.0.0.1:9962",
+        ),
+        ("cgroupRoot: cgroup", "spec.cgroupRoot: found \"cgroup\", expected an absolute path"),
+    ];
+    for (spec, expected) in cases {
+        assert_eq!(of(spec), [format!("rule1.yaml:3 {expected}")]);
+    }
+}
+
+#[test]
+fn what_has_no_enforcer_yet_is_valid_and_warned_of() {
+    let layer7 = "  ingress:\n  - toPorts:\n    - ports: [{port: \"80\", protocol: TCP}]\n      rules: {http: [{method: POST}]}\n";
+    says(
+        &cilium(layer7),
+        &[
+            "rule1.yaml:9 spec.ingress[0].toPorts[0].rules: needs the layer-7 proxy, which this version does not have: what it would allow is denied",
+        ],
+    );
+    says(
+        &cilium("  ingress:\n  - fromEntities: [cluster]\n    authentication: {mode: required}\n"),
+        &[
+            "rule1.yaml:8 spec.ingress[0].authentication: needs authentication, which this version cannot prove: what the rule would allow is denied",
+        ],
+    );
+}
+
+#[test]
+fn a_broken_document_does_not_hide_the_others() {
+    let good = cilium("  ingress: [{}]\n");
+    let two =
+        format!("{}---\n{good}---\nx: ]\n---\n{}", cilium("  ingress: 1\n"), good.replace("rule1", "rule2"));
+    let told = say(&two);
+    assert_eq!(told.len(), 3, "{told:#?}");
+    assert!(told[0].starts_with("rule1.yaml:6 spec.ingress: found \"1\""), "{told:#?}");
+    assert!(
+        told.iter().any(|line| line.contains("CiliumNetworkPolicy default/rule1 is already given")),
+        "{told:#?}"
+    );
+    assert!(told.iter().any(|line| line.contains("no valid YAML")), "{told:#?}");
+}

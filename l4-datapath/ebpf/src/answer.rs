@@ -1,0 +1,210 @@
+//! Replies we make ourselves, in the packet that caused them: RST, time exceeded, too big.
+//!
+//! Never an answer to an RST or to an ICMP error. The source is the address that was called: no router here has one of
+//! its own, and it is the one source both sides' checks accept. A packet whose checksum its sender left to the device
+//! keeps that note; receivers on this machine believe it, and a device beyond would spoil the courtesy, nothing else.
+
+use core::mem::MaybeUninit;
+
+use abi::{DropReason, MARK_ANSWER};
+use aya_ebpf::{
+    bindings::{__sk_buff, BPF_F_INGRESS, TC_ACT_REDIRECT, TC_ACT_SHOT},
+    helpers::bpf_redirect,
+};
+
+use crate::{
+    checksum, deliver,
+    flow::Flow,
+    header::{ETHERNET, Ethernet, Icmp, Ipv4, Ipv6, Tcp, icmp4, icmp6, protocol, tcp},
+    parse::Packet,
+    skb::Skb,
+};
+
+const HOP_LIMIT: u8 = 64;
+const DONT_FRAGMENT: [u8; 2] = [0x40, 0];
+/// `ICMP_FRAG_NEEDED`, a code of *unreachable*.
+const FRAG_NEEDED: u8 = 4;
+
+/// Where the sender is.
+#[derive(Clone, Copy)]
+#[repr(u32)]
+pub(crate) enum Sender {
+    /// Behind the veth whose hook this is.
+    Workload,
+    /// Beyond the host's stack.
+    Stack,
+}
+
+/// Answers a packet that was dropped for `reason`, if that is to be answered; returns the verdict.
+#[inline(always)]
+pub(crate) fn refuse(skb: Skb, packet: &Packet, flow: &Flow, reason: u8, sender: Sender) -> i32 {
+    answer_refuse(skb.as_ptr(), packet, reason.into(), flow.mtu, sender as u32)
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn answer_refuse(
+    skb: *mut __sk_buff,
+    packet: *const Packet,
+    reason: u32,
+    mtu: u32,
+    sender: u32,
+) -> i32 {
+    // SAFETY: the caller passes a reference; the test for null is for the verifier.
+    let Some(packet) = (unsafe { packet.as_ref() }) else { return TC_ACT_SHOT };
+    let skb = Skb::from(skb);
+    match answer(skb, packet, reason as u8, mtu) {
+        None => TC_ACT_SHOT,
+        Some(()) if sender == Sender::Workload as u32 => {
+            skb.address_to_receiver();
+            deliver::redirect(skb.ifindex())
+        }
+        Some(()) => {
+            skb.set_mark(MARK_ANSWER);
+            // SAFETY: no pointers.
+            unsafe { bpf_redirect(skb.ifindex(), u64::from(BPF_F_INGRESS)) };
+            TC_ACT_REDIRECT as i32
+        }
+    }
+}
+
+#[inline(always)]
+fn answer(skb: Skb, packet: &Packet, reason: u8, mtu: u32) -> Option<()> {
+    const NO_CONNECTION: u8 = DropReason::NoConnection as u8;
+    const TTL_EXCEEDED: u8 = DropReason::TtlExceeded as u8;
+    const TOO_BIG: u8 = DropReason::TooBig as u8;
+    match (reason, packet.is_v4()) {
+        (NO_CONNECTION, _) if packet.protocol == protocol::TCP => reset(skb, packet),
+        (TTL_EXCEEDED | TOO_BIG, _) if is_error(packet) => None,
+        (TTL_EXCEEDED, true) => error4(skb, packet, icmp4::TIME_EXCEEDED, 0, [0; 4]),
+        (TTL_EXCEEDED, false) => error6(skb, packet, icmp6::TIME_EXCEEDED, [0; 4]),
+        (TOO_BIG, true) => {
+            let [high, low] = u16::try_from(mtu).unwrap_or(u16::MAX).to_be_bytes();
+            error4(skb, packet, icmp4::UNREACHABLE, FRAG_NEEDED, [0, 0, high, low])
+        }
+        (TOO_BIG, false) => error6(skb, packet, icmp6::TOO_BIG, mtu.to_be_bytes()),
+        _ => None,
+    }
+}
+
+/// RFC 9293 section 3.10.7.1. Every flag combination that is legal and not a first packet carries ACK, but RST alone,
+/// so the acknowledged number is the one the sender will accept.
+#[inline(always)]
+fn reset(skb: Skb, packet: &Packet) -> Option<()> {
+    if packet.tcp_flags & tcp::RST != 0 || packet.tcp_flags & tcp::ACK == 0 {
+        return None;
+    }
+    let mut space = MaybeUninit::<Tcp>::uninit();
+    let heard = skb.read(packet.transport(), &mut space)?;
+    let mut rst = Tcp {
+        source: heard.destination,
+        destination: heard.source,
+        sequence: heard.acknowledgement,
+        acknowledgement: [0; 4],
+        offset: (size_of::<Tcp>() as u8 / 4) << 4,
+        flags: tcp::RST,
+        window: [0; 2],
+        checksum: [0; 2],
+        urgent: [0; 2],
+    };
+    let pseudo =
+        checksum::pseudo(&packet.destination, &packet.source, size_of::<Tcp>() as u16, protocol::TCP);
+    rst.checksum = checksum::finish(checksum::add(pseudo, &rst));
+    turn_round(skb, packet, protocol::TCP, &rst)
+}
+
+/// ICMP with the IP header and eight bytes of what it is about (RFC 792).
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Error4 {
+    icmp: Icmp,
+    /// IP header and eight bytes.
+    about: [u8; 28],
+}
+
+#[inline(always)]
+fn error4(skb: Skb, packet: &Packet, kind: u8, code: u8, rest: [u8; 4]) -> Option<()> {
+    let mut space = MaybeUninit::<Error4>::uninit();
+    let error = skb.read(ETHERNET - size_of::<Icmp>() as u32, &mut space)?;
+    error.icmp = Icmp { kind, code, checksum: [0; 2], rest };
+    error.icmp.checksum = checksum::finish(checksum::add(0, error));
+    turn_round(skb, packet, protocol::ICMP, error)
+}
+
+/// ICMPv6 with the IPv6 header and eight bytes of what it is about. RFC 4443 would have as much as fits; ports are all
+/// that a receiver uses.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Error6 {
+    icmp: Icmp,
+    /// IPv6 header and eight bytes.
+    about: [u8; 48],
+}
+
+#[inline(always)]
+fn error6(skb: Skb, packet: &Packet, kind: u8, rest: [u8; 4]) -> Option<()> {
+    let mut space = MaybeUninit::<Error6>::uninit();
+    let error = skb.read(ETHERNET - size_of::<Icmp>() as u32, &mut space)?;
+    error.icmp = Icmp { kind, code: 0, checksum: [0; 2], rest };
+    let pseudo =
+        checksum::pseudo(&packet.destination, &packet.source, size_of::<Error6>() as u16, protocol::ICMPV6);
+    error.icmp.checksum = checksum::finish(checksum::add(pseudo, error));
+    turn_round(skb, packet, protocol::ICMPV6, error)
+}
+
+/// RFC 1122 section 3.2.2, RFC 4443 section 2.4: an error is never sent about an error.
+#[inline(always)]
+fn is_error(packet: &Packet) -> bool {
+    match packet.protocol {
+        protocol::ICMP => !matches!(packet.icmp_type(), icmp4::ECHO_REQUEST | icmp4::ECHO_REPLY),
+        protocol::ICMPV6 => packet.icmp_type() < icmp6::ECHO_REQUEST,
+        _ => false,
+    }
+}
+
+/// Makes the packet one from its destination to its source, holding `body`.
+#[inline(always)]
+fn turn_round<T: Copy>(skb: Skb, packet: &Packet, protocol: u8, body: &T) -> Option<()> {
+    let mut space = MaybeUninit::<Ethernet>::uninit();
+    let link = skb.read(0, &mut space)?;
+    let network = packet.transport() - ETHERNET;
+    let length = network + size_of::<T>() as u32;
+    skb.resize(ETHERNET + length)?;
+    skb.store_link(0, &[link.source, link.destination])?;
+    if packet.is_v4() {
+        skb.store_network(ETHERNET, &ipv4(packet, protocol, length as u16))?;
+    } else {
+        skb.store_network(ETHERNET, &ipv6(packet, protocol, size_of::<T>() as u16))?;
+    }
+    skb.store_network(packet.transport(), body)
+}
+
+#[inline(always)]
+fn ipv4(packet: &Packet, protocol: u8, length: u16) -> Ipv4 {
+    let mut ip = Ipv4 {
+        version_ihl: 0x45,
+        tos: 0,
+        total_length: length.to_be_bytes(),
+        id: [0; 2],
+        fragment: DONT_FRAGMENT,
+        ttl: HOP_LIMIT,
+        protocol,
+        checksum: [0; 2],
+        source: packet.destination.last4(),
+        destination: packet.source.last4(),
+    };
+    ip.checksum = checksum::finish(checksum::add(0, &ip));
+    ip
+}
+
+#[inline(always)]
+fn ipv6(packet: &Packet, next_header: u8, length: u16) -> Ipv6 {
+    Ipv6 {
+        version_class_flow: [0x60, 0, 0, 0],
+        payload_length: length.to_be_bytes(),
+        next_header,
+        hop_limit: HOP_LIMIT,
+        source: packet.destination.0,
+        destination: packet.source.0,
+    }
+}

@@ -1,0 +1,257 @@
+//! The connection table: finding, opening, and how long an entry is believed.
+
+use core::ptr::{NonNull, read_volatile, write_volatile};
+
+use abi::{Address, Connection, ConnectionKey4, ConnectionKey6, Leg, Memo};
+use aya_ebpf::{bindings::BPF_NOEXIST, helpers::bpf_ktime_get_boot_ns};
+
+use crate::{
+    address::words,
+    header::{protocol, tcp},
+    maps::{CONNECTIONS4, CONNECTIONS6},
+    parse::Packet,
+};
+
+/// Seconds since the latest packet after which an entry is dead.
+mod timeout {
+    /// TCP after an answer: more than the two hours of the default keep-alive.
+    pub(super) const ESTABLISHED: u32 = 8000;
+    /// TCP before an answer.
+    pub(super) const OPENING: u32 = 60;
+    /// TCP after both FINs or an RST.
+    pub(super) const CLOSING: u32 = 10;
+    /// UDP and SCTP after an answer.
+    pub(super) const CONVERSATION: u32 = 180;
+    /// Anything else.
+    pub(super) const SINGLE: u32 = 60;
+}
+
+/// `EEXIST`, as map helpers return it.
+pub(crate) const EXISTS: i32 = -17;
+
+/// What finds a connection.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct Tuple {
+    /// Both families: IPv4 addresses are v4-mapped here.
+    key: ConnectionKey6,
+    v4: bool,
+    /// The source of the packet is the higher end of the key.
+    pub(crate) source_is_high: bool,
+}
+
+impl Tuple {
+    /// Of a packet from `source` to `destination`.
+    #[inline(always)]
+    pub(crate) fn new(
+        source: &Address,
+        destination: &Address,
+        ports: (u16, u16),
+        protocol: u8,
+        v4: bool,
+    ) -> Self {
+        let (from, to) = (words(source), words(destination));
+        let source_is_high = if from.0 != to.0 {
+            from.0 > to.0
+        } else if from.1 != to.1 {
+            from.1 > to.1
+        } else {
+            ports.0 > ports.1
+        };
+        let (low, high) = if source_is_high { (destination, source) } else { (source, destination) };
+        let (low_port, high_port) = if source_is_high { (ports.1, ports.0) } else { (ports.0, ports.1) };
+        let key = ConnectionKey6 {
+            low: low.0,
+            high: high.0,
+            low_port: low_port.to_be_bytes(),
+            high_port: high_port.to_be_bytes(),
+            protocol,
+            leg: Leg::Pod as u8,
+            zero: [0; 2],
+        };
+        Self { key, v4, source_is_high }
+    }
+
+    /// Of a packet; the identifier of an ICMP echo stands for both ports.
+    #[inline(always)]
+    pub(crate) fn of(packet: &Packet) -> Self {
+        let destination_port = match packet.protocol {
+            protocol::ICMP | protocol::ICMPV6 => packet.source_port,
+            _ => packet.destination_port,
+        };
+        let ports = (packet.source_port, destination_port);
+        Self::new(&packet.source, &packet.destination, ports, packet.protocol, packet.is_v4())
+    }
+
+    /// IP protocol number.
+    #[inline(always)]
+    pub(crate) fn protocol(&self) -> u8 {
+        self.key.protocol
+    }
+
+    /// The key of `CONNECTIONS4`.
+    #[inline(always)]
+    fn key4(&self) -> ConnectionKey4 {
+        ConnectionKey4 {
+            low: Address(self.key.low).last4(),
+            high: Address(self.key.high).last4(),
+            low_port: self.key.low_port,
+            high_port: self.key.high_port,
+            protocol: self.key.protocol,
+            leg: self.key.leg,
+            zero: self.key.zero,
+        }
+    }
+}
+
+/// The entry both directions share, dead or alive.
+#[inline(never)]
+pub(crate) fn find(tuple: &Tuple) -> Option<Entry> {
+    let found =
+        if tuple.v4 { CONNECTIONS4.get_ptr_mut(tuple.key4()) } else { CONNECTIONS6.get_ptr_mut(&tuple.key) };
+    found.and_then(Entry::new)
+}
+
+/// Stores a new entry; the error is the kernel's, [`EXISTS`] if there is one.
+#[inline(always)]
+pub(crate) fn insert(tuple: &Tuple, value: &Connection) -> i32 {
+    conntrack_insert(tuple, value)
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn conntrack_insert(tuple: *const Tuple, value: *const Connection) -> i32 {
+    // SAFETY: the caller passes references; the test for null is for the verifier.
+    let (Some(tuple), Some(value)) = (unsafe { tuple.as_ref() }, unsafe { value.as_ref() }) else { return 0 };
+    let result = if tuple.v4 {
+        CONNECTIONS4.insert(tuple.key4(), value, u64::from(BPF_NOEXIST))
+    } else {
+        CONNECTIONS6.insert(&tuple.key, value, u64::from(BPF_NOEXIST))
+    };
+    result.err().unwrap_or(0)
+}
+
+/// Deletes the entry; `true` for the one caller that did, so that its charge is taken back once.
+#[inline(always)]
+pub(crate) fn remove(tuple: &Tuple) -> bool {
+    conntrack_remove(tuple) == 0
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn conntrack_remove(tuple: *const Tuple) -> i32 {
+    // SAFETY: the caller passes a reference; the test for null is for the verifier.
+    let Some(tuple) = (unsafe { tuple.as_ref() }) else { return -1 };
+    let result = if tuple.v4 { CONNECTIONS4.remove(tuple.key4()) } else { CONNECTIONS6.remove(&tuple.key) };
+    result.err().unwrap_or(0)
+}
+
+/// Seconds since boot, time asleep included.
+#[inline(always)]
+pub(crate) fn now() -> u32 {
+    // SAFETY: no arguments.
+    (unsafe { bpf_ktime_get_boot_ns() } / 1_000_000_000) as u32
+}
+
+/// An entry of either table.
+///
+/// Other CPUs store to it meanwhile, and LRU may recycle it under us; so all access is volatile, and what we store
+/// are single bytes or aligned words that are right whoever comes second.
+#[derive(Clone, Copy)]
+pub(crate) struct Entry(NonNull<Connection>);
+
+/// Reads a field.
+macro_rules! get {
+    ($entry:expr, $field:ident) => {
+        // SAFETY: elements are preallocated and live as long as the map.
+        unsafe { read_volatile(&raw const (*$entry.0.as_ptr()).$field) }
+    };
+}
+
+/// Writes a field, unless it says so already: a store takes the cache line from the other CPUs.
+macro_rules! set {
+    ($entry:expr, $field:ident, $value:expr) => {
+        if get!($entry, $field) != $value {
+            // SAFETY: as in `get!`.
+            unsafe { write_volatile(&raw mut (*$entry.0.as_ptr()).$field, $value) }
+        }
+    };
+}
+
+impl Entry {
+    /// The element a map look-up or a walk returned.
+    #[inline(always)]
+    pub(crate) fn new(value: *mut Connection) -> Option<Self> {
+        NonNull::new(value).map(Self)
+    }
+
+    #[inline(always)]
+    pub(crate) fn opened_by_high(self) -> bool {
+        get!(self, opened_by_high) == 1
+    }
+
+    /// Endpoint id that carries the charge, 0 none.
+    #[inline(always)]
+    pub(crate) fn charged(self) -> u32 {
+        get!(self, charged)
+    }
+
+    /// Both sides have finished, or one has given up.
+    #[inline(always)]
+    pub(crate) fn is_closing(self) -> bool {
+        get!(self, reset) == 1 || (get!(self, fin_opener) == 1 && get!(self, fin_other) == 1)
+    }
+
+    /// Whether the entry is still believed, whether or not anybody has collected it.
+    #[inline(always)]
+    pub(crate) fn is_alive(self, protocol: u8, now: u32) -> bool {
+        let replied = get!(self, replied) == 1;
+        let limit = match protocol {
+            protocol::TCP if self.is_closing() => timeout::CLOSING,
+            protocol::TCP if replied => timeout::ESTABLISHED,
+            protocol::TCP => timeout::OPENING,
+            protocol::UDP | protocol::SCTP if replied => timeout::CONVERSATION,
+            _ => timeout::SINGLE,
+        };
+        // Saturating: another CPU may have seen a packet in the second after our `now`.
+        now.saturating_sub(get!(self, seen)) < limit
+    }
+
+    /// The bits of [`Memo`] if the verdict was made in this generation.
+    #[inline(always)]
+    pub(crate) fn verdict(self, generation: u64) -> Option<u64> {
+        let memo = get!(self, memo);
+        (memo >> Memo::GENERATION_SHIFT == generation && memo & Memo::ALLOWED != 0).then_some(memo)
+    }
+
+    /// Remembers that policy allowed the connection in this generation.
+    #[inline(always)]
+    pub(crate) fn remember(self, generation: u64, audited: bool) {
+        set!(self, memo, memo(generation, audited));
+    }
+
+    /// Notes what a packet that passes says of the connection's life.
+    #[inline(always)]
+    pub(crate) fn note(self, now: u32, reply: bool, tcp_flags: u8) {
+        set!(self, seen, now);
+        if reply {
+            set!(self, replied, 1);
+        }
+        if tcp_flags & (tcp::FIN | tcp::RST) == 0 {
+            return;
+        }
+        if tcp_flags & tcp::RST != 0 {
+            set!(self, reset, 1);
+        } else if reply {
+            set!(self, fin_other, 1);
+        } else {
+            set!(self, fin_opener, 1);
+        }
+    }
+}
+
+/// An allowed verdict as [`Connection::memo`] holds it.
+#[inline(always)]
+pub(crate) fn memo(generation: u64, audited: bool) -> u64 {
+    generation << Memo::GENERATION_SHIFT | Memo::ALLOWED | if audited { Memo::AUDITED } else { 0 }
+}

@@ -1,0 +1,107 @@
+//! `from_pod`: everything a workload sends.
+//!
+//! - Hook: tc ingress of the host-side veth of each endpoint; tcx (kernel 6.6) or clsact. `redirect_peer` and
+//!   `check_mtu` make 5.12 the oldest kernel that loads it.
+//! - Reads `NODE`, `ENDPOINTS`, `ASSIGNMENTS`, `IPCACHE`, `RULES`. Writes `CONNECTIONS4`, `CONNECTIONS6`, `USAGE`, `DROPS`, `EVENTS`,
+//!   `LOST`.
+//! - Verdicts: REDIRECT into a workload of this node (or back, with an answer of ours), OK to the host's stack for all
+//!   others, SHOT.
+
+use core::mem::MaybeUninit;
+
+use abi::{Direction, DropReason, Endpoint, EventKind, MARK_ANSWER, ReservedIdentity};
+use aya_ebpf::{
+    bindings::{TC_ACT_OK, TC_ACT_SHOT},
+    macros::classifier,
+    programs::TcContext,
+};
+
+use crate::{
+    address,
+    answer::{self, Sender},
+    deliver,
+    flow::{self, Flow},
+    header::{Ethernet, ethertype},
+    identity::{self, Moment},
+    judge::judge,
+    neighbour,
+    parse::{self, Packet},
+    refusal::Refusal,
+    skb::Skb,
+};
+
+/// See the module.
+#[classifier]
+pub(crate) fn from_pod(ctx: TcContext) -> i32 {
+    let skb = Skb::new(&ctx);
+    // Ours, on its way to the stack: a workload's marks are gone once its packets leave its namespace.
+    let is_answer = skb.mark() == MARK_ANSWER;
+    skb.set_mark(0);
+    if is_answer {
+        return TC_ACT_OK;
+    }
+    let mut packet = Packet { length: skb.len(), ..Packet::EMPTY };
+    let mut flow = Flow::new(skb.ifindex(), Direction::Egress);
+    match admit(skb, &mut packet, &mut flow) {
+        Ok(verdict) => verdict,
+        Err(refusal) => {
+            let reason = refusal.number();
+            flow::dropped(&packet, &flow, reason);
+            answer::refuse(skb, &packet, &flow, reason, Sender::Workload)
+        }
+    }
+}
+
+#[inline(always)]
+fn admit(skb: Skb, packet: &mut Packet, flow: &mut Flow) -> Result<i32, Refusal> {
+    let now = Moment::current()?;
+    let mut space = MaybeUninit::<Ethernet>::uninit();
+    let link = skb.read(0, &mut space).ok_or(DropReason::InvalidPacket)?;
+    packet.ethertype = link.ethertype;
+    if skb.vlan_present() != 0 {
+        return Err(DropReason::UnsupportedL3.into());
+    }
+    if link.ethertype == ethertype::ARP {
+        return Ok(neighbour::arp(skb, link)?);
+    }
+    parse::network(skb, packet)?;
+    if let Some(outcome) = neighbour::discovery(skb, packet, link) {
+        return Ok(outcome?);
+    }
+    if neighbour::is_noise(skb, packet) {
+        flow::count(packet, flow, DropReason::Multicast as u8);
+        return Ok(TC_ACT_SHOT);
+    }
+    address::check(packet)?;
+    flow.source.set_local(sender(skb, packet, link)?, now.generation)?;
+    parse::transport(skb, packet)?;
+    let receiver = identity::endpoint(&packet.destination);
+    match receiver {
+        Some(endpoint) => flow.destination.set_local(endpoint, now.generation)?,
+        None => flow.destination.set_remote(&packet.destination, now.generation),
+    }
+    if flow.destination.identity == ReservedIdentity::UNMANAGED {
+        return Err(DropReason::NoEndpoint.into());
+    }
+    judge(skb, packet, flow, &now)?;
+    if now.trace {
+        flow::report(packet, flow, EventKind::Trace, 0);
+    }
+    match receiver {
+        Some(endpoint) => Ok(deliver::to_endpoint(skb, packet, flow, endpoint)?),
+        None => Ok(TC_ACT_OK),
+    }
+}
+
+/// The endpoint behind this hook, if the packet's addresses are its own.
+#[inline(always)]
+fn sender(skb: Skb, packet: &Packet, link: &Ethernet) -> Result<&'static Endpoint, DropReason> {
+    let endpoint = identity::endpoint(&packet.source).ok_or(DropReason::InvalidSourceIp)?;
+    if endpoint.ifindex != skb.ifindex() {
+        return Err(DropReason::InvalidSourceIp);
+    }
+    if endpoint.mac != link.source {
+        return Err(DropReason::InvalidSourceMac);
+    }
+    Ok(endpoint)
+}

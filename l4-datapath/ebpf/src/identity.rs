@@ -1,0 +1,101 @@
+//! Who stands behind an address, as of one generation.
+
+use core::ptr::read_volatile;
+
+use abi::{Address, DropReason, Endpoint};
+use aya_ebpf::btf_maps::lpm_trie::Key;
+
+use crate::{
+    conntrack,
+    maps::{ASSIGNMENTS, ENDPOINTS, IPCACHE, NODE},
+};
+
+/// What holds while one packet is judged.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct Moment {
+    pub(crate) generation: u64,
+    /// Since boot, time asleep included.
+    pub(crate) second: u32,
+    /// Report every packet.
+    pub(crate) trace: bool,
+}
+
+impl Moment {
+    /// Read *before* any look-up of a packet: what a packet then finds is at least as new.
+    #[inline(always)]
+    pub(crate) fn current() -> Result<Self, DropReason> {
+        let node = NODE.get_ptr(0).ok_or(DropReason::NotReady)?;
+        // SAFETY: an array element lives as long as the map; the agent stores to it meanwhile, hence volatile.
+        let (generation, trace) = unsafe {
+            (read_volatile(&raw const (*node).generation), read_volatile(&raw const (*node).trace))
+        };
+        if generation == 0 {
+            return Err(DropReason::NotReady);
+        }
+        Ok(Self { generation, second: conntrack::now(), trace: trace == 1 })
+    }
+}
+
+/// One end of a packet: what policy, quota and events ask about it, in plain numbers.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct End {
+    /// 0: nobody we know.
+    pub(crate) identity: u32,
+    /// Endpoint id; 0 if it is not on this node, and then what follows is 0 too.
+    pub(crate) id: u32,
+    pub(crate) ifindex: u32,
+    pub(crate) quota: u32,
+    pub(crate) ingress: u32,
+    pub(crate) egress: u32,
+    /// [`abi::EndpointFlags`].
+    pub(crate) flags: u32,
+}
+
+impl End {
+    pub(crate) const UNKNOWN: Self =
+        Self { identity: 0, id: 0, ifindex: 0, quota: 0, ingress: 0, egress: 0, flags: 0 };
+
+    #[inline(always)]
+    pub(crate) fn is_local(&self) -> bool {
+        self.id != 0
+    }
+
+    /// Becomes an endpoint of this node, as of this generation.
+    #[inline(always)]
+    pub(crate) fn set_local(&mut self, endpoint: &Endpoint, generation: u64) -> Result<(), DropReason> {
+        let assignments = ASSIGNMENTS.get(endpoint.id).ok_or(DropReason::NotReady)?;
+        let assignment = &assignments.slot[(generation & 1) as usize];
+        self.identity = assignment.identity;
+        self.ingress = assignment.ingress;
+        self.egress = assignment.egress;
+        self.flags = assignment.flags;
+        self.quota = assignments.quota;
+        self.id = endpoint.id;
+        self.ifindex = endpoint.ifindex;
+        Ok(())
+    }
+
+    /// Becomes whoever `IPCACHE` says has `address`.
+    #[inline(always)]
+    pub(crate) fn set_remote(&mut self, address: &Address, generation: u64) {
+        self.identity = identity_remote(address, (generation & 1) as u32);
+    }
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn identity_remote(address: *const Address, slot: u32) -> u32 {
+    // SAFETY: the caller passes a reference; the test for null is for the verifier.
+    let Some(address) = (unsafe { address.as_ref() }) else { return 0 };
+    IPCACHE.get(&Key::new(128, *address)).map_or(0, |remote| remote.identity[(slot & 1) as usize])
+}
+
+/// The endpoint with this address.
+#[inline(always)]
+pub(crate) fn endpoint(address: &Address) -> Option<&'static Endpoint> {
+    // SAFETY: an element never changes while the endpoint lives. When it goes, its element may be reused at once and a
+    // packet in flight may read the next endpoint's facts; that next endpoint has not been started then.
+    unsafe { ENDPOINTS.get(address) }
+}

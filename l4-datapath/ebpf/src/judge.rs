@@ -1,0 +1,283 @@
+//! The judgement: connection table first, policy of both ends where it has nothing to say.
+//!
+//! A packet of a known connection costs one look-up. Policy is asked when a connection opens, and again, on packets of
+//! either direction, when the generation has moved since: always for the direction in which it was opened.
+
+use abi::{Connection, Direction, DropReason, EventFlags, EventKind, Memo};
+
+use crate::{
+    conntrack::{self, EXISTS, Entry, Tuple},
+    flow::{self, Flow},
+    header::{icmp4, icmp6, protocol, tcp},
+    identity::Moment,
+    parse::Packet,
+    policy::{self, Decision, Question},
+    quota,
+    refusal::Refusal,
+    related,
+    skb::Skb,
+};
+
+/// What to do with an ICMP message.
+enum Icmp {
+    Request,
+    Reply,
+    Error,
+    /// Would change the receiver's routes.
+    Redirect,
+    /// Everything else: judged packet by packet.
+    Single,
+}
+
+/// Whether policy and connection table let the packet pass. `flow` must hold both ends; on a denial by policy it
+/// names the endpoint, direction and rule that denied.
+#[inline(always)]
+pub(crate) fn judge(skb: Skb, packet: &Packet, flow: &mut Flow, now: &Moment) -> Result<(), Refusal> {
+    let is_icmp = matches!(packet.protocol, protocol::ICMP | protocol::ICMPV6);
+    if is_icmp && matches!(icmp(packet), Icmp::Error) {
+        return related::check(skb, packet, flow.source.is_local(), now.second);
+    }
+    Refusal::check(judge_packet(packet, flow, now))
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn judge_packet(packet: *const Packet, flow: *mut Flow, now: *const Moment) -> u32 {
+    // SAFETY: the caller passes references; the tests for null are for the verifier.
+    let (Some(packet), Some(flow), Some(now)) = (unsafe { (packet.as_ref(), flow.as_mut(), now.as_ref()) })
+    else {
+        return Refusal::ABSURD;
+    };
+    Refusal::encode(by_protocol(packet, flow, now))
+}
+
+#[inline(always)]
+fn by_protocol(packet: &Packet, flow: &mut Flow, now: &Moment) -> Result<(), DropReason> {
+    let opens = match packet.protocol {
+        protocol::TCP if !is_legal(packet.tcp_flags) => return Err(DropReason::InvalidTcpFlags),
+        protocol::TCP => is_first(packet.tcp_flags),
+        protocol::ICMP | protocol::ICMPV6 => match icmp(packet) {
+            Icmp::Request => true,
+            Icmp::Reply => false,
+            Icmp::Error => return Err(DropReason::UnrelatedIcmp),
+            Icmp::Redirect => return Err(DropReason::NeighbourSpoof),
+            Icmp::Single => return ask(packet, flow, false, &mut { Verdict::UNASKED }),
+        },
+        _ => true,
+    };
+    tracked(packet, flow, now, opens)
+}
+
+#[inline(always)]
+fn icmp(packet: &Packet) -> Icmp {
+    if packet.is_v4() {
+        return match packet.icmp_type() {
+            icmp4::ECHO_REQUEST => Icmp::Request,
+            icmp4::ECHO_REPLY => Icmp::Reply,
+            icmp4::UNREACHABLE | icmp4::TIME_EXCEEDED | icmp4::PARAMETER_PROBLEM => Icmp::Error,
+            icmp4::REDIRECT => Icmp::Redirect,
+            _ => Icmp::Single,
+        };
+    }
+    match packet.icmp_type() {
+        icmp6::ECHO_REQUEST => Icmp::Request,
+        icmp6::ECHO_REPLY => Icmp::Reply,
+        icmp6::UNREACHABLE | icmp6::TOO_BIG | icmp6::TIME_EXCEEDED | icmp6::PARAMETER_PROBLEM => Icmp::Error,
+        icmp6::REDIRECT | icmp6::ROUTER_ADVERTISEMENT => Icmp::Redirect,
+        _ => Icmp::Single,
+    }
+}
+
+#[inline(always)]
+fn is_request(packet: &Packet) -> bool {
+    matches!(icmp(packet), Icmp::Request)
+}
+
+/// The combinations a TCP can send; as `nf_conntrack_proto_tcp.c` has them, without SYN+URG. PSH, ECE, CWR and the
+/// ninth bit say nothing about state.
+#[inline(always)]
+fn is_legal(flags: u8) -> bool {
+    const FIN_ACK: u8 = tcp::FIN | tcp::ACK;
+    match flags & (tcp::FIN | tcp::SYN | tcp::RST | tcp::ACK | tcp::URG) {
+        FIN_ACK | tcp::SYN | tcp::RST | tcp::ACK => true,
+        flags => {
+            flags == tcp::SYN | tcp::ACK
+                || flags == tcp::RST | tcp::ACK
+                || flags == tcp::ACK | tcp::URG
+                || flags == FIN_ACK | tcp::URG
+        }
+    }
+}
+
+/// A legal first packet: SYN alone.
+#[inline(always)]
+fn is_first(flags: u8) -> bool {
+    flags & (tcp::SYN | tcp::ACK) == tcp::SYN
+}
+
+/// A packet of a protocol with connections. `opens`: it may be the first of one.
+#[inline(always)]
+fn tracked(packet: &Packet, flow: &mut Flow, now: &Moment, opens: bool) -> Result<(), DropReason> {
+    let tuple = &Tuple::of(packet);
+    let found = conntrack::find(tuple);
+    if let Some(entry) = found
+        && entry.is_alive(packet.protocol, now.second)
+        && !(packet.protocol == protocol::TCP && opens && entry.is_closing())
+    {
+        return follow(packet, flow, now, entry, entry.opened_by_high() != tuple.source_is_high);
+    }
+    if !opens {
+        return Err(DropReason::NoConnection);
+    }
+    let mut verdict = Verdict::UNASKED;
+    ask(packet, flow, false, &mut verdict)?;
+    if let Some(dead) = found {
+        // Read before it is deleted; deleting succeeds for only one of the CPUs that may try.
+        let charged = dead.charged();
+        if conntrack::remove(tuple) {
+            quota::discharge(charged);
+        }
+    }
+    match open(flow, now, tuple, &verdict) {
+        OPENED => {
+            announce(packet, flow, &verdict);
+            Ok(())
+        }
+        OVER_QUOTA => Err(DropReason::ConnectionQuota),
+        // Another CPU was first: then this packet belongs to that connection.
+        EXISTS => match conntrack::find(tuple) {
+            Some(entry) => follow(packet, flow, now, entry, entry.opened_by_high() != tuple.source_is_high),
+            None => Err(DropReason::ConnectionMapFull),
+        },
+        _ => Err(DropReason::ConnectionMapFull),
+    }
+}
+
+/// A packet of a known connection; `reply`: against the direction in which it was opened.
+#[inline(never)]
+fn follow(
+    packet: &Packet,
+    flow: &mut Flow,
+    now: &Moment,
+    entry: Entry,
+    reply: bool,
+) -> Result<(), DropReason> {
+    if reply {
+        flow.flags |= EventFlags::REPLY;
+    }
+    match packet.protocol {
+        // Simultaneous open and split handshake: nobody needs them, and each is an opening nobody judged.
+        protocol::TCP if reply && is_first(packet.tcp_flags) => return Err(DropReason::InvalidTcpFlags),
+        // Both sides asking under one identifier: the second would pass unjudged as an answer to the first.
+        protocol::ICMP | protocol::ICMPV6 if reply == is_request(packet) => {
+            return Err(DropReason::NoConnection);
+        }
+        _ => {}
+    }
+    match entry.verdict(now.generation) {
+        Some(memo) if memo & Memo::AUDITED != 0 => flow.flags |= EventFlags::AUDITED,
+        Some(_) => {}
+        None => {
+            let mut verdict = Verdict::UNASKED;
+            ask(packet, flow, reply, &mut verdict)?;
+            entry.remember(now.generation, verdict.audited());
+        }
+    }
+    entry.note(now.second, reply, packet.tcp_flags);
+    Ok(())
+}
+
+const OPENED: i32 = 0;
+const OVER_QUOTA: i32 = 1;
+
+/// Enters a connection that policy has just allowed: [`OPENED`], [`OVER_QUOTA`], or the kernel's (negative) error.
+#[inline(never)]
+fn open(flow: &Flow, now: &Moment, tuple: &Tuple, verdict: &Verdict) -> i32 {
+    let payer = if flow.source.is_local() { &flow.source } else { &flow.destination };
+    if !quota::charge(payer) {
+        return OVER_QUOTA;
+    }
+    let connection = Connection {
+        memo: conntrack::memo(now.generation, verdict.audited()),
+        seen: now.second,
+        charged: payer.id,
+        opened_by_high: u8::from(tuple.source_is_high),
+        ..Connection::EMPTY
+    };
+    let result = conntrack::insert(tuple, &connection);
+    if result != OPENED {
+        quota::discharge(payer.id);
+    }
+    result
+}
+
+/// What each end's ruleset said.
+#[derive(Clone, Copy)]
+struct Verdict {
+    egress: Decision,
+    ingress: Decision,
+}
+
+impl Verdict {
+    const UNASKED: Self = Self { egress: Decision::UNASKED, ingress: Decision::UNASKED };
+
+    #[inline(always)]
+    fn audited(&self) -> bool {
+        self.egress.audited || self.ingress.audited
+    }
+}
+
+/// Asks policy for the direction in which the connection opens: egress of the opener, ingress of the other end, each
+/// if it is on this node.
+#[inline(never)]
+fn ask(packet: &Packet, flow: &mut Flow, reply: bool, verdict: &mut Verdict) -> Result<(), DropReason> {
+    let (opener, other) =
+        if reply { (&flow.destination, &flow.source) } else { (&flow.source, &flow.destination) };
+    if opener.identity == 0 || other.identity == 0 {
+        return Err(DropReason::NoIdentity);
+    }
+    let ask = Question { port: called_port(packet, reply), protocol: packet.protocol };
+    let (from, to) = (opener.ifindex, other.ifindex);
+    if opener.is_local()
+        && let Err(reason) = policy::egress(opener, other.identity, ask, &mut verdict.egress)
+    {
+        flow.judged_by(from, Direction::Egress, &verdict.egress);
+        return Err(reason);
+    }
+    if other.is_local()
+        && let Err(reason) = policy::ingress(other, opener.identity, ask, &mut verdict.ingress)
+    {
+        flow.judged_by(to, Direction::Ingress, &verdict.ingress);
+        return Err(reason);
+    }
+    if verdict.audited() {
+        flow.flags |= EventFlags::AUDITED;
+    }
+    Ok(())
+}
+
+/// The port of the end that was called; ICMP: the type that opened.
+#[inline(always)]
+fn called_port(packet: &Packet, reply: bool) -> u16 {
+    match packet.protocol {
+        protocol::ICMP if reply => u16::from(icmp4::ECHO_REQUEST),
+        protocol::ICMPV6 if reply => u16::from(icmp6::ECHO_REQUEST),
+        _ if reply => packet.source_port,
+        _ => packet.destination_port,
+    }
+}
+
+/// One event for each end that was asked. Leaves `flow` as it was.
+#[inline(always)]
+fn announce(packet: &Packet, flow: &mut Flow, verdict: &Verdict) {
+    let (ifindex, direction) = (flow.ifindex, flow.direction);
+    if flow.source.is_local() {
+        flow.judged_by(flow.source.ifindex, Direction::Egress, &verdict.egress);
+        flow::report(packet, flow, EventKind::Allowed, 0);
+    }
+    if flow.destination.is_local() {
+        flow.judged_by(flow.destination.ifindex, Direction::Ingress, &verdict.ingress);
+        flow::report(packet, flow, EventKind::Allowed, 0);
+    }
+    (flow.ifindex, flow.direction, flow.ruleset, flow.cookie) = (ifindex, direction, 0, 0);
+}

@@ -1,0 +1,45 @@
+//! The kernel programs of the L4 datapath.
+//!
+//! Promise: a packet reaches or leaves a workload only if the source is who it says, policy of *both* ends allows it,
+//! and it is a legal first packet or belongs to a connection that was allowed. Whatever cannot be told apart from
+//! that (no entry, full map, unknown protocol, lying length) is dropped, counted with a reason, and reported.
+//! Nothing here holds configuration: all of it is in maps, see [`maps`].
+//!
+//! The way of a packet: [`from_pod`] or [`to_pod`] → [`parse`] → [`identity`] → [`judge`] → [`deliver`].
+//! Packets are read with `bpf_skb_load_bytes` into typed headers, never through raw packet pointers: no pointer can go
+//! stale after a helper moved the data, and no bound can be forgotten. Each packet's scratch is its own stack.
+#![no_std]
+#![no_main]
+#![feature(asm_experimental_arch)]
+
+mod address;
+mod answer;
+mod checksum;
+mod conntrack;
+mod conntrack_gc;
+mod deliver;
+mod flow;
+mod from_pod;
+mod header;
+mod identity;
+mod judge;
+mod maps;
+mod neighbour;
+mod parse;
+mod policy;
+mod quota;
+mod refusal;
+mod related;
+mod skb;
+mod to_pod;
+
+/// GPL helpers (`bpf_ringbuf_*` is not, `bpf_skb_*` partly) load only with a GPL-compatible licence string.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
+/// Required by the language; the verifier refuses a program from which it could be reached.
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}

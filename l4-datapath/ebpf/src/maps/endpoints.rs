@@ -1,0 +1,13 @@
+//! `ENDPOINTS`: workloads of this node, by address and by veth.
+//!
+//! - Kind: hash without preallocation, kernel 4.6. Elements may be recycled under a reader, hence only facts that
+//!   never change while the endpoint lives; the others are in `ASSIGNMENTS`.
+//! - Key: [`abi::Address`]. Value: [`abi::Endpoint`].
+//! - Writer: the agent. Readers: `from_pod`, `to_pod`.
+
+use abi::{Address, Endpoint};
+use aya_ebpf::{bindings::BPF_F_NO_PREALLOC, btf_maps::HashMap, macros::btf_map};
+
+#[btf_map]
+pub(crate) static ENDPOINTS: HashMap<Address, Endpoint, 16384, { BPF_F_NO_PREALLOC as usize }> =
+    HashMap::new();

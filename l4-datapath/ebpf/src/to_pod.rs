@@ -1,0 +1,111 @@
+//! `to_pod`: everything that reaches a workload through the host's stack, from this node or from beyond.
+//!
+//! - Hook: tc egress of the host-side veth of each endpoint; tcx (kernel 6.6) or clsact. Oldest kernel 5.12, as
+//!   `from_pod`.
+//! - Reads `NODE`, `ENDPOINTS`, `ASSIGNMENTS`, `IPCACHE`, `RULES`. Writes `CONNECTIONS4`, `CONNECTIONS6`, `USAGE`, `DROPS`, `EVENTS`,
+//!   `LOST`.
+//! - Verdicts: OK into the workload, REDIRECT with an answer of ours back to the stack, SHOT.
+//!
+//! What one workload of this node sends another never comes here (`redirect_peer` skips this hook): whoever arrives
+//! here with a local endpoint's address has forged it, whatever mark he wears.
+//!
+//! ARP and neighbour discovery of the host end here, counted as multicast. The host's neighbour entries for workloads
+//! are permanent; and could it ask, the answer would not pass `from_pod`.
+
+use core::mem::MaybeUninit;
+
+use abi::{Direction, DropReason, Endpoint, EventKind, ReservedIdentity};
+use aya_ebpf::{
+    bindings::{TC_ACT_OK, TC_ACT_SHOT},
+    macros::classifier,
+    programs::TcContext,
+};
+
+use crate::{
+    address,
+    answer::{self, Sender},
+    flow::{self, Flow},
+    header::{Ethernet, ethertype},
+    identity::{self, Moment},
+    judge::judge,
+    neighbour,
+    parse::{self, Packet},
+    refusal::Refusal,
+    skb::Skb,
+};
+
+/// `LOOPBACK_IFINDEX`: only the node itself can send there.
+const LOOPBACK: u32 = 1;
+
+/// See the module.
+#[classifier]
+pub(crate) fn to_pod(ctx: TcContext) -> i32 {
+    let skb = Skb::new(&ctx);
+    skb.set_mark(0);
+    let mut packet = Packet { length: skb.len(), ..Packet::EMPTY };
+    let mut flow = Flow::new(skb.ifindex(), Direction::Ingress);
+    match admit(skb, &mut packet, &mut flow) {
+        Ok(verdict) => verdict,
+        Err(refusal) => {
+            let reason = refusal.number();
+            flow::dropped(&packet, &flow, reason);
+            answer::refuse(skb, &packet, &flow, reason, Sender::Stack)
+        }
+    }
+}
+
+#[inline(always)]
+fn admit(skb: Skb, packet: &mut Packet, flow: &mut Flow) -> Result<i32, Refusal> {
+    let now = Moment::current()?;
+    let mut space = MaybeUninit::<Ethernet>::uninit();
+    let link = skb.read(0, &mut space).ok_or(DropReason::InvalidPacket)?;
+    packet.ethertype = link.ethertype;
+    if skb.vlan_present() != 0 {
+        return Err(DropReason::UnsupportedL3.into());
+    }
+    if link.ethertype == ethertype::ARP {
+        return Ok(quietly(packet, flow));
+    }
+    parse::network(skb, packet)?;
+    if neighbour::is_noise(skb, packet) {
+        return Ok(quietly(packet, flow));
+    }
+    address::check(packet)?;
+    flow.destination.set_local(receiver(skb, packet)?, now.generation)?;
+    sender(skb, packet, flow, &now)?;
+    parse::transport(skb, packet)?;
+    judge(skb, packet, flow, &now)?;
+    if now.trace {
+        flow::report(packet, flow, EventKind::Trace, 0);
+    }
+    Ok(TC_ACT_OK)
+}
+
+#[inline(always)]
+fn quietly(packet: &Packet, flow: &Flow) -> i32 {
+    flow::count(packet, flow, DropReason::Multicast as u8);
+    TC_ACT_SHOT
+}
+
+/// The endpoint behind this hook, if it is the one the packet is for.
+#[inline(always)]
+fn receiver(skb: Skb, packet: &Packet) -> Result<&'static Endpoint, DropReason> {
+    match identity::endpoint(&packet.destination) {
+        Some(endpoint) if endpoint.ifindex == skb.ifindex() => Ok(endpoint),
+        _ => Err(DropReason::NoEndpoint),
+    }
+}
+
+/// Whoever sent the packet: not an endpoint or a free address of this node, and this node only if it did.
+#[inline(always)]
+fn sender(skb: Skb, packet: &Packet, flow: &mut Flow, now: &Moment) -> Result<(), DropReason> {
+    if identity::endpoint(&packet.source).is_some() {
+        return Err(DropReason::InvalidSourceIp);
+    }
+    flow.source.set_remote(&packet.source, now.generation);
+    match flow.source.identity {
+        ReservedIdentity::UNMANAGED => Err(DropReason::InvalidSourceIp),
+        ReservedIdentity::HOST if skb.ingress_ifindex() > LOOPBACK => Err(DropReason::InvalidSourceIp),
+        _ => Ok(()),
+    }
+}

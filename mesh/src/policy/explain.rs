@@ -1,0 +1,309 @@
+//! Explanation: why a packet passes or not, in words.
+//!
+//! Pure. It finds peers and ports by the very functions that compile rulesets, so it cannot tell another story than the
+//! kernel; a property test holds it to that. One direction at a time: a flow between two workloads is judged at both.
+
+use std::collections::BTreeSet;
+
+use super::compile::Selecting;
+use super::compile::ports::{Cell, Effect};
+use super::protocol::{ICMP, ICMPV6, WITH_PORTS};
+use super::universe::Place;
+use super::{
+    Enforcement, Needs, Operator, Peer, Peers, Policy, PolicyName, PortMatch, Selector, Statement, Universe,
+};
+use crate::flow::TrafficDirection;
+use crate::identity::Identity;
+use crate::labels::{LabelSet, NAMESPACE};
+use crate::workload::NamedPorts;
+
+/// One end of the flow that is asked about.
+#[derive(Clone, Copy, Debug)]
+pub struct End<'a> {
+    /// What the answer is to call it: `deathstar`, `192.0.2.1`.
+    pub name: &'a str,
+    /// Its identity; [`Universe::outside`] knows that of an address outside.
+    pub identity: Identity,
+    /// Its labels.
+    pub labels: &'a LabelSet,
+    /// Its named ports; of the peer those in the universe count.
+    pub ports: &'a NamedPorts,
+}
+
+/// What is asked: may this first packet pass at the subject?
+#[derive(Clone, Copy, Debug)]
+pub struct Question<'a> {
+    /// Whose policies are asked.
+    pub subject: End<'a>,
+    /// To or from the subject.
+    pub direction: TrafficDirection,
+    /// The other end.
+    pub peer: End<'a>,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// Destination port, or ICMP type.
+    pub port: u16,
+}
+
+/// The answer.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Explanation {
+    /// The verdict; the compiled ruleset gives the same.
+    pub allowed: bool,
+    /// The policies whose statements decide; empty where none does.
+    pub by: BTreeSet<PolicyName>,
+    /// The verdict and its reason in one line, then one for each statement of each policy that selects the subject.
+    pub lines: Vec<String>,
+}
+
+/// Answers the question.
+pub fn explain<'a>(
+    question: &Question<'_>,
+    policies: impl IntoIterator<Item = &'a Policy>,
+    universe: &Universe,
+    enforcement: Enforcement,
+) -> Explanation {
+    let selecting = Selecting::new(question.subject.labels, question.direction, policies, enforcement);
+    let findings = question.findings(&selecting, universe);
+    let decision = question.decide(&selecting, &findings);
+    let by = findings
+        .iter()
+        .filter(|finding| decision.effect() == Some(finding.effect) && finding.fit == Fit::Both);
+    let by: BTreeSet<PolicyName> = by.map(|finding| finding.policy.clone()).collect();
+    let first = question.summary(&decision, &by, &selecting, &findings);
+    let namespace = question.subject.labels.namespace();
+    let lines =
+        std::iter::once(first).chain(findings.iter().map(|finding| finding.line(namespace))).collect();
+    Explanation { allowed: decision.allows(), by, lines }
+}
+
+/// What decides.
+enum Decision {
+    NotEnforced,
+    Statements(Effect),
+    /// The node's own way to its workloads.
+    Node,
+    Default,
+}
+
+impl Decision {
+    fn allows(&self) -> bool {
+        matches!(self, Self::NotEnforced | Self::Node | Self::Statements(Effect::Allow))
+    }
+
+    fn effect(&self) -> Option<Effect> {
+        match self {
+            Self::Statements(effect) => Some(*effect),
+            Self::NotEnforced | Self::Node | Self::Default => None,
+        }
+    }
+}
+
+/// How a statement fits the packet.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fit {
+    Both,
+    OtherPorts,
+    OtherPeers,
+}
+
+/// A statement of a policy that selects the subject, and how it fits.
+struct Finding<'a> {
+    policy: &'a PolicyName,
+    effect: Effect,
+    statement: &'a Statement,
+    fit: Fit,
+}
+
+impl Finding<'_> {
+    fn line(&self, namespace: Option<&str>) -> String {
+        let does = match self.effect {
+            Effect::Deny => "denies",
+            Effect::Allow => "allows",
+            Effect::Unmet(Needs::L7Proxy) => "would allow, by L7 rules,",
+            Effect::Unmet(Needs::Authentication) => "would allow, once authenticated,",
+        };
+        let ports = match self.statement.ports.as_slice() {
+            [] => "any port".to_owned(),
+            ports => joined(ports, ", "),
+        };
+        let fit = match self.fit {
+            Fit::Both => "matches",
+            Fit::OtherPorts => "other port",
+            Fit::OtherPeers => "other peer",
+        };
+        let peers = without_namespace(&self.statement.peers, namespace);
+        format!("  {} {does} {peers} at {ports}: {fit}", short(self.policy, namespace))
+    }
+}
+
+impl Question<'_> {
+    fn findings<'a>(&self, selecting: &Selecting<'a>, universe: &Universe) -> Vec<Finding<'a>> {
+        let place = universe.place(self.peer.identity);
+        let of_side = |(policy, side): &(&'a PolicyName, &'a super::Side)| {
+            let denies = side.deny.iter().map(|statement| (Effect::Deny, statement));
+            let allows = side.allow.iter().map(|statement| (statement.effect(), statement));
+            let policy = *policy;
+            denies
+                .chain(allows)
+                .map(move |(effect, statement)| (policy, effect, statement))
+                .collect::<Vec<_>>()
+        };
+        let statements = selecting.sides.iter().flat_map(of_side);
+        let found = statements.map(|(policy, effect, statement)| {
+            let fit = self.fit(statement, place, universe);
+            Finding { policy, effect, statement, fit }
+        });
+        found.collect()
+    }
+
+    fn fit(&self, statement: &Statement, place: Option<Place>, universe: &Universe) -> Fit {
+        if !universe.audience(&statement.peers).holds(place) {
+            return Fit::OtherPeers;
+        }
+        let here = |cell: &Cell| cell.holds(self.protocol, self.port);
+        let named_here = |(cell, places): (Cell, &[Place])| {
+            here(&cell) && place.is_some_and(|place| places.binary_search(&place).is_ok())
+        };
+        let fits = statement.fixed_cells(self.direction, self.subject.ports).iter().any(here)
+            || self.direction == TrafficDirection::Egress && statement.peers_cells(universe).any(named_here);
+        if fits { Fit::Both } else { Fit::OtherPorts }
+    }
+
+    fn decide(&self, selecting: &Selecting<'_>, findings: &[Finding<'_>]) -> Decision {
+        let fitting = findings.iter().filter(|finding| finding.fit == Fit::Both);
+        match fitting.map(|finding| finding.effect).min() {
+            Some(Effect::Deny) => Decision::Statements(Effect::Deny),
+            _ if !selecting.enforced => Decision::NotEnforced,
+            Some(Effect::Allow) => Decision::Statements(Effect::Allow),
+            _ if self.direction == TrafficDirection::Ingress && self.peer.identity == Identity::HOST => {
+                Decision::Node
+            }
+            Some(unmet) => Decision::Statements(unmet),
+            None => Decision::Default,
+        }
+    }
+
+    /// The first line.
+    fn summary(
+        &self,
+        decision: &Decision,
+        by: &BTreeSet<PolicyName>,
+        selecting: &Selecting<'_>,
+        findings: &[Finding<'_>],
+    ) -> String {
+        let (subject, peer, port) = (self.subject.name, self.peer.name, self.port_text());
+        let policies = names(by, self.subject.labels.namespace());
+        let direction = match self.direction {
+            TrafficDirection::Ingress => "ingress",
+            TrafficDirection::Egress => "egress",
+        };
+        match decision {
+            Decision::NotEnforced => format!("allowed: no policy restricts {direction} of {subject}"),
+            Decision::Node => format!("allowed: the node may always reach its own {subject}"),
+            Decision::Statements(Effect::Allow) => format!("allowed: by {policies}, for {peer} at {port}"),
+            Decision::Statements(Effect::Deny) => {
+                format!("denied: by a deny rule of {policies}, for {peer} at {port}")
+            }
+            Decision::Statements(Effect::Unmet(Needs::L7Proxy)) => {
+                format!(
+                    "denied: {policies} allows {peer} at {port} only by L7 rules, which nothing enforces yet"
+                )
+            }
+            Decision::Statements(Effect::Unmet(Needs::Authentication)) => {
+                format!(
+                    "denied: {policies} allows {peer} at {port} only if authenticated, which nothing enforces yet"
+                )
+            }
+            Decision::Default => format!("denied: {}", self.unmatched(direction, selecting, findings)),
+        }
+    }
+
+    /// Who selects the subject, and what of the packet no rule matches.
+    fn unmatched(&self, direction: &str, selecting: &Selecting<'_>, findings: &[Finding<'_>]) -> String {
+        let subject = self.subject.name;
+        let selecting: BTreeSet<PolicyName> = selecting.denied_by_default().into_iter().collect();
+        if selecting.is_empty() {
+            return format!("policy is always enforced, and none allows {direction} of {subject}");
+        }
+        let select = if selecting.len() == 1 { "selects" } else { "select" };
+        let selecting = names(&selecting, self.subject.labels.namespace());
+        let allows = findings.iter().filter(|finding| finding.effect != Effect::Deny);
+        let mut right_peer = allows.clone().filter(|finding| finding.fit == Fit::OtherPorts);
+        if right_peer.next().is_some() {
+            return format!(
+                "{selecting} {select} {subject}, no rule for {} matches {}",
+                self.peer.name,
+                self.port_text()
+            );
+        }
+        let asked = allows.flat_map(|finding| selectors(&finding.statement.peers));
+        format!("{selecting} {select} {subject}, no rule matches {}", self.peer_text(asked))
+    }
+
+    /// The peer by those of its labels that somebody asked for; by its name where there are none.
+    fn peer_text<'a>(&self, asked: impl Iterator<Item = &'a Selector>) -> String {
+        let peer_namespace = self.peer.labels.namespace();
+        let same_namespace = peer_namespace == self.subject.labels.namespace();
+        let keys: BTreeSet<&str> = asked.flat_map(|selector| &selector.0).map(|it| it.key.as_str()).collect();
+        let keys = keys.into_iter().filter(|key| !(same_namespace && *key == NAMESPACE));
+        let labels: Vec<String> =
+            keys.filter_map(|key| Some(format!("{key}={}", self.peer.labels.get_any(key)?))).collect();
+        if labels.is_empty() { self.peer.name.to_owned() } else { labels.join(",") }
+    }
+
+    fn port_text(&self) -> String {
+        let protocol = self.protocol;
+        let here = match protocol {
+            ICMP | ICMPV6 => PortMatch::Icmp { protocol, icmp_type: u8::try_from(self.port).ok() },
+            _ if WITH_PORTS.contains(&protocol) => {
+                PortMatch::Range { protocol: Some(protocol), first: self.port, last: self.port }
+            }
+            _ => PortMatch::Protocol(protocol),
+        };
+        here.to_string()
+    }
+}
+
+fn selectors(peers: &Peers) -> impl Iterator<Item = &Selector> {
+    let peers = match peers {
+        Peers::Any => &[],
+        Peers::Selected(peers) => peers.as_slice(),
+    };
+    peers.iter().filter_map(|peer| match peer {
+        Peer::Endpoints(selector) => Some(selector),
+        Peer::Entity(_) | Peer::Cidr { .. } => None,
+    })
+}
+
+/// The peers without what goes without saying: that they are of the subject's namespace.
+fn without_namespace(peers: &Peers, namespace: Option<&str>) -> Peers {
+    let mut peers = peers.clone();
+    if let Peers::Selected(peers) = &mut peers {
+        for peer in peers {
+            if let Peer::Endpoints(selector) = peer {
+                selector.0.retain(|requirement| match &requirement.operator {
+                    Operator::In(values) if requirement.key == NAMESPACE => {
+                        values.iter().any(|value| Some(value.as_str()) != namespace)
+                    }
+                    _ => true,
+                });
+            }
+        }
+    }
+    peers
+}
+
+/// A policy of the subject's namespace by its name alone.
+fn short(policy: &PolicyName, namespace: Option<&str>) -> String {
+    if policy.namespace.as_deref() == namespace { policy.name.clone() } else { policy.to_string() }
+}
+
+fn names(policies: &BTreeSet<PolicyName>, namespace: Option<&str>) -> String {
+    let names: Vec<_> = policies.iter().map(|policy| short(policy, namespace)).collect();
+    joined(&names, ", ")
+}
+
+fn joined<T: ToString>(items: &[T], between: &str) -> String {
+    items.iter().map(ToString::to_string).collect::<Vec<_>>().join(between)
+}
