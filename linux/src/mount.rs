@@ -93,7 +93,8 @@ pub fn restrict(path: &Path, restrictions: Restrictions) -> Result<()> {
 
 /// Makes a character device that anyone may use.
 pub fn make_device(path: &Path, major: u64, minor: u64) -> Result<()> {
-    mknod(path, SFlag::S_IFCHR, Mode::empty(), makedev(major, minor)).context("make device", path.display())?;
+    mknod(path, SFlag::S_IFCHR, Mode::empty(), makedev(major, minor))
+        .context("make device", path.display())?;
     // Not in the call above: there the umask would count.
     fs::set_permissions(path, fs::Permissions::from_mode(0o666)).context("make device", path.display())
 }
