@@ -13,8 +13,8 @@ mod socket;
 use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{MissedTickBehavior, interval, timeout};
 
 pub(crate) use self::error::AgentError;
 use self::node::Node;
@@ -24,6 +24,8 @@ use crate::teardown::teardown;
 
 /// How often expired connections are collected.
 const HOUSEKEEPING: Duration = Duration::from_secs(5);
+/// How long the answer to `down` may take to be read.
+const FAREWELL: Duration = Duration::from_secs(1);
 /// How often the kernel's counters are read for `/metrics`.
 const COUNTING: Duration = Duration::from_secs(1);
 
@@ -31,7 +33,7 @@ const COUNTING: Duration = Duration::from_secs(1);
 pub(crate) async fn agent(directories: &Directories) -> Result<(), AgentError> {
     let (mut node, mut source, mut emptied) = Node::build(directories).await?;
     let (sender, mut calls) = mpsc::channel(64);
-    let server = tokio::spawn(socket::serve(directories.socket(), sender, node.ring())?);
+    tokio::spawn(socket::serve(directories.socket(), sender, node.ring())?);
     let metrics = tokio::spawn(node.serve_metrics().await?);
     let events = tokio::spawn(node.read_events()?);
     println!("node up: {}, {} endpoints adopted", node.name(), node.adopted());
@@ -45,6 +47,7 @@ pub(crate) async fn agent(directories: &Directories) -> Result<(), AgentError> {
     // A terminal that closes must not end a node.
     let mut hangup = signal(SignalKind::hangup())?;
     let down = loop {
+        source.set_pools_in_use(node.pools_in_use());
         tokio::select! {
             world = source.changed() => node.edit(world).await,
             Some(id) = emptied.next() => node.remove(id).await,
@@ -60,15 +63,18 @@ pub(crate) async fn agent(directories: &Directories) -> Result<(), AgentError> {
         }
     };
 
-    for task in [&events, &metrics] {
+    // Whoever starts a node next finds everything free: the ring, the port, the lock on the pins.
+    for task in [events, metrics] {
         task.abort();
+        let _ = task.await;
     }
+    let endpoints = node.close();
     if let Some(done) = down {
-        let endpoints = node.close();
         let undone = teardown(directories, &endpoints).await;
         // Who asked may be gone; then there is no one to tell.
-        let _ = done.send(undone.map_err(|error| error.to_string()));
-        let _ = tokio::time::timeout(Duration::from_secs(1), server).await;
+        let (told, heard) = oneshot::channel();
+        let _ = done.send((undone.map_err(|error| error.to_string()), told));
+        let _ = timeout(FAREWELL, heard).await;
     }
     Ok(())
 }

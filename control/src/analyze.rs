@@ -54,7 +54,8 @@ pub fn analyze(paths: &[PathBuf]) -> Analysis {
         }
     }
     let mut analysis = Analysis::default();
-    let files: Vec<File> = files.iter().map(|(name, path)| decoded(name, text(path), &mut analysis)).collect();
+    let files: Vec<File> =
+        files.iter().map(|(name, path)| decoded(name, text(path), &mut analysis)).collect();
     judge(&files, &mut analysis);
     analysis
 }

@@ -31,8 +31,30 @@ impl Dice {
 
 /// What YAML and the decoders find interesting.
 const TOKENS: [&str; 24] = [
-    "---\n", "- ", ": ", "{", "}", "[", "]", "&a ", "*a", "<<: ", "!!str ", "\"", "'", "|\n", "\n  ", "\t", "~",
-    "\u{0}", "\u{feff}", "4294967296", "-1", "65536", "0.0.0.0/0", "::/0",
+    "---\n",
+    "- ",
+    ": ",
+    "{",
+    "}",
+    "[",
+    "]",
+    "&a ",
+    "*a",
+    "<<: ",
+    "!!str ",
+    "\"",
+    "'",
+    "|\n",
+    "\n  ",
+    "\t",
+    "~",
+    "\u{0}",
+    "\u{feff}",
+    "4294967296",
+    "-1",
+    "65536",
+    "0.0.0.0/0",
+    "::/0",
 ];
 
 fn mutate(seed: &[u8], other: &[u8], dice: &mut Dice) -> Vec<u8> {
@@ -65,8 +87,13 @@ fn mutate(seed: &[u8], other: &[u8], dice: &mut Dice) -> Vec<u8> {
 
 fn seeds() -> Vec<Vec<u8>> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let directories = [root.join("tests/corpus"), root.join("../examples/star-wars"), root.join("../examples/network-policy")];
-    let mut paths: Vec<_> = directories.iter().flat_map(|d| fs::read_dir(d).unwrap()).map(|e| e.unwrap().path()).collect();
+    let directories = [
+        root.join("tests/corpus"),
+        root.join("../examples/star-wars"),
+        root.join("../examples/network-policy"),
+    ];
+    let mut paths: Vec<_> =
+        directories.iter().flat_map(|d| fs::read_dir(d).unwrap()).map(|e| e.unwrap().path()).collect();
     paths.sort();
     paths.iter().map(|path| fs::read(path).unwrap()).collect()
 }

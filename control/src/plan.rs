@@ -3,6 +3,8 @@
 //! Promise: a function of values (the allocator remembers numbers, nothing else). The same world, endpoints and
 //! numbers give the same plan; endpoints with equal rulesets share one.
 
+mod subjects;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -12,12 +14,13 @@ use mesh::flow::TrafficDirection;
 use mesh::identity::Identity;
 use mesh::labels::{LabelSet, Source};
 use mesh::plan::{EndpointPlan, NodePlan};
-use mesh::policy::{PeerPorts, Policy, Ruleset, Universe, compile};
+use mesh::policy::{Enforcement, PeerPorts, Policy, Ruleset, Universe, compile};
 use mesh::workload::Endpoint;
 
 use crate::allocate::{AllocateError, Allocator};
 use crate::authority::{self, Standing};
 use crate::world::World;
+use subjects::Subjects;
 
 /// What only the node itself knows.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -68,8 +71,15 @@ pub fn plan(
     let taken = taken_addresses(world, node);
     let prefixes = prefixes(policies(), &taken, allocator)?;
     let universe = Universe::new(&known.identities, &prefixes, &known.ports);
-    let mut compiled =
-        Compiled { world, universe: &universe, rulesets: BTreeMap::new(), shared: BTreeMap::new() };
+    let subjects = Subjects::new(policies());
+    let enforcement = world.configuration.enforcement;
+    let mut compiled = Compiled {
+        subjects,
+        enforcement,
+        universe: &universe,
+        rulesets: BTreeMap::new(),
+        shared: BTreeMap::new(),
+    };
     let mut plan = NodePlan::default();
     for (endpoint, identity, standing) in running {
         let (ingress, egress) = compiled.rulesets(standing);
@@ -138,7 +148,8 @@ fn prefixes<'a>(
 
 /// Rulesets already compiled in this plan.
 struct Compiled<'a> {
-    world: &'a World,
+    subjects: Subjects<'a>,
+    enforcement: Enforcement,
     universe: &'a Universe,
     rulesets: BTreeMap<Standing, (Arc<Ruleset>, Arc<Ruleset>)>,
     /// Different labels often come to the same rules.
@@ -157,15 +168,14 @@ impl Compiled<'_> {
     }
 
     fn compile(&mut self, standing: &Standing, direction: TrafficDirection) -> Arc<Ruleset> {
-        let policies = self.world.policies.iter().map(Arc::as_ref);
-        let enforcement = self.world.configuration.enforcement;
+        let policies = self.subjects.candidates(&standing.labels);
         let ruleset = compile::ruleset(
             &standing.labels,
             &standing.ports,
             direction,
             policies,
             self.universe,
-            enforcement,
+            self.enforcement,
         );
         if let Some((shared, ())) = self.shared.get_key_value(&ruleset) {
             return Arc::clone(shared);
@@ -189,4 +199,4 @@ fn identities(known: &Known, prefixes: &BTreeMap<IpNet, Identity>) -> BTreeMap<I
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

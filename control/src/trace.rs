@@ -94,7 +94,8 @@ fn find(world: &World, plan: &NodePlan, what: &str) -> Result<Found, TraceError>
     if let Some(name) = what.strip_prefix("reserved:") {
         let reserved = Identity::RESERVED.iter().find(|(_, reserved)| *reserved == name);
         let names = Identity::RESERVED.iter().map(|(_, reserved)| *reserved);
-        let (identity, _) = reserved.ok_or_else(|| unknown(what, nearest(name, names).map(|n| format!("reserved:{n}"))))?;
+        let (identity, _) =
+            reserved.ok_or_else(|| unknown(what, nearest(name, names).map(|n| format!("reserved:{n}"))))?;
         return Ok(not_a_workload(plan, what, *identity));
     }
     if let Ok(address) = what.parse::<IpAddr>() {
@@ -128,7 +129,8 @@ fn workloads(world: &World, plan: &NodePlan) -> Vec<(WorkloadName, Identity)> {
     let mut all: Vec<_> = here.collect();
     for workload in world.workloads.values() {
         let labels = authority::declared(world, workload).labels;
-        let identity = plan.identities.iter().find(|(_, known)| **known == labels).map(|(identity, _)| *identity);
+        let identity =
+            plan.identities.iter().find(|(_, known)| **known == labels).map(|(identity, _)| *identity);
         if let Some(identity) = identity
             && !all.iter().any(|(name, _)| *name == workload.name)
         {
@@ -153,7 +155,8 @@ fn at_address(world: &World, plan: &NodePlan, address: IpAddr) -> Found {
     if let Some(planned) = plan.endpoints.values().find(|planned| holds(&planned.endpoint)) {
         return of_workload(world, plan, &planned.endpoint.workload, planned.identity);
     }
-    let longest = (0..=IpNet::from(address).prefix_len()).rev().filter_map(|length| IpNet::new(address, length).ok());
+    let longest =
+        (0..=IpNet::from(address).prefix_len()).rev().filter_map(|length| IpNet::new(address, length).ok());
     let identity = longest.into_iter().find_map(|prefix| plan.ipcache.get(&prefix.trunc()));
     not_a_workload(plan, &address.to_string(), identity.copied().unwrap_or(Identity::WORLD))
 }
@@ -170,4 +173,70 @@ fn labels(plan: &NodePlan, identity: Identity) -> LabelSet {
 fn unknown(what: &str, near: Option<String>) -> TraceError {
     let near = near.map(|near| format!(", did you mean {near}")).unwrap_or_default();
     TraceError::Unknown { what: what.to_owned(), near }
+}
+
+#[cfg(test)]
+mod tests {
+    use mesh::policy::protocol::TCP;
+
+    use super::*;
+    use crate::plan::tests::{Bench, SHIPS};
+
+    const RULE1: &str = include_str!("../../examples/star-wars/rule1.yaml");
+
+    fn ask(bench: &Bench, from: &str, to: &str, port: u16) -> Result<Trace, String> {
+        let query = TraceQuery { from: from.to_owned(), to: to.to_owned(), port, protocol: TCP };
+        trace(&bench.world, &bench.planned, &query).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn the_answer_names_the_policy_and_what_it_missed() {
+        let bench = Bench::new(RULE1, &SHIPS);
+        let denied = ask(&bench, "default/xwing", "default/deathstar", 80).unwrap();
+        assert!(!denied.allowed);
+        assert_eq!(denied.lines[0], "denied: rule1 selects deathstar, no rule matches org=alliance");
+        let allowed = ask(&bench, "tiefighter", "deathstar-2", 80).unwrap();
+        assert!(allowed.allowed, "{allowed:?}");
+    }
+
+    #[test]
+    fn addresses_of_either_family_and_reserved_names_are_understood() {
+        let bench = Bench::new(RULE1, &SHIPS);
+        for (from, allowed) in [
+            ("198.51.100.1", false),
+            ("2001:db8:f::1", false),
+            ("reserved:world", false),
+            ("reserved:host", true),
+            ("192.0.2.1", true),
+            ("2001:db8::1", true),
+            ("10.217.0.3", true),
+            ("fd00:217::3", true),
+            ("10.217.0.4", false),
+            ("fd00:217::4", false),
+        ] {
+            assert_eq!(ask(&bench, from, "default/deathstar-1", 80).unwrap().allowed, allowed, "{from}");
+        }
+    }
+
+    #[test]
+    fn a_question_without_an_answer_says_why() {
+        let bench = Bench::new(RULE1, &SHIPS);
+        let error = |from: &str, to: &str| ask(&bench, from, to, 80).unwrap_err();
+        let nobody = "no workload of this node, no Workload object, no address and no reserved: name";
+        assert_eq!(error("xwng", "deathstar"), format!("xwng: {nobody}, did you mean default/xwing"));
+        assert_eq!(
+            error("reserved:hots", "xwing"),
+            format!("reserved:hots: {nobody}, did you mean reserved:host")
+        );
+        assert_eq!(error("10.0.0.300", "xwing"), format!("10.0.0.300: {nobody}"));
+        assert_eq!(
+            error("reserved:world", "192.0.2.1"),
+            "neither reserved:world nor 192.0.2.1 is a workload: policy judges nothing between them"
+        );
+        let mixed = Bench::new("", &["default/ship-1=org=empire", "default/ship-2=org=alliance"]);
+        assert_eq!(
+            ask(&mixed, "ship", "192.0.2.1", 80).unwrap_err(),
+            "ship: several workloads begin with this name and their labels differ; name one of default/ship-1, default/ship-2"
+        );
+    }
 }

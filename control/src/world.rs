@@ -30,6 +30,8 @@ pub struct World {
     pub policies: Vec<Arc<Policy>>,
     /// What became of every object and of what could not be read, in order of files and lines.
     pub statuses: Vec<ObjectStatus>,
+    /// What is wrong with the source as a whole, a sentence each.
+    pub degraded: Vec<String>,
 }
 
 impl World {

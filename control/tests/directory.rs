@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use control::World;
-use control::source::files::{Directory, SourceError};
+use control::source::files::{Directory, SourceError, peek};
 use mesh::policy::PolicyName;
 use tempfile::TempDir;
 
@@ -38,7 +38,7 @@ impl Bench {
     }
 
     fn open(&self) -> Directory {
-        Directory::open(self.config.path(), self.state.path(), None).unwrap()
+        Directory::open(self.config.path(), self.state.path()).unwrap()
     }
 }
 
@@ -142,6 +142,9 @@ async fn what_was_accepted_survives_a_restart_with_an_invalid_file() {
     drop(bench.open());
     bench.write("rule1.yaml", &policy("rule1", "alliance").replace("ingress", "ingres"));
     fs::remove_file(bench.config.path().join("gone.yaml")).unwrap();
+    let kept = fs::read(bench.state.path().join("accepted.json")).unwrap();
+    assert_eq!(in_force(&peek(bench.config.path(), bench.state.path()).unwrap()), ["default/rule1=empire"]);
+    assert_eq!(fs::read(bench.state.path().join("accepted.json")).unwrap(), kept, "a look changes nothing");
     let directory = bench.open();
     assert_eq!(in_force(&directory.world()), ["default/rule1=empire"]);
     assert!(statuses(&directory.world())[0].ends_with("; previous version in force"));
@@ -160,7 +163,7 @@ async fn a_duplicate_name_belongs_to_who_had_it_first() {
         "default/rule1 False a.yaml:1 metadata.name: CiliumNetworkPolicy default/rule1 is already given in b.yaml:1, which stays; rename or remove one"
     );
     // Without history the first by path has it.
-    let fresh = Directory::open(bench.config.path(), tempfile::tempdir().unwrap().path(), None).unwrap();
+    let fresh = Directory::open(bench.config.path(), tempfile::tempdir().unwrap().path()).unwrap();
     assert_eq!(in_force(&fresh.world()), ["default/rule1=alliance"]);
     // When the first owner goes, the other one gets it.
     fs::remove_file(bench.config.path().join("b.yaml")).unwrap();
@@ -185,6 +188,13 @@ async fn pools_cannot_be_moved_under_living_endpoints() {
         [
             " False ferromesh.yaml:4 spec.ipv4Pool: found 10.2.0.0/16, but endpoints have addresses of 10.1.0.0/16; end them first; previous version in force"
         ]
+    );
+    drop(directory);
+    let mut directory = bench.open();
+    assert_eq!(
+        directory.world().configuration.ipv4_pool.to_string(),
+        "10.1.0.0/16",
+        "endpoints outlive the agent"
     );
     directory.set_pools_in_use(None);
     let world = changed(&mut directory).await;
@@ -227,13 +237,52 @@ async fn a_file_that_is_away_for_a_moment_is_not_missed() {
 #[tokio::test]
 async fn a_directory_or_state_that_cannot_be_used_is_one_clear_line() {
     let bench = Bench::new();
-    let error = Directory::open(Path::new("/nowhere"), bench.state.path(), None).err().unwrap();
+    let error = Directory::open(Path::new("/nowhere"), bench.state.path()).err().unwrap();
     assert!(matches!(error, SourceError::Directory { .. }));
     assert!(
         error.to_string().starts_with("configuration directory /nowhere: No such file or directory"),
         "{error}"
     );
     fs::write(bench.state.path().join("accepted.json"), "{}").unwrap();
-    let error = Directory::open(bench.config.path(), bench.state.path(), None).err().unwrap();
+    let error = Directory::open(bench.config.path(), bench.state.path()).err().unwrap();
     assert!(error.to_string().contains("accepted.json: missing field"), "{error}");
+}
+
+#[tokio::test]
+async fn who_asks_in_small_portions_of_time_misses_nothing() {
+    let bench = Bench::new();
+    bench.write("rule1.yaml", &policy("rule1", "empire"));
+    let mut directory = bench.open();
+    bench.write("rule1.yaml", &policy("rule1", "alliance"));
+    let one_poll = async {
+        loop {
+            // Polled once and dropped, as the losing arm of a select! is.
+            if let Some(world) = futures_util::FutureExt::now_or_never(directory.changed()) {
+                return world;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    let world = tokio::time::timeout(BOUND, one_poll).await.expect("a change in time");
+    assert_eq!(in_force(&world), ["default/rule1=alliance"]);
+}
+
+#[tokio::test]
+async fn a_directory_that_vanishes_takes_nothing_along() {
+    let bench = Bench::new();
+    bench.write("rule1.yaml", &policy("rule1", "empire"));
+    let mut directory = bench.open();
+    let aside = bench.state.path().join("aside");
+    fs::rename(bench.config.path(), &aside).unwrap();
+    let world = changed(&mut directory).await;
+    assert_eq!(in_force(&world), ["default/rule1=empire"]);
+    assert!(
+        world.degraded[0]
+            .ends_with("No such file or directory (os error 2); everything accepted earlier stays in force")
+    );
+    fs::rename(&aside, bench.config.path()).unwrap();
+    bench.write("rule1.yaml", &policy("rule1", "alliance"));
+    let world = changed(&mut directory).await;
+    assert_eq!(in_force(&world), ["default/rule1=alliance"]);
+    assert!(world.degraded.is_empty());
 }

@@ -222,6 +222,17 @@ fn errors_outside_of_spec() {
             "rule1.yaml:3 metadata.namespace: a CiliumClusterwideNetworkPolicy has no namespace; leave the field out",
         ],
     );
+    says(
+        "apiVersion: ferromesh.io/v1alpha1\nkind: Node\nmetadata: {name: a}\nspec: {adresses: [{address: x}]}\n",
+        &["rule1.yaml:4 spec.adresses: unknown, did you mean addresses"],
+    );
+    says(
+        "apiVersion: ferromesh.io/v1alpha1\nkind: Workload\nmetadata: {name: a, labels: {io.kubernetes.pod.namespace: b}}\nspec: {ports: [{name: http, port: 70000}]}\n",
+        &[
+            "rule1.yaml:3 metadata: label io.kubernetes.pod.namespace: derived from namespace and service account; leave it out",
+            "rule1.yaml:4 spec.ports[0].port: found \"70000\", expected 1-65535",
+        ],
+    );
     says("apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: a}\nspec: {replicas: 1}\n", &[]);
     says("\u{0}", &["rule1.yaml:1 no valid YAML: unexpected character: `\\u{0}'"]);
 }

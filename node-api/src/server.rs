@@ -63,11 +63,10 @@ pub struct PeerCredentials {
 #[error("the caller is gone")]
 pub struct Gone;
 
-/// The open socket. It is removed when this is dropped.
+/// The open socket. Its file stays when this is dropped: by then it may be a successor's.
 #[derive(Debug)]
 pub struct Server {
     listener: UnixListener,
-    socket: PathBuf,
     build: String,
     uid: u32,
     connections: Arc<Semaphore>,
@@ -96,7 +95,6 @@ impl Server {
         let uid = std::os::unix::fs::MetadataExt::uid(&fs::metadata(socket).map_err(io)?);
         Ok(Self {
             listener,
-            socket: socket.to_owned(),
             build: build.to_owned(),
             uid,
             connections: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
@@ -163,12 +161,6 @@ impl Server {
         if let (Ok(hello), Ok(full)) = (hello, frame::encode(&full)) {
             let _ = stream.try_write(&[hello, full].concat());
         }
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = fs::remove_file(&self.socket);
     }
 }
 

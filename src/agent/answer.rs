@@ -59,6 +59,7 @@ impl Node {
             build: crate::BUILD.to_owned(),
             schema: abi::SCHEMA,
             config: self.directories.config.clone(),
+            snapshot: self.world.generation,
             revision: counters.as_ref().map_or(0, |counters| counters.generation),
             endpoints: endpoints.len(),
             ingress_enforced: endpoints.values().filter(|endpoint| endpoint.ingress.enforced).count(),

@@ -18,8 +18,8 @@ pub(super) enum Call {
     Enrol(Enrol, oneshot::Sender<Result<Enrolled, String>>),
     /// Whoever started the workload is gone, or has handed it to its processes.
     LeaseEnded(EndpointId),
-    /// Everything is to be undone.
-    Down(oneshot::Sender<Result<(), String>>),
+    /// Everything is to be undone; how that went, and something to drop once it has been told.
+    Down(oneshot::Sender<(Result<(), String>, oneshot::Sender<()>)>),
 }
 
 /// Opens the socket; the future answers until it is dropped.
@@ -72,7 +72,8 @@ async fn answer(
         Request::Down => {
             let (sender, done) = oneshot::channel();
             calls.send(Call::Down(sender)).await?;
-            let reply = done.await?.map_or_else(Reply::Error, |()| Reply::Done);
+            let (undone, _told) = done.await?;
+            let reply = undone.map_or_else(Reply::Error, |()| Reply::Done);
             Ok(sink.send(&reply).await?)
         }
         question => {

@@ -31,16 +31,19 @@ pub(super) fn namespace(name: String, fields: &Fields<'_>) -> Namespace {
     Namespace { name, labels: metadata::labels(fields).into_iter().collect() }
 }
 
-/// Addresses stand under `spec.addresses` (ferromesh.io) or `status.addresses` (core), each `{type, address}`.
+/// Addresses stand under `spec.addresses` (ferromesh.io) or `status.addresses` (core), each `{type, address}`. Of the
+/// core object all else belongs to Kubernetes.
 pub(super) fn node(name: String, fields: &Fields<'_>) -> Node {
-    let mut addresses = Vec::new();
-    for part in ["spec", "status"] {
-        let Some(part) = fields.get(part).filter(|part| !part.is_null()) else { continue };
-        let entries = part.entries();
-        if let Some((_, list)) = entries.iter().find(|(key, _)| *key == "addresses") {
-            addresses.extend(list.list().iter().filter_map(address));
-        }
-    }
+    let core = fields.get("apiVersion").and_then(|at| at.text("a version")) == Some("v1");
+    let list = if core {
+        fields.ignore(&["spec"]);
+        let status = fields.get("status").map(|at| at.entries()).unwrap_or_default();
+        status.into_iter().find(|(key, _)| *key == "addresses").map(|(_, at)| at)
+    } else {
+        fields.get("spec").and_then(|at| at.mapping(|fields| fields.get("addresses")).flatten())
+    };
+    let items = list.map(|at| at.list()).unwrap_or_default();
+    let addresses = items.iter().filter_map(address).collect();
     Node { name, labels: metadata::labels(fields).into_iter().collect(), addresses }
 }
 

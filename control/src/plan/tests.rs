@@ -7,9 +7,9 @@ use super::*;
 use crate::status;
 
 /// A node with endpoints named `namespace/name=labels`, numbered from 1; the world is YAML.
-struct Bench {
-    world: World,
-    planned: Planned,
+pub(crate) struct Bench {
+    pub(crate) world: World,
+    pub(crate) planned: Planned,
 }
 
 fn endpoint(number: u16, text: &str) -> Endpoint {
@@ -40,7 +40,7 @@ fn facts() -> NodeFacts {
 }
 
 impl Bench {
-    fn new(yaml: &str, endpoints: &[&str]) -> Self {
+    pub(crate) fn new(yaml: &str, endpoints: &[&str]) -> Self {
         let world = World::of(yaml);
         let endpoints: Vec<_> = (1..).zip(endpoints).map(|(number, text)| endpoint(number, text)).collect();
         let state = tempfile::tempdir().unwrap();
@@ -71,7 +71,7 @@ impl Bench {
     }
 }
 
-const SHIPS: [&str; 4] = [
+pub(crate) const SHIPS: [&str; 4] = [
     "default/deathstar-1=org=empire,class=deathstar",
     "default/deathstar-2=org=empire,class=deathstar",
     "default/tiefighter=org=empire,class=tiefighter",

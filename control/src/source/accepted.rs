@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
+use ipnet::{Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
 use super::files::SourceError;
@@ -18,9 +19,13 @@ use crate::yaml::documents;
 
 const VERSION: u32 = 1;
 
+/// Pools that endpoints have addresses of.
+type Pools = (Ipv4Net, Ipv6Net);
+
 #[derive(Serialize, Deserialize)]
 struct Stored {
     version: u32,
+    pools: Option<Pools>,
     texts: Vec<String>,
     objects: Vec<StoredObject>,
 }
@@ -33,8 +38,8 @@ struct StoredObject {
 }
 
 /// Writes what is in force.
-pub(super) fn save(path: &Path, objects: &Objects) -> std::io::Result<()> {
-    let mut stored = Stored { version: VERSION, texts: Vec::new(), objects: Vec::new() };
+pub(super) fn save(path: &Path, objects: &Objects, pools: Option<Pools>) -> std::io::Result<()> {
+    let mut stored = Stored { version: VERSION, pools, texts: Vec::new(), objects: Vec::new() };
     let mut known: BTreeMap<&str, usize> = BTreeMap::new();
     for accepted in objects.accepted.values() {
         let text = *known.entry(&accepted.text).or_insert_with(|| {
@@ -48,11 +53,11 @@ pub(super) fn save(path: &Path, objects: &Objects) -> std::io::Result<()> {
 
 /// Reads what was in force; nothing if there is no such file yet. An object that this version no longer accepts is
 /// left out and logged.
-pub(super) fn load(path: &Path) -> Result<Objects, SourceError> {
+pub(super) fn load(path: &Path) -> Result<(Objects, Option<Pools>), SourceError> {
     let unusable = |reason: String| SourceError::Accepted { path: path.to_owned(), reason };
     let bytes = match std::fs::read(path) {
         Ok(bytes) => bytes,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Objects::default()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok((Objects::default(), None)),
         Err(error) => return Err(unusable(error.to_string())),
     };
     let stored: Stored = serde_json::from_slice(&bytes).map_err(|error| unusable(error.to_string()))?;
@@ -76,5 +81,5 @@ pub(super) fn load(path: &Path) -> Result<Objects, SourceError> {
         let accepted = Accepted { object: value, file: object.file, line, text, position: object.position };
         objects.accepted.insert(key, accepted);
     }
-    Ok(objects)
+    Ok((objects, stored.pools))
 }

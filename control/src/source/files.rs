@@ -80,10 +80,17 @@ pub struct Directory {
     objects: Objects,
     world: Arc<World>,
     pools: Option<(Ipv4Net, Ipv6Net)>,
-    unsaved: bool,
+    /// When to look at the files, if no event comes before.
+    next_look: Instant,
+    /// When to look at the latest, since an event came.
+    latest_look: Option<Instant>,
     /// Something other than the files changed since they were last judged.
     unjudged: bool,
-    problem: Option<String>,
+    /// Something is in force that is not durable yet.
+    unsaved: bool,
+    /// What is wrong with reading or keeping as a whole.
+    unreadable: Option<String>,
+    unwritable: Option<String>,
 }
 
 struct Seen {
@@ -103,15 +110,15 @@ struct Stamp {
 }
 
 impl Directory {
-    /// Reads the directory, and what was accepted by an earlier agent from `state`. `pools` are those that endpoints
-    /// of an earlier agent still have addresses of. Must be called within a tokio runtime.
-    pub fn open(path: &Path, state: &Path, pools: Option<(Ipv4Net, Ipv6Net)>) -> Result<Self, SourceError> {
+    /// Reads the directory, and what was accepted by an earlier agent from `state`. Must be called within a tokio
+    /// runtime.
+    pub fn open(path: &Path, state: &Path) -> Result<Self, SourceError> {
         fs::read_dir(path).map_err(|source| SourceError::Directory { path: path.to_owned(), source })?;
         let inotify = Inotify::init().map_err(SourceError::Watch)?;
         let watches = inotify.watches();
         let events = inotify.into_event_stream(vec![0; 64 << 10]).map_err(SourceError::Watch)?;
         let accepted_path = state.join("accepted.json");
-        let objects = accepted::load(&accepted_path)?;
+        let (objects, pools) = accepted::load(&accepted_path)?;
         let mut directory = Self {
             path: path.to_owned(),
             accepted_path,
@@ -121,9 +128,12 @@ impl Directory {
             objects,
             world: Arc::default(),
             pools,
-            unsaved: false,
+            next_look: Instant::now(),
+            latest_look: None,
             unjudged: false,
-            problem: None,
+            unsaved: false,
+            unreadable: None,
+            unwritable: None,
         };
         directory.scan();
         directory.judge();
@@ -136,15 +146,13 @@ impl Directory {
         Arc::clone(&self.world)
     }
 
-    /// Tells which pools endpoints have addresses of: a configuration that moves them is refused meanwhile.
+    /// Tells which pools endpoints have addresses of, if there are endpoints: a configuration that moves them is
+    /// refused meanwhile. Kept over a restart, until it is told otherwise.
     pub fn set_pools_in_use(&mut self, pools: Option<(Ipv4Net, Ipv6Net)>) {
-        self.unjudged |= self.pools != pools;
+        let changed = self.pools != pools;
         self.pools = pools;
-    }
-
-    /// What is wrong with the source as a whole, for `status`.
-    pub fn problem(&self) -> Option<&str> {
-        self.problem.as_deref()
+        self.unjudged |= changed;
+        self.unsaved |= changed;
     }
 
     /// Waits until something else is in force or something else is to be said, and returns it. First makes durable
@@ -162,31 +170,34 @@ impl Directory {
         }
     }
 
-    /// Waits for the end of a burst of events, or for the time to look without one.
+    /// Waits until it is time to look: at the end of a burst of events, or without one. The time is kept in `self`, for
+    /// who gives up waiting may have taken the only event from the queue.
     async fn event(&mut self) {
-        let missing = self.files.values().any(|seen| seen.missing_since.is_some());
-        let period = if missing { VANISHED } else { PERIOD };
-        if tokio::time::timeout(period, self.events.next()).await.is_err() {
-            return;
+        loop {
+            let vanished = self.files.values().filter_map(|seen| seen.missing_since).min();
+            let next = vanished.map_or(self.next_look, |since| self.next_look.min(since + VANISHED));
+            if Instant::now() >= next
+                || tokio::time::timeout_at(next.into(), self.events.next()).await.is_err()
+            {
+                return;
+            }
+            let now = Instant::now();
+            let latest = *self.latest_look.get_or_insert(now + BUSY);
+            self.next_look = latest.min(now + QUIET);
         }
-        let end = Instant::now() + BUSY;
-        while Instant::now() < end && tokio::time::timeout(QUIET, self.events.next()).await.is_ok() {}
     }
 
     fn save(&mut self) {
         if !self.unsaved {
             return;
         }
-        match accepted::save(&self.accepted_path, &self.objects) {
-            Ok(()) => self.unsaved = false,
-            Err(error) => {
-                let message = format!(
-                    "{}: {error}; a restart may lose last valid versions",
-                    self.accepted_path.display()
-                );
-                tracing::error!("{message}");
-                self.problem = Some(message);
-            }
+        let problem = accepted::save(&self.accepted_path, &self.objects, self.pools).err().map(|error| {
+            format!("{}: {error}; a restart may lose last valid versions", self.accepted_path.display())
+        });
+        self.unsaved = problem.is_some();
+        if self.unwritable != problem {
+            self.unwritable = problem;
+            self.unjudged = true;
         }
     }
 
@@ -195,29 +206,33 @@ impl Directory {
         let files: Vec<Arc<File>> = self.files.values().map(|seen| Arc::clone(&seen.file)).collect();
         self.objects.update(&files, self.pools);
         let mut world = World::new(&self.objects, self.world.generation);
+        world.degraded = self.unreadable.iter().chain(&self.unwritable).cloned().collect();
         if world == *self.world && world.generation != 0 {
             return false;
         }
         world.generation += 1;
-        self.world = Arc::new(world);
         self.unsaved = true;
+        self.world = Arc::new(world);
         true
     }
 
     /// Brings `files` up to date; whether anything was read or has gone.
     fn scan(&mut self) -> bool {
+        self.latest_look = None;
+        self.next_look = Instant::now() + PERIOD;
         let mut found = BTreeMap::new();
         let watches = &mut self.watches;
         let walked = walk(&self.path, "", 0, &mut |path| watch(watches, path), &mut found);
-        if let Err(error) = walked {
-            // Without the directory nothing is known: everything stays as it is.
-            let message =
-                format!("{}: {error}; everything accepted earlier stays in force", self.path.display());
-            self.problem = Some(message);
-            return false;
+        // Without the directory nothing is known: everything stays as it is.
+        let problem = walked.err().map(|error| {
+            format!("{}: {error}; everything accepted earlier stays in force", self.path.display())
+        });
+        let said = self.unreadable != problem;
+        self.unreadable = problem;
+        if self.unreadable.is_some() {
+            return said;
         }
-        self.problem = None;
-        let mut different = self.forget(&found);
+        let mut different = said | self.forget(&found);
         for (name, path) in found {
             let stamp = stamp(&path);
             let seen = self.files.get_mut(&name);
@@ -248,6 +263,16 @@ impl Directory {
         });
         self.files.len() != before
     }
+}
+
+/// What an agent that started now would put in force. Changes nothing.
+pub fn peek(path: &Path, state: &Path) -> Result<World, SourceError> {
+    fs::read_dir(path).map_err(|source| SourceError::Directory { path: path.to_owned(), source })?;
+    let (mut objects, pools) = accepted::load(&state.join("accepted.json"))?;
+    let holds = |name: &str| objects.accepted.values().any(|accepted| accepted.file == name);
+    let files: Vec<File> = list(path).iter().map(|(name, path)| read(name, path, || holds(name))).collect();
+    objects.update(&files, pools);
+    Ok(World::new(&objects, 1))
 }
 
 /// The files of a directory: name below it → path.

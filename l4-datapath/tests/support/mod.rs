@@ -103,8 +103,13 @@ pub fn endpoint(number: u16) -> Endpoint {
 /// A plan of both default routes and these endpoints: (id, identity, ingress, egress).
 pub fn plan(endpoints: Vec<(u16, u32, Arc<Ruleset>, Arc<Ruleset>)>) -> NodePlan {
     let entry = |(number, own, ingress, egress): (u16, u32, _, _)| {
-        let planned =
-            EndpointPlan { endpoint: endpoint(number), identity: identity(own), ingress, egress, audit: false };
+        let planned = EndpointPlan {
+            endpoint: endpoint(number),
+            identity: identity(own),
+            ingress,
+            egress,
+            audit: false,
+        };
         (id(number), planned)
     };
     NodePlan {
@@ -140,7 +145,8 @@ impl Pinned {
 
     /// What is in force for an endpoint.
     pub fn assignment(&self, number: u16) -> abi::Assignment {
-        let both = maps::Assignments::new(self.map(abi::map::ASSIGNMENTS)).unwrap().get(number.into()).unwrap();
+        let both =
+            maps::Assignments::new(self.map(abi::map::ASSIGNMENTS)).unwrap().get(number.into()).unwrap();
         both.slot[usize::from(self.generation() & 1 == 1)]
     }
 
@@ -181,6 +187,7 @@ impl Pinned {
             rules.longest(abi::RuleKey::exact(ruleset, identity, protocol, port)).unwrap().map(|v| v.verdict)
         };
         let found = [verdict(peer), verdict(0)];
-        !found.contains(&Some(abi::RuleVerdict::Deny as u8)) && found.contains(&Some(abi::RuleVerdict::Allow as u8))
+        !found.contains(&Some(abi::RuleVerdict::Deny as u8))
+            && found.contains(&Some(abi::RuleVerdict::Allow as u8))
     }
 }

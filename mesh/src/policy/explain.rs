@@ -10,7 +10,8 @@ use super::compile::ports::{Cell, Effect};
 use super::protocol::{ICMP, ICMPV6, WITH_PORTS};
 use super::universe::Place;
 use super::{
-    Enforcement, Needs, Operator, Peer, Peers, Policy, PolicyName, PortMatch, Selector, Statement, Universe,
+    Enforcement, Needs, Operator, Peer, Peers, Policy, PolicyName, PortMatch, Requirement, Selector,
+    Statement, Universe,
 };
 use crate::flow::TrafficDirection;
 use crate::identity::Identity;
@@ -276,22 +277,23 @@ fn selectors(peers: &Peers) -> impl Iterator<Item = &Selector> {
     })
 }
 
-/// The peers without what goes without saying: that they are of the subject's namespace.
+/// The peers without what goes without saying: that they are of the subject's namespace, where more is asked of them.
 fn without_namespace(peers: &Peers, namespace: Option<&str>) -> Peers {
-    let mut peers = peers.clone();
-    if let Peers::Selected(peers) = &mut peers {
-        for peer in peers {
-            if let Peer::Endpoints(selector) = peer {
-                selector.0.retain(|requirement| match &requirement.operator {
-                    Operator::In(values) if requirement.key == NAMESPACE => {
-                        values.iter().any(|value| Some(value.as_str()) != namespace)
-                    }
-                    _ => true,
-                });
-            }
+    let is_own = |requirement: &Requirement| match &requirement.operator {
+        Operator::In(values) => {
+            requirement.key == NAMESPACE && values.iter().map(String::as_str).eq(namespace)
         }
-    }
-    peers
+        Operator::NotIn(_) | Operator::Exists | Operator::DoesNotExist => false,
+    };
+    let Peers::Selected(peers) = peers else { return Peers::Any };
+    let shorter = peers.iter().cloned().map(|peer| match peer {
+        Peer::Endpoints(mut selector) if !selector.0.iter().all(is_own) => {
+            selector.0.retain(|requirement| !is_own(requirement));
+            Peer::Endpoints(selector)
+        }
+        other => other,
+    });
+    Peers::Selected(shorter.collect())
 }
 
 /// A policy of the subject's namespace by its name alone.

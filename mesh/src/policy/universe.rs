@@ -33,12 +33,15 @@ pub struct Universe {
     labels: Vec<LabelSet>,
     /// Truncated prefixes, both default routes among them.
     prefixes: BTreeMap<IpNet, Place>,
-    /// Label key → value → places in order, whatever the source.
-    carriers: BTreeMap<String, BTreeMap<String, Vec<Place>>>,
-    /// Port name → protocol → port → who means this port by this name, in order.
-    named_ports: BTreeMap<String, BTreeMap<u8, BTreeMap<u16, Vec<Place>>>>,
+    carriers: ByLabel,
+    named_ports: ByPortName,
     selected: Mutex<BTreeMap<Selector, Arc<[Place]>>>,
 }
+
+/// Label key → value → who carries it, in order, whatever the source.
+type ByLabel = BTreeMap<String, BTreeMap<String, Vec<Place>>>;
+/// Port name → protocol → port → who means this port by this name, in order.
+type ByPortName = BTreeMap<String, BTreeMap<u8, BTreeMap<u16, Vec<Place>>>>;
 
 /// The peers of a statement, found.
 pub(super) enum Audience {
@@ -83,25 +86,24 @@ impl Universe {
             prefixes.iter().map(|(prefix, identity)| (prefix.trunc(), *identity)).collect();
         prefixes.insert(Ipv4Net::default().into(), Identity::WORLD_IPV4);
         prefixes.insert(Ipv6Net::default().into(), Identity::WORLD_IPV6);
-        known.extend(prefixes.iter().map(|(prefix, identity)| (*identity, world_labels(prefix))));
+        // A selector that names either label means prefixes too.
+        let [ipv4, ipv6] = ["world-ipv4", "world-ipv6"]
+            .map(|family| LabelSet::reserved("world").with(Source::Reserved, family, ""));
+        known.extend(prefixes.iter().map(|(prefix, identity)| match prefix {
+            IpNet::V4(_) => (*identity, ipv4.clone()),
+            IpNet::V6(_) => (*identity, ipv6.clone()),
+        }));
 
         let places: BTreeMap<Identity, Place> = known.keys().copied().zip(0..).collect();
-        let mut carriers: BTreeMap<String, BTreeMap<String, Vec<Place>>> = BTreeMap::new();
-        for (labels, place) in known.values().zip(0..) {
-            for (key, value) in labels.iter() {
-                let values = carriers.entry(key.key.clone()).or_default();
-                values.entry(value.to_owned()).or_default().push(place);
-            }
-        }
         let place_of = |identity: &Identity| places.get(identity).copied();
         Self {
             prefixes: prefixes.iter().filter_map(|(prefix, id)| Some((*prefix, place_of(id)?))).collect(),
             named_ports: index_ports(
                 named_ports.iter().filter_map(|(id, ports)| Some((place_of(id)?, ports))),
             ),
+            carriers: index_labels(known.values().zip(0..)),
             identities: known.keys().copied().collect(),
             labels: known.into_values().collect(),
-            carriers,
             selected: Mutex::default(),
         }
     }
@@ -115,11 +117,6 @@ impl Universe {
         let around = (0..=longest).rev().filter_map(|length| IpNet::new(address, length).ok());
         let place = around.into_iter().find_map(|prefix| self.prefixes.get(&prefix.trunc()));
         place.and_then(|place| self.identity(*place)).unwrap_or(world)
-    }
-
-    /// Labels of an identity, as selectors see them.
-    pub fn labels(&self, identity: Identity) -> Option<&LabelSet> {
-        self.labels.get(self.place(identity)? as usize)
     }
 
     pub(super) fn place(&self, identity: Identity) -> Option<Place> {
@@ -236,16 +233,22 @@ impl Universe {
     }
 }
 
-/// `reserved:world` and the family's own: a selector that names either means prefixes too.
-fn world_labels(prefix: &IpNet) -> LabelSet {
-    let family = if matches!(prefix, IpNet::V4(_)) { "world-ipv4" } else { "world-ipv6" };
-    LabelSet::reserved("world").with(Source::Reserved, family, "")
+fn index_labels<'a>(labels: impl Iterator<Item = (&'a LabelSet, Place)>) -> ByLabel {
+    let mut index: BTreeMap<&str, BTreeMap<&str, Vec<Place>>> = BTreeMap::new();
+    for (labels, place) in labels {
+        for (key, value) in labels.iter() {
+            index.entry(&key.key).or_default().entry(value).or_default().push(place);
+        }
+    }
+    // Names are copied once each, not once for each of ten thousand identities.
+    let values = |values: BTreeMap<&str, Vec<Place>>| {
+        values.into_iter().map(|(value, at)| (value.to_owned(), at)).collect()
+    };
+    index.into_iter().map(|(key, of_key)| (key.to_owned(), values(of_key))).collect()
 }
 
-fn index_ports<'a>(
-    ports: impl Iterator<Item = (Place, &'a PeerPorts)>,
-) -> BTreeMap<String, BTreeMap<u8, BTreeMap<u16, Vec<Place>>>> {
-    let mut index: BTreeMap<String, BTreeMap<u8, BTreeMap<u16, Vec<Place>>>> = BTreeMap::new();
+fn index_ports<'a>(ports: impl Iterator<Item = (Place, &'a PeerPorts)>) -> ByPortName {
+    let mut index = ByPortName::new();
     for (place, ports) in ports {
         for ((name, protocol), numbers) in ports {
             let of_protocol = index.entry(name.clone()).or_default().entry(*protocol).or_default();

@@ -3,11 +3,11 @@
 //! Pure functions. The order of policies, rules and statements changes nothing, and equal meaning gives equal rulesets
 //! as far as one identity's entries go, so that endpoints can share them.
 //!
-//! Each statement claims ports for an effect ([`ports::Effect`]) at some peers. Claims at an identity and claims at
+//! Each statement claims ports for an effect (`ports::Effect`) at some peers. Claims at an identity and claims at
 //! *any* identity stay in tables of their own and need not know of each other: the kernel asks both, deny wins over
 //! allow, allow over unmet ([`Ruleset::judge`]). Copying the claims of *any* into every identity's table was rejected:
 //! ten thousand identities would pay for one "any peer, port 80", and peers not known yet would be missed.
-//! Within one table everything is resolved here ([`ports`]).
+//! Within one table everything is resolved here (`ports`).
 //!
 //! Identities with the same claims get their table computed once. The cost is the number of (statement, peer) pairs
 //! plus the size of the result; no step compares policies, prefixes or ports with each other pairwise.

@@ -205,3 +205,92 @@ impl<'a> Node<'a> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use proptest::test_runner::RngSeed;
+
+    use super::*;
+
+    const EFFECTS: [Effect; 4] =
+        [Effect::Deny, Effect::Allow, Effect::Unmet(Needs::L7Proxy), Effect::Unmet(Needs::Authentication)];
+
+    fn claim() -> impl Strategy<Value = (Claimant, Cell)> {
+        // Few boundaries, so that claims touch, nest and repeat; some odd ones, so that prefixes split to the last bit.
+        let edge = prop_oneof![4 => 0..4_u16, 2 => 78..83_u16, 1 => 65_533..=u16::MAX, 1 => any::<u16>()];
+        let ports = (edge.clone(), edge).prop_map(|(one, other)| (one.min(other), one.max(other)));
+        let cell = prop_oneof![
+            1 => Just(Cell::EVERYTHING),
+            6 => (prop_oneof![Just(6_u8), Just(17)], ports)
+                .prop_map(|(protocol, (first, last))| Cell::of(protocol, first, last)),
+        ];
+        ((prop::sample::select(EFFECTS.to_vec()), prop::option::of(0..3_u32)), cell)
+    }
+
+    /// What one port's claims come to, port by port.
+    fn plainly(claims: &[(Claimant, Cell)], protocol: u8, port: u16) -> Option<Said> {
+        let holding = claims.iter().filter(|(_, cell)| cell.holds(protocol, port));
+        let effect = holding.clone().map(|((effect, _), _)| *effect).min()?;
+        let mut by: Vec<u32> =
+            holding.filter(|(who, _)| who.0 == effect).filter_map(|(who, _)| who.1).collect();
+        by.sort_unstable();
+        by.dedup();
+        Some(Said { effect, by })
+    }
+
+    fn longest(entries: &[(Slot, Said)], protocol: u8, port: u16) -> Option<Said> {
+        let covers = |slot: &Slot| {
+            let shift = 16 - u32::from(slot.port_bits);
+            let same_port = (slot.port ^ port).checked_shr(shift).unwrap_or(0) == 0;
+            slot.protocol.is_none() || (slot.protocol == Some(protocol) && same_port)
+        };
+        let covering = entries.iter().filter(|(slot, _)| covers(slot));
+        covering.max_by_key(|(slot, _)| (slot.protocol, slot.port_bits)).map(|(_, said)| said.clone())
+    }
+
+    fn compiled(claims: &[(Claimant, Cell)]) -> Vec<(Slot, Said)> {
+        entries(claims.iter().map(|(claimant, cell)| (*claimant, cell)))
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig {
+            rng_seed: RngSeed::Fixed(1),
+            failure_persistence: None,
+            ..ProptestConfig::default()
+        })]
+
+        #[test]
+        fn entries_say_at_each_port_what_the_claims_come_to(claims in prop::collection::vec(claim(), 0..8)) {
+            let entries = compiled(&claims);
+            let edges = claims.iter().flat_map(|(_, cell)| [cell.first, cell.last]);
+            let around = edges.flat_map(|port| [port.saturating_sub(1), port, port.saturating_add(1)]);
+            for port in around.chain([0, 80, u16::MAX]) {
+                for protocol in [6, 17, 1] {
+                    prop_assert_eq!(longest(&entries, protocol, port), plainly(&claims, protocol, port));
+                }
+            }
+        }
+
+        #[test]
+        fn a_claim_in_two_pieces_and_another_order_makes_the_same_entries(
+            claims in prop::collection::vec(claim(), 1..8),
+            cut in any::<u16>(),
+        ) {
+            let pieces = claims.iter().rev().flat_map(|(who, cell)| {
+                let cut = cut.clamp(cell.first, cell.last);
+                [(*who, Cell { last: cut, ..*cell }), (*who, Cell { first: cut, ..*cell })]
+            });
+            let pieces: Vec<_> = pieces.map(|(who, cell)| match cell.protocol {
+                Some(_) => (who, cell),
+                None => (who, Cell::EVERYTHING),
+            }).collect();
+            prop_assert_eq!(compiled(&pieces), compiled(&claims));
+        }
+
+        #[test]
+        fn n_ranges_make_few_entries(claims in prop::collection::vec(claim(), 0..64)) {
+            prop_assert!(compiled(&claims).len() <= 1 + 16 * 2 * claims.len());
+        }
+    }
+}

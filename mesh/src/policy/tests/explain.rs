@@ -58,7 +58,12 @@ fn each_statement_of_each_selecting_policy_gets_a_line() {
     deny.name.namespace = None;
     let icmp = PortMatch::Icmp { protocol: protocol::ICMPV6, icmp_type: None };
     let given = given([
-        allowing("rule1", Ingress, pods("org=empire"), &[tcp(80, 90), tcp(0, u16::MAX), icmp]),
+        allowing(
+            "rule1",
+            Ingress,
+            pods("org=empire,io.kubernetes.pod.namespace=default"),
+            &[tcp(80, 90), tcp(0, u16::MAX), icmp],
+        ),
         allowing("rule2", Ingress, Peers::Any, &[PortMatch::Protocol(47)]),
         demanding(
             "rule3",
@@ -67,6 +72,7 @@ fn each_statement_of_each_selecting_policy_gets_a_line() {
             &[PortMatch::Named { protocol: None, name: "web".into() }],
         ),
         allowing("rule4", Ingress, Peers::Selected(vec![Peer::Endpoints(selector(""))]), &[]),
+        allowing("rule5", Ingress, pods("io.kubernetes.pod.namespace=default"), &[PortMatch::Protocol(132)]),
         deny,
     ]);
     let lines = all_told(&given, Ingress, "tiefighter", "81/tcp");
@@ -76,6 +82,7 @@ fn each_statement_of_each_selecting_policy_gets_a_line() {
         "  rule2 allows anyone at protocol 47: other port",
         "  rule3 would allow, by L7 rules, world at web/ANY: other peer",
         "  rule4 allows all workloads at any port: matches",
+        "  rule5 allows io.kubernetes.pod.namespace=default at SCTP: other port",
         "  deny denies 10.0.0.0/8 except 10.1.0.0/16 at any port: other peer",
     ];
     assert_eq!(lines, expected);

@@ -2,7 +2,7 @@
 
 use super::given::*;
 use crate::identity::Identity;
-use crate::policy::{Operator, Peer, Peers, PortMatch, Requirement, Selector};
+use crate::policy::{Operator, Peer, Peers, PortMatch, Requirement, Selector, compile};
 
 const EVERYONE: [&str; 15] = [
     "deathstar",
@@ -110,6 +110,18 @@ fn a_cidr_means_addresses_outside_and_nobody_of_the_cluster() {
     ] {
         expect_exactly(cidr(text, &[]), meant);
     }
+}
+
+#[test]
+fn each_prefix_and_exception_needs_an_identity_but_the_default_routes() {
+    let policies = [
+        allowing("a", Ingress, cidr("0.0.0.0/0", &["10.0.0.0/8"]), &[]),
+        allowing("b", Egress, cidr("::/0", &["2001:db8::/32", "2001:db8:1::/48"]), &[]),
+        denying("c", Egress, cidr("10.1.2.3/16", &[]), &[]),
+        denying("d", Ingress, pods("org=empire"), &[]),
+    ];
+    let prefixes: Vec<String> = compile::prefixes(&policies).iter().map(ToString::to_string).collect();
+    assert_eq!(prefixes, ["10.0.0.0/8", "10.1.0.0/16", "2001:db8::/32", "2001:db8:1::/48"]);
 }
 
 /// The same case in both families: (prefix, sub-prefix, inside both, inside the outer only, outside).
