@@ -1,4 +1,5 @@
 //! Policy on one node: real workloads, real traffic, both families. Needs root and the kernel.
+#![allow(clippy::unwrap_used, reason = "a scenario that cannot go on has failed")]
 
 use conformance::lab::{Node, Session, binary, wait_until};
 

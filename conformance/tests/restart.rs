@@ -1,4 +1,5 @@
 //! The agent dies, comes back, or is one too many. Needs root and the kernel.
+#![allow(clippy::unwrap_used, reason = "a scenario that cannot go on has failed")]
 
 use conformance::lab::{Node, binary, wait_until};
 
