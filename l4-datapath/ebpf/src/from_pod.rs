@@ -2,8 +2,8 @@
 //!
 //! - Hook: tc ingress of the host-side veth of each endpoint; tcx (kernel 6.6) or clsact. `redirect_peer` and
 //!   `check_mtu` make 5.12 the oldest kernel that loads it.
-//! - Reads `NODE`, `ENDPOINTS`, `ASSIGNMENTS`, `IPCACHE`, `RULES`. Writes `CONNECTIONS4`, `CONNECTIONS6`, `USAGE`, `DROPS`, `EVENTS`,
-//!   `LOST`.
+//! - Reads `NODE`, `ENDPOINTS`, `ASSIGNMENTS`, `IPCACHE`, `RULES`.
+//! - Writes `CONNECTIONS4`, `CONNECTIONS6`, `USAGE`, `DROPS`, `EVENTS`, `LOST`.
 //! - Verdicts: REDIRECT into a workload of this node (or back, with an answer of ours), OK to the host's stack for all
 //!   others, SHOT.
 

@@ -2,8 +2,8 @@
 //!
 //! - Hook: tc egress of the host-side veth of each endpoint; tcx (kernel 6.6) or clsact. Oldest kernel 5.12, as
 //!   `from_pod`.
-//! - Reads `NODE`, `ENDPOINTS`, `ASSIGNMENTS`, `IPCACHE`, `RULES`. Writes `CONNECTIONS4`, `CONNECTIONS6`, `USAGE`, `DROPS`, `EVENTS`,
-//!   `LOST`.
+//! - Reads `NODE`, `ENDPOINTS`, `ASSIGNMENTS`, `IPCACHE`, `RULES`.
+//! - Writes `CONNECTIONS4`, `CONNECTIONS6`, `USAGE`, `DROPS`, `EVENTS`, `LOST`.
 //! - Verdicts: OK into the workload, REDIRECT with an answer of ours back to the stack, SHOT.
 //!
 //! What one workload of this node sends another never comes here (`redirect_peer` skips this hook): whoever arrives
