@@ -12,8 +12,6 @@
 //! ARP and neighbour discovery of the host end here, counted as multicast. The host's neighbour entries for workloads
 //! are permanent; and could it ask, the answer would not pass `from_pod`.
 
-use core::mem::MaybeUninit;
-
 use abi::{Direction, DropReason, Endpoint, EventKind, ReservedIdentity};
 use aya_ebpf::{
     bindings::{TC_ACT_OK, TC_ACT_SHOT},
@@ -31,7 +29,7 @@ use crate::{
     neighbour,
     parse::{self, Packet},
     refusal::Refusal,
-    skb::Skb,
+    skb::{Skb, Space},
 };
 
 /// `LOOPBACK_IFINDEX`: only the node itself can send there.
@@ -57,7 +55,7 @@ pub(crate) fn to_pod(ctx: TcContext) -> i32 {
 #[inline(always)]
 fn admit(skb: Skb, packet: &mut Packet, flow: &mut Flow) -> Result<i32, Refusal> {
     let now = Moment::current()?;
-    let mut space = MaybeUninit::<Ethernet>::uninit();
+    let mut space = Space::<Ethernet>::new();
     let link = skb.read(0, &mut space).ok_or(DropReason::InvalidPacket)?;
     packet.ethertype = link.ethertype;
     if skb.vlan_present() != 0 {
