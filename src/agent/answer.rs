@@ -81,7 +81,8 @@ impl Node {
         let invalid = self.world.invalid();
         let objects =
             (invalid > 0).then(|| format!("{invalid} objects have an error: see `ferromesh policy list`"));
-        refused.chain(objects).chain(self.stale_settings()).collect()
+        let source = self.world.degraded.iter().cloned();
+        refused.chain(objects).chain(self.stale_settings()).chain(source).collect()
     }
 
     /// Settings that were changed and wait for a restart.
