@@ -17,15 +17,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::Config;
 use crate::conflict;
-use crate::enrolment::{check_pools, id_of};
+use crate::device::{HOST_DEVICE, NET_DEVICE, id_of};
+use crate::enrolment::check_pools;
 use crate::error::{AtFile, Error, Result};
 use crate::record::{self, Allocation};
 use crate::wiring;
 
-/// The device that holds the node's own addresses.
-const HOST_DEVICE: &str = "ferromesh_host";
-/// Its peer, which keeps it up.
-const NET_DEVICE: &str = "ferromesh_net";
 /// Locally administered; nothing is ever asked for these, the devices do no ARP.
 const MACS: [[u8; 6]; 2] = [[0x02, 0xfe, 0, 0, 0, 1], [0x02, 0xfe, 0, 0, 0, 2]];
 
@@ -197,11 +194,6 @@ impl Host {
     pub async fn conflicts(config: &Config) -> Result<Vec<String>> {
         conflict::all(config, &Netlink::open()?).await
     }
-}
-
-/// A device that we made.
-pub(crate) fn is_own_device(name: &str) -> bool {
-    [HOST_DEVICE, NET_DEVICE].contains(&name) || id_of(name).is_some()
 }
 
 fn record_path(config: &Config) -> PathBuf {
