@@ -104,9 +104,10 @@ impl Host {
     /// Makes the host ready, from whatever state it is in; returns every change that is in force, also earlier ones.
     ///
     /// # Errors
-    /// [`Error::PoolChanged`], before anything is changed; [`Error::PoolOverlaps`], before anything is added.
+    /// [`Error::PoolChanged`] or a place that is no cgroup's, before anything is changed; [`Error::PoolOverlaps`], before anything is added.
     pub async fn ensure(config: &Config) -> Result<Vec<Change>> {
         config.validate()?;
+        Cgroup::check(&config.cgroup)?;
         let netlink = Netlink::open()?;
         check_pools(config, &netlink).await?;
         let path = record_path(config);
@@ -150,7 +151,7 @@ impl Host {
         for change in switches.iter().chain(others.iter().rev()) {
             take_back(&netlink, change).await?;
         }
-        Cgroup::remove(&config.cgroup).await?;
+        Cgroup::remove_empty(&config.cgroup)?;
         for directory in [config.namespaces(), config.records()] {
             delete_directory(&directory)?;
         }
@@ -311,7 +312,8 @@ async fn take_back(netlink: &Netlink, change: &Change) -> Result<()> {
             netlink.delete_route(Route { destination: *pool, via: Via::Unreachable, source: None }).await,
         ),
         Change::Sysctl { key, old, .. } => unless(linux::Error::is_absent, sysctl::set(key, old).map(drop)),
-        Change::Cgroup { path } => Ok(Cgroup::remove(path).await?),
+        // It may have been there before us, with processes in it.
+        Change::Cgroup { path } => Ok(Cgroup::remove_empty(path)?),
     }
 }
 

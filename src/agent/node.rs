@@ -12,7 +12,7 @@ use control::kind::configuration::{Attach, Configuration, TraceLevel};
 use control::source::files::Directory;
 use control::{NodeFacts, Planned, World, admit, plan};
 use endpoint::{Emptied, Endpoints, Host};
-use ipnet::{Ipv4Net, Ipv6Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use l4_datapath::flow::Context;
 use l4_datapath::metrics::Metrics as DatapathMetrics;
 use l4_datapath::{Adoption, Datapath, Hook, Options};
@@ -168,6 +168,18 @@ impl Node {
         Ok(())
     }
 
+    /// Addresses of the host have come or gone: who has them is a matter of policy.
+    pub(super) async fn readdress(&mut self) {
+        match own_addresses().await {
+            Ok(own) if own == self.facts.addresses => {}
+            Ok(own) => {
+                self.facts.addresses = own;
+                self.reconcile();
+            }
+            Err(error) => tracing::error!(%error, "the host's addresses cannot be read"),
+        }
+    }
+
     /// Makes a workload's endpoint and puts its policy in force; nothing of it is left after an error.
     pub(super) async fn enrol(&mut self, request: &Enrol) -> Result<Enrolled, String> {
         admit(&self.world, &self.facts.name, &request.workload).map_err(|error| error.to_string())?;
@@ -276,14 +288,19 @@ async fn facts(world: &World, endpoints: &endpoint::Config) -> Result<NodeFacts,
         Some(name) => name.clone(),
         None => linux::host::name()?,
     };
-    let addresses = linux::netlink::Netlink::open()?.addresses().await?;
-    let addresses: BTreeSet<_> = addresses.into_iter().map(|address| address.address.addr()).collect();
     Ok(NodeFacts {
         name,
-        addresses: addresses.into_iter().collect(),
+        addresses: own_addresses().await?,
         ipv4_pool: endpoints.ipv4_pool,
         ipv6_pool: endpoints.ipv6_pool,
     })
+}
+
+async fn own_addresses() -> Result<Vec<IpNet>, AgentError> {
+    let routes = linux::netlink::Netlink::open()?.routes().await?;
+    let own: BTreeSet<_> =
+        routes.into_iter().filter(|route| route.own).map(|route| route.destination).collect();
+    Ok(own.into_iter().collect())
 }
 
 fn options(directories: &Directories, configuration: &Configuration) -> Options {

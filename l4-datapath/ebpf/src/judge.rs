@@ -35,7 +35,7 @@ enum Icmp {
 pub(crate) fn judge(skb: Skb, packet: &Packet, flow: &mut Flow, now: &Moment) -> Result<(), Refusal> {
     let is_icmp = matches!(packet.protocol, protocol::ICMP | protocol::ICMPV6);
     let verdict = if is_icmp && matches!(icmp(packet), Icmp::Error) {
-        related::check(skb, packet, flow.source.is_local(), now.second)
+        related::check(skb, packet, flow.source.is_local(), now)
     } else {
         Refusal::check(judge_packet(packet, flow, now))
     };
