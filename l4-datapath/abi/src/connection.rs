@@ -74,7 +74,7 @@ impl Memo {
 pub struct Connection {
     /// See [`Memo`].
     pub memo: u64,
-    /// Second (CLOCK_BOOTTIME) of the latest packet.
+    /// Second (CLOCK_MONOTONIC_COARSE) of the latest packet.
     pub seen: u32,
     /// Endpoint id whose quota carries this entry; 0 none.
     pub charged: u32,

@@ -3,7 +3,7 @@
 use core::ptr::{NonNull, read_volatile, write_volatile};
 
 use abi::{Address, Connection, ConnectionKey4, ConnectionKey6, Leg, Memo};
-use aya_ebpf::{bindings::BPF_NOEXIST, helpers::bpf_ktime_get_boot_ns};
+use aya_ebpf::{bindings::BPF_NOEXIST, helpers::bpf_ktime_get_coarse_ns};
 
 use crate::{
     address::words,
@@ -122,7 +122,9 @@ pub(crate) fn insert(tuple: &Tuple, value: &Connection) -> i32 {
 #[inline(never)]
 extern "C" fn conntrack_insert(tuple: *const Tuple, value: *const Connection) -> i32 {
     // SAFETY: the caller passes references; the test for null is for the verifier.
-    let (Some(tuple), Some(value)) = (unsafe { tuple.as_ref() }, unsafe { value.as_ref() }) else { return 0 };
+    let (Some(tuple), Some(value)) = (unsafe { tuple.as_ref() }, unsafe { value.as_ref() }) else {
+        return -1;
+    };
     let result = if tuple.v4 {
         CONNECTIONS4.insert(tuple.key4(), value, u64::from(BPF_NOEXIST))
     } else {
@@ -146,11 +148,13 @@ extern "C" fn conntrack_remove(tuple: *const Tuple) -> i32 {
     result.err().unwrap_or(0)
 }
 
-/// Seconds since boot, time asleep included.
+/// Seconds since boot, time asleep not included: while nobody can send, nothing ages.
+///
+/// The coarse clock, which the timer tick moves: reading the fine one costs as much as the rest of the judgement.
 #[inline(always)]
 pub(crate) fn now() -> u32 {
     // SAFETY: no arguments.
-    (unsafe { bpf_ktime_get_boot_ns() } / 1_000_000_000) as u32
+    (unsafe { bpf_ktime_get_coarse_ns() } / 1_000_000_000) as u32
 }
 
 /// An entry of either table.

@@ -8,7 +8,7 @@ use abi::{Direction, DropCount, DropKey, Event, EventKind};
 use aya_ebpf::{bindings::BPF_NOEXIST, helpers::bpf_ktime_get_boot_ns};
 
 use crate::{
-    identity::End,
+    identity::{End, Moment},
     maps::{DROPS, EVENTS, LOST},
     parse::Packet,
     policy::Decision,
@@ -47,6 +47,16 @@ impl Flow {
             direction: direction as u8,
             flags: 0,
             zero: [0; 2],
+        }
+    }
+
+    /// Looks up who the destination is, unless that is known.
+    ///
+    /// Not at once: a packet of a known connection does not need it, and the trie is what it would spend most time in.
+    #[inline(always)]
+    pub(crate) fn identify_destination(&mut self, packet: &Packet, now: &Moment) {
+        if self.destination.identity == 0 && !self.destination.is_local() {
+            self.destination.set_remote(&packet.destination, now.generation);
         }
     }
 

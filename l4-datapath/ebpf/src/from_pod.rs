@@ -9,7 +9,7 @@
 
 use core::mem::MaybeUninit;
 
-use abi::{Direction, DropReason, Endpoint, EventKind, MARK_ANSWER, ReservedIdentity};
+use abi::{Direction, DropReason, Endpoint, EventKind, MARK_ANSWER};
 use aya_ebpf::{
     bindings::{TC_ACT_OK, TC_ACT_SHOT},
     macros::classifier,
@@ -76,15 +76,12 @@ fn admit(skb: Skb, packet: &mut Packet, flow: &mut Flow) -> Result<i32, Refusal>
     flow.source.set_local(sender(skb, packet, link)?, now.generation)?;
     parse::transport(skb, packet)?;
     let receiver = identity::endpoint(&packet.destination);
-    match receiver {
-        Some(endpoint) => flow.destination.set_local(endpoint, now.generation)?,
-        None => flow.destination.set_remote(&packet.destination, now.generation),
-    }
-    if flow.destination.identity == ReservedIdentity::UNMANAGED {
-        return Err(DropReason::NoEndpoint.into());
+    if let Some(endpoint) = receiver {
+        flow.destination.set_local(endpoint, now.generation)?;
     }
     judge(skb, packet, flow, &now)?;
     if now.trace {
+        flow.identify_destination(packet, &now);
         flow::report(packet, flow, EventKind::Trace, 0);
     }
     match receiver {

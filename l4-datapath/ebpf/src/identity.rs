@@ -15,7 +15,7 @@ use crate::{
 #[derive(Clone, Copy)]
 pub(crate) struct Moment {
     pub(crate) generation: u64,
-    /// Since boot, time asleep included.
+    /// See [`conntrack::now`].
     pub(crate) second: u32,
     /// Report every packet.
     pub(crate) trace: bool,

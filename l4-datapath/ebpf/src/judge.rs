@@ -3,7 +3,7 @@
 //! A packet of a known connection costs one look-up. Policy is asked when a connection opens, and again, on packets of
 //! either direction, when the generation has moved since: always for the direction in which it was opened.
 
-use abi::{Connection, Direction, DropReason, EventFlags, EventKind, Memo};
+use abi::{Connection, Direction, DropReason, EventFlags, EventKind, Memo, ReservedIdentity};
 
 use crate::{
     conntrack::{self, EXISTS, Entry, Tuple},
@@ -34,10 +34,15 @@ enum Icmp {
 #[inline(always)]
 pub(crate) fn judge(skb: Skb, packet: &Packet, flow: &mut Flow, now: &Moment) -> Result<(), Refusal> {
     let is_icmp = matches!(packet.protocol, protocol::ICMP | protocol::ICMPV6);
-    if is_icmp && matches!(icmp(packet), Icmp::Error) {
-        return related::check(skb, packet, flow.source.is_local(), now.second);
+    let verdict = if is_icmp && matches!(icmp(packet), Icmp::Error) {
+        related::check(skb, packet, flow.source.is_local(), now.second)
+    } else {
+        Refusal::check(judge_packet(packet, flow, now))
+    };
+    if verdict.is_err() {
+        flow.identify_destination(packet, now);
     }
-    Refusal::check(judge_packet(packet, flow, now))
+    verdict
 }
 
 #[unsafe(no_mangle)]
@@ -61,7 +66,7 @@ fn by_protocol(packet: &Packet, flow: &mut Flow, now: &Moment) -> Result<(), Dro
             Icmp::Reply => false,
             Icmp::Error => return Err(DropReason::UnrelatedIcmp),
             Icmp::Redirect => return Err(DropReason::NeighbourSpoof),
-            Icmp::Single => return ask(packet, flow, false, &mut { Verdict::UNASKED }),
+            Icmp::Single => return ask(packet, flow, now, false, &mut { Verdict::UNASKED }),
         },
         _ => true,
     };
@@ -130,7 +135,7 @@ fn tracked(packet: &Packet, flow: &mut Flow, now: &Moment, opens: bool) -> Resul
         return Err(DropReason::NoConnection);
     }
     let mut verdict = Verdict::UNASKED;
-    ask(packet, flow, false, &mut verdict)?;
+    ask(packet, flow, now, false, &mut verdict)?;
     if let Some(dead) = found {
         // Read before it is deleted; deleting succeeds for only one of the CPUs that may try.
         let charged = dead.charged();
@@ -179,7 +184,7 @@ fn follow(
         Some(_) => {}
         None => {
             let mut verdict = Verdict::UNASKED;
-            ask(packet, flow, reply, &mut verdict)?;
+            ask(packet, flow, now, reply, &mut verdict)?;
             entry.remember(now.generation, verdict.audited());
         }
     }
@@ -230,7 +235,17 @@ impl Verdict {
 /// Asks policy for the direction in which the connection opens: egress of the opener, ingress of the other end, each
 /// if it is on this node.
 #[inline(never)]
-fn ask(packet: &Packet, flow: &mut Flow, reply: bool, verdict: &mut Verdict) -> Result<(), DropReason> {
+fn ask(
+    packet: &Packet,
+    flow: &mut Flow,
+    now: &Moment,
+    reply: bool,
+    verdict: &mut Verdict,
+) -> Result<(), DropReason> {
+    flow.identify_destination(packet, now);
+    if flow.destination.identity == ReservedIdentity::UNMANAGED {
+        return Err(DropReason::NoEndpoint);
+    }
     let (opener, other) =
         if reply { (&flow.destination, &flow.source) } else { (&flow.source, &flow.destination) };
     if opener.identity == 0 || other.identity == 0 {

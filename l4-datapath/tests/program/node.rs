@@ -1,0 +1,461 @@
+//! A node in miniature: two local endpoints, peers beyond, and the programs.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    process::Command,
+};
+
+use abi::{
+    Address, Assignment, Assignments, Connection, ConnectionKey4, ConnectionKey6, Direction, DropCount,
+    DropKey, DropReason, Endpoint, Event, EventKind, Node as NodeValue, Remote, RuleKey, RuleValue,
+    RuleVerdict, map,
+};
+use aya::{
+    Ebpf, EbpfLoader, TestRun as _, TestRunOptions,
+    maps::{Array, HashMap, LpmTrie, MapData, PerCpuHashMap, RingBuf, lpm_trie::Key},
+    programs::SchedClassifier,
+};
+
+use super::frame::Ends;
+
+/// The compiled programs, as the library embeds them.
+pub(crate) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/ferromesh.bpf.o"));
+
+/// Verdicts of a tc program.
+pub(crate) const OK: u32 = 0;
+pub(crate) const SHOT: u32 = 2;
+pub(crate) const REDIRECT: u32 = 7;
+
+/// A local endpoint.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pod {
+    pub(crate) id: u32,
+    pub(crate) ifindex: u32,
+    pub(crate) identity: u32,
+    pub(crate) ingress: u32,
+    pub(crate) egress: u32,
+    pub(crate) mac: [u8; 6],
+    pub(crate) gateway_mac: [u8; 6],
+    pub(crate) host: u8,
+}
+
+pub(crate) const A: Pod = Pod {
+    id: 1,
+    ifindex: 11,
+    identity: 1001,
+    ingress: 101,
+    egress: 102,
+    mac: [2, 0, 0, 0, 0, 0xa],
+    gateway_mac: [2, 0, 0, 0, 1, 0xa],
+    host: 2,
+};
+pub(crate) const B: Pod = Pod {
+    id: 2,
+    ifindex: 21,
+    identity: 1002,
+    ingress: 201,
+    egress: 202,
+    mac: [2, 0, 0, 0, 0, 0xb],
+    gateway_mac: [2, 0, 0, 0, 1, 0xb],
+    host: 3,
+};
+/// Identity of the peer beyond the node.
+pub(crate) const PEER: u32 = 5000;
+const WORLD: u32 = 2;
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Family {
+    V4,
+    V6,
+}
+pub(crate) const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
+
+impl Family {
+    /// An address of the node's pool.
+    pub(crate) fn pool(self, host: u8) -> IpAddr {
+        match self {
+            Self::V4 => Ipv4Addr::new(10, 0, 0, host).into(),
+            Self::V6 => Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, host.into()).into(),
+        }
+    }
+
+    /// The peer beyond the node.
+    pub(crate) fn peer(self) -> IpAddr {
+        match self {
+            Self::V4 => Ipv4Addr::new(192, 0, 2, 7).into(),
+            Self::V6 => Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 7).into(),
+        }
+    }
+
+    /// The node itself.
+    pub(crate) fn host(self) -> IpAddr {
+        self.pool(1)
+    }
+
+    /// From the pod, as it would address it: to its gateway's MAC.
+    pub(crate) fn from(self, pod: Pod, to: IpAddr) -> Ends {
+        Ends { macs: (pod.mac, pod.gateway_mac), addresses: (self.pool(pod.host), to) }
+    }
+
+    pub(crate) fn between(self, from: Pod, to: Pod) -> Ends {
+        self.from(from, self.pool(to.host))
+    }
+
+    /// To the pod, as the host's stack would send it.
+    pub(crate) fn to(self, from: IpAddr, pod: Pod) -> Ends {
+        Ends { macs: (pod.gateway_mac, pod.mac), addresses: (from, self.pool(pod.host)) }
+    }
+}
+
+pub(crate) fn address(ip: IpAddr) -> Address {
+    match ip {
+        IpAddr::V4(a) => Address::v4(a.octets()),
+        IpAddr::V6(a) => Address(a.octets()),
+    }
+}
+
+/// What a program did with a frame.
+#[derive(Debug)]
+pub(crate) struct Outcome {
+    pub(crate) verdict: u32,
+    pub(crate) frame: Vec<u8>,
+    pub(crate) mark: u32,
+}
+
+/// What the context says beside the frame.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Context {
+    pub(crate) mark: u32,
+    pub(crate) ingress_ifindex: u32,
+    pub(crate) gso_size: u32,
+}
+
+/// The programs and their maps.
+pub(crate) struct Node {
+    bpf: Ebpf,
+    events: RingBuf<MapData>,
+}
+
+impl Node {
+    /// A node at generation 1, with rules of its own making only: see [`Self::allow`].
+    pub(crate) fn new() -> Self {
+        let mut node = Self::blank();
+        node.set_generation(1);
+        node
+    }
+
+    /// The same at generation 0: not configured yet.
+    pub(crate) fn blank() -> Self {
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("a network namespace: run as root");
+        for pod in [A, B] {
+            let (name, index) = (format!("host{}", pod.id), pod.ifindex.to_string());
+            let peer = format!("pod{}", pod.id);
+            let made = Command::new("ip")
+                .args(["link", "add", &name, "index", &index, "type", "veth", "peer", "name", &peer])
+                .status()
+                .expect("ip");
+            assert!(made.success(), "veth {name}");
+        }
+        let mut bpf = EbpfLoader::new()
+            .map_max_entries(map::CONNECTIONS4, 4096)
+            .map_max_entries(map::CONNECTIONS6, 4096)
+            .load(OBJECT)
+            .expect("the object loads");
+        for name in ["from_pod", "to_pod", "conntrack_gc"] {
+            let program: &mut SchedClassifier = bpf.program_mut(name).unwrap().try_into().unwrap();
+            program.load().unwrap_or_else(|error| panic!("{name}: {error}"));
+        }
+        let events = RingBuf::try_from(bpf.take_map(map::EVENTS).unwrap()).unwrap();
+        let mut node = Self { bpf, events };
+        node.enrol(A);
+        node.enrol(B);
+        for family in FAMILIES {
+            let (pool, all, host) = match family {
+                Family::V4 => (96 + 24, 96, 128),
+                Family::V6 => (64, 0, 128),
+            };
+            let any: IpAddr = match family {
+                Family::V4 => Ipv4Addr::UNSPECIFIED.into(),
+                Family::V6 => Ipv6Addr::UNSPECIFIED.into(),
+            };
+            node.identify(family.pool(0), pool, abi::ReservedIdentity::UNMANAGED);
+            node.identify(family.host(), host, abi::ReservedIdentity::HOST);
+            node.identify(family.peer(), host, PEER);
+            node.identify(any, all, WORLD);
+        }
+        node
+    }
+
+    fn enrol(&mut self, pod: Pod) {
+        let value = Endpoint {
+            instance: pod.id.into(),
+            id: pod.id,
+            ifindex: pod.ifindex,
+            mac: pod.mac,
+            gateway_mac: pod.gateway_mac,
+            zero: [0; 4],
+        };
+        let mut endpoints: HashMap<_, Address, Endpoint> =
+            HashMap::try_from(self.bpf.map_mut(map::ENDPOINTS).unwrap()).unwrap();
+        let names = FAMILIES.map(|family| address(family.pool(pod.host)));
+        for name in names.into_iter().chain([Address::interface(pod.ifindex)]) {
+            endpoints.insert(name, value, 0).unwrap();
+        }
+        let assignment =
+            Assignment { identity: pod.identity, ingress: pod.ingress, egress: pod.egress, flags: 0 };
+        self.assign(pod, [assignment; 2], 1000);
+    }
+
+    /// What policy says of a pod, by parity of the generation.
+    pub(crate) fn assign(&mut self, pod: Pod, slot: [Assignment; 2], quota: u32) {
+        let mut map: Array<_, Assignments> =
+            Array::try_from(self.bpf.map_mut(map::ASSIGNMENTS).unwrap()).unwrap();
+        map.set(pod.id, Assignments { slot, quota, zero: 0 }, 0).unwrap();
+    }
+
+    /// The pod with other rulesets, identity or flags in both generations.
+    pub(crate) fn assign_both(&mut self, pod: Pod, change: impl FnOnce(&mut Assignment)) {
+        let mut assignment =
+            Assignment { identity: pod.identity, ingress: pod.ingress, egress: pod.egress, flags: 0 };
+        change(&mut assignment);
+        self.assign(pod, [assignment; 2], 1000);
+    }
+
+    pub(crate) fn set_quota(&mut self, pod: Pod, quota: u32) {
+        let assignment =
+            Assignment { identity: pod.identity, ingress: pod.ingress, egress: pod.egress, flags: 0 };
+        self.assign(pod, [assignment; 2], quota);
+    }
+
+    /// Says who has a prefix; IPv4 lengths count from 96.
+    pub(crate) fn identify(&mut self, ip: IpAddr, length: u32, identity: u32) {
+        self.identify_by_slot(ip, length, [identity; 2]);
+    }
+
+    pub(crate) fn identify_by_slot(&mut self, ip: IpAddr, length: u32, identity: [u32; 2]) {
+        let mut map: LpmTrie<_, Address, Remote> =
+            LpmTrie::try_from(self.bpf.map_mut(map::IPCACHE).unwrap()).unwrap();
+        map.insert(&Key::new(length, address(ip)), Remote { identity, node: 0, flags: 0 }, 0).unwrap();
+    }
+
+    pub(crate) fn set_generation(&mut self, generation: u64) {
+        self.set_node(generation, 0);
+    }
+
+    pub(crate) fn set_node(&mut self, generation: u64, trace: u32) {
+        let mut map: Array<_, NodeValue> = Array::try_from(self.bpf.map_mut(map::NODE).unwrap()).unwrap();
+        map.set(0, NodeValue { generation, trace, reserved: 0 }, 0).unwrap();
+    }
+
+    /// Adds an entry to a ruleset. The cookie is the ruleset's number times ten, plus the verdict.
+    pub(crate) fn rule(&mut self, ruleset: u32, peer: u32, port: Ports, verdict: RuleVerdict) {
+        let (length, protocol, first) = match port {
+            Ports::All => (RuleKey::ANY_PROTOCOL, 0, 0),
+            Ports::Of(protocol) => (RuleKey::ANY_PORT, protocol, 0),
+            Ports::One(protocol, port) => (RuleKey::EXACT, protocol, port),
+            Ports::Prefix(protocol, port, bits) => (RuleKey::ANY_PORT + bits, protocol, port),
+        };
+        let key = Key::new(length, RuleKey::exact(ruleset, peer, protocol, first));
+        let cookie = ruleset * 10 + verdict as u32;
+        let value = RuleValue { cookie, verdict: verdict as u8, requirement: 0, listener: [0; 2] };
+        let mut map: LpmTrie<_, RuleKey, RuleValue> =
+            LpmTrie::try_from(self.bpf.map_mut(map::RULES).unwrap()).unwrap();
+        map.insert(&key, value, 0).unwrap();
+    }
+
+    pub(crate) fn allow(&mut self, ruleset: u32, peer: u32, port: Ports) {
+        self.rule(ruleset, peer, port, RuleVerdict::Allow);
+    }
+
+    /// Lets everybody do everything, both directions of both pods.
+    pub(crate) fn allow_all(&mut self) {
+        for ruleset in [A.ingress, A.egress, B.ingress, B.egress] {
+            self.allow(ruleset, 0, Ports::All);
+        }
+    }
+
+    /// Runs `from_pod` on the pod's veth.
+    pub(crate) fn from_pod(&self, pod: Pod, frame: &[u8]) -> Outcome {
+        self.run("from_pod", pod, Context::default(), frame)
+    }
+
+    /// Runs `to_pod` on the pod's veth, for a packet received on another device.
+    pub(crate) fn to_pod(&self, pod: Pod, frame: &[u8]) -> Outcome {
+        self.run("to_pod", pod, Context { ingress_ifindex: 77, ..Context::default() }, frame)
+    }
+
+    pub(crate) fn run(&self, program: &str, pod: Pod, context: Context, frame: &[u8]) -> Outcome {
+        let (mut data, mut out) = (vec![0; frame.len().max(256)], [0; SKB]);
+        let input = skb(pod.ifindex, context);
+        let mut options = TestRunOptions::new();
+        options.data_in = Some(frame);
+        options.data_out = Some(&mut data);
+        options.ctx_in = Some(&input);
+        options.ctx_out = Some(&mut out);
+        let result = self.program(program).test_run(options).expect(program);
+        data.truncate(result.data_size_out as usize);
+        let mark = u32::from_ne_bytes([out[8], out[9], out[10], out[11]]);
+        Outcome { verdict: result.return_value, frame: data, mark }
+    }
+
+    /// Nanoseconds per run, on one and the same buffer.
+    pub(crate) fn cost(&self, program: &str, pod: Pod, context: Context, frame: &[u8], repeat: u32) -> u128 {
+        let input = skb(pod.ifindex, context);
+        let mut options = TestRunOptions::new();
+        options.data_in = Some(frame);
+        options.ctx_in = Some(&input);
+        options.repeat = repeat;
+        self.program(program).test_run(options).expect(program).duration.as_nanos()
+    }
+
+    pub(crate) fn program(&self, name: &str) -> &SchedClassifier {
+        self.bpf.program(name).unwrap().try_into().unwrap()
+    }
+
+    /// What was reported since the last call.
+    pub(crate) fn events(&mut self) -> Vec<Event> {
+        let mut events = Vec::new();
+        while let Some(record) = self.events.next() {
+            assert_eq!(record.len(), size_of::<Event>());
+            // SAFETY: the record is an `Event`, written by the programs; any bit pattern is one.
+            events.push(unsafe { std::ptr::read_unaligned(record.as_ptr().cast()) });
+        }
+        events
+    }
+
+    /// Packets dropped, by (veth, reason, direction).
+    pub(crate) fn drops(&self) -> BTreeMap<(u32, u8, u8), u64> {
+        let map: PerCpuHashMap<_, DropKey, DropCount> =
+            PerCpuHashMap::try_from(self.bpf.map(map::DROPS).unwrap()).unwrap();
+        map.iter()
+            .map(|entry| {
+                let (key, counts) = entry.unwrap();
+                ((key.ifindex, key.reason, key.direction), counts.iter().map(|count| count.packets).sum())
+            })
+            .collect()
+    }
+
+    /// Asserts that the frame is dropped for `reason` at the cost of `blamed`: one event, one count, nothing else.
+    #[track_caller]
+    pub(crate) fn drops_from(&mut self, pod: Pod, frame: &[u8], reason: DropReason) -> Outcome {
+        self.expect_drop("from_pod", pod, Context::default(), frame, (reason, pod, Direction::Egress))
+    }
+
+    #[track_caller]
+    pub(crate) fn drops_to(&mut self, pod: Pod, frame: &[u8], reason: DropReason) -> Outcome {
+        let context = Context { ingress_ifindex: 77, ..Context::default() };
+        self.expect_drop("to_pod", pod, context, frame, (reason, pod, Direction::Ingress))
+    }
+
+    #[track_caller]
+    pub(crate) fn expect_drop(
+        &mut self,
+        program: &str,
+        pod: Pod,
+        context: Context,
+        frame: &[u8],
+        (reason, blamed, direction): (DropReason, Pod, Direction),
+    ) -> Outcome {
+        self.events();
+        let before = self.drops();
+        let outcome = self.run(program, pod, context, frame);
+        let told: Vec<_> = self
+            .events()
+            .iter()
+            .map(|e| (e.kind, DropReason::from_number(e.reason), e.ifindex, e.direction, e.length))
+            .collect();
+        let expected =
+            (EventKind::Drop as u8, Some(reason), blamed.ifindex, direction as u8, frame.len() as u32);
+        assert_eq!(told, [expected], "{program} {frame:02x?}");
+        let mut counts = before;
+        *counts.entry((blamed.ifindex, reason as u8, direction as u8)).or_default() += 1;
+        assert_eq!(self.drops(), counts);
+        assert_ne!(outcome.verdict, OK, "dropped, yet passed");
+        outcome
+    }
+
+    /// Asserts that the frame passes, without any drop.
+    #[track_caller]
+    pub(crate) fn passes(&mut self, program: &str, pod: Pod, frame: &[u8]) -> Outcome {
+        let context = Context { ingress_ifindex: 77, ..Context::default() };
+        self.events();
+        let before = self.drops();
+        let outcome = self.run(program, pod, context, frame);
+        let drops: Vec<_> = self.events().into_iter().filter(|e| e.kind == EventKind::Drop as u8).collect();
+        assert!(drops.is_empty(), "dropped: {:?} {drops:?}", DropReason::from_number(drops[0].reason));
+        assert_eq!(self.drops(), before);
+        assert_ne!(outcome.verdict, SHOT);
+        assert_eq!(outcome.mark, 0, "no mark survives");
+        outcome
+    }
+
+    /// Connections charged to the pod.
+    pub(crate) fn usage(&self, pod: Pod) -> i64 {
+        let map: Array<_, u64> = Array::try_from(self.bpf.map(map::USAGE).unwrap()).unwrap();
+        map.get(&pod.id, 0).unwrap() as i64
+    }
+
+    /// The connections of a family.
+    pub(crate) fn connections(&self, family: Family) -> Vec<Connection> {
+        match family {
+            Family::V4 => {
+                let map: HashMap<_, ConnectionKey4, Connection> =
+                    HashMap::try_from(self.bpf.map(map::CONNECTIONS4).unwrap()).unwrap();
+                map.iter().map(|entry| entry.unwrap().1).collect()
+            }
+            Family::V6 => {
+                let map: HashMap<_, ConnectionKey6, Connection> =
+                    HashMap::try_from(self.bpf.map(map::CONNECTIONS6).unwrap()).unwrap();
+                map.iter().map(|entry| entry.unwrap().1).collect()
+            }
+        }
+    }
+
+    /// Changes every connection of a family.
+    pub(crate) fn change_connections(&mut self, family: Family, change: impl Fn(&mut Connection)) {
+        match family {
+            Family::V4 => {
+                let mut map: HashMap<_, ConnectionKey4, Connection> =
+                    HashMap::try_from(self.bpf.map_mut(map::CONNECTIONS4).unwrap()).unwrap();
+                let all: Vec<_> = map.iter().map(Result::unwrap).collect();
+                for (key, mut value) in all {
+                    change(&mut value);
+                    map.insert(key, value, 0).unwrap();
+                }
+            }
+            Family::V6 => {
+                let mut map: HashMap<_, ConnectionKey6, Connection> =
+                    HashMap::try_from(self.bpf.map_mut(map::CONNECTIONS6).unwrap()).unwrap();
+                let all: Vec<_> = map.iter().map(Result::unwrap).collect();
+                for (key, mut value) in all {
+                    change(&mut value);
+                    map.insert(key, value, 0).unwrap();
+                }
+            }
+        }
+    }
+}
+
+/// What a rule covers.
+#[derive(Clone, Copy)]
+pub(crate) enum Ports {
+    All,
+    Of(u8),
+    One(u8, u16),
+    /// The ports that share this many leading bits.
+    Prefix(u8, u16, u32),
+}
+
+/// `sizeof(struct __sk_buff)`.
+const SKB: usize = 192;
+
+/// A `__sk_buff`, by the offsets of its stable layout.
+fn skb(ifindex: u32, context: Context) -> [u8; SKB] {
+    let mut bytes = [0; SKB];
+    let fields = [(8, context.mark), (36, context.ingress_ifindex), (40, ifindex), (176, context.gso_size)];
+    for (offset, value) in fields {
+        bytes[offset..offset + 4].copy_from_slice(&value.to_ne_bytes());
+    }
+    bytes
+}
