@@ -12,4 +12,5 @@ mod from_pod;
 mod neighbours;
 mod node;
 mod policy;
+mod run;
 mod to_pod;
