@@ -47,6 +47,7 @@ pub(crate) async fn agent(directories: &Directories) -> Result<(), AgentError> {
     // A terminal that closes must not end a node.
     let mut hangup = signal(SignalKind::hangup())?;
     let down = loop {
+        source.set_pools_in_use(node.pools_in_use());
         tokio::select! {
             world = source.changed() => node.edit(world).await,
             Some(id) = emptied.next() => node.remove(id).await,

@@ -97,7 +97,9 @@ async fn answer(request: Request, mut replies: ReplySink) {
             }
         }
         Request::Trace(query) => {
-            let trace = Trace { allowed: query.port == 80, lines: vec![query.to] };
+            let allowed = query.port == 80;
+            let verdict = if allowed { "allowed" } else { "denied" };
+            let trace = Trace { allowed, lines: vec![format!("{verdict}: {}", query.to)] };
             let _ = replies.send(&Reply::Trace(trace)).await;
         }
         Request::Endpoints => drop(replies.send(&Reply::Endpoints(Vec::new())).await),

@@ -1,5 +1,6 @@
 //! A workload with raw sockets sends what no policy may let through. Each packet is dropped, counted under its reason,
 //! and the line names who tried. Needs root and the kernel. Frames below IP are in the program tests.
+#![allow(clippy::unwrap_used, reason = "a scenario that cannot go on has failed")]
 
 use std::net::IpAddr;
 

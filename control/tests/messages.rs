@@ -66,6 +66,14 @@ fn errors_name_line_path_what_was_found_and_what_is_accepted() {
             "7 spec.ingress[0].fromEndpoints[0].matchLabels.ks:org: found label source \"ks\", expected k8s:, any: or reserved:, did you mean k8s:",
         ),
         (
+            "  ingressDeny:\n  - fromEndpoints: [{matchLabels: {'reserved:hots': ''}}]\n",
+            "7 spec.ingressDeny[0].fromEndpoints[0].matchLabels.reserved:hots: found reserved label \"hots\", which nothing has, did you mean host",
+        ),
+        (
+            "  ingressDeny:\n  - fromEndpoints: [{matchLabels: {'cidr:10.0.0.0/8': ''}}]\n",
+            "7 spec.ingressDeny[0].fromEndpoints[0].matchLabels.cidr:10.0.0.0/8: prefixes are not selected by label; use fromCIDR, toCIDR or a CIDRSet",
+        ),
+        (
             "  ingress:\n  - fromEntities: [wrld]\n",
             "7 spec.ingress[0].fromEntities[0]: found \"wrld\", did you mean world",
         ),
@@ -193,6 +201,14 @@ fn errors_of_network_policies() {
             "{told:#?}"
         );
     }
+}
+
+#[test]
+fn nothing_is_said_twice() {
+    says(
+        &kubernetes("  podSelector: {}\n  egress: 5\n"),
+        &["rule1.yaml:6 spec.egress: found \"5\", expected a list"],
+    );
 }
 
 #[test]

@@ -103,13 +103,7 @@ impl Endpoints {
 
         let host = Netlink::open()?;
         let (sender, receiver) = mpsc::unbounded_channel();
-        let (mut adopted, mut removed) = (Vec::new(), Vec::new());
-        for endpoint in record::endpoints(&config)? {
-            match is_live(&config, &host, &endpoint).await? {
-                true => adopted.push(endpoint),
-                false => removed.push(endpoint),
-            }
-        }
+        let (adopted, removed) = on_record(&config, &host).await?;
         let allocation = allocation(&config, &adopted)?;
         record::write(&Allocation::path(&config), &allocation)?;
         let state = Mutex::new(State { allocation, slots: BTreeMap::new() });
@@ -311,6 +305,24 @@ impl State {
         let (ipv4, ipv6) = (address::address_v4(ipv4), address::address_v6(ipv6));
         Ok(Reserved { id, instance: last.instance.saturating_add(1), ipv4, ipv6 })
     }
+}
+
+/// Endpoints on record: the living, and those of which a part or every process is gone.
+async fn on_record(config: &Config, host: &Netlink) -> Result<(Vec<Endpoint>, Vec<Endpoint>)> {
+    let (mut living, mut ended) = (Vec::new(), Vec::new());
+    for endpoint in record::endpoints(config)? {
+        match is_live(config, host, &endpoint).await? {
+            true => living.push(endpoint),
+            false => ended.push(endpoint),
+        }
+    }
+    Ok((living, ended))
+}
+
+/// Refuses a pool that is not the one live endpoints have their addresses from.
+pub(crate) async fn check_pools(config: &Config, host: &Netlink) -> Result<()> {
+    let (living, _) = on_record(config, host).await?;
+    allocation(config, &living).map(drop)
 }
 
 /// The one on record, unless its pools are no longer the configuration's.

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::Config;
 use crate::conflict;
-use crate::enrolment::id_of;
+use crate::enrolment::{check_pools, id_of};
 use crate::error::{AtFile, Error, Result};
 use crate::record::{self, Allocation};
 use crate::wiring;
@@ -107,10 +107,11 @@ impl Host {
     /// Makes the host ready, from whatever state it is in; returns every change that is in force, also earlier ones.
     ///
     /// # Errors
-    /// [`Error::PoolOverlaps`], before anything is changed.
+    /// [`Error::PoolChanged`], before anything is changed; [`Error::PoolOverlaps`], before anything is added.
     pub async fn ensure(config: &Config) -> Result<Vec<Change>> {
         config.validate()?;
         let netlink = Netlink::open()?;
+        check_pools(config, &netlink).await?;
         let path = record_path(config);
         let old = record::read::<Record>(&path)?.unwrap_or_default().changes;
         let topology = topology(config);

@@ -97,6 +97,23 @@ fn another_pool_replaces_the_old_one() {
 }
 
 #[test]
+fn another_pool_is_refused_while_a_workload_has_an_address_of_the_old_one() {
+    Node::new().run(|config| async move {
+        let changes = Host::ensure(&config).await.unwrap();
+        let endpoints = Endpoints::open(config.clone()).await.unwrap().endpoints;
+        let prepared = start(&endpoints, "living").await;
+        let mut child = inhabit(&prepared.cgroup);
+        let mut moved = config.clone();
+        moved.ipv4_pool = "10.43.0.0/24".parse().unwrap();
+        let error = Host::ensure(&moved).await.unwrap_err();
+        assert!(matches!(error, Error::PoolChanged { endpoints: 1, .. }), "{error}");
+        assert_eq!(Host::ensure(&config).await.unwrap(), changes, "nothing was changed");
+        endpoints.remove(prepared.endpoint.id).await.unwrap();
+        child.wait().unwrap();
+    });
+}
+
+#[test]
 fn a_pool_that_overlaps_the_host_is_refused_before_anything_is_changed() {
     for (address, field) in [("10.42.0.9/16", "pool 10.42.0.0/24"), ("fd42::9/64", "pool fd42::/112")] {
         Node::new().run(|config| async move {

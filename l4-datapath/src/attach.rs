@@ -3,7 +3,8 @@
 //! Promise: a program that is there is replaced in one step (`BPF_LINK_UPDATE`, or a filter changed in place), so no
 //! packet passes unjudged; when the hook changes, the new one is on before the old one goes. The kernel keeps what is
 //! attached when the agent dies. Programs of others on the same veth are left alone, but ours stand first in the tcx
-//! chain: there the first program that passes a packet ends the chain.
+//! chain: there the first program that passes a packet ends the chain. The clsact qdisc itself stays on the veth and
+//! goes with it: others may have put filters on it meanwhile.
 
 use std::fs;
 use std::io;
@@ -14,8 +15,8 @@ use aya::programs::links::{FdLink, LinkError, PinnedLink};
 use aya::programs::tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle, qdisc_add_clsact};
 use aya::programs::{LinkOrder, ProgramError, SchedClassifier, TcAttachType};
 
-use crate::Error;
 use crate::pins::Pins;
+use crate::{Error, sys};
 
 /// How programs are attached.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -86,7 +87,7 @@ pub(crate) fn attach(
     let filter = place.pin(&pins.filters(), interface);
     if hook == Hook::Clsact {
         attach_filter(program, interface, place, &filter)?;
-        unpin(&link)
+        remove_link(&link)
     } else {
         attach_link(program, interface, place, &link)?;
         if filter.exists() { remove_filter(&filter) } else { Ok(()) }
@@ -96,13 +97,21 @@ pub(crate) fn attach(
 /// Takes both programs off the interface. An interface that is gone has none.
 pub(crate) fn detach(pins: &Pins, interface: &str) -> Result<(), Error> {
     for place in Place::ALL {
-        unpin(&place.pin(&pins.links(), interface))?;
+        remove_link(&place.pin(&pins.links(), interface))?;
         let filter = place.pin(&pins.filters(), interface);
         if filter.exists() {
             remove_filter(&filter)?;
         }
     }
     Ok(())
+}
+
+/// Detaches a pinned link, if there is one, then removes the pin.
+pub(crate) fn remove_link(pin: &Path) -> Result<(), Error> {
+    match sys::detach_pinned_link(pin) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::path(pin, "detaching")(error)),
+        _ => unpin(pin),
+    }
 }
 
 /// Removes the filter that a pin stands for, then the pin.
@@ -195,7 +204,8 @@ fn failed<E: std::error::Error>(place: Place, operation: &str, interface: &str) 
     Error::program(place.program(), format!("{operation} {interface}"))
 }
 
-fn unpin(pin: &Path) -> Result<(), Error> {
+/// Removes a pin; one that is not there is fine.
+pub(crate) fn unpin(pin: &Path) -> Result<(), Error> {
     match fs::remove_file(pin) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::path(pin, "removing")(error)),
         _ => Ok(()),

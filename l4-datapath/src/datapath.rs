@@ -72,8 +72,8 @@ pub struct Datapath {
     lost_before: u64,
     /// Until somebody reads it.
     events: Option<Map>,
-    /// Of the endpoints attached by this agent.
-    interfaces: BTreeMap<EndpointId, String>,
+    /// Name and index of the veth of each endpoint attached by this agent.
+    interfaces: BTreeMap<EndpointId, (String, u32)>,
     collected: Option<GcReport>,
     attribution: Arc<Attribution>,
 }
@@ -130,7 +130,7 @@ impl Datapath {
         for place in Place::ALL {
             attach::attach(&mut self.ebpf, &self.pins, self.hook, &endpoint.interface, place)?;
         }
-        self.interfaces.insert(endpoint.id, endpoint.interface.clone());
+        self.interfaces.insert(endpoint.id, (endpoint.interface.clone(), endpoint.ifindex));
         Ok(())
     }
 
@@ -142,17 +142,19 @@ impl Datapath {
     pub fn detach(&mut self, endpoint: EndpointId) -> Result<(), Error> {
         let number = u32::from(endpoint.number());
         let entries = self.kernel.endpoints.iter().filter(|(_, found)| found.id == number);
-        let (addresses, indices): (Vec<_>, BTreeSet<_>) =
+        let (addresses, mut indices): (Vec<_>, BTreeSet<_>) =
             entries.map(|(address, found)| (*address, found.ifindex)).unzip();
         for address in addresses {
             self.kernel.remove_endpoint(address)?;
             self.kernel.dirty = true;
         }
-        if let Some(interface) = self.interfaces.get(&endpoint) {
+        if let Some((interface, index)) = self.interfaces.get(&endpoint) {
             attach::detach(&self.pins, interface)?;
+            indices.insert(*index);
         }
+        indices.into_iter().try_for_each(|index| self.drops.forget(index))?;
         self.interfaces.remove(&endpoint);
-        indices.into_iter().try_for_each(|ifindex| self.drops.forget(ifindex).map_err(Error::from))
+        Ok(())
     }
 
     /// Takes the programs off an interface that no endpoint has: one that [`Adoption::interfaces`] names and no
@@ -203,9 +205,9 @@ impl Datapath {
     /// The reader of events; there is one. Must be called within a tokio runtime.
     ///
     /// # Errors
-    /// The ring cannot be mapped; or somebody has the reader.
+    /// [`Error::EventsTaken`] the second time; or the ring cannot be mapped.
     pub fn events(&mut self) -> Result<Events, Error> {
-        Events::new(self.events.take().ok_or(Error::Object("second reader of EVENTS"))?)
+        Events::new(self.events.take().ok_or(Error::EventsTaken)?)
     }
 
     /// Removes dead connections. Call it every few seconds.
@@ -281,7 +283,7 @@ fn interfaces(pins: &Pins) -> Result<BTreeSet<String>, Error> {
         if if_nametoindex(interface).is_ok() {
             found.insert(interface.to_owned());
         } else {
-            std::fs::remove_file(&pin).map_err(Error::path(&pin, "removing"))?;
+            attach::unpin(&pin)?;
         }
     }
     Ok(found)

@@ -61,6 +61,9 @@ pub enum Error {
     /// The object lacks something that this crate wants from it.
     #[error("the kernel object has no {0}: the build is inconsistent")]
     Object(&'static str),
+    /// The ring of events has its one reader already.
+    #[error("the events of this datapath are being read already; they have one reader")]
+    EventsTaken,
     /// A program does not load, attach or run.
     #[error("program {program}: {operation}: {detail}")]
     Program {
@@ -112,7 +115,7 @@ impl Error {
     }
 }
 
-/// An error and its causes in one line; aya keeps the verifier's words in the cause.
+/// An error and its causes in one line. Of a verifier's log, which has a line for each instruction, the end says why.
 fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
@@ -123,5 +126,24 @@ fn chain(error: &dyn std::error::Error) -> String {
         }
         cause = error.source();
     }
-    text
+    let lines: Vec<&str> = text.lines().collect();
+    match lines.as_slice() {
+        [first, .., before, last] if lines.len() > 4 => {
+            let first: String = first.chars().take(200).collect();
+            format!("{first} … {before}; {last}")
+        }
+        short => short.join("; "),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_log_becomes_one_line_that_ends_with_the_reason() {
+        let log = format!("load refused: {}R0 invalid mem access\nprocessed 9 insns", "insn\n".repeat(999));
+        let line = chain(&std::io::Error::other(log));
+        assert_eq!(line, "load refused: insn … R0 invalid mem access; processed 9 insns");
+    }
 }

@@ -86,8 +86,8 @@ impl Context {
             ),
             protocol: event.protocol,
             tcp_flags: event.tcp_flags,
-            icmp_type: icmp.then(|| event.destination_port as u8),
-            is_reply: (kind != EventKind::Drop).then(|| event.flags & EventFlags::REPLY != 0),
+            icmp_type: icmp.then_some(event.destination_port as u8),
+            is_reply: (kind != EventKind::Drop).then_some(event.flags & EventFlags::REPLY != 0),
             length: event.length,
             interface: interface
                 .map_or_else(|| event.ifindex.to_string(), |endpoint| endpoint.interface.clone()),
@@ -144,4 +144,154 @@ fn is_ip(event: &Event) -> bool {
 /// IPv4 where it is v4-mapped.
 fn ip(address: Address) -> IpAddr {
     IpAddr::from(address.0).to_canonical()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
+    use mesh::labels::LabelSet;
+    use mesh::plan::EndpointPlan;
+    use mesh::policy::PolicyKind;
+    use mesh::workload::{Mac, WorkloadName};
+
+    use super::*;
+
+    fn policy(name: &str) -> PolicyName {
+        let kind = PolicyKind::CiliumNetworkPolicy;
+        PolicyName { kind, namespace: Some("default".to_owned()), name: name.to_owned() }
+    }
+
+    fn context() -> Context {
+        let id = EndpointId::new(7).unwrap();
+        let endpoint = Endpoint {
+            id,
+            instance: 1,
+            workload: WorkloadName { namespace: "default".to_owned(), name: "deathstar".to_owned() },
+            labels: LabelSet::new(),
+            service_account: "default".to_owned(),
+            interface: "fm7".to_owned(),
+            ifindex: 70,
+            mac: Mac([2; 6]),
+            gateway_mac: Mac([4; 6]),
+            ipv4: Ipv4Addr::new(10, 0, 0, 7),
+            ipv6: "fd00::7".parse().unwrap(),
+        };
+        let identity = Identity::new(300).unwrap();
+        let ruleset = Arc::new(Ruleset {
+            enforced: true,
+            denied_by_default: vec![policy("rule1")],
+            ..Ruleset::default()
+        });
+        let planned = EndpointPlan {
+            endpoint,
+            identity,
+            ingress: ruleset.clone(),
+            egress: ruleset.clone(),
+            audit: false,
+        };
+        let plan = NodePlan {
+            endpoints: [(id, planned)].into(),
+            identities: [(identity, "org=empire".parse().unwrap())].into(),
+            ..NodePlan::default()
+        };
+        let attribution = Attribution {
+            cookies: [(4, [policy("deny-all")].into())].into(),
+            rulesets: [(9, ruleset)].into(),
+        };
+        Context::new("node1".to_owned(), Arc::new(plan), Arc::new(attribution))
+    }
+
+    /// A SYN from outside to the endpoint's port 80, dropped because nothing in ruleset 9 matched.
+    fn dropped() -> Event {
+        Event {
+            time: 1_000,
+            source: Address::v4([203, 0, 113, 5]),
+            destination: Address::v4([10, 0, 0, 7]),
+            source_identity: 9,
+            destination_identity: 300,
+            ifindex: 70,
+            ruleset: 9,
+            cookie: 0,
+            length: 74,
+            source_port: 49_446,
+            destination_port: 80,
+            kind: EventKind::Drop as u8,
+            reason: DropReason::PolicyDenied as u8,
+            direction: abi::Direction::Ingress as u8,
+            protocol: protocol::TCP,
+            tcp_flags: 2,
+            flags: 0,
+            ethertype: 0x0800u16.to_be_bytes(),
+            reserved: 0,
+        }
+    }
+
+    #[test]
+    fn a_drop_names_both_ends_the_reason_and_the_policy_whose_default_deny_holds() {
+        let flow = context().flow(&dropped(), 5_000).unwrap();
+        assert_eq!((flow.time, flow.node.as_str(), flow.interface.as_str()), (6_000, "node1", "fm7"));
+        assert_eq!(
+            (flow.verdict, flow.direction, flow.is_reply),
+            (Verdict::Dropped, TrafficDirection::Ingress, None)
+        );
+        let drop = flow.drop.unwrap();
+        assert_eq!(
+            (drop.reason, drop.text.as_str(), drop.policies),
+            (133, "Policy denied", vec![policy("rule1")])
+        );
+        assert_eq!(flow.source.labels, LabelSet::reserved("world-ipv4"));
+        assert_eq!((flow.source.port, flow.source.workload), (Some(49_446), None));
+        assert_eq!(flow.destination.workload.unwrap().to_string(), "default/deathstar");
+        assert_eq!(flow.destination.labels.to_string(), "k8s:org=empire");
+        assert!(!flow.trace);
+    }
+
+    #[test]
+    fn an_entry_that_denied_names_its_own_policies() {
+        let event = Event { cookie: 4, reason: DropReason::PolicyDeny as u8, ..dropped() };
+        let drop = context().flow(&event, 0).unwrap().drop.unwrap();
+        assert_eq!(
+            (drop.text.as_str(), drop.policies),
+            ("Policy denied by denylist", vec![policy("deny-all")])
+        );
+    }
+
+    #[test]
+    fn what_passes_has_no_drop_but_an_audited_packet_says_what_it_would_have_been() {
+        let allowed =
+            Event { kind: EventKind::Allowed as u8, reason: 0, flags: EventFlags::REPLY, ..dropped() };
+        let flow = context().flow(&allowed, 0).unwrap();
+        assert_eq!((flow.verdict, flow.drop, flow.is_reply), (Verdict::Forwarded, None, Some(true)));
+        let audited = Event { flags: EventFlags::AUDITED, ..allowed };
+        let flow = context().flow(&audited, 0).unwrap();
+        assert_eq!((flow.verdict, flow.is_reply), (Verdict::Audit, Some(false)));
+        assert_eq!(flow.drop.unwrap().policies, [policy("rule1")]);
+    }
+
+    #[test]
+    fn an_ipv6_echo_has_a_type_and_no_ports() {
+        let event = Event {
+            source: Address("2001:db8::1".parse::<Ipv6Addr>().unwrap().octets()),
+            destination: Address("fd00::7".parse::<Ipv6Addr>().unwrap().octets()),
+            source_port: 77,
+            destination_port: 128,
+            protocol: protocol::ICMPV6,
+            ethertype: 0x86ddu16.to_be_bytes(),
+            ..dropped()
+        };
+        let flow = context().flow(&event, 0).unwrap();
+        assert_eq!((flow.icmp_type, flow.source.port, flow.destination.port), (Some(128), None, None));
+        assert_eq!(flow.source.address.unwrap().to_string(), "2001:db8::1");
+        assert!(flow.destination.workload.is_some());
+    }
+
+    #[test]
+    fn a_frame_that_is_not_ip_has_no_addresses_and_an_unknown_number_is_still_reported() {
+        let event = Event { ethertype: 0x8847u16.to_be_bytes(), reason: 99, ifindex: 1234, ..dropped() };
+        let flow = context().flow(&event, 0).unwrap();
+        assert_eq!((flow.source.address, flow.interface.as_str()), (None, "1234"));
+        assert_eq!(flow.drop.unwrap().text, "Unknown reason 99");
+        assert!(context().flow(&Event { kind: 200, ..dropped() }, 0).is_none());
+    }
 }

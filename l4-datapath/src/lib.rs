@@ -16,6 +16,7 @@ mod grace;
 pub mod metrics;
 mod pins;
 pub mod probe;
+mod sys;
 
 pub use apply::Report;
 pub use attach::Hook;

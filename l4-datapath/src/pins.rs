@@ -183,6 +183,11 @@ pub fn remove(root: &Path) -> Result<Vec<String>, Error> {
     for (_, schema) in schemas(root)? {
         for filter in children(&schema.join("filters"))? {
             crate::attach::remove_filter(&filter)?;
+            removed.push(filter.display().to_string());
+        }
+        for link in children(&schema.join("links"))? {
+            crate::attach::remove_link(&link)?;
+            removed.push(link.display().to_string());
         }
         remove_tree(&schema, &mut removed)?;
     }
@@ -195,7 +200,7 @@ pub fn remove(root: &Path) -> Result<Vec<String>, Error> {
     Ok(removed)
 }
 
-/// Links before maps: `filters`, `links`, `maps` is also the order of their names.
+/// What is left below a directory, and the directory.
 fn remove_tree(directory: &Path, removed: &mut Vec<String>) -> Result<(), Error> {
     for path in children(directory)? {
         if path.is_dir() {

@@ -1,4 +1,9 @@
 //! Plans against real maps under a BPF file system of the test's own. Needs root and BPF.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "clippy knows only functions marked as tests to be tests"
+)]
 
 mod support;
 

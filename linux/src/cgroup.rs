@@ -145,8 +145,7 @@ impl Events {
     pub fn populated(&mut self) -> Result<bool> {
         let mut text = String::new();
         let mut file = self.file.get_ref();
-        file.rewind().context("read", self.path.display())?;
-        match file.read_to_string(&mut text) {
+        match file.rewind().and_then(|()| file.read_to_string(&mut text)) {
             // The cgroup is gone.
             Err(error) if error.raw_os_error() == Some(libc::ENODEV) => return Ok(false),
             read => read.context("read", self.path.display())?,

@@ -10,6 +10,7 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use nix::mount::{MntFlags, MsFlags, umount2};
@@ -92,8 +93,10 @@ pub fn restrict(path: &Path, restrictions: Restrictions) -> Result<()> {
 
 /// Makes a character device that anyone may use.
 pub fn make_device(path: &Path, major: u64, minor: u64) -> Result<()> {
-    mknod(path, SFlag::S_IFCHR, Mode::from_bits_truncate(0o666), makedev(major, minor))
-        .context("make device", path.display())
+    mknod(path, SFlag::S_IFCHR, Mode::empty(), makedev(major, minor))
+        .context("make device", path.display())?;
+    // Not in the call above: there the umask would count.
+    fs::set_permissions(path, fs::Permissions::from_mode(0o666)).context("make device", path.display())
 }
 
 /// A copy of a mount and all below it that is mounted nowhere yet.

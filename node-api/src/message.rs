@@ -106,7 +106,9 @@ pub struct Status {
     pub schema: u32,
     /// Directory the node runs from.
     pub config: PathBuf,
-    /// Generation of policy in the kernel.
+    /// Number of the snapshot of the directory that is in force; one more for each edit that is understood.
+    pub snapshot: u64,
+    /// Generation of policy in the kernel; an edit that changes nothing there leaves it.
     pub revision: u64,
     /// Endpoints, and how many of them are enforced in each direction.
     pub endpoints: usize,

@@ -137,13 +137,22 @@ async fn what_is_not_a_socket_is_left_alone() {
 }
 
 #[tokio::test]
-async fn the_socket_is_closed_to_others_and_goes_with_the_server() {
+async fn the_socket_is_closed_to_others_and_the_only_file_that_is_made() {
     use std::os::unix::fs::PermissionsExt;
     let Scene { socket, _directory } = scene();
-    let server = Server::bind(&socket, "a").unwrap();
+    let _server = Server::bind(&socket, "a").unwrap();
     assert_eq!(std::fs::metadata(&socket).unwrap().permissions().mode() & 0o777, 0o660);
-    drop(server);
-    assert!(std::fs::read_dir(socket.parent().unwrap()).unwrap().next().is_none());
+    assert_eq!(std::fs::read_dir(socket.parent().unwrap()).unwrap().count(), 1);
+}
+
+#[tokio::test]
+async fn an_agent_that_ends_late_leaves_its_successors_socket_alone() {
+    let Scene { socket, _directory } = scene();
+    let earlier = Server::bind(&socket, "a").unwrap();
+    std::fs::remove_file(&socket).unwrap();
+    serve(Server::bind(&socket, "a").unwrap(), no_endpoints);
+    drop(earlier);
+    still_answers(&socket).await;
 }
 
 #[tokio::test]

@@ -11,6 +11,4 @@ pub mod ring;
 pub mod serve;
 
 pub use filter::{Filter, FilterError};
-pub use metrics::{FlowMetrics, PolicyMetrics, registry};
-pub use ring::{CAPACITY, FlowRing, Observed, Reader};
-pub use serve::{ServeError, bind, serve};
+pub use ring::{FlowRing, Observed, Reader};

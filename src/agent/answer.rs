@@ -59,6 +59,7 @@ impl Node {
             build: crate::BUILD.to_owned(),
             schema: abi::SCHEMA,
             config: self.directories.config.clone(),
+            snapshot: self.world.generation,
             revision: counters.as_ref().map_or(0, |counters| counters.generation),
             endpoints: endpoints.len(),
             ingress_enforced: endpoints.values().filter(|endpoint| endpoint.ingress.enforced).count(),
@@ -80,7 +81,8 @@ impl Node {
         let invalid = self.world.invalid();
         let objects =
             (invalid > 0).then(|| format!("{invalid} objects have an error: see `ferromesh policy list`"));
-        refused.chain(objects).chain(self.stale_settings()).collect()
+        let source = self.world.degraded.iter().cloned();
+        refused.chain(objects).chain(self.stale_settings()).chain(source).collect()
     }
 
     /// Settings that were changed and wait for a restart.

@@ -12,6 +12,7 @@ use control::kind::configuration::{Attach, Configuration, TraceLevel};
 use control::source::files::Directory;
 use control::{NodeFacts, Planned, World, admit, plan};
 use endpoint::{Emptied, Endpoints, Host};
+use ipnet::{Ipv4Net, Ipv6Net};
 use l4_datapath::flow::Context;
 use l4_datapath::metrics::Metrics as DatapathMetrics;
 use l4_datapath::{Adoption, Datapath, Hook, Options};
@@ -59,7 +60,7 @@ impl Node {
     pub(super) async fn build(directories: &Directories) -> Result<(Self, Directory, Emptied), AgentError> {
         make_directory(&directories.run_dir)?;
         make_directory(&directories.state)?;
-        let mut source = Directory::open(&directories.config, &directories.state)?;
+        let source = Directory::open(&directories.config, &directories.state)?;
         let world = source.world();
         let endpoint_config = directories.endpoints(&world)?;
         let capabilities = l4_datapath::probe::capabilities();
@@ -74,8 +75,6 @@ impl Node {
         allocator.save(SystemTime::now())?;
         datapath.apply(&planned.plan)?;
         adopt(&mut datapath, &opened.adopted, &adoption)?;
-        source.set_pools_in_use(pools_in_use(&opened.adopted, &endpoint_config));
-
         let mut registry = metrics::registry(env!("CARGO_PKG_VERSION"), crate::COMMIT, abi::SCHEMA);
         let mounted = adoption.mounted.map(|path| format!("BPF file system mounted at {}", path.display()));
         let mut node = Self {
@@ -231,6 +230,12 @@ impl Node {
         }
     }
 
+    /// Pools that endpoints have addresses of.
+    pub(super) fn pools_in_use(&self) -> Option<(Ipv4Net, Ipv6Net)> {
+        let pools = (self.endpoint_config.ipv4_pool, self.endpoint_config.ipv6_pool);
+        (!self.planned.plan.endpoints.is_empty()).then_some(pools)
+    }
+
     /// Lets go of everything without changing it.
     pub(super) fn close(self) -> endpoint::Config {
         self.endpoint_config
@@ -256,13 +261,6 @@ async fn facts(world: &World, endpoints: &endpoint::Config) -> Result<NodeFacts,
         ipv4_pool: endpoints.ipv4_pool,
         ipv6_pool: endpoints.ipv6_pool,
     })
-}
-
-fn pools_in_use(
-    endpoints: &[Endpoint],
-    config: &endpoint::Config,
-) -> Option<(ipnet::Ipv4Net, ipnet::Ipv6Net)> {
-    (!endpoints.is_empty()).then_some((config.ipv4_pool, config.ipv6_pool))
 }
 
 fn options(directories: &Directories, configuration: &Configuration) -> Options {

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use control::source::files::peek;
 use endpoint::Host;
 
-use super::CliError;
+use super::{CliError, output};
 use crate::directories::Directories;
 use crate::teardown::leftovers;
 
@@ -23,28 +23,31 @@ pub(super) struct Args {
     clean: bool,
 }
 
-pub(super) async fn run(args: Args) -> Result<ExitCode, CliError> {
-    check(&args).await.map_err(CliError::Failed)
-}
-
 /// Prints what was found; the exit code is 1 where a node cannot run, or, with `--clean`, where something is left.
-async fn check(args: &Args) -> Result<ExitCode, String> {
-    let endpoints = endpoints(&args.directories)?;
+pub(super) async fn run(args: Args) -> Result<ExitCode, CliError> {
+    let endpoints = endpoints(&args.directories).map_err(CliError::Failed)?;
     if args.clean {
-        let found = leftovers(&args.directories, &endpoints).await.map_err(|error| error.to_string())?;
-        found.iter().for_each(|sentence| println!("left: {sentence}"));
-        if found.is_empty() {
-            println!("clean: nothing of a node is left on this host");
-        }
+        let found = leftovers(&args.directories, &endpoints).await.map_err(failed)?;
+        output::write(&left(&found))?;
         return Ok(if found.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
     }
     let capabilities = l4_datapath::probe::capabilities();
-    print!("{capabilities}");
-    for sentence in Host::conflicts(&endpoints).await.map_err(|error| error.to_string())? {
-        println!("‼ {sentence}");
-    }
-    capabilities.check().map_err(|error| error.to_string())?;
+    let conflicts = Host::conflicts(&endpoints).await.map_err(failed)?;
+    let conflicts: String = conflicts.iter().map(|sentence| format!("‼ {sentence}\n")).collect();
+    output::write(&format!("{capabilities}{conflicts}"))?;
+    capabilities.check().map_err(failed)?;
     Ok(ExitCode::SUCCESS)
+}
+
+fn failed(error: impl ToString) -> CliError {
+    CliError::Failed(error.to_string())
+}
+
+fn left(found: &[String]) -> String {
+    match found {
+        [] => "clean: nothing of a node is left on this host\n".to_owned(),
+        found => found.iter().map(|sentence| format!("left: {sentence}\n")).collect(),
+    }
 }
 
 /// How the endpoints of a node in these directories are made; the defaults where there is no configuration.

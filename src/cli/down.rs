@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use node_api::{Client, Reply, Request};
+use node_api::{Client, ClientError, Reply, Request};
 
 use super::CliError;
 use crate::directories::Directories;
@@ -18,22 +18,20 @@ pub(super) struct Args {
     directories: Directories,
 }
 
+/// Asks the agent to undo everything; does it here if there is none. An agent that is there and cannot be asked (another
+/// version, no permission) is not worked around: it would go on writing what is being undone.
 pub(super) async fn run(args: Args) -> Result<ExitCode, CliError> {
-    down(&args.directories).await.map_err(CliError::Failed)
-}
-
-/// Asks the agent to undo everything; does it here if there is none.
-async fn down(directories: &Directories) -> Result<ExitCode, String> {
+    let directories = &args.directories;
     match Client::connect(&directories.socket(), crate::BUILD).await {
-        Ok(client) => match client.ask(&Request::Down).await.map_err(|error| error.to_string())? {
+        Ok(client) => match client.ask(&Request::Down).await? {
             Reply::Done => {}
-            Reply::Error(text) => return Err(text),
-            other => return Err(format!("the agent answered {other:?}")),
+            _ => return Err(CliError::Unexpected),
         },
-        Err(_) => {
-            let endpoints = super::check::endpoints(directories)?;
-            teardown(directories, &endpoints).await.map_err(|error| error.to_string())?;
+        Err(ClientError::NotRunning { .. }) => {
+            let endpoints = super::check::endpoints(directories).map_err(CliError::Failed)?;
+            teardown(directories, &endpoints).await.map_err(|error| CliError::Failed(error.to_string()))?;
         }
+        Err(error) => return Err(error.into()),
     }
     super::output::note("node is down: workloads ended, every change to this host undone");
     Ok(ExitCode::SUCCESS)

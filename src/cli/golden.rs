@@ -54,6 +54,7 @@ pub(crate) fn status() -> Status {
         build: "0.1.0 (0123456789)".to_owned(),
         schema: 1,
         config: "/etc/ferromesh".into(),
+        snapshot: 3,
         revision: 17,
         endpoints: 4,
         ingress_enforced: 2,

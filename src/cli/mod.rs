@@ -6,6 +6,7 @@
 //! everything about how they came about to standard error. A reader that goes away (`| head`) ends a verb quietly.
 
 mod agent;
+mod analyze;
 mod check;
 mod completions;
 mod config;
@@ -66,6 +67,7 @@ enum Verb {
     Observe(observe::Args),
     Plan(plan::Args),
     Config(config::Args),
+    Analyze(analyze::Args),
     Version(version::Args),
     Completions(completions::Args),
 }
@@ -90,6 +92,7 @@ fn dispatch(agent: &Agent, verb: Verb) -> Result<ExitCode, CliError> {
         Verb::Observe(args) => wait(observe::run(agent, args)),
         Verb::Plan(args) => wait(plan::run(agent, args)),
         Verb::Config(args) => wait(config::run(agent, args)),
+        Verb::Analyze(args) => analyze::run(&args),
         Verb::Version(args) => wait(version::run(agent, args)),
         Verb::Completions(args) => completions::run(args),
     }

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use mesh::policy::protocol;
 use node_api::{PolicyView, Reply, Request, Trace, TraceQuery};
 
-use super::output::{FormatArg, Paint, Tone};
+use super::output::{FormatArg, Paint, Tone, plain};
 use super::table::{Cell, table};
 use super::{Agent, CliError};
 
@@ -89,18 +89,16 @@ fn list(policies: &[PolicyView], paint: Paint) -> String {
     )
 }
 
+/// The agent's lines, which begin with the verdict they explain, the one that decided first.
 fn explanation(trace: &Trace, paint: Paint) -> String {
-    let verdict = if trace.allowed { (Tone::Good, "allowed") } else { (Tone::Bad, "denied") };
-    let verdict = paint.tint(verdict.0, verdict.1);
-    match trace.lines.as_slice() {
-        [] => format!("{verdict}\n"),
-        [only] => format!("{verdict}: {}\n", super::output::plain(only)),
-        lines => {
-            let lines: String =
-                lines.iter().map(|line| format!("  {}\n", super::output::plain(line))).collect();
-            format!("{verdict}\n{lines}")
-        }
-    }
+    let line = |line: &String| {
+        let line = plain(line);
+        let verdicts = [(Tone::Good, "allowed"), (Tone::Bad, "denied")];
+        let found =
+            verdicts.into_iter().find_map(|(tone, word)| Some((tone, word, line.strip_prefix(word)?)));
+        found.map_or_else(|| line.clone(), |(tone, word, rest)| paint.tint(tone, word) + rest) + "\n"
+    };
+    trace.lines.iter().map(line).collect()
 }
 
 /// The far end of a trace.
@@ -157,24 +155,15 @@ mod tests {
     }
 
     #[test]
-    fn a_trace_says_the_verdict_and_why() {
-        let denied = Trace {
-            allowed: false,
-            lines: vec!["rule1 selects deathstar, no rule matches org=alliance".to_owned()],
-        };
-        assert_eq!(
-            explanation(&denied, Paint::NONE),
-            "denied: rule1 selects deathstar, no rule matches org=alliance\n"
-        );
-        let allowed = Trace {
-            allowed: true,
-            lines: vec![
-                "egress of default/tiefighter: nothing restricts it".to_owned(),
-                "ingress of default/deathstar: allowed by default/rule1".to_owned(),
-            ],
-        };
-        golden("policy-trace", &explanation(&allowed, Paint::NONE));
-        golden("policy-trace.json", &serde_json::to_string_pretty(&denied).unwrap());
+    fn a_trace_is_told_in_the_agents_lines() {
+        let lines = [
+            "denied: rule1 selects deathstar, no rule matches org=alliance",
+            "  rule1 allows org=empire at 80/TCP: other peer",
+            "allowed: no policy restricts egress of xwing",
+        ];
+        let trace = Trace { allowed: false, lines: lines.map(str::to_owned).to_vec() };
+        golden("policy-trace", &explanation(&trace, Paint::NONE));
+        golden("policy-trace.json", &serde_json::to_string_pretty(&trace).unwrap());
     }
 
     #[test]

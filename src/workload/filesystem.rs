@@ -73,7 +73,7 @@ const UNPRIVILEGED: Restrictions =
 
 /// A path that `--writable` does not give.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum WritableError {
+pub(super) enum WritableError {
     /// It is not there.
     #[error("--writable {}: {error}", .path.display())]
     Absent {
@@ -101,7 +101,7 @@ pub(super) fn resolve_writable(paths: &[PathBuf], hidden: &[PathBuf]) -> Result<
         return Ok(Vec::new());
     }
     let table = mount::table()?;
-    let kernel = table.into_iter().filter(|mount| is_kernel(mount)).map(|mount| mount.path);
+    let kernel = table.into_iter().filter(is_kernel).map(|mount| mount.path);
     let kernel: Vec<_> =
         kernel.chain(KERNEL_PLACES.map(PathBuf::from)).chain(hidden.iter().cloned()).collect();
     let check = |path: &PathBuf| {
@@ -125,8 +125,8 @@ fn is_kernel(mount: &mount::Mount) -> bool {
 /// Builds it in the calling process's own mount namespace. `hidden` and `writable` are without symbolic links.
 pub(super) fn build(hidden: &[PathBuf], writable: &[PathBuf]) -> Result<(), Failure> {
     mount::make_private().map_err(Failure::own)?;
-    let copies = writable.iter().map(|path| Ok((path, Tree::copy(path)?))).collect::<linux::Result<Vec<_>>>();
-    let copies = copies.map_err(Failure::own)?;
+    let copies = writable.iter().map(|path| Ok((path, path.is_dir(), Tree::copy(path)?)));
+    let copies = copies.collect::<linux::Result<Vec<_>>>().map_err(Failure::own)?;
     mount::restrict(Path::new("/"), UNPRIVILEGED.read_only()).map_err(Failure::own)?;
     detach_kernel(hidden).map_err(Failure::own)?;
 
@@ -141,9 +141,10 @@ pub(super) fn build(hidden: &[PathBuf], writable: &[PathBuf]) -> Result<(), Fail
     for path in hidden.iter().filter(|path| path.is_dir()) {
         conceal(path).map_err(Failure::own)?;
     }
-    for (path, tree) in copies {
+    for (path, is_directory, tree) in copies {
         tree.restrict(UNPRIVILEGED).map_err(Failure::own)?;
-        provide_mount_point(path).map_err(|error| Failure::own(format!("{}: {error}", path.display())))?;
+        provide_mount_point(path, is_directory)
+            .map_err(|error| Failure::own(format!("{}: {error}", path.display())))?;
         tree.attach(path).map_err(Failure::own)?;
     }
     Ok(())
@@ -220,13 +221,17 @@ fn conceal(path: &Path) -> linux::Result<()> {
     mount::mount("tmpfs", path, Restrictions::INERT.read_only(), "mode=000,size=4k")
 }
 
-/// On the fresh `/run` and `/tmp` there is nothing yet to mount on.
-fn provide_mount_point(path: &Path) -> io::Result<()> {
-    if path.exists() {
-        return Ok(());
+/// On the fresh `/run` and `/tmp` there is nothing yet to mount on; a directory wants a directory, a file a file.
+fn provide_mount_point(path: &Path, is_directory: bool) -> io::Result<()> {
+    match path.parent() {
+        _ if path.exists() => Ok(()),
+        _ if is_directory => fs::create_dir_all(path),
+        Some(directory) => {
+            fs::create_dir_all(directory)?;
+            fs::File::create_new(path).map(drop)
+        }
+        None => Ok(()),
     }
-    // What it is on the host cannot be seen any more; the kernel wants a directory for a directory.
-    fs::create_dir_all(path)
 }
 
 fn is_directory(path: &str) -> bool {

@@ -38,7 +38,7 @@ fn enter(workload: &Workload, signals: &Signals, report: &PipeWriter) -> Result<
     namespace.enter().map_err(Failure::own)?;
     drop(namespace);
     process::unshare_cgroup().map_err(Failure::own)?;
-    process::set_hostname(&workload.name).map_err(Failure::own)?;
+    process::set_hostname(host_name(workload)).map_err(Failure::own)?;
     let directory = std::env::current_dir().unwrap_or_else(|_| Path::new("/").to_owned());
     filesystem::build(&workload.hidden, &workload.writable)?;
     arrive(&directory)?;
@@ -50,6 +50,11 @@ fn enter(workload: &Workload, signals: &Signals, report: &PipeWriter) -> Result<
         true => Err(Failure::own("`ferromesh run` has been killed")),
         false => Ok(()),
     }
+}
+
+/// The workload's name as far as it fits (sethostname(2): 64 bytes). Names of workloads are ASCII.
+fn host_name(workload: &Workload) -> &str {
+    workload.name.get(..64).unwrap_or(&workload.name)
 }
 
 /// The old directory may be one that is covered now, and would lead behind the cover.
@@ -64,7 +69,7 @@ fn arrive(directory: &Path) -> Result<(), Failure> {
 /// Starts the command; returns its number.
 fn start(workload: &Workload, signals: &Signals, report: &PipeWriter) -> Result<i32, Failure> {
     let arguments = strings(workload.command.iter().cloned())?;
-    let host_name = OsString::from(format!("HOSTNAME={}", workload.name));
+    let host_name = OsString::from(format!("HOSTNAME={}", host_name(workload)));
     let others = std::env::vars_os().filter(|(name, _)| name != "HOSTNAME");
     let environment = others.map(|(name, value)| [name, value].join("=".as_ref()));
     let environment = strings(environment.chain([host_name]))?;

@@ -17,6 +17,7 @@ static COUNT: AtomicU32 = AtomicU32::new(0);
 pub struct Node {
     name: String,
     directory: TempDir,
+    cgroup: PathBuf,
     agent: Option<Session>,
 }
 
@@ -34,13 +35,16 @@ impl Node {
         let name = format!("fmlab{}x{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let directory = TempDir::with_prefix("fmlab").expect("a temporary directory");
         Outcome::of(Command::new("ip").args(["netns", "add", &name])).success();
-        let node = Self { name, directory, agent: None };
+        let cgroup = linux::cgroup::hierarchy().expect("cgroup v2").join(&name);
+        let node = Self { name, directory, cgroup, agent: None };
         node.inside("ip").args(["link", "set", "lo", "up"]).status().expect("ip runs");
         fs::create_dir(node.config()).expect("a directory for configuration");
         node.write(
             "ferromesh.yaml",
             "apiVersion: ferromesh.io/v1alpha1\nkind: Configuration\nmetadata: {name: node}\n\
-             spec: {nodeName: lab, ipv4Pool: 10.77.0.0/24, ipv6Pool: 'fd00:77::/112'}\n",
+             spec: {nodeName: lab, ipv4Pool: 10.77.0.0/24, ipv6Pool: 'fd00:77::/112', cgroupRoot: CGROUP}\n"
+                .replace("CGROUP", &node.cgroup.display().to_string())
+                .as_str(),
         );
         node
     }
@@ -98,17 +102,27 @@ impl Node {
         fs::rename(draft, self.config().join(file)).expect("the file is put in place");
     }
 
-    /// Removes a file of the configuration.
-    pub fn remove(&self, file: &str) {
-        fs::remove_file(self.config().join(file)).expect("the file was there");
-    }
-
-    /// Writes a policy and waits until the kernel holds it.
+    /// Writes a file and waits until it is in force.
     #[track_caller]
     pub fn apply(&self, file: &str, yaml: &str) {
-        let before = self.revision();
-        self.write(file, yaml);
-        wait_until(&format!("{file} is in force"), || self.revision() > before);
+        self.edit(file, || self.write(file, yaml));
+    }
+
+    /// Removes a file and waits until what it said is no longer in force.
+    #[track_caller]
+    pub fn withdraw(&self, file: &str) {
+        self.edit(file, || {
+            fs::remove_file(self.config().join(file)).expect("the file was there");
+        });
+    }
+
+    #[track_caller]
+    fn edit(&self, file: &str, change: impl FnOnce()) {
+        // The agent answers after it has applied, so the number alone tells.
+        let snapshot = || self.json(&["status"])["snapshot"].as_u64().expect("a number");
+        let before = snapshot();
+        change();
+        wait_until(&format!("the edit of {file} is in force"), || snapshot() > before);
     }
 
     /// The generation in the kernel.
@@ -170,8 +184,8 @@ impl Node {
 
     /// The cgroup of a live workload.
     pub fn cgroup(&self, name: &str) -> PathBuf {
-        let id = self.json(&["endpoint", "get", name])["endpoint"]["id"].to_string();
-        PathBuf::from(self.json(&["config", "view"])[0]["value"].as_str().expect("a path")).join(id)
+        let view = self.json(&["endpoint", "get", name]);
+        self.cgroup.join(view["endpoint"]["interface"].as_str().expect("a name"))
     }
 
     /// The agent's socket.

@@ -1,5 +1,6 @@
 //! Label selectors of both families of policy.
 
+use mesh::identity::Identity;
 use mesh::labels::{NAMESPACE, NAMESPACE_LABELS, Source};
 use mesh::policy::{Operator, Requirement, Selector};
 
@@ -12,7 +13,7 @@ pub(super) enum Keys {
     Kubernetes,
     /// NetworkPolicy, namespaces: `team` is the namespace's label `team`.
     Namespaces,
-    /// Cilium: `org` is `any:org`; `k8s:`, `any:`, `reserved:` and `cidr:` name a source.
+    /// Cilium: `org` is `any:org`; `k8s:`, `any:` and `reserved:` name a source.
     Cilium,
 }
 
@@ -77,11 +78,13 @@ fn read_key(at: &At<'_>, key: &str, keys: Keys) -> Option<(Option<Source>, Strin
             None => (None, key),
             Some(("any", rest)) => (None, rest),
             Some(("k8s", rest)) => (Some(Source::K8s), rest),
-            Some(("reserved", rest)) => (Some(Source::Reserved), rest),
-            // A prefix contains ':' and '/': no further syntax to check.
-            Some(("cidr", rest)) => return Some((Some(Source::Cidr), rest.to_owned())),
+            Some(("reserved", rest)) => (Some(Source::Reserved), reserved(at, rest)?),
+            Some(("cidr", _)) => {
+                at.error("prefixes are not selected by label; use fromCIDR, toCIDR or a CIDRSet");
+                return None;
+            }
             Some((other, _)) => {
-                let near = nearest(other, ["k8s", "any", "reserved", "cidr"].into_iter());
+                let near = nearest(other, ["k8s", "any", "reserved"].into_iter());
                 let near = near.map(|near| format!(", did you mean {near}:")).unwrap_or_default();
                 at.error(format_args!(
                     "found label source {other:?}, expected k8s:, any: or reserved:{near}"
@@ -97,6 +100,17 @@ fn read_key(at: &At<'_>, key: &str, keys: Keys) -> Option<(Option<Source>, Strin
         _ => key.to_owned(),
     };
     Some((source, key))
+}
+
+/// A deny rule for a reserved label that nobody has would deny nobody.
+fn reserved<'a>(at: &At<'_>, name: &'a str) -> Option<&'a str> {
+    let names = || Identity::RESERVED.iter().map(|(_, name)| *name);
+    if names().any(|known| known == name) {
+        return Some(name);
+    }
+    let near = nearest(name, names()).map(|near| format!(", did you mean {near}")).unwrap_or_default();
+    at.error(format_args!("found reserved label {name:?}, which nothing has{near}"));
+    None
 }
 
 /// Notes an error unless the text is a label key: `[dns-subdomain/]name`.

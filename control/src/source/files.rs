@@ -5,7 +5,7 @@
 //! sub-directories too (four levels; symbolic links to files are followed, to directories not); names that begin with
 //! `.` or `#` or end with `~` are an editor's business. A file that cannot be read changes nothing that is in force.
 //!
-//! A file that vanishes counts as there for [`VANISHED`] more: editors that move the old file away before they write
+//! A file that vanishes counts as there for 20 ms more: editors that move the old file away before they write
 //! the new one would otherwise open a hole. An emptied file is an error for the same reason: to take objects away,
 //! remove the file or the object.
 

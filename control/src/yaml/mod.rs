@@ -71,6 +71,10 @@ impl Findings {
 
     pub(crate) fn add(&self, finding: Finding) {
         let mut all = self.0.borrow_mut();
+        // A reader may ask twice for the same value.
+        if all.contains(&finding) {
+            return;
+        }
         let first_error =
             finding.severity == Severity::Error && !all.iter().any(|f| f.severity == Severity::Error);
         if all.len() < Self::MOST || first_error {

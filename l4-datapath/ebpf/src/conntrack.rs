@@ -30,7 +30,7 @@ mod timeout {
 pub(crate) const EXISTS: i32 = -17;
 
 /// What finds a connection.
-#[repr(C)]
+#[repr(C, align(8))]
 #[derive(Clone, Copy)]
 pub(crate) struct Tuple {
     /// Both families: IPv4 addresses are v4-mapped here.

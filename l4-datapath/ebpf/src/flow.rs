@@ -16,7 +16,7 @@ use crate::{
 
 /// What is known of a packet beyond its headers, as far as the judgement has come. Plain numbers, see
 /// [`crate::refusal`].
-#[repr(C)]
+#[repr(C, align(8))]
 pub(crate) struct Flow {
     pub(crate) source: End,
     pub(crate) destination: End,

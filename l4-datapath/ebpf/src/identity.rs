@@ -43,19 +43,18 @@ impl Moment {
 pub(crate) struct End {
     /// 0: nobody we know.
     pub(crate) identity: u32,
-    /// Endpoint id; 0 if it is not on this node, and then what follows is 0 too.
-    pub(crate) id: u32,
+    /// What follows is 0 if the end is not on this node.
     pub(crate) ifindex: u32,
-    pub(crate) quota: u32,
     pub(crate) ingress: u32,
     pub(crate) egress: u32,
+    /// Endpoint id.
+    pub(crate) id: u16,
     /// [`abi::EndpointFlags`].
-    pub(crate) flags: u32,
+    pub(crate) flags: u16,
 }
 
 impl End {
-    pub(crate) const UNKNOWN: Self =
-        Self { identity: 0, id: 0, ifindex: 0, quota: 0, ingress: 0, egress: 0, flags: 0 };
+    pub(crate) const UNKNOWN: Self = Self { identity: 0, ifindex: 0, ingress: 0, egress: 0, id: 0, flags: 0 };
 
     #[inline(always)]
     pub(crate) fn is_local(&self) -> bool {
@@ -70,9 +69,8 @@ impl End {
         self.identity = assignment.identity;
         self.ingress = assignment.ingress;
         self.egress = assignment.egress;
-        self.flags = assignment.flags;
-        self.quota = assignments.quota;
-        self.id = endpoint.id;
+        self.flags = assignment.flags as u16;
+        self.id = endpoint.id as u16;
         self.ifindex = endpoint.ifindex;
         Ok(())
     }

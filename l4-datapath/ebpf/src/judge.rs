@@ -198,25 +198,27 @@ const OVER_QUOTA: i32 = 1;
 /// Enters a connection that policy has just allowed: [`OPENED`], [`OVER_QUOTA`], or the kernel's (negative) error.
 #[inline(never)]
 fn open(flow: &Flow, now: &Moment, tuple: &Tuple, verdict: &Verdict) -> i32 {
-    let payer = if flow.source.is_local() { &flow.source } else { &flow.destination };
+    let payer = if flow.source.is_local() { flow.source.id } else { flow.destination.id };
+    let payer = u32::from(payer);
     if !quota::charge(payer) {
         return OVER_QUOTA;
     }
     let connection = Connection {
         memo: conntrack::memo(now.generation, verdict.audited()),
         seen: now.second,
-        charged: payer.id,
+        charged: payer,
         opened_by_high: u8::from(tuple.source_is_high),
         ..Connection::EMPTY
     };
     let result = conntrack::insert(tuple, &connection);
     if result != OPENED {
-        quota::discharge(payer.id);
+        quota::discharge(payer);
     }
     result
 }
 
 /// What each end's ruleset said.
+#[repr(align(8))]
 #[derive(Clone, Copy)]
 struct Verdict {
     egress: Decision,

@@ -18,7 +18,8 @@ use crate::{
 const FRAGMENT_MASK: u16 = 0x3fff;
 
 /// What the headers say. Filled from the outside in, so that an event about a bad packet says as much as was read.
-#[repr(C)]
+/// Aligned to words, as is whatever is copied from it: LLVM copies by bytes what it does not know to be aligned.
+#[repr(C, align(8))]
 #[derive(Clone, Copy)]
 pub(crate) struct Packet {
     pub(crate) source: Address,

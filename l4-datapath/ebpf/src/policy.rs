@@ -46,8 +46,8 @@ pub(crate) fn ingress(
 }
 
 #[inline(always)]
-fn audit(flags: u32, verdict: Result<(), DropReason>, decision: &mut Decision) -> Result<(), DropReason> {
-    if verdict.is_err() && flags & EndpointFlags::AUDIT != 0 {
+fn audit(flags: u16, verdict: Result<(), DropReason>, decision: &mut Decision) -> Result<(), DropReason> {
+    if verdict.is_err() && u32::from(flags) & EndpointFlags::AUDIT != 0 {
         decision.audited = true;
         return Ok(());
     }

@@ -2,15 +2,15 @@
 
 use core::arch::asm;
 
-use crate::{identity::End, maps::USAGE};
+use crate::maps::{ASSIGNMENTS, USAGE};
 
 /// Charges one connection; `false` if the endpoint already has as many as it may.
 #[inline(always)]
-pub(crate) fn charge(end: &End) -> bool {
-    let Some(usage) = USAGE.get_ptr_mut(end.id) else { return false };
+pub(crate) fn charge(id: u32) -> bool {
+    let (Some(usage), Some(assignments)) = (USAGE.get_ptr_mut(id), ASSIGNMENTS.get(id)) else { return false };
     // Counted first and taken back: two CPUs at the limit may both be refused, never both be admitted. A wait-free
     // add has no retry loop, which a compare-and-swap would need.
-    if (add(usage, 1) as i64) < i64::from(end.quota) {
+    if (add(usage, 1) as i64) < i64::from(assignments.quota) {
         return true;
     }
     add(usage, -1);

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use mesh::policy::PolicyName;
 
-type Names = Arc<[PolicyName]>;
+/// A sorted set, shared with the rulesets.
+pub(crate) type Names = Arc<[PolicyName]>;
 
 /// The numbers in use. A number never stands for two sets while an entry or a late event may carry it.
 #[derive(Default)]

@@ -11,7 +11,7 @@ use abi::{RuleKey, RuleValue};
 use maps::Prefix;
 use mesh::policy::{Match, Outcome, PolicyName, Ruleset};
 
-use super::cookie::Cookies;
+use super::cookie::{Cookies, Names};
 
 /// Entries of one id as they stand in the kernel.
 type Table = BTreeMap<Prefix<RuleKey>, RuleValue>;
@@ -150,7 +150,7 @@ impl Rulesets {
 }
 
 /// Cookies in the kernel and the names they must stand for, if the table is the content in all else.
-fn pairs<'a>(id: u32, table: &Table, content: &'a Ruleset) -> Option<Vec<(u32, &'a Arc<[PolicyName]>)>> {
+fn pairs<'a>(id: u32, table: &Table, content: &'a Ruleset) -> Option<Vec<(u32, &'a Names)>> {
     if table.len() != content.entries.len() {
         return None;
     }

@@ -9,6 +9,12 @@
 //! Needs root. One datapath serves all worlds of a test, so each plan is also applied as a change of another one.
 //! `ORACLE_WORLDS=5000` takes more worlds than the default; `ORACLE_SEED=17` begins with that seed.
 #![allow(unsafe_code, reason = "reading kernel records as bytes")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "test code: what fails here fails the test"
+)]
 
 mod answer;
 #[path = "../program/frame.rs"]
@@ -20,7 +26,6 @@ mod kernel;
 mod run;
 mod scene;
 #[path = "../support/mod.rs"]
-#[allow(dead_code, unreachable_pub, reason = "the tests of applying make plans by hand")]
 mod support;
 
 use std::collections::BTreeMap;

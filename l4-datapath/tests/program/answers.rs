@@ -6,7 +6,8 @@ use super::{
     frame::{
         ACK, Ends, LINK, RST, SYN, TCP, checksum, icmp, is_sound, tcp, tcp_with, transport_checksum, udp,
     },
-    node::{A, B, FAMILIES, Node, REDIRECT, SHOT},
+    node::{Node, REDIRECT, SHOT},
+    world::{A, B, FAMILIES},
 };
 
 fn open_node() -> Node {

@@ -5,7 +5,8 @@ use aya::{TestRun as _, TestRunOptions};
 
 use super::{
     frame::{ACK, FIN, PSH, RST, SYN, TCP, UDP, URG, echo, sctp, tcp, udp, unreachable},
-    node::{A, B, Context, FAMILIES, Node, OK, PEER, Ports, REDIRECT},
+    node::{Context, Node, OK, REDIRECT},
+    world::{A, B, FAMILIES, PEER, Ports},
 };
 
 #[test]

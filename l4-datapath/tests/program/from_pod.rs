@@ -4,7 +4,8 @@ use abi::{Address, DropReason};
 
 use super::{
     frame::{LINK, SYN, TCP, UDP, ip, octets, tcp, udp},
-    node::{A, B, Context, FAMILIES, Family, Node, OK, REDIRECT},
+    node::{Context, Node, OK, REDIRECT},
+    world::{A, B, FAMILIES, Family},
 };
 
 fn open_node() -> Node {

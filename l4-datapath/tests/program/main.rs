@@ -1,16 +1,24 @@
 //! The kernel programs, run by the real kernel on crafted frames (`BPF_PROG_TEST_RUN`), IPv4 and IPv6 alike.
 //!
 //! Needs root. Each test loads its own copy of the programs with maps of its own, in a network namespace of its own;
-//! nothing is pinned or attached. Numbers like T27 are the cases of the adversary list.
+//! nothing is pinned, and only `live` attaches anything. Numbers like T27 are the cases of the adversary list.
 #![allow(unsafe_code, reason = "entering a namespace of the test's own and reading kernel records as bytes")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "test code: what fails here fails the test"
+)]
 
 mod answers;
 mod budget;
 mod connections;
 mod frame;
 mod from_pod;
+mod live;
 mod neighbours;
 mod node;
 mod policy;
 mod run;
 mod to_pod;
+mod world;

@@ -6,7 +6,8 @@ use abi::DropReason;
 
 use super::{
     frame::{Ends, arp, icmp, ip, is_sound, octets},
-    node::{A, B, Family, Node, REDIRECT, SHOT},
+    node::{Node, REDIRECT, SHOT},
+    world::{A, B, Family},
 };
 
 const ALL: [u8; 6] = [0xff; 6];

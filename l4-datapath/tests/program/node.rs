@@ -3,7 +3,9 @@
 use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    os::fd::AsFd as _,
     process::Command,
+    time::Duration,
 };
 
 use abi::{
@@ -14,100 +16,14 @@ use abi::{
 use aya::{
     Ebpf, EbpfLoader, TestRun as _, TestRunOptions,
     maps::{Array, HashMap, LpmTrie, MapData, PerCpuHashMap, RingBuf, lpm_trie::Key},
-    programs::SchedClassifier,
+    programs::{SchedClassifier, TcAttachType, links::LinkOrder, tc::TcAttachOptions},
 };
 
-use super::frame::Ends;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
 use super::run;
 pub(crate) use super::run::{Context, OBJECT, OK, Outcome, REDIRECT, SHOT};
-
-/// A local endpoint.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Pod {
-    pub(crate) id: u32,
-    pub(crate) ifindex: u32,
-    pub(crate) identity: u32,
-    pub(crate) ingress: u32,
-    pub(crate) egress: u32,
-    pub(crate) mac: [u8; 6],
-    pub(crate) gateway_mac: [u8; 6],
-    pub(crate) host: u8,
-}
-
-pub(crate) const A: Pod = Pod {
-    id: 1,
-    ifindex: 11,
-    identity: 1001,
-    ingress: 101,
-    egress: 102,
-    mac: [2, 0, 0, 0, 0, 0xa],
-    gateway_mac: [2, 0, 0, 0, 1, 0xa],
-    host: 2,
-};
-pub(crate) const B: Pod = Pod {
-    id: 2,
-    ifindex: 21,
-    identity: 1002,
-    ingress: 201,
-    egress: 202,
-    mac: [2, 0, 0, 0, 0, 0xb],
-    gateway_mac: [2, 0, 0, 0, 1, 0xb],
-    host: 3,
-};
-/// Identity of the peer beyond the node.
-pub(crate) const PEER: u32 = 5000;
-const WORLD: u32 = 2;
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Family {
-    V4,
-    V6,
-}
-pub(crate) const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
-
-impl Family {
-    /// An address of the node's pool.
-    pub(crate) fn pool(self, host: u8) -> IpAddr {
-        match self {
-            Self::V4 => Ipv4Addr::new(10, 0, 0, host).into(),
-            Self::V6 => Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, host.into()).into(),
-        }
-    }
-
-    /// The peer beyond the node.
-    pub(crate) fn peer(self) -> IpAddr {
-        match self {
-            Self::V4 => Ipv4Addr::new(192, 0, 2, 7).into(),
-            Self::V6 => Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 7).into(),
-        }
-    }
-
-    /// The node itself.
-    pub(crate) fn host(self) -> IpAddr {
-        self.pool(1)
-    }
-
-    /// From the pod, as it would address it: to its gateway's MAC.
-    pub(crate) fn from(self, pod: Pod, to: IpAddr) -> Ends {
-        Ends { macs: (pod.mac, pod.gateway_mac), addresses: (self.pool(pod.host), to) }
-    }
-
-    pub(crate) fn between(self, from: Pod, to: Pod) -> Ends {
-        self.from(from, self.pool(to.host))
-    }
-
-    /// To the pod, as the host's stack would send it.
-    pub(crate) fn to(self, from: IpAddr, pod: Pod) -> Ends {
-        Ends { macs: (pod.gateway_mac, pod.mac), addresses: (from, self.pool(pod.host)) }
-    }
-}
-
-pub(crate) fn address(ip: IpAddr) -> Address {
-    match ip {
-        IpAddr::V4(a) => Address::v4(a.octets()),
-        IpAddr::V6(a) => Address(a.octets()),
-    }
-}
+use super::world::{A, B, FAMILIES, Family, PEER, Pod, Ports, WORLD, address};
 
 /// The programs and their maps.
 pub(crate) struct Node {
@@ -253,6 +169,15 @@ impl Node {
         }
     }
 
+    /// Attaches both programs to the pod's veth, until the node is dropped.
+    pub(crate) fn attach(&mut self, pod: Pod) {
+        for (name, hook) in [("from_pod", TcAttachType::Ingress), ("to_pod", TcAttachType::Egress)] {
+            let program: &mut SchedClassifier = self.bpf.program_mut(name).unwrap().try_into().unwrap();
+            let order = TcAttachOptions::TcxOrder(LinkOrder::default());
+            program.attach_with_options(&format!("host{}", pod.id), hook, order).expect("tcx, kernel 6.6");
+        }
+    }
+
     /// Runs `from_pod` on the pod's veth.
     pub(crate) fn from_pod(&self, pod: Pod, frame: &[u8]) -> Outcome {
         self.run("from_pod", pod, Context::default(), frame)
@@ -284,6 +209,15 @@ impl Node {
     /// What was reported since the last call.
     pub(crate) fn events(&mut self) -> Vec<Event> {
         run::events(&mut self.events)
+    }
+
+    /// The next event, of a packet that is on its way.
+    pub(crate) fn wait_for_event(&mut self, patience: Duration) -> Event {
+        let milliseconds = PollTimeout::try_from(patience).unwrap();
+        let ready = poll(&mut [PollFd::new(self.events.as_fd(), PollFlags::POLLIN)], milliseconds).unwrap();
+        assert_eq!(ready, 1, "no event within {patience:?}");
+        let [event] = self.events()[..] else { panic!("one event") };
+        event
     }
 
     /// Packets dropped, by (veth, reason, direction).
@@ -397,14 +331,4 @@ impl Node {
             }
         }
     }
-}
-
-/// What a rule covers.
-#[derive(Clone, Copy)]
-pub(crate) enum Ports {
-    All,
-    Of(u8),
-    One(u8, u16),
-    /// The ports that share this many leading bits.
-    Prefix(u8, u16, u32),
 }

@@ -4,7 +4,8 @@ use abi::{Direction, DropReason, EndpointFlags, EventFlags, EventKind, RuleVerdi
 
 use super::{
     frame::{SYN, TCP, UDP, echo, icmp, tcp, udp},
-    node::{A, B, Context, FAMILIES, Node, OK, PEER, Ports, REDIRECT},
+    node::{Context, Node, OK, REDIRECT},
+    world::{A, B, FAMILIES, PEER, Ports},
 };
 
 #[test]

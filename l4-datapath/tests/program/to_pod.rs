@@ -4,7 +4,8 @@ use abi::DropReason;
 
 use super::{
     frame::{ACK, Ends, RST, SYN, arp, icmp, is_sound, tcp, tcp_with, udp},
-    node::{A, B, Context, FAMILIES, Family, Node, OK, PEER, Ports, REDIRECT, SHOT},
+    node::{Context, Node, OK, REDIRECT, SHOT},
+    world::{A, B, FAMILIES, Family, PEER, Ports},
 };
 
 #[test]

@@ -1,4 +1,6 @@
 //! What the tests of this folder share: a BPF file system of their own, small maps, plans. They need root.
+#![allow(dead_code, reason = "each test binary uses a part")]
+#![allow(clippy::unwrap_used, reason = "clippy knows only functions marked as tests to be tests")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -15,20 +17,20 @@ use mesh::workload::{Endpoint, EndpointId, Mac, WorkloadName};
 use nix::mount::{MsFlags, mount, umount};
 
 /// A bpffs mounted on a temporary directory, gone on drop with all that is pinned on it.
-pub struct PinRoot(tempfile::TempDir);
+pub(crate) struct PinRoot(tempfile::TempDir);
 
 impl PinRoot {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let directory = tempfile::Builder::new().prefix("ferromesh-datapath-").tempdir().unwrap();
         mount(Some("bpf"), directory.path(), Some("bpf"), MsFlags::empty(), None::<&Path>).unwrap();
         Self(directory)
     }
 
-    pub fn path(&self) -> PathBuf {
+    pub(crate) fn path(&self) -> PathBuf {
         self.0.path().join("pins")
     }
 
-    pub fn options(&self) -> Options {
+    pub(crate) fn options(&self) -> Options {
         let sizes =
             Sizes { endpoints: 96, ipcache: 512, rules: 2048, connections: 1024, drops: 64, events: 1 << 16 };
         Options { pin_root: self.path(), hook: Hook::Auto, sizes, trace: false }
@@ -42,15 +44,15 @@ impl Drop for PinRoot {
     }
 }
 
-pub fn id(number: u16) -> EndpointId {
+pub(crate) fn id(number: u16) -> EndpointId {
     EndpointId::new(number).unwrap()
 }
 
-pub fn identity(number: u32) -> Identity {
+pub(crate) fn identity(number: u32) -> Identity {
     Identity::new(number).unwrap()
 }
 
-pub fn policy(name: &str) -> PolicyName {
+pub(crate) fn policy(name: &str) -> PolicyName {
     PolicyName {
         kind: PolicyKind::CiliumNetworkPolicy,
         namespace: Some("default".to_owned()),
@@ -59,7 +61,7 @@ pub fn policy(name: &str) -> PolicyName {
 }
 
 /// A ruleset of (peer, port) pairs that TCP may use, all by one policy.
-pub fn allow(by: &str, entries: &[(u32, u16)]) -> Arc<Ruleset> {
+pub(crate) fn allow(by: &str, entries: &[(u32, u16)]) -> Arc<Ruleset> {
     let entry = |(peer, port): &(u32, u16)| {
         let matched = Match { identity: Identity::new(*peer), protocol: Some(6), port: *port, port_bits: 16 };
         (matched, Outcome { allow: true, by: [policy(by)].into(), needs: None })
@@ -72,7 +74,7 @@ pub fn allow(by: &str, entries: &[(u32, u16)]) -> Arc<Ruleset> {
 }
 
 /// The ruleset of a direction that nothing restricts.
-pub fn open() -> Arc<Ruleset> {
+pub(crate) fn open() -> Arc<Ruleset> {
     let any = Match { identity: None, protocol: None, port: 0, port_bits: 0 };
     let outcome = Outcome { allow: true, by: [].into(), needs: None };
     Arc::new(Ruleset {
@@ -83,7 +85,7 @@ pub fn open() -> Arc<Ruleset> {
 }
 
 /// Facts of the endpoint with this id; its interface need not exist unless it is attached.
-pub fn endpoint(number: u16) -> Endpoint {
+pub(crate) fn endpoint(number: u16) -> Endpoint {
     let [high, low] = number.to_be_bytes();
     Endpoint {
         id: id(number),
@@ -101,7 +103,7 @@ pub fn endpoint(number: u16) -> Endpoint {
 }
 
 /// A plan of both default routes and these endpoints: (id, identity, ingress, egress).
-pub fn plan(endpoints: Vec<(u16, u32, Arc<Ruleset>, Arc<Ruleset>)>) -> NodePlan {
+pub(crate) fn plan(endpoints: Vec<(u16, u32, Arc<Ruleset>, Arc<Ruleset>)>) -> NodePlan {
     let entry = |(number, own, ingress, egress): (u16, u32, _, _)| {
         let planned = EndpointPlan {
             endpoint: endpoint(number),
@@ -122,66 +124,66 @@ pub fn plan(endpoints: Vec<(u16, u32, Arc<Ruleset>, Arc<Ruleset>)>) -> NodePlan 
     }
 }
 
-pub fn net(text: &str) -> IpNet {
+pub(crate) fn net(text: &str) -> IpNet {
     text.parse().unwrap()
 }
 
 /// The kernel's own maps, read from their pins by nothing but aya.
-pub struct Pinned(PathBuf);
+pub(crate) struct Pinned(PathBuf);
 
 impl Pinned {
-    pub fn of(root: &PinRoot) -> Self {
+    pub(crate) fn of(root: &PinRoot) -> Self {
         Self(root.path().join(format!("v{}/maps", abi::SCHEMA)))
     }
 
-    pub fn map(&self, name: &str) -> aya::maps::Map {
+    pub(crate) fn map(&self, name: &str) -> aya::maps::Map {
         let data = aya::maps::MapData::from_pin(self.0.join(name)).unwrap();
         aya::maps::Map::from_map_data(data).unwrap()
     }
 
-    pub fn generation(&self) -> u64 {
+    pub(crate) fn generation(&self) -> u64 {
         maps::Node::new(self.map(abi::map::NODE)).unwrap().get().unwrap().generation
     }
 
     /// What is in force for an endpoint.
-    pub fn assignment(&self, number: u16) -> abi::Assignment {
+    pub(crate) fn assignment(&self, number: u16) -> abi::Assignment {
         let both =
             maps::Assignments::new(self.map(abi::map::ASSIGNMENTS)).unwrap().get(number.into()).unwrap();
         both.slot[usize::from(self.generation() & 1 == 1)]
     }
 
     /// What both slots say.
-    pub fn assignments(&self, number: u16) -> abi::Assignments {
+    pub(crate) fn assignments(&self, number: u16) -> abi::Assignments {
         maps::Assignments::new(self.map(abi::map::ASSIGNMENTS)).unwrap().get(number.into()).unwrap()
     }
 
-    pub fn rules(&self) -> maps::Rules {
+    pub(crate) fn rules(&self) -> maps::Rules {
         maps::Rules::new(self.map(abi::map::RULES)).unwrap()
     }
 
-    pub fn endpoints(&self) -> BTreeMap<abi::Address, abi::Endpoint> {
+    pub(crate) fn endpoints(&self) -> BTreeMap<abi::Address, abi::Endpoint> {
         let entries = maps::Endpoints::new(self.map(abi::map::ENDPOINTS)).unwrap().entries().unwrap();
         entries.into_iter().collect()
     }
 
-    pub fn ipcache(&self) -> maps::Ipcache {
+    pub(crate) fn ipcache(&self) -> maps::Ipcache {
         maps::Ipcache::new(self.map(abi::map::IPCACHE)).unwrap()
     }
 
     /// Ruleset ids with entries.
-    pub fn ruleset_ids(&self) -> BTreeSet<u32> {
+    pub(crate) fn ruleset_ids(&self) -> BTreeSet<u32> {
         let entries = self.rules().entries().unwrap();
         entries.iter().map(|(prefix, _)| u32::from_be_bytes(prefix.data.ruleset)).collect()
     }
 
     /// The identity in force of an address that is no endpoint's.
-    pub fn remote(&self, address: abi::Address) -> u32 {
+    pub(crate) fn remote(&self, address: abi::Address) -> u32 {
         let slot = usize::from(self.generation() & 1 == 1);
         self.ipcache().longest(address).unwrap().map_or(0, |remote| remote.identity[slot])
     }
 
     /// The verdict as a program finds it: two look-ups, deny wins, then allow.
-    pub fn judge(&self, ruleset: u32, peer: u32, protocol: u8, port: u16) -> bool {
+    pub(crate) fn judge(&self, ruleset: u32, peer: u32, protocol: u8, port: u16) -> bool {
         let rules = self.rules();
         let verdict = |identity| {
             rules.longest(abi::RuleKey::exact(ruleset, identity, protocol, port)).unwrap().map(|v| v.verdict)

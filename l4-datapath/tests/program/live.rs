@@ -1,0 +1,171 @@
+//! The programs on real veths, with real kernels behind them: what a test run cannot show.
+
+use std::{
+    fs::File,
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
+    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+    thread,
+    time::Duration,
+};
+
+use abi::{DropReason, EventKind};
+use nix::{
+    sched::{CloneFlags, setns},
+    sys::socket::{setsockopt, sockopt::Mark},
+};
+
+use super::{
+    node::Node,
+    world::{A, B, FAMILIES, Pod},
+};
+
+/// Longer than anything here takes.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A pod: a shell in a network namespace of its own, with the pod's end of its veth.
+struct Shell {
+    child: Child,
+    input: ChildStdin,
+    output: BufReader<ChildStdout>,
+}
+
+impl Shell {
+    fn new(pod: Pod) -> Self {
+        let mut child = Command::new("unshare")
+            .args(["--net", "sh"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("unshare");
+        let (input, output) = (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()));
+        let mut shell = Self { child, input, output };
+        // Its answer also says that the namespace is there.
+        assert!(shell.run("true"));
+        let (id, pid) = (pod.id, shell.child.id().to_string());
+        let name = format!("pod{id}");
+        ip(&["link", "set", &format!("host{id}"), "address", &mac(pod.gateway_mac), "up"]);
+        ip(&["link", "set", &name, "address", &mac(pod.mac), "netns", &pid]);
+        for family in FAMILIES {
+            let (own, gateway) = (family.pool(pod.host), family.host());
+            let (length, flag) = if own.is_ipv4() { (32, "") } else { (128, "nodad") };
+            assert!(
+                shell.run(&format!(
+                    "ip link set {name} up && ip address add {own}/{length} dev {name} {flag}"
+                ))
+            );
+            assert!(
+                shell
+                    .run(&format!("ip route add {gateway} dev {name} && ip route add default via {gateway}"))
+            );
+        }
+        shell
+    }
+
+    /// What `work` returns, done by a thread in the pod's namespace.
+    fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        let namespace = File::open(format!("/proc/{}/ns/net", self.child.id())).unwrap();
+        let enter_and_work = || {
+            setns(namespace, CloneFlags::CLONE_NEWNET).unwrap();
+            work()
+        };
+        thread::scope(|scope| scope.spawn(enter_and_work).join().unwrap())
+    }
+
+    /// Whether the command succeeds.
+    fn run(&mut self, command: &str) -> bool {
+        writeln!(self.input, "({command}) >/dev/null; echo $?").unwrap();
+        let mut status = String::new();
+        self.output.read_line(&mut status).unwrap();
+        status.trim() == "0"
+    }
+}
+
+impl Drop for Shell {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn ip(arguments: &[&str]) {
+    assert!(Command::new("ip").args(arguments).status().expect("ip").success(), "ip {arguments:?}");
+}
+
+fn mac(octets: [u8; 6]) -> String {
+    octets.map(|octet| format!("{octet:02x}")).join(":")
+}
+
+#[test]
+fn datagrams_reach_the_other_pod_and_answers_come_back() {
+    let (node, a, b) = two_pods();
+    for family in FAMILIES {
+        let server = b.inside(|| UdpSocket::bind((family.pool(B.host), 53)).unwrap());
+        let client = a.inside(|| UdpSocket::bind((family.pool(A.host), 0)).unwrap());
+        for socket in [&server, &client] {
+            socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        }
+        let mut bytes = [0; 16];
+        client.send_to(b"question", (family.pool(B.host), 53)).unwrap();
+        let (length, from) = server.recv_from(&mut bytes).unwrap();
+        assert_eq!((&bytes[..length], from), (&b"question"[..], client.local_addr().unwrap()));
+        server.send_to(b"answer", from).unwrap();
+        assert_eq!(client.recv(&mut bytes).unwrap(), 6);
+    }
+    assert_eq!(drop_reasons(&node), []);
+}
+
+/// Segments in one buffer and checksums left to the device: what no crafted frame has.
+#[test]
+fn a_stream_of_large_segments_arrives_whole() {
+    let (node, a, b) = two_pods();
+    let sent: Vec<u8> = (0..4_000_000_u32).map(|n| n as u8).collect();
+    for family in FAMILIES {
+        let address = SocketAddr::from((family.pool(B.host), 80));
+        let listener = b.inside(|| TcpListener::bind(address).unwrap());
+        let received = thread::scope(|scope| {
+            scope.spawn(|| {
+                a.inside(|| TcpStream::connect_timeout(&address, PATIENCE).unwrap().write_all(&sent))
+            });
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut received = Vec::new();
+            stream.read_to_end(&mut received).unwrap();
+            received
+        });
+        assert!(received == sent, "{family:?}: {} bytes of {}", received.len(), sent.len());
+    }
+    assert_eq!(drop_reasons(&node), []);
+}
+
+/// The promise behind [`abi::MARK_ANSWER`].
+#[test]
+fn a_pod_cannot_forge_the_mark_of_our_answers() {
+    let mut node = Node::new();
+    let a = Shell::new(A);
+    node.attach(A);
+    for family in FAMILIES {
+        a.inside(|| {
+            let socket = UdpSocket::bind((family.pool(A.host), 0)).unwrap();
+            setsockopt(&socket, Mark, &abi::MARK_ANSWER).unwrap();
+            socket.send_to(b"let me through", (family.pool(B.host), 53)).unwrap();
+        });
+        let event = node.wait_for_event(PATIENCE);
+        assert_eq!((event.kind, event.reason), (EventKind::Drop as u8, DropReason::PolicyDenied as u8));
+    }
+}
+
+fn two_pods() -> (Node, Shell, Shell) {
+    let mut node = Node::new();
+    node.allow_all();
+    let (a, b) = (Shell::new(A), Shell::new(B));
+    node.attach(A);
+    node.attach(B);
+    (node, a, b)
+}
+
+/// Reasons counted, but for the noise every kernel makes on a link.
+fn drop_reasons(node: &Node) -> Vec<DropReason> {
+    let reasons = node.drops().into_keys().filter_map(|(_, reason, _)| DropReason::from_number(reason));
+    reasons.filter(|reason| *reason != DropReason::Multicast).collect()
+}
