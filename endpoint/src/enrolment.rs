@@ -27,6 +27,7 @@ use crate::wiring;
 pub struct Endpoints {
     config: Config,
     host: Netlink,
+    mtu: u32,
     state: Mutex<State>,
     emptied: mpsc::UnboundedSender<EndpointId>,
 }
@@ -107,7 +108,11 @@ impl Endpoints {
         let allocation = allocation(&config, &adopted)?;
         record::write(&Allocation::path(&config), &allocation)?;
         let state = Mutex::new(State { allocation, slots: BTreeMap::new() });
-        let endpoints = Self { config, host, state, emptied: sender };
+        let mtu = match config.mtu {
+            Some(mtu) => mtu,
+            None => wiring::default_mtu(&host).await?,
+        };
+        let endpoints = Self { config, host, mtu, state, emptied: sender };
         for endpoint in &adopted {
             let events = Cgroup::open(&endpoints.cgroup(&endpoint.interface))?.events()?;
             endpoints.keep(endpoint.clone(), events);
@@ -210,7 +215,7 @@ impl Endpoints {
         let events = Cgroup::create(&path)?.events()?;
         let (mac, gateway_mac) = (random_mac()?, random_mac()?);
         let addresses = [IpAddr::V4(reserved.ipv4), IpAddr::V6(reserved.ipv6)];
-        let pair = wiring::Pair { interface: &interface, mac, gateway_mac, addresses };
+        let pair = wiring::Pair { interface: &interface, mac, gateway_mac, addresses, mtu: self.mtu };
         let ifindex = wiring::lay(&self.config, &self.host, &network_namespace, pair).await?;
         let endpoint = Endpoint {
             id: reserved.id,

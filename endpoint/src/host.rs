@@ -293,7 +293,8 @@ async fn make(netlink: &Netlink, change: &Change) -> Result<()> {
 
 async fn make_devices(netlink: &Netlink, name: &str, peer: &str, addresses: &[IpNet]) -> Result<()> {
     let [mac, peer_mac] = MACS;
-    let ends = (VethEnd { name, mac, arp: false }, VethEnd { name: peer, mac: peer_mac, arp: false });
+    let end = VethEnd { name, mac, arp: false, mtu: wiring::MTU };
+    let ends = (end, VethEnd { name: peer, mac: peer_mac, ..end });
     unless(linux::Error::is_present, netlink.add_veth(ends.0, ends.1, None).await)?;
     for end in [name, peer] {
         if let Some(link) = netlink.link(end).await? {

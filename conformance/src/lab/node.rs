@@ -102,6 +102,11 @@ impl Node {
         fs::rename(draft, self.config().join(file)).expect("the file is put in place");
     }
 
+    /// Removes a file of the configuration.
+    pub fn remove(&self, file: &str) {
+        fs::remove_file(self.config().join(file)).expect("the file was there");
+    }
+
     /// Writes a file and waits until it is in force.
     #[track_caller]
     pub fn apply(&self, file: &str, yaml: &str) {
@@ -111,9 +116,7 @@ impl Node {
     /// Removes a file and waits until what it said is no longer in force.
     #[track_caller]
     pub fn withdraw(&self, file: &str) {
-        self.edit(file, || {
-            fs::remove_file(self.config().join(file)).expect("the file was there");
-        });
+        self.edit(file, || self.remove(file));
     }
 
     #[track_caller]
@@ -151,7 +154,7 @@ impl Node {
     pub fn start(&self, name: &str, labels: &[&str], command: &[&str]) -> Workload {
         let session = Session::start(&mut self.run_command(name, labels, command));
         let line = session.line();
-        assert!(["serving", "open"].contains(&line.as_str()), "{name} said: {line}");
+        assert!(["serving", "open"].iter().any(|word| line.starts_with(word)), "{name} said: {line}");
         let view = self.json(&["endpoint", "get", name]);
         let address =
             |field: &str| view["endpoint"][field].as_str().expect("an address").parse().expect("it parses");

@@ -179,12 +179,12 @@ impl Node {
     }
 
     /// Runs `from_pod` on the pod's veth.
-    pub(crate) fn from_pod(&self, pod: Pod, frame: &[u8]) -> Outcome {
+    pub(crate) fn run_from_pod(&self, pod: Pod, frame: &[u8]) -> Outcome {
         self.run("from_pod", pod, Context::default(), frame)
     }
 
     /// Runs `to_pod` on the pod's veth, for a packet received on another device.
-    pub(crate) fn to_pod(&self, pod: Pod, frame: &[u8]) -> Outcome {
+    pub(crate) fn run_to_pod(&self, pod: Pod, frame: &[u8]) -> Outcome {
         self.run("to_pod", pod, Context { ingress_ifindex: 77, ..Context::default() }, frame)
     }
 
