@@ -50,6 +50,11 @@ impl Told {
         }
     }
 
+    /// The same without the numbers and names that hold for one apply only.
+    pub(crate) fn timeless(self) -> Self {
+        Self { ruleset: 0, policies: Vec::new(), ..self }
+    }
+
     /// The refusal it reports.
     pub(crate) fn refusal(&self) -> Option<Refusal> {
         let reason = DropReason::from_number(self.reason).filter(|_| self.kind == EventKind::Drop as u8)?;

@@ -1,9 +1,9 @@
 //! The kernel's side: plans written by [`Datapath::apply`] into pinned maps, programs loaded against the same maps.
 
-use abi::{Connection, ConnectionKey4, ConnectionKey6, map};
+use abi::{Connection, ConnectionKey4, ConnectionKey6, Event, map};
 use aya::maps::{Array, HashMap, Map, MapData, RingBuf};
 use aya::programs::SchedClassifier;
-use aya::{Ebpf, EbpfLoader};
+use aya::{Ebpf, EbpfLoader, TestRun as _, TestRunOptions};
 use l4_datapath::{Datapath, Options, Sizes};
 use mesh::identity::Identity;
 use mesh::policy::protocol;
@@ -23,9 +23,14 @@ const ELSEWHERE: u32 = 77;
 /// Datapath and programs. Fields in the order in which they must go.
 pub(crate) struct Kernel {
     pub(crate) datapath: Datapath,
-    programs: Ebpf,
-    events: RingBuf<MapData>,
+    pub(crate) programs: Programs,
     _root: PinRoot,
+}
+
+/// The programs, on the maps of a datapath.
+pub(crate) struct Programs {
+    ebpf: Ebpf,
+    events: RingBuf<MapData>,
 }
 
 /// Which packet of a call.
@@ -55,13 +60,13 @@ impl Kernel {
             loader.map_max_entries(spec.name, spec.entries);
             loader.map_pin_path(spec.name, root.path().join(format!("v{}/maps/{}", abi::SCHEMA, spec.name)));
         }
-        let mut programs = loader.load(run::OBJECT).expect("the object loads");
+        let mut ebpf = loader.load(run::OBJECT).expect("the object loads");
         for name in ["from_pod", "to_pod"] {
-            let program: &mut SchedClassifier = programs.program_mut(name).unwrap().try_into().unwrap();
+            let program: &mut SchedClassifier = ebpf.program_mut(name).unwrap().try_into().unwrap();
             program.load().unwrap_or_else(|error| panic!("{name}: {error}"));
         }
-        let events = RingBuf::try_from(programs.take_map(map::EVENTS).unwrap()).unwrap();
-        Self { datapath, programs, events, _root: root }
+        let events = RingBuf::try_from(ebpf.take_map(map::EVENTS).unwrap()).unwrap();
+        Self { datapath, programs: Programs { ebpf, events }, _root: root }
     }
 
     /// Brings the scene into force.
@@ -71,9 +76,9 @@ impl Kernel {
 
     /// Nothing is established any more, and nobody charged for it.
     pub(crate) fn forget_connections(&mut self) {
-        forget::<ConnectionKey4>(self.programs.map_mut(map::CONNECTIONS4).unwrap());
-        forget::<ConnectionKey6>(self.programs.map_mut(map::CONNECTIONS6).unwrap());
-        let mut usage: Array<_, u64> = self.programs.map_mut(map::USAGE).unwrap().try_into().unwrap();
+        forget::<ConnectionKey4>(self.programs.ebpf.map_mut(map::CONNECTIONS4).unwrap());
+        forget::<ConnectionKey6>(self.programs.ebpf.map_mut(map::CONNECTIONS6).unwrap());
+        let mut usage: Array<_, u64> = self.programs.ebpf.map_mut(map::USAGE).unwrap().try_into().unwrap();
         for number in 1..=ENDPOINTS {
             usage.set(number.into(), 0, 0).unwrap();
         }
@@ -86,26 +91,55 @@ impl Kernel {
 
     /// Sends one packet of a call through the program that would see it: its verdict, and what it told.
     pub(crate) fn send(&mut self, scene: &Scene, call: &Call, which: Which) -> (u32, Vec<Told>) {
+        let Passage { program, ifindex, context, frame } = Passage::of(scene, call, which);
+        let outcome = run::run(self.programs.program(program), ifindex, context, &frame);
+        let attribution = self.datapath.attribution();
+        let events = run::events(&mut self.programs.events);
+        (outcome.verdict, events.iter().map(|event| Told::by(event, &attribution)).collect())
+    }
+}
+
+impl Programs {
+    /// Sends the first packet of a call again and again, so that a program runs nearly all of the time.
+    pub(crate) fn send_often(&mut self, scene: &Scene, call: &Call) -> Vec<Event> {
+        let Passage { program, ifindex, context, frame } = Passage::of(scene, call, Which::First);
+        let input = run::skb(ifindex, context);
+        let mut options = TestRunOptions::new();
+        options.data_in = Some(&frame);
+        options.ctx_in = Some(&input);
+        options.repeat = 100;
+        self.program(program).test_run(options).expect("the kernel runs the program");
+        run::events(&mut self.events)
+    }
+
+    fn program(&self, name: &str) -> &SchedClassifier {
+        self.ebpf.program(name).unwrap().try_into().unwrap()
+    }
+}
+
+/// A packet at the hook that would see it.
+struct Passage {
+    program: &'static str,
+    ifindex: u32,
+    context: Context,
+    frame: Vec<u8>,
+}
+
+impl Passage {
+    fn of(scene: &Scene, call: &Call, which: Which) -> Self {
         let (sender, receiver) =
             if which == Which::Reply { (call.to, call.from) } else { (call.from, call.to) };
-        let (name, ifindex, macs, ingress_ifindex) = match (scene.endpoint(sender), scene.endpoint(receiver))
-        {
-            (Some(own), _) => ("from_pod", own.ifindex, (own.mac.0, own.gateway_mac.0), 0),
-            (None, Some(own)) => {
-                // The node's address is believed only of what the node made.
-                let made_here = scene.party(sender).identity == Identity::HOST;
-                let from = if made_here { 0 } else { ELSEWHERE };
-                ("to_pod", own.ifindex, (own.gateway_mac.0, own.mac.0), from)
-            }
-            (None, None) => unreachable!("calls have a local end"),
-        };
-        let packet = packet(call, which, macs);
-        let program = self.programs.program(name).unwrap().try_into().unwrap();
-        run::events(&mut self.events);
-        let outcome = run::run(program, ifindex, Context { ingress_ifindex, ..Context::default() }, &packet);
-        let attribution = self.datapath.attribution();
-        let told = run::events(&mut self.events).iter().map(|event| Told::by(event, &attribution)).collect();
-        (outcome.verdict, told)
+        if let Some(own) = scene.endpoint(sender) {
+            let frame = packet(call, which, (own.mac.0, own.gateway_mac.0));
+            return Self { program: "from_pod", ifindex: own.ifindex, context: Context::default(), frame };
+        }
+        let own = scene.endpoint(receiver).expect("calls have a local end");
+        // The node's address is believed only of what the node made.
+        let made_here = scene.party(sender).identity == Identity::HOST;
+        let ingress_ifindex = if made_here { 0 } else { ELSEWHERE };
+        let context = Context { ingress_ifindex, ..Context::default() };
+        let frame = packet(call, which, (own.gateway_mac.0, own.mac.0));
+        Self { program: "to_pod", ifindex: own.ifindex, context, frame }
     }
 }
 

@@ -29,9 +29,11 @@ mod scene;
 mod support;
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use answer::{by_oracle, by_rulesets, ends, expected};
+use answer::{Told, by_oracle, by_rulesets, ends, expected};
 use kernel::{Kernel, Which, verdict};
+use l4_datapath::flow::Attribution;
 use mesh::policy::arbitrary::Random;
 use scene::{Call, Scene};
 
@@ -39,6 +41,9 @@ use scene::{Call, Scene};
 const PACKETS: u16 = 80;
 /// Source ports, or identifiers: a fresh one for each call, and none that a policy names.
 const OWN_PORTS: u16 = 10_000;
+
+/// Changes of policy under load, in each world.
+const CHANGES: usize = 20;
 
 /// The seeds of a run.
 fn seeds(worlds: u64) -> std::ops::Range<u64> {
@@ -54,7 +59,7 @@ fn compare(kernel: &mut Kernel, scene: &Scene, call: &Call, which: Which, seed: 
     let later = (which != Which::First).then_some(which == Which::Reply);
     let expected_events = expected(scene, call, later, |endpoint| kernel.ruleset_ids(endpoint));
     let (found_verdict, found_events) = kernel.send(scene, call, which);
-    let program = found_events.iter().find_map(answer::Told::refusal).map_or(Ok(()), Err);
+    let program = found_events.iter().find_map(Told::refusal).map_or(Ok(()), Err);
     let agree = oracle == rulesets
         && oracle == program
         && found_events == expected_events
@@ -139,5 +144,54 @@ fn an_established_connection_follows_the_policies_in_force_in_both_directions() 
                 }
             }
         }
+    }
+}
+
+/// Whether the call reaches a pod from another pod.
+fn delivers(scene: &Scene, call: &Call) -> bool {
+    verdict(scene, call, by_oracle(scene, call).is_ok()) == run::REDIRECT
+}
+
+/// Another thread changes the policies to and fro while programs run nearly all of the time: whatever they report must
+/// be what one of the two says *as a whole*: its identities with its verdict.
+#[test]
+fn a_packet_that_meets_a_change_is_judged_by_the_old_or_by_the_new() {
+    let mut kernel = Kernel::new();
+    for seed in seeds(12) {
+        let scenes = {
+            let old = Scene::new(seed);
+            [old.amended(seed + 1_000_003), old]
+        };
+        kernel.forget_connections();
+        kernel.apply(&scenes[1]);
+        let mut random = Random::new(seed);
+        let mut calls: Vec<_> =
+            (0..PACKETS).map(|number| scenes[0].call(&mut random, OWN_PORTS + number)).collect();
+        // What is delivered to a pod has got other MACs, and cannot be sent once more.
+        calls.retain(|call| !scenes.iter().any(|scene| delivers(scene, call)));
+        let Kernel { datapath, programs, .. } = &mut kernel;
+        let running = AtomicBool::new(true);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for scene in scenes.iter().cycle().take(CHANGES) {
+                    datapath.apply(&scene.plan).unwrap();
+                }
+                running.store(false, Ordering::Relaxed);
+            });
+            for call in calls.iter().cycle().take_while(|_| running.load(Ordering::Relaxed)) {
+                let known: Vec<_> =
+                    scenes.iter().flat_map(|scene| expected(scene, call, None, |_| (0, 0))).collect();
+                let known: Vec<_> = known.into_iter().map(Told::timeless).collect();
+                for event in programs.send_often(&scenes[0], call) {
+                    let told = Told::by(&event, &Attribution::default()).timeless();
+                    assert!(
+                        known.contains(&told),
+                        "\n{told:#?}\nis none of {known:#?}\nnew: {}\nold: {}\nagain: ORACLE_SEED={seed}",
+                        describe(&scenes[0], call, Which::First),
+                        describe(&scenes[1], call, Which::First)
+                    );
+                }
+            }
+        });
     }
 }
