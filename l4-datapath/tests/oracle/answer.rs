@@ -33,7 +33,7 @@ pub(crate) struct Told {
     pub(crate) reply: bool,
     pub(crate) ruleset: u32,
     /// Behind the entry that decided.
-    pub(crate) policies: Vec<PolicyName>,
+    pub(crate) policies: Vec<String>,
 }
 
 impl Told {
@@ -46,7 +46,7 @@ impl Told {
             identities: (event.source_identity, event.destination_identity),
             reply: event.flags & EventFlags::REPLY != 0,
             ruleset: event.ruleset,
-            policies: attribution.policies_of_cookie(event.cookie).to_vec(),
+            policies: names(attribution.policies_of_cookie(event.cookie)),
         }
     }
 
@@ -60,6 +60,10 @@ impl Told {
         let reason = DropReason::from_number(self.reason).filter(|_| self.kind == EventKind::Drop as u8)?;
         Some(Refusal { ifindex: self.ifindex, direction: self.direction, reason })
     }
+}
+
+fn names(policies: &[PolicyName]) -> Vec<String> {
+    policies.iter().map(ToString::to_string).collect()
 }
 
 /// One end of a call whose policy is asked: the opener's egress, then the other's ingress.
@@ -167,7 +171,7 @@ pub(crate) fn expected(
             identities: if reply { (to, from) } else { (from, to) },
             reply,
             ruleset: if end.direction == TrafficDirection::Ingress { ingress } else { egress },
-            policies: end.ruleset(scene, call).1.map_or_else(Vec::new, |entry| entry.by.to_vec()),
+            policies: end.ruleset(scene, call).1.map_or_else(Vec::new, |entry| names(&entry.by)),
         })
     };
     let told = ends(scene, call).into_iter().filter_map(told);

@@ -34,7 +34,7 @@ pub(crate) struct Programs {
 }
 
 /// Which packet of a call.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) enum Which {
     First,
     Later,
