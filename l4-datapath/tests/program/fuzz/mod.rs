@@ -297,7 +297,7 @@ impl Lab {
 
     /// Mutates every frame of the corpus, each after the corpus itself, which opens the connections again.
     fn run(&mut self) {
-        let rounds = std::env::var("MUTATIONS").ok().and_then(|n| n.parse().ok()).unwrap_or(600);
+        let rounds = std::env::var("MUTATIONS").ok().and_then(|n| n.parse().ok()).unwrap_or(1500);
         let seeds = seeds();
         for (number, seed) in seeds.iter().enumerate() {
             for seed in &seeds {
