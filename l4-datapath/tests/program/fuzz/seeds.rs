@@ -6,8 +6,8 @@ use std::{fs, net::IpAddr, path::Path};
 use super::Hook;
 use crate::{
     frame::{
-        ACK, Ends, FIN, ICMPV6, LINK, PSH, RST, SCTP, SYN, TCP, UDP, arp, echo, icmp, ip, sctp, tcp,
-        tcp_with, udp, unreachable,
+        ACK, Ends, FIN, ICMPV6, LINK, PSH, RST, SCTP, SYN, TCP, UDP, arp, checksum, echo, icmp, ip, sctp,
+        tcp, tcp_with, udp, unreachable,
     },
     world::{A, B, FAMILIES, Family},
 };
@@ -78,6 +78,7 @@ fn errors(family: Family, add: Add<'_>) {
     }
 }
 
+/// What is refused, and edges that are not.
 fn refused(family: Family, add: Add<'_>) {
     let (near, back) = (family.between(A, B), family.between(B, A));
     let into = family.to(family.peer(), A);
@@ -95,6 +96,9 @@ fn refused(family: Family, add: Add<'_>) {
     };
     add("multicast", Hook::FromPod(A), udp(family.from(A, group.parse().unwrap()), (5353, 5353), b"?"));
     if family == Family::V4 {
+        for sum in [[0xfe, 0xff], [0xff, 0x00], [0xff, 0xfe]] {
+            add("checksum about to carry", Hook::FromPod(A), with_header_checksum(syn.clone(), sum));
+        }
         let mut fragment = syn.clone();
         fragment[LINK + 6] = 0x20;
         add("first fragment", Hook::FromPod(A), fragment);
@@ -154,6 +158,15 @@ fn with_options(ends: Ends) -> Vec<u8> {
     let options = [2, 4, 5, 180, 4, 2, 8, 10, 0, 0, 0, 1, 0, 0, 0, 0, 1, 3, 3, 7];
     let mut frame = tcp_with(ends, (4003, 80), SYN, 64, &options);
     frame[ends.transport() + 12] = 0xa0;
+    frame
+}
+
+/// The IPv4 identification is what makes the checksum come out.
+fn with_header_checksum(mut frame: Vec<u8>, sum: [u8; 2]) -> Vec<u8> {
+    frame[LINK + 10..LINK + 12].copy_from_slice(&sum);
+    frame[LINK + 4..LINK + 6].fill(0);
+    let identification = checksum(&frame[LINK..LINK + 20]);
+    frame[LINK + 4..LINK + 6].copy_from_slice(&identification);
     frame
 }
 
