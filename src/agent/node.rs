@@ -110,6 +110,7 @@ impl Node {
             datapath,
         };
         node.count();
+        node.policy_metrics.set_invalid(node.world.invalid());
         Ok((node, source, opened.emptied))
     }
 
@@ -144,6 +145,7 @@ impl Node {
         self.world = world;
         self.reconcile();
         self.policy_metrics.observe_edit(start.elapsed());
+        self.policy_metrics.set_invalid(self.world.invalid());
     }
 
     /// Plans whole and applies the difference. On an error the earlier plan stays in force.

@@ -8,7 +8,7 @@ use abi::{Address, DropReason, Endpoint};
 use aya_ebpf::bindings::TC_ACT_SHOT;
 
 use crate::{
-    address::{is_link_local6, is_link_multicast6, is_unspecified},
+    address::{is_link_local6, is_link_multicast6, is_multicast, is_unspecified},
     checksum, deliver,
     header::{Arp, ETHERNET, Ethernet, Ipv6, Neighbour, ethertype, icmp6, protocol},
     identity,
@@ -88,7 +88,12 @@ fn solicitation(skb: Skb, packet: &Packet, link: &Ethernet) -> Result<i32, DropR
     }
     let mut space = Space::<Asked>::new();
     let asked = skb.read(packet.transport(), &mut space).ok_or(DropReason::InvalidPacket)?;
-    if packet.ttl != HOP_LIMIT || asked.code != 0 || packet.transport_length < SOLICITATION {
+    let malformed = packet.ttl != HOP_LIMIT
+        || asked.code != 0
+        || packet.transport_length < SOLICITATION
+        || is_multicast(&asked.target, false)
+        || is_unspecified(&asked.target);
+    if malformed {
         return Err(DropReason::InvalidPacket);
     }
     if is_unspecified(&packet.source) {

@@ -15,6 +15,7 @@ mod budget;
 mod connections;
 mod frame;
 mod from_pod;
+mod fuzz;
 mod live;
 mod neighbours;
 mod node;
