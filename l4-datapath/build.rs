@@ -53,10 +53,13 @@ fn run() -> Result<(), String> {
     println!("cargo::rerun-if-env-changed=FERROMESH_BPF");
     let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("OUT_DIR is not set: run this through cargo")?);
     let object = match env::var_os("FERROMESH_BPF") {
-        Some(file) => PathBuf::from(file),
+        Some(file) => {
+            let file = PathBuf::from(file);
+            println!("cargo::rerun-if-changed={}", file.display());
+            file
+        }
         None => build(&out)?,
     };
-    println!("cargo::rerun-if-changed={}", object.display());
     fs::copy(&object, out.join("ferromesh.bpf.o"))
         .map(drop)
         .map_err(|error| format!("kernel object {}: {error}", object.display()))

@@ -15,7 +15,7 @@ use std::time::Duration;
 use linux::netlink::OwnRoutes;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{MissedTickBehavior, interval, sleep_until, timeout};
 
 pub(crate) use self::error::AgentError;
 use self::node::Node;
@@ -57,6 +57,7 @@ pub(crate) async fn agent(directories: &Directories) -> Result<(), AgentError> {
             () = own_routes.changed() => node.readdress().await,
             _ = housekeeping.tick() => node.housekeeping(),
             _ = counting.tick() => node.count(),
+            () = sleep_until(node.settle_at()), if node.is_unsettled() => node.settle(),
             Some(call) = calls.recv() => match call {
                 Call::Down(done) => break Some(done),
                 call => node.answer(call).await,

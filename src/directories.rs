@@ -50,6 +50,7 @@ impl Directories {
             cgroup,
             ipv4_pool: configuration.ipv4_pool,
             ipv6_pool: configuration.ipv6_pool,
+            mtu: configuration.mtu,
         })
     }
 }

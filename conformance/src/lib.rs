@@ -6,3 +6,4 @@
 
 pub mod forge;
 pub mod lab;
+pub mod pulse;

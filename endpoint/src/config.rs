@@ -20,6 +20,8 @@ pub struct Config {
     pub ipv4_pool: Ipv4Net,
     /// IPv6 addresses of workloads. The first one is the node's own.
     pub ipv6_pool: Ipv6Net,
+    /// MTU of workloads' devices in bytes; that of the default route's device if not given.
+    pub mtu: Option<u32>,
 }
 
 impl Config {

@@ -18,6 +18,7 @@ use tokio::task::AbortHandle;
 
 use crate::address;
 use crate::config::Config;
+use crate::device::{id_of, interface};
 use crate::error::{AtFile, Error, Result};
 use crate::record::{self, Allocation};
 use crate::wiring;
@@ -27,6 +28,7 @@ use crate::wiring;
 pub struct Endpoints {
     config: Config,
     host: Netlink,
+    mtu: u32,
     state: Mutex<State>,
     emptied: mpsc::UnboundedSender<EndpointId>,
 }
@@ -107,7 +109,11 @@ impl Endpoints {
         let allocation = allocation(&config, &adopted)?;
         record::write(&Allocation::path(&config), &allocation)?;
         let state = Mutex::new(State { allocation, slots: BTreeMap::new() });
-        let endpoints = Self { config, host, state, emptied: sender };
+        let mtu = match config.mtu {
+            Some(mtu) => mtu,
+            None => wiring::default_mtu(&host).await?,
+        };
+        let endpoints = Self { config, host, mtu, state, emptied: sender };
         for endpoint in &adopted {
             let events = Cgroup::open(&endpoints.cgroup(&endpoint.interface))?.events()?;
             endpoints.keep(endpoint.clone(), events);
@@ -210,7 +216,7 @@ impl Endpoints {
         let events = Cgroup::create(&path)?.events()?;
         let (mac, gateway_mac) = (random_mac()?, random_mac()?);
         let addresses = [IpAddr::V4(reserved.ipv4), IpAddr::V6(reserved.ipv6)];
-        let pair = wiring::Pair { interface: &interface, mac, gateway_mac, addresses };
+        let pair = wiring::Pair { interface: &interface, mac, gateway_mac, addresses, mtu: self.mtu };
         let ifindex = wiring::lay(&self.config, &self.host, &network_namespace, pair).await?;
         let endpoint = Endpoint {
             id: reserved.id,
@@ -365,17 +371,6 @@ async fn until_empty(mut events: Events) -> linux::Result<()> {
             return Ok(());
         }
     }
-}
-
-/// Device, namespace file and cgroup of an endpoint have this name.
-fn interface(id: EndpointId) -> String {
-    format!("fm{:04x}", id.number())
-}
-
-/// The reverse of [`interface`].
-pub(crate) fn id_of(interface: &str) -> Option<EndpointId> {
-    let number = u16::from_str_radix(interface.strip_prefix("fm")?, 16).ok()?;
-    EndpointId::new(number).filter(|id| self::interface(*id) == interface)
 }
 
 /// Unicast and locally administered (IEEE 802).

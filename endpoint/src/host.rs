@@ -17,15 +17,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::Config;
 use crate::conflict;
-use crate::enrolment::{check_pools, id_of};
+use crate::device::{HOST_DEVICE, NET_DEVICE, id_of};
+use crate::enrolment::check_pools;
 use crate::error::{AtFile, Error, Result};
 use crate::record::{self, Allocation};
 use crate::wiring;
 
-/// The device that holds the node's own addresses.
-const HOST_DEVICE: &str = "ferromesh_host";
-/// Its peer, which keeps it up.
-const NET_DEVICE: &str = "ferromesh_net";
 /// Locally administered; nothing is ever asked for these, the devices do no ARP.
 const MACS: [[u8; 6]; 2] = [[0x02, 0xfe, 0, 0, 0, 1], [0x02, 0xfe, 0, 0, 0, 2]];
 
@@ -200,11 +197,6 @@ impl Host {
     }
 }
 
-/// A device that we made.
-pub(crate) fn is_own_device(name: &str) -> bool {
-    [HOST_DEVICE, NET_DEVICE].contains(&name) || id_of(name).is_some()
-}
-
 fn record_path(config: &Config) -> PathBuf {
     config.state_dir.join("host.json")
 }
@@ -294,7 +286,8 @@ async fn make(netlink: &Netlink, change: &Change) -> Result<()> {
 
 async fn make_devices(netlink: &Netlink, name: &str, peer: &str, addresses: &[IpNet]) -> Result<()> {
     let [mac, peer_mac] = MACS;
-    let ends = (VethEnd { name, mac, arp: false }, VethEnd { name: peer, mac: peer_mac, arp: false });
+    let end = VethEnd { name, mac, arp: false, mtu: wiring::MTU };
+    let ends = (end, VethEnd { name: peer, mac: peer_mac, ..end });
     unless(linux::Error::is_present, netlink.add_veth(ends.0, ends.1, None).await)?;
     for end in [name, peer] {
         if let Some(link) = netlink.link(end).await? {

@@ -20,6 +20,8 @@ use crate::error::{AtFile, Error, Result};
 
 /// Name of the workload's own device.
 const INSIDE: &str = "eth0";
+/// Ethernet's.
+pub(crate) const MTU: u32 = 1500;
 /// How long the kernel may take to notice that a cable is plugged in.
 const READY: Duration = Duration::from_secs(2);
 
@@ -41,6 +43,7 @@ pub(crate) struct Pair<'a> {
     pub(crate) mac: Mac,
     pub(crate) gateway_mac: Mac,
     pub(crate) addresses: [IpAddr; 2],
+    pub(crate) mtu: u32,
 }
 
 /// Makes the namespace, mounted on `path`, and the pair; returns the index of the host's end, which is down.
@@ -48,8 +51,8 @@ pub(crate) async fn lay(config: &Config, host: &Netlink, path: &Path, pair: Pair
     let file = path.to_owned();
     let (namespace, inside) =
         tokio::task::spawn_blocking(move || open_namespace(&file)).await.at("prepare", path)??;
-    let near = VethEnd { name: pair.interface, mac: pair.gateway_mac.0, arp: true };
-    let far = VethEnd { name: INSIDE, mac: pair.mac.0, arp: true };
+    let near = VethEnd { name: pair.interface, mac: pair.gateway_mac.0, arp: true, mtu: pair.mtu };
+    let far = VethEnd { name: INSIDE, mac: pair.mac.0, ..near };
     host.add_veth(near, far, Some(namespace.as_fd())).await?;
     let (near, far) = tokio::try_join!(device(host, pair.interface), device(&inside, INSIDE))?;
     tokio::try_join!(furnish(config, &inside, far.index, &pair), close(host, &near))?;
@@ -137,6 +140,18 @@ pub(crate) async fn tear(host: &Netlink, interface: &str, path: &Path) -> Result
         }
     }
     Ok(NetworkNamespace::delete(path)?)
+}
+
+/// The smaller of the default routes' MTUs, so that a workload's packets need not be cut on their way out.
+pub(crate) async fn default_mtu(host: &Netlink) -> Result<u32> {
+    let routes = host.routes().await?;
+    let out: Vec<_> = (routes.iter())
+        .filter(|route| route.unicast && route.destination.prefix_len() == 0)
+        .filter_map(|route| route.device)
+        .collect();
+    let links = host.links().await?;
+    let mtus = links.iter().filter(|link| out.contains(&link.index)).map(|link| link.mtu);
+    Ok(mtus.min().unwrap_or(MTU))
 }
 
 fn everywhere(family: IpAddr) -> IpNet {

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use endpoint::{Endpoints, Error, Host, Prepared};
 use linux::namespace::NetworkNamespace;
+use linux::netlink::{Netlink, Route, VethEnd, Via};
 use node::{Node, enrol, inhabit, soon, start};
 
 fn addresses(of: &Prepared) -> [IpAddr; 2] {
@@ -71,6 +72,30 @@ fn the_first_packet_of_a_workload_to_another_arrives() {
             assert_eq!(served.join().unwrap(), source);
         }
     });
+}
+
+#[test]
+fn devices_have_the_mtu_that_is_configured_or_the_default_routes() {
+    for (configured, mtu) in [(Some(1400), 1400), (None, 1300)] {
+        Node::new().run(|mut config| async move {
+            let host = Netlink::open().unwrap();
+            let end = VethEnd { name: "uplink", mac: [2, 0, 0, 0, 0, 1], arp: true, mtu: 1300 };
+            host.add_veth(end, VethEnd { name: "wire", mac: [2, 0, 0, 0, 0, 2], ..end }, None).await.unwrap();
+            let uplink = host.link("uplink").await.unwrap().unwrap().index;
+            host.set_up(uplink, true).await.unwrap();
+            let route =
+                Route { destination: "0.0.0.0/0".parse().unwrap(), via: Via::Link(uplink), source: None };
+            host.add_route(route).await.unwrap();
+            config.mtu = configured;
+            let endpoints = Endpoints::open(config).await.unwrap().endpoints;
+            let prepared = endpoints.prepare(&enrol("a")).await.unwrap();
+            let inside = NetworkNamespace::open(&prepared.network_namespace).unwrap().netlink().unwrap();
+            for (netlink, device) in [(&host, prepared.endpoint.interface.as_str()), (&inside, "eth0")] {
+                assert_eq!(netlink.link(device).await.unwrap().unwrap().mtu, mtu, "{device}");
+            }
+            endpoints.remove(prepared.endpoint.id).await.unwrap();
+        });
+    }
 }
 
 #[test]

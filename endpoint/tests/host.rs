@@ -26,6 +26,8 @@ fn settings() -> Vec<String> {
 #[test]
 fn undo_restores_every_setting_and_leaves_nothing() {
     Node::new().run(|config| async move {
+        // A new namespace has the settings of the machine's first.
+        sysctl::set("net/ipv4/ip_forward", "0").unwrap();
         // A hardened host: the kernel's own undoing of ip_forward would switch redirects on.
         sysctl::set("net/ipv4/conf/all/accept_redirects", "0").unwrap();
         let before = settings();

@@ -19,7 +19,7 @@ use crate::Error;
 
 /// Where bpffs belongs; the only place where we mount one.
 const BPFFS: &str = "/sys/fs/bpf";
-/// Source of a bpffs that we mounted, as in `/proc/self/mountinfo`: tells `remove` that it is ours to unmount.
+/// Source of a bpffs that we mounted, as in the mount table: tells `remove` that it is ours to unmount.
 const MOUNT_SOURCE: &str = "ferromesh";
 const BPF_FS_MAGIC: FsType = FsType(0xcafe_4a11);
 
@@ -213,12 +213,16 @@ fn remove_tree(directory: &Path, removed: &mut Vec<String>) -> Result<(), Error>
     fs::remove_dir(directory).map_err(Error::path(directory, "removing"))
 }
 
+/// The mount table of the calling thread, whose namespace may be its own.
+const MOUNTS: &str = "/proc/thread-self/mountinfo";
+
 fn unmount_ours(root: &Path) -> Result<Option<&'static str>, Error> {
-    if !root.starts_with(BPFFS) || !children(Path::new(BPFFS))?.is_empty() {
+    // A name with a dot is the kernel's own (`maps.debug`): it lets nobody else choose one (`bpf_lookup`).
+    let theirs = |path: &PathBuf| !path.to_string_lossy().trim_start_matches(BPFFS).contains('.');
+    if !root.starts_with(BPFFS) || children(Path::new(BPFFS))?.iter().any(theirs) {
         return Ok(None);
     }
-    let table =
-        fs::read_to_string("/proc/self/mountinfo").map_err(Error::path("/proc/self/mountinfo", "reading"))?;
+    let table = fs::read_to_string(MOUNTS).map_err(Error::path(MOUNTS, "reading"))?;
     if !table.lines().any(is_our_mount) {
         return Ok(None);
     }

@@ -42,8 +42,8 @@ fn filtered() -> [bool; 2] {
 async fn make_veth() {
     let netlink = Netlink::open().unwrap();
     let facts = endpoint(1);
-    let here = VethEnd { name: &facts.interface, mac: facts.gateway_mac.0, arp: true };
-    let there = VethEnd { name: "peer", mac: facts.mac.0, arp: true };
+    let here = VethEnd { name: &facts.interface, mac: facts.gateway_mac.0, arp: true, mtu: 1500 };
+    let there = VethEnd { name: "peer", mac: facts.mac.0, arp: true, mtu: 1500 };
     netlink.add_veth(here, there, None).await.unwrap();
 }
 

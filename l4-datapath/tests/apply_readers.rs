@@ -68,8 +68,8 @@ async fn drop_and_read(root: &PinRoot) {
 async fn make_veth() -> u32 {
     let netlink = Netlink::open().unwrap();
     let facts = endpoint(1);
-    let here = VethEnd { name: &facts.interface, mac: facts.gateway_mac.0, arp: true };
-    let there = VethEnd { name: "peer", mac: facts.mac.0, arp: true };
+    let here = VethEnd { name: &facts.interface, mac: facts.gateway_mac.0, arp: true, mtu: 1500 };
+    let there = VethEnd { name: "peer", mac: facts.mac.0, arp: true, mtu: 1500 };
     netlink.add_veth(here, there, None).await.unwrap();
     let node = netlink.link(&facts.interface).await.unwrap().unwrap().index;
     let peer = netlink.link("peer").await.unwrap().unwrap().index;

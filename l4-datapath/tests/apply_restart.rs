@@ -12,6 +12,8 @@ use std::fs;
 use aya::maps::{HashMap, MapData};
 use l4_datapath::{Datapath, Error, leftovers, remove};
 use mesh::plan::NodePlan;
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CloneFlags, unshare};
 use support::{PinRoot, Pinned, allow, id, open, plan, policy};
 
 fn two() -> NodePlan {
@@ -122,6 +124,26 @@ fn a_pin_root_elsewhere_must_be_on_a_bpf_file_system() {
     let options = l4_datapath::Options { pin_root: directory.path().join("pins"), ..Default::default() };
     let error = Datapath::open(&options).err().unwrap();
     assert!(matches!(error, Error::NotBpffs(_)), "{error}");
+}
+
+#[test]
+fn a_bpf_file_system_is_mounted_where_it_belongs_and_unmounted_in_the_end() {
+    // In a mount namespace of this thread's own, in which nothing is mounted there.
+    let alone = || {
+        unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_FS).unwrap();
+        let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+        mount(None::<&str>, "/", None::<&str>, private, None::<&str>).unwrap();
+        while umount2("/sys/fs/bpf", MntFlags::MNT_DETACH).is_ok() {}
+        let options =
+            l4_datapath::Options { pin_root: "/sys/fs/bpf/ferromesh".into(), ..PinRoot::new().options() };
+        let (datapath, adoption) = Datapath::open(&options).unwrap();
+        assert_eq!(adoption.mounted, Some("/sys/fs/bpf".into()));
+        drop(datapath);
+        let removed = remove(&options.pin_root).unwrap();
+        assert_eq!(removed.last().unwrap(), "/sys/fs/bpf (unmounted)");
+        assert!(umount2("/sys/fs/bpf", MntFlags::empty()).is_err(), "nothing is mounted there any more");
+    };
+    std::thread::scope(|scope| scope.spawn(alone).join().unwrap());
 }
 
 fn pin_map(map: HashMap<MapData, u64, u64>, path: &std::path::Path) {

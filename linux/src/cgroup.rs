@@ -5,7 +5,6 @@
 use std::fs::{self, File};
 use std::io::{self, Read, Seek};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, fstatfs};
@@ -59,16 +58,6 @@ impl Cgroup {
             });
         }
         Ok(Self { directory, path: path.to_owned() })
-    }
-
-    /// Its directory.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// Its number, as eBPF programs see it (`bpf_get_current_cgroup_id`).
-    pub fn id(&self) -> Result<u64> {
-        Ok(self.directory.metadata().context("inspect cgroup", self.path.display())?.ino())
     }
 
     /// Whether a live process is in it or below. Zombies do not count.

@@ -18,11 +18,4 @@ pub mod seccomp;
 pub mod sysctl;
 pub mod user;
 
-use error::Context;
 pub use error::{Error, Result};
-
-/// Name of this machine (or of the UTS namespace the process is in).
-pub fn hostname() -> Result<String> {
-    let name = nix::unistd::gethostname().context("read", "the host's name")?;
-    Ok(name.to_string_lossy().into_owned())
-}

@@ -30,11 +30,6 @@ pub struct NetworkNamespace {
 }
 
 impl NetworkNamespace {
-    /// The calling thread's.
-    pub fn current() -> Result<Self> {
-        Self::open(Path::new(OWN))
-    }
-
     /// Opens the namespace that is mounted on `path`.
     pub fn open(path: &Path) -> Result<Self> {
         let file = File::open(path).context("open network namespace", path.display())?;

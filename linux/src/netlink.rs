@@ -64,6 +64,8 @@ pub struct VethEnd<'a> {
     pub mac: [u8; 6],
     /// False: IFF_NOARP, nothing is asked or answered on it.
     pub arp: bool,
+    /// MTU in bytes; the kernel's default is 1500.
+    pub mtu: u32,
 }
 
 /// What a route does with a packet.
@@ -248,7 +250,7 @@ impl Netlink {
 }
 
 fn veth_end(builder: LinkMessageBuilder<LinkUnspec>, end: VethEnd<'_>) -> LinkMessageBuilder<LinkUnspec> {
-    builder.name(end.name).address(end.mac.to_vec()).arp(end.arp)
+    builder.name(end.name).address(end.mac.to_vec()).arp(end.arp).mtu(end.mtu)
 }
 
 fn link_of(message: &LinkMessage) -> Link {
@@ -344,8 +346,8 @@ mod tests {
     use super::*;
     use crate::scratch;
 
-    const A: VethEnd<'_> = VethEnd { name: "a", mac: [2, 0, 0, 0, 0, 1], arp: true };
-    const B: VethEnd<'_> = VethEnd { name: "b", mac: [2, 0, 0, 0, 0, 2], arp: false };
+    const A: VethEnd<'_> = VethEnd { name: "a", mac: [2, 0, 0, 0, 0, 1], arp: true, mtu: 1500 };
+    const B: VethEnd<'_> = VethEnd { name: "b", mac: [2, 0, 0, 0, 0, 2], arp: false, mtu: 1500 };
 
     #[tokio::test]
     async fn a_veth_peer_is_made_in_the_other_namespace_and_has_no_link_local_address() {

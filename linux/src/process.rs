@@ -8,7 +8,7 @@
 use std::ffi::CString;
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, unshare};
@@ -23,9 +23,7 @@ use crate::error::{Context, Error, Result};
 /// The first process of a PID namespace, as its maker sees it.
 #[derive(Debug)]
 pub struct Init {
-    /// Its number outside.
-    pub pid: i32,
-    handle: OwnedFd,
+    pid: i32,
 }
 
 impl Init {
@@ -45,12 +43,6 @@ impl Init {
                 expected: "its end",
             }),
         }
-    }
-}
-
-impl AsFd for Init {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.handle.as_fd()
     }
 }
 
@@ -78,14 +70,12 @@ impl Ended {
 /// calls `work` and exits with what that returns.
 pub fn clone_init(cgroup: BorrowedFd<'_>, work: impl FnOnce() -> u8) -> Result<Init> {
     single_threaded()?;
-    let mut handle: i32 = -1;
     let namespaces = libc::CLONE_NEWPID | libc::CLONE_NEWNS | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
     // CLONE_INTO_CGROUP of `linux/sched.h`, kernel 5.7; it does not fit the libc crate's type.
     let into_cgroup = 0x2_0000_0000_u64;
     // SAFETY: all zeros is a valid `clone_args`.
     let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
-    arguments.flags = namespaces as u64 | libc::CLONE_PIDFD as u64 | into_cgroup;
-    arguments.pidfd = (&raw mut handle) as u64;
+    arguments.flags = namespaces as u64 | into_cgroup;
     arguments.exit_signal = libc::SIGCHLD as u64;
     arguments.cgroup = cgroup.as_raw_fd() as u64;
     // SAFETY: without CLONE_VM the child is a copy, as of fork(2); there is one thread, so no lock is held by another.
@@ -94,8 +84,7 @@ pub fn clone_init(cgroup: BorrowedFd<'_>, work: impl FnOnce() -> u8) -> Result<I
     match pid {
         ..0 => Err(io::Error::last_os_error()).context("start", "a process in namespaces of its own"),
         0 => exit(work()),
-        // SAFETY: the kernel stored a new descriptor there, and nobody else has it.
-        pid => Ok(Init { pid: pid as i32, handle: unsafe { OwnedFd::from_raw_fd(handle) } }),
+        pid => Ok(Init { pid: pid as i32 }),
     }
 }
 

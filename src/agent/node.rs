@@ -5,7 +5,7 @@ use std::fs;
 use std::future::Future;
 use std::os::unix::fs::DirBuilderExt;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use control::allocate::Allocator;
 use control::kind::configuration::{Attach, Configuration, TraceLevel};
@@ -26,6 +26,9 @@ use prometheus_client::registry::Registry;
 use super::error::AgentError;
 use super::events::Explanation;
 use crate::directories::Directories;
+
+/// How long after a change its leavings are removed; a burst of edits comes faster than that.
+const SETTLE: Duration = Duration::from_millis(5);
 
 /// Everything an agent holds.
 pub(super) struct Node {
@@ -48,6 +51,8 @@ pub(super) struct Node {
     explanation: Explanation,
     ring: Arc<FlowRing>,
     registry: Arc<Registry>,
+    /// Set after a change, until its leavings are removed.
+    settle_at: Option<tokio::time::Instant>,
     /// Events lost when the counters were last read.
     lost_events: u64,
     policy_metrics: PolicyMetrics,
@@ -99,6 +104,7 @@ impl Node {
                 .collect(),
             allocator,
             lost_events: 0,
+            settle_at: Some(tokio::time::Instant::now()),
             ring: FlowRing::new(observe::ring::CAPACITY),
             registry: Arc::new(registry),
             datapath,
@@ -154,7 +160,9 @@ impl Node {
         let planned = plan(&self.world, endpoints, &self.facts, &mut self.allocator)?;
         // Numbers are durable before the kernel knows them: after a crash they mean the same.
         self.allocator.save(SystemTime::now())?;
-        self.datapath.apply(&planned.plan)?;
+        if self.datapath.apply(&planned.plan)?.changed {
+            self.settle_at = Some(tokio::time::Instant::now() + SETTLE);
+        }
         self.planned = planned;
         *self.explanation.lock() = context(&self.facts, &self.planned, &self.datapath);
         Ok(())
@@ -220,11 +228,26 @@ impl Node {
         self.reconcile();
     }
 
-    /// What can wait: connections that have expired, rulesets nobody reads any more.
+    /// What can wait: connections that have expired.
     pub(super) fn housekeeping(&mut self) {
         if let Err(error) = self.datapath.collect_connections() {
             tracing::error!(%error, "expired connections are not collected");
         }
+    }
+
+    /// When to [`Node::settle`].
+    pub(super) fn settle_at(&self) -> tokio::time::Instant {
+        self.settle_at.unwrap_or_else(tokio::time::Instant::now)
+    }
+
+    /// Whether something waits for it.
+    pub(super) fn is_unsettled(&self) -> bool {
+        self.settle_at.is_some()
+    }
+
+    /// Removes what the last change left for packets in flight, so that the next change need not wait for them.
+    pub(super) fn settle(&mut self) {
+        self.settle_at = None;
         if let Err(error) = self.datapath.settle() {
             tracing::error!(%error, "old rulesets are not removed");
         }

@@ -9,14 +9,16 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use conformance::forge::Case;
+use conformance::pulse::Change;
 use socket2::{Domain, Protocol, Socket, Type};
 
 const USAGE: &str =
-    "usage: probe serve PORT | tcp ADDRESS:PORT | udp ADDRESS:PORT | hold ADDRESS:PORT | flood ADDRESS COUNT | forge CASE ADDRESS [FROM]
+    "usage: probe serve PORT | tcp ADDRESS:PORT | udp ADDRESS:PORT | hold ADDRESS:PORT | pulse ADDRESS:PORT | flood ADDRESS COUNT | forge CASE ADDRESS [FROM]
   serve   echo on TCP and UDP, both families
   tcp     connect, say a word, expect it back
   udp     send a word, expect it back
   hold    keep one TCP connection: each line of standard input is said, its outcome printed
+  pulse   datagrams at a steady rate; says since when they are answered, or no longer are
   flood   send a datagram to each of so many ports and source ports, each a connection of its own
   forge   send a packet no honest stack sends, to port 80; from its own address unless told otherwise";
 
@@ -31,6 +33,7 @@ fn main() -> ExitCode {
         ["tcp", address] => read(address).and_then(tcp),
         ["udp", address] => read(address).and_then(udp),
         ["hold", address] => read(address).and_then(hold),
+        ["pulse", address] => read(address).and_then(pulse),
         ["flood", to, count] => read(to).and_then(|to| flood(to, read(count)?)),
         ["forge", case, to] => read(to).and_then(|to| forge(case, to, None)),
         ["forge", case, to, from] => read(to).and_then(|to| forge(case, to, Some(read(from)?))),
@@ -126,6 +129,13 @@ fn hold(address: SocketAddr) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+fn pulse(to: SocketAddr) -> io::Result<()> {
+    conformance::pulse::pulse(to, |change| match change {
+        Change::Open(since) => writeln!(io::stdout(), "open {since}"),
+        Change::Closed(since) => writeln!(io::stdout(), "closed {since}"),
+    })
 }
 
 fn flood(to: IpAddr, count: u32) -> io::Result<()> {

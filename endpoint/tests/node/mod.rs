@@ -35,6 +35,7 @@ impl Node {
             cgroup: cgroup::hierarchy().unwrap().join(name),
             ipv4_pool: "10.42.0.0/24".parse().unwrap(),
             ipv6_pool: "fd42::/112".parse().unwrap(),
+            mtu: None,
         };
         Self { scratch, _directory: directory, config }
     }

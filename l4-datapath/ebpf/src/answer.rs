@@ -4,8 +4,6 @@
 //! its own, and it is the one source both sides' checks accept. A packet whose checksum its sender left to the device
 //! keeps that note; receivers on this machine believe it, and a device beyond would spoil the courtesy, nothing else.
 
-use core::mem::MaybeUninit;
-
 use abi::{DropReason, MARK_ANSWER};
 use aya_ebpf::{
     bindings::{__sk_buff, BPF_F_INGRESS, TC_ACT_REDIRECT, TC_ACT_SHOT},
@@ -17,7 +15,7 @@ use crate::{
     flow::Flow,
     header::{ETHERNET, Ethernet, Icmp, Ipv4, Ipv6, Tcp, icmp4, icmp6, protocol, tcp},
     parse::Packet,
-    skb::Skb,
+    skb::{Skb, Space},
 };
 
 const HOP_LIMIT: u8 = 64;
@@ -94,7 +92,7 @@ fn reset(skb: Skb, packet: &Packet) -> Option<()> {
     if packet.tcp_flags & tcp::RST != 0 || packet.tcp_flags & tcp::ACK == 0 {
         return None;
     }
-    let mut space = MaybeUninit::<Tcp>::uninit();
+    let mut space = Space::<Tcp>::new();
     let heard = skb.read(packet.transport(), &mut space)?;
     let mut rst = Tcp {
         source: heard.destination,
@@ -124,7 +122,7 @@ struct Error4 {
 
 #[inline(always)]
 fn error4(skb: Skb, packet: &Packet, kind: u8, code: u8, rest: [u8; 4]) -> Option<()> {
-    let mut space = MaybeUninit::<Error4>::uninit();
+    let mut space = Space::<Error4>::new();
     let error = skb.read(ETHERNET - size_of::<Icmp>() as u32, &mut space)?;
     error.icmp = Icmp { kind, code, checksum: [0; 2], rest };
     error.icmp.checksum = checksum::finish(checksum::add(0, error));
@@ -143,7 +141,7 @@ struct Error6 {
 
 #[inline(always)]
 fn error6(skb: Skb, packet: &Packet, kind: u8, rest: [u8; 4]) -> Option<()> {
-    let mut space = MaybeUninit::<Error6>::uninit();
+    let mut space = Space::<Error6>::new();
     let error = skb.read(ETHERNET - size_of::<Icmp>() as u32, &mut space)?;
     error.icmp = Icmp { kind, code: 0, checksum: [0; 2], rest };
     let pseudo =
@@ -165,7 +163,7 @@ fn is_error(packet: &Packet) -> bool {
 /// Makes the packet one from its destination to its source, holding `body`.
 #[inline(always)]
 fn turn_round<T: Copy>(skb: Skb, packet: &Packet, protocol: u8, body: &T) -> Option<()> {
-    let mut space = MaybeUninit::<Ethernet>::uninit();
+    let mut space = Space::<Ethernet>::new();
     let link = skb.read(0, &mut space)?;
     let network = packet.transport() - ETHERNET;
     let length = network + size_of::<T>() as u32;

@@ -1,6 +1,6 @@
 //! The last step to a workload of this node: what a router does, then straight into its namespace.
 
-use core::mem::{MaybeUninit, offset_of};
+use core::mem::offset_of;
 
 use abi::{DropReason, Endpoint};
 use aya_ebpf::{
@@ -12,7 +12,7 @@ use crate::{
     flow::Flow,
     header::{ETHERNET, Ethernet, Ipv4, Ipv6},
     parse::Packet,
-    skb::Skb,
+    skb::{Skb, Space},
 };
 
 /// Delivers to a local endpoint and returns the verdict. Nothing after this looks at the packet: `redirect_peer` skips
@@ -68,7 +68,7 @@ fn age(skb: Skb, packet: &Packet) -> Option<()> {
     if !packet.is_v4() {
         return skb.store_network(ETHERNET + offset_of!(Ipv6, hop_limit) as u32, &ttl);
     }
-    let mut space = MaybeUninit::<[u8; 2]>::uninit();
+    let mut space = Space::<[u8; 2]>::new();
     let checksum = skb.read(ETHERNET + offset_of!(Ipv4, checksum) as u32, &mut space)?;
     let sum = u32::from(u16::from_be_bytes(*checksum)) + 0x0100;
     let [high, low] = (sum as u16).wrapping_add(u16::from(sum >= 0xffff)).to_be_bytes();

@@ -2,12 +2,10 @@
 //!
 //! - Hook: tc ingress of the host-side veth of each endpoint; tcx (kernel 6.6) or clsact. `redirect_peer` and
 //!   `check_mtu` make 5.12 the oldest kernel that loads it.
-//! - Reads `NODE`, `ENDPOINTS`, `ASSIGNMENTS`, `IPCACHE`, `RULES`. Writes `CONNECTIONS4`, `CONNECTIONS6`, `USAGE`, `DROPS`, `EVENTS`,
-//!   `LOST`.
+//! - Reads `NODE`, `ENDPOINTS`, `ASSIGNMENTS`, `IPCACHE`, `RULES`.
+//! - Writes `CONNECTIONS4`, `CONNECTIONS6`, `USAGE`, `DROPS`, `EVENTS`, `LOST`.
 //! - Verdicts: REDIRECT into a workload of this node (or back, with an answer of ours), OK to the host's stack for all
 //!   others, SHOT.
-
-use core::mem::MaybeUninit;
 
 use abi::{Direction, DropReason, Endpoint, EventKind, MARK_ANSWER};
 use aya_ebpf::{
@@ -27,7 +25,7 @@ use crate::{
     neighbour,
     parse::{self, Packet},
     refusal::Refusal,
-    skb::Skb,
+    skb::{Skb, Space},
 };
 
 /// See the module.
@@ -55,7 +53,7 @@ pub(crate) fn from_pod(ctx: TcContext) -> i32 {
 #[inline(always)]
 fn admit(skb: Skb, packet: &mut Packet, flow: &mut Flow) -> Result<i32, Refusal> {
     let now = Moment::current()?;
-    let mut space = MaybeUninit::<Ethernet>::uninit();
+    let mut space = Space::<Ethernet>::new();
     let link = skb.read(0, &mut space).ok_or(DropReason::InvalidPacket)?;
     packet.ethertype = link.ethertype;
     if skb.vlan_present() != 0 {

@@ -290,7 +290,7 @@ fn called_port(packet: &Packet, reply: bool) -> u16 {
 /// One event for each end that was asked. Leaves `flow` as it was.
 #[inline(always)]
 fn announce(packet: &Packet, flow: &mut Flow, verdict: &Verdict) {
-    let (ifindex, direction) = (flow.ifindex, flow.direction);
+    let (ifindex, direction, flags) = (flow.ifindex, flow.direction, flow.flags);
     if flow.source.is_local() {
         flow.judged_by(flow.source.ifindex, Direction::Egress, &verdict.egress);
         flow::report(packet, flow, EventKind::Allowed, 0);
@@ -300,4 +300,5 @@ fn announce(packet: &Packet, flow: &mut Flow, verdict: &Verdict) {
         flow::report(packet, flow, EventKind::Allowed, 0);
     }
     (flow.ifindex, flow.direction, flow.ruleset, flow.cookie) = (ifindex, direction, 0, 0);
+    flow.flags = flags;
 }

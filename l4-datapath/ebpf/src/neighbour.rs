@@ -4,8 +4,6 @@
 //! duplicate address detection (RFC 5227, RFC 4862), and an answer would take the address away. What could poison the
 //! host's neighbour table, or give the workload's link a second router, is a forbidden message.
 
-use core::mem::MaybeUninit;
-
 use abi::{Address, DropReason, Endpoint};
 use aya_ebpf::bindings::TC_ACT_SHOT;
 
@@ -15,7 +13,7 @@ use crate::{
     header::{Arp, ETHERNET, Ethernet, Ipv6, Neighbour, ethertype, icmp6, protocol},
     identity,
     parse::Packet,
-    skb::Skb,
+    skb::{Skb, Space},
 };
 
 const REQUEST: [u8; 2] = [0, 1];
@@ -32,7 +30,7 @@ const SOLICITATION: u32 = size_of::<Neighbour>() as u32 - 8;
 /// ARP from a workload. `Ok` is a verdict.
 #[inline(never)]
 pub(crate) fn arp(skb: Skb, link: &Ethernet) -> Result<i32, DropReason> {
-    let mut space = MaybeUninit::<Arp>::uninit();
+    let mut space = Space::<Arp>::new();
     let asked = skb.read(ETHERNET, &mut space).ok_or(DropReason::InvalidPacket)?;
     let ipv4_over_ethernet = asked.hardware == [0, 1]
         && asked.protocol == ethertype::IPV4
@@ -88,7 +86,7 @@ fn solicitation(skb: Skb, packet: &Packet, link: &Ethernet) -> Result<i32, DropR
         reserved: [u8; 4],
         target: Address,
     }
-    let mut space = MaybeUninit::<Asked>::uninit();
+    let mut space = Space::<Asked>::new();
     let asked = skb.read(packet.transport(), &mut space).ok_or(DropReason::InvalidPacket)?;
     if packet.ttl != HOP_LIMIT || asked.code != 0 || packet.transport_length < SOLICITATION {
         return Err(DropReason::InvalidPacket);

@@ -3,15 +3,13 @@
 //! What two receivers could read differently (options, fragments, extension headers, lengths that contradict each
 //! other) is refused here: policy may not judge what it cannot parse.
 
-use core::mem::MaybeUninit;
-
 use abi::{Address, DropReason};
 use aya_ebpf::bindings::__sk_buff;
 
 use crate::{
     header::{ETHERNET, Icmp, Ipv4, Ipv6, Sctp, Tcp, Udp, ethertype, icmp4, icmp6, protocol},
     refusal::Refusal,
-    skb::Skb,
+    skb::{Skb, Space},
 };
 
 /// Fragment offset and *more fragments* (RFC 791); *don't fragment* is not among them.
@@ -96,7 +94,7 @@ fn ip(skb: Skb, packet: &mut Packet) -> Result<(), DropReason> {
 
 #[inline(always)]
 fn ipv4(skb: Skb, packet: &mut Packet) -> Result<(), DropReason> {
-    let mut space = MaybeUninit::<Ipv4>::uninit();
+    let mut space = Space::<Ipv4>::new();
     let ip = skb.read(ETHERNET, &mut space).ok_or(DropReason::InvalidPacket)?;
     packet.source = Address::v4(ip.source);
     packet.destination = Address::v4(ip.destination);
@@ -119,7 +117,7 @@ fn ipv4(skb: Skb, packet: &mut Packet) -> Result<(), DropReason> {
 #[inline(always)]
 fn ipv6(skb: Skb, packet: &mut Packet) -> Result<(), DropReason> {
     const HEADER: u32 = size_of::<Ipv6>() as u32;
-    let mut space = MaybeUninit::<Ipv6>::uninit();
+    let mut space = Space::<Ipv6>::new();
     let ip = skb.read(ETHERNET, &mut space).ok_or(DropReason::InvalidPacket)?;
     packet.source = Address(ip.source);
     packet.destination = Address(ip.destination);
@@ -185,7 +183,7 @@ fn by_protocol(skb: Skb, packet: &mut Packet) -> Result<(), DropReason> {
 
 #[inline(always)]
 fn tcp(skb: Skb, packet: &mut Packet) -> Result<(), DropReason> {
-    let mut space = MaybeUninit::<Tcp>::uninit();
+    let mut space = Space::<Tcp>::new();
     let header = read(skb, packet, &mut space)?;
     let length = u32::from(header.offset >> 4) * 4;
     if length < size_of::<Tcp>() as u32 || length > packet.transport_length {
@@ -198,7 +196,7 @@ fn tcp(skb: Skb, packet: &mut Packet) -> Result<(), DropReason> {
 
 #[inline(always)]
 fn udp(skb: Skb, packet: &mut Packet) -> Result<(), DropReason> {
-    let mut space = MaybeUninit::<Udp>::uninit();
+    let mut space = Space::<Udp>::new();
     let header = read(skb, packet, &mut space)?;
     let length = u32::from(u16::from_be_bytes(header.length));
     let honest = length >= size_of::<Udp>() as u32 && length <= packet.transport_length;
@@ -212,7 +210,7 @@ fn udp(skb: Skb, packet: &mut Packet) -> Result<(), DropReason> {
 
 #[inline(always)]
 fn sctp(skb: Skb, packet: &mut Packet) -> Result<(), DropReason> {
-    let mut space = MaybeUninit::<Sctp>::uninit();
+    let mut space = Space::<Sctp>::new();
     let header = read(skb, packet, &mut space)?;
     ports(packet, header.source, header.destination);
     Ok(())
@@ -220,7 +218,7 @@ fn sctp(skb: Skb, packet: &mut Packet) -> Result<(), DropReason> {
 
 #[inline(always)]
 fn icmp(skb: Skb, packet: &mut Packet) -> Result<(), DropReason> {
-    let mut space = MaybeUninit::<Icmp>::uninit();
+    let mut space = Space::<Icmp>::new();
     let header = read(skb, packet, &mut space)?;
     packet.destination_port = u16::from(header.kind);
     let echo = if packet.is_v4() {
@@ -236,11 +234,7 @@ fn icmp(skb: Skb, packet: &mut Packet) -> Result<(), DropReason> {
 
 /// The transport header, if the IP packet holds all of it.
 #[inline(always)]
-fn read<'a, T: Copy>(
-    skb: Skb,
-    packet: &Packet,
-    space: &'a mut MaybeUninit<T>,
-) -> Result<&'a mut T, DropReason> {
+fn read<'a, T: Copy>(skb: Skb, packet: &Packet, space: &'a mut Space<T>) -> Result<&'a mut T, DropReason> {
     if packet.transport_length < size_of::<T>() as u32 {
         return Err(DropReason::InvalidPacket);
     }

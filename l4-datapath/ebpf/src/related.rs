@@ -4,8 +4,6 @@
 //! generation does not count, or two ends could go on talking by errors about what policy no longer allows; the next
 //! packet of the connection renews it. RFC 5927 says why the quote is checked.
 
-use core::mem::MaybeUninit;
-
 use abi::{Address, DropReason};
 use aya_ebpf::bindings::__sk_buff;
 
@@ -16,7 +14,7 @@ use crate::{
     identity::Moment,
     parse::Packet,
     refusal::Refusal,
-    skb::Skb,
+    skb::{Skb, Space},
 };
 
 /// Fragment offset alone: a first fragment has ports, and routers quote the fragment they dropped.
@@ -64,7 +62,7 @@ extern "C" fn related_check(
 #[inline(always)]
 fn quoted4(skb: Skb, packet: &Packet, from_workload: bool) -> Option<Tuple> {
     let offset = packet.transport() + size_of::<Icmp>() as u32;
-    let mut space = MaybeUninit::<Ipv4>::uninit();
+    let mut space = Space::<Ipv4>::new();
     let ip = skb.read(offset, &mut space)?;
     let plain = ip.version_ihl == 0x45 && u16::from_be_bytes(ip.fragment) & OFFSET_MASK == 0;
     let complete = packet.transport_length as usize >= size_of::<Icmp>() + size_of::<Ipv4>() + 8;
@@ -80,7 +78,7 @@ fn quoted4(skb: Skb, packet: &Packet, from_workload: bool) -> Option<Tuple> {
 #[inline(always)]
 fn quoted6(skb: Skb, packet: &Packet, from_workload: bool) -> Option<Tuple> {
     let offset = packet.transport() + size_of::<Icmp>() as u32;
-    let mut space = MaybeUninit::<Ipv6>::uninit();
+    let mut space = Space::<Ipv6>::new();
     let ip = skb.read(offset, &mut space)?;
     let plain = ip.version_class_flow[0] >> 4 == 6;
     let complete = packet.transport_length as usize >= size_of::<Icmp>() + size_of::<Ipv6>() + 8;
@@ -96,7 +94,7 @@ fn quoted6(skb: Skb, packet: &Packet, from_workload: bool) -> Option<Tuple> {
 /// The first eight bytes of the quoted transport header are all that RFC 792 promises.
 #[inline(always)]
 fn ports(skb: Skb, offset: u32, protocol: u8, v4: bool) -> Option<(u16, u16)> {
-    let mut space = MaybeUninit::<[u8; 8]>::uninit();
+    let mut space = Space::<[u8; 8]>::new();
     let [a, b, c, d, e, f, _, _] = *skb.read(offset, &mut space)?;
     let (source, destination) = match protocol {
         protocol::TCP | protocol::UDP | protocol::SCTP => ([a, b], [c, d]),

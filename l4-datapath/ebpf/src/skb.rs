@@ -15,6 +15,17 @@ use aya_ebpf::{
 /// `PACKET_HOST` of `linux/if_packet.h`.
 const PACKET_HOST: u32 = 0;
 
+/// Where a header is read to. Aligned to words: LLVM copies by bytes what it does not know to be aligned.
+#[repr(align(8))]
+pub(crate) struct Space<T>(MaybeUninit<T>);
+
+impl<T> Space<T> {
+    #[inline(always)]
+    pub(crate) fn new() -> Self {
+        Self(MaybeUninit::uninit())
+    }
+}
+
 /// A socket buffer at a tc hook. Offsets count from the Ethernet header.
 ///
 /// Fields are touched by volatile accesses only: LLVM would merge neighbouring ones into a wider access, which the
@@ -68,12 +79,16 @@ impl Skb {
     ///
     /// Into a place of the caller's, because returning a header by value costs its size in stack once more.
     #[inline(always)]
-    pub(crate) fn read<T: Copy>(self, offset: u32, space: &mut MaybeUninit<T>) -> Option<&mut T> {
+    pub(crate) fn read<T: Copy>(self, offset: u32, space: &mut Space<T>) -> Option<&mut T> {
         // SAFETY: the buffer is as long as the length says; headers are plain bytes, valid in any pattern.
         unsafe {
-            match bpf_skb_load_bytes(self.0.cast(), offset, space.as_mut_ptr().cast(), size_of::<T>() as u32)
-            {
-                0 => Some(space.assume_init_mut()),
+            match bpf_skb_load_bytes(
+                self.0.cast(),
+                offset,
+                space.0.as_mut_ptr().cast(),
+                size_of::<T>() as u32,
+            ) {
+                0 => Some(space.0.assume_init_mut()),
                 _ => None,
             }
         }
@@ -82,7 +97,7 @@ impl Skb {
     /// The byte at `offset`.
     #[inline(always)]
     pub(crate) fn byte(self, offset: u32) -> Option<u8> {
-        let mut byte = MaybeUninit::uninit();
+        let mut byte = Space::new();
         self.read::<u8>(offset, &mut byte).map(|byte| *byte)
     }
 

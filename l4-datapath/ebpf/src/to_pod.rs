@@ -2,8 +2,8 @@
 //!
 //! - Hook: tc egress of the host-side veth of each endpoint; tcx (kernel 6.6) or clsact. Oldest kernel 5.12, as
 //!   `from_pod`.
-//! - Reads `NODE`, `ENDPOINTS`, `ASSIGNMENTS`, `IPCACHE`, `RULES`. Writes `CONNECTIONS4`, `CONNECTIONS6`, `USAGE`, `DROPS`, `EVENTS`,
-//!   `LOST`.
+//! - Reads `NODE`, `ENDPOINTS`, `ASSIGNMENTS`, `IPCACHE`, `RULES`.
+//! - Writes `CONNECTIONS4`, `CONNECTIONS6`, `USAGE`, `DROPS`, `EVENTS`, `LOST`.
 //! - Verdicts: OK into the workload, REDIRECT with an answer of ours back to the stack, SHOT.
 //!
 //! What one workload of this node sends another never comes here (`redirect_peer` skips this hook): whoever arrives
@@ -11,8 +11,6 @@
 //!
 //! ARP and neighbour discovery of the host end here, counted as multicast. The host's neighbour entries for workloads
 //! are permanent; and could it ask, the answer would not pass `from_pod`.
-
-use core::mem::MaybeUninit;
 
 use abi::{Direction, DropReason, Endpoint, EventKind, ReservedIdentity};
 use aya_ebpf::{
@@ -31,7 +29,7 @@ use crate::{
     neighbour,
     parse::{self, Packet},
     refusal::Refusal,
-    skb::Skb,
+    skb::{Skb, Space},
 };
 
 /// `LOOPBACK_IFINDEX`: only the node itself can send there.
@@ -57,7 +55,7 @@ pub(crate) fn to_pod(ctx: TcContext) -> i32 {
 #[inline(always)]
 fn admit(skb: Skb, packet: &mut Packet, flow: &mut Flow) -> Result<i32, Refusal> {
     let now = Moment::current()?;
-    let mut space = MaybeUninit::<Ethernet>::uninit();
+    let mut space = Space::<Ethernet>::new();
     let link = skb.read(0, &mut space).ok_or(DropReason::InvalidPacket)?;
     packet.ethertype = link.ethertype;
     if skb.vlan_present() != 0 {

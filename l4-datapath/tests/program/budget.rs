@@ -54,9 +54,9 @@ fn cost_of_a_packet() {
         let (out, back) = (family.from(A, family.peer()), family.to(family.peer(), A));
         let near = family.between(A, B);
         for frame in [tcp(out, (4000, 80), SYN), tcp(near, (4000, 80), SYN)] {
-            node.from_pod(A, &frame);
+            node.run_from_pod(A, &frame);
         }
-        node.to_pod(A, &tcp(back, (80, 4000), ACK));
+        node.run_to_pod(A, &tcp(back, (80, 4000), ACK));
         let (data, reply) = (tcp(out, (4000, 80), ACK), tcp(back, (80, 4000), ACK));
         println!("{family:?} repeated: from_pod     {} ns", many("from_pod", beyond, &data));
         println!("{family:?} repeated: to_pod       {} ns", many("to_pod", beyond, &reply));

@@ -40,7 +40,7 @@ fn replies_between_pods_of_the_node_pass_and_are_marked_as_such() {
     for family in FAMILIES {
         node.passes("from_pod", A, &tcp(family.between(A, B), (4000, 80), SYN));
         let reply = tcp(family.between(B, A), (80, 4000), SYN | ACK);
-        assert_eq!(node.from_pod(B, &reply).verdict, REDIRECT);
+        assert_eq!(node.run_from_pod(B, &reply).verdict, REDIRECT);
         let [trace] = node.events()[..] else { panic!("one event") };
         assert_eq!((trace.flags, trace.ifindex), (EventFlags::REPLY, B.ifindex));
     }

@@ -216,7 +216,7 @@ fn delivery_ages_the_packet_and_readdresses_the_frame() {
     let node = open_node();
     for family in FAMILIES {
         let ends = family.between(A, B);
-        let outcome = node.from_pod(A, &udp(ends, (4000, 53), b"data"));
+        let outcome = node.run_from_pod(A, &udp(ends, (4000, 53), b"data"));
         assert_eq!(outcome.verdict, REDIRECT);
         let expected = super::frame::Ends { macs: (B.gateway_mac, B.mac), ..ends };
         let mut frame = udp(expected, (4000, 53), b"data");
@@ -230,7 +230,7 @@ fn delivery_ages_the_packet_and_readdresses_the_frame() {
         assert_eq!(outcome.frame, frame);
         // Beyond the node the stack routes: untouched.
         let out = udp(family.from(A, family.peer()), (4000, 53), b"data");
-        let outcome = node.from_pod(A, &out);
+        let outcome = node.run_from_pod(A, &out);
         assert_eq!((outcome.verdict, outcome.frame), (OK, out));
     }
 }
@@ -268,7 +268,7 @@ fn an_event_says_what_was_seen_of_a_packet_that_lies() {
     for family in FAMILIES {
         let mut ends = family.from(A, family.peer());
         ends.addresses.0 = family.pool(B.host);
-        node.from_pod(A, &tcp(ends, (4000, 80), SYN));
+        node.run_from_pod(A, &tcp(ends, (4000, 80), SYN));
         let [event] = node.events()[..] else { panic!("one event") };
         let told =
             |address: Address| octets(ends.addresses.0) == address.0[16 - octets(ends.addresses.0).len()..];

@@ -25,7 +25,7 @@ fn arp_for_any_address_but_its_own_is_answered_with_the_gateways_mac() {
     let node = node();
     for target in [[10, 0, 0, 1], [10, 0, 0, 3], [8, 8, 8, 8], [169, 254, 1, 1]] {
         let asked = arp((A.mac, ALL), 1, (A.mac, OWN), ([0; 6], target));
-        let outcome = node.from_pod(A, &asked);
+        let outcome = node.run_from_pod(A, &asked);
         assert_eq!(outcome.verdict, REDIRECT);
         assert_eq!(outcome.frame, arp((A.gateway_mac, A.mac), 2, (A.gateway_mac, target), (A.mac, OWN)));
     }
@@ -47,7 +47,7 @@ fn its_own_duplicate_address_detection_is_met_with_silence() {
         solicit("fe80::a".parse().unwrap(), "fe80::a".parse().unwrap()),
     ];
     for frame in frames {
-        assert_eq!(node.from_pod(A, &frame).verdict, SHOT, "{frame:02x?}");
+        assert_eq!(node.run_from_pod(A, &frame).verdict, SHOT, "{frame:02x?}");
     }
     assert_eq!(node.events(), []);
     assert!(node.drops().is_empty());
@@ -108,7 +108,7 @@ fn a_solicitation_is_answered_with_the_gateways_mac() {
     for sender in senders {
         for target in ["fd00::1", "fd00::3", "fe80::1", "2001:db8::7"] {
             let target: Ipv6Addr = target.parse().unwrap();
-            let outcome = node.from_pod(A, &solicit(sender, target));
+            let outcome = node.run_from_pod(A, &solicit(sender, target));
             let back = Ends { macs: (A.gateway_mac, A.mac), addresses: (target.into(), sender) };
             let mut rest = vec![0x60, 0, 0, 0];
             rest.extend(target.octets());
@@ -134,9 +134,9 @@ fn the_noise_of_a_link_makes_no_events() {
         ip(group("ff02::16"), 0, 1, &report),
     ];
     for frame in &noise {
-        assert_eq!(node.from_pod(A, frame).verdict, SHOT);
+        assert_eq!(node.run_from_pod(A, frame).verdict, SHOT);
     }
-    assert_eq!(node.from_pod(A, &icmp(group("ff02::1"), 136, 0, 255, &[0; 20])).verdict, SHOT);
+    assert_eq!(node.run_from_pod(A, &icmp(group("ff02::1"), 136, 0, 255, &[0; 20])).verdict, SHOT);
     assert_eq!(node.events(), []);
     let counted = [((A.ifindex, DropReason::Multicast as u8, 1), noise.len() as u64)];
     assert_eq!(node.drops(), counted.into_iter().collect());

@@ -40,7 +40,7 @@ fn a_new_connection_is_reported_once_by_each_end_that_judged() {
     node.allow(B.ingress, A.identity, Ports::Of(TCP));
     for family in FAMILIES {
         let syn = tcp(family.between(A, B), (4000, 80), SYN);
-        node.from_pod(A, &syn);
+        node.run_from_pod(A, &syn);
         let told: Vec<_> = node
             .events()
             .iter()
@@ -54,7 +54,7 @@ fn a_new_connection_is_reported_once_by_each_end_that_judged() {
                 (allowed, B.ifindex, Direction::Ingress as u8, B.ingress, B.ingress * 10 + 1, 80),
             ]
         );
-        node.from_pod(A, &syn);
+        node.run_from_pod(A, &syn);
         assert_eq!(node.events(), []);
     }
 }
@@ -68,7 +68,7 @@ fn deny_from_either_look_up_wins_and_names_its_rule() {
         for family in FAMILIES {
             let ends = family.from(A, family.peer());
             node.events();
-            node.from_pod(A, &tcp(ends, (4000, 80), SYN));
+            node.run_from_pod(A, &tcp(ends, (4000, 80), SYN));
             let [event] = node.events()[..] else { panic!("one event") };
             assert_eq!(event.reason, DropReason::PolicyDeny as u8);
             assert_eq!((event.ruleset, event.cookie), (A.egress, A.egress * 10));
@@ -84,7 +84,7 @@ fn a_rule_without_enforcer_denies_unless_another_allows() {
     node.rule(A.egress, PEER, Ports::All, RuleVerdict::Unmet);
     for family in FAMILIES {
         let syn = tcp(family.from(A, family.peer()), (4000, 80), SYN);
-        node.from_pod(A, &syn);
+        node.run_from_pod(A, &syn);
         let [event] = node.events()[..] else { panic!("one event") };
         assert_eq!((event.reason, event.cookie), (DropReason::PolicyDenied as u8, A.egress * 10 + 2));
     }
@@ -145,7 +145,7 @@ fn one_store_of_the_generation_switches_rulesets_and_identities() {
             let port = 1000 + generation as u16;
             node.events();
             node.passes("from_pod", A, &tcp(family.from(A, family.peer()), (port, 80), SYN));
-            node.from_pod(A, &tcp(family.from(A, family.peer()), (port, 81), SYN));
+            node.run_from_pod(A, &tcp(family.from(A, family.peer()), (port, 81), SYN));
             let [event] = node.events()[..] else { panic!("one event") };
             assert_eq!((event.ruleset, event.destination_identity), (ruleset, identity));
         }
@@ -159,7 +159,7 @@ fn audit_mode_lets_pass_what_policy_denies_and_says_so() {
     for family in FAMILIES {
         node.events();
         let syn = tcp(family.from(A, family.peer()), (4000, 80), SYN);
-        assert_eq!(node.from_pod(A, &syn).verdict, OK);
+        assert_eq!(node.run_from_pod(A, &syn).verdict, OK);
         let [event] = node.events()[..] else { panic!("one event") };
         assert_eq!(event.kind, EventKind::Allowed as u8);
         assert_eq!(event.flags & EventFlags::AUDITED, EventFlags::AUDITED);
@@ -218,8 +218,8 @@ fn at_trace_level_every_packet_that_passes_is_an_event() {
     node.set_node(1, 1);
     for family in FAMILIES {
         let out = udp(family.from(A, family.peer()), (4000, 53), b"?");
-        node.from_pod(A, &out);
-        node.from_pod(A, &out);
+        node.run_from_pod(A, &out);
+        node.run_from_pod(A, &out);
         let kinds: Vec<_> = node.events().iter().map(|e| e.kind).collect();
         assert_eq!(kinds, [EventKind::Allowed as u8, EventKind::Trace as u8, EventKind::Trace as u8]);
     }

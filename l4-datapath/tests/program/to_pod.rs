@@ -84,7 +84,7 @@ fn the_hosts_neighbour_messages_end_quietly() {
         icmp(group("ff02::16"), 143, 0, 1, &[0; 4]),
     ];
     for frame in frames {
-        assert_eq!(node.to_pod(A, &frame).verdict, SHOT);
+        assert_eq!(node.run_to_pod(A, &frame).verdict, SHOT);
     }
     assert_eq!(node.events(), []);
     let counted = [((A.ifindex, DropReason::Multicast as u8, 0), 4)];

@@ -2,7 +2,7 @@
 //!
 //! - Kind: hash without preallocation, kernel 4.6. Elements may be recycled under a reader, hence only facts that
 //!   never change while the endpoint lives; the others are in `ASSIGNMENTS`.
-//! - Key: [`abi::Address`]. Value: [`abi::Endpoint`].
+//! - Key: [`abi::Address`], of the workload and of its veth ([`abi::Address::interface`]). Value: [`abi::Endpoint`].
 //! - Writer: the agent. Readers: `from_pod`, `to_pod`.
 
 use abi::{Address, Endpoint};

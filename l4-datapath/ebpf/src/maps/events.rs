@@ -2,7 +2,8 @@
 //!
 //! - Kind: ring buffer of 4 MiB, kernel 5.8.
 //! - Record: [`abi::Event`].
-//! - Writers: `from_pod`, `to_pod`. Reader: the agent. When it is full the event is counted in `LOST`, the verdict stands.
+//! - Writers: `from_pod`, `to_pod`. Reader: the agent. When it is full the event is counted in `LOST`, the
+//!   verdict stands.
 
 use abi::Event;
 use aya_ebpf::{btf_maps::RingBuf, macros::btf_map};

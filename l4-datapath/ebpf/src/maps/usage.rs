@@ -1,7 +1,8 @@
 //! `USAGE`: connections charged to each endpoint.
 //!
 //! - Kind: array, kernel 3.19; the counts need atomics with a result (`-Ctarget-cpu=v3`), kernel 5.12.
-//! - Key: endpoint id. Value: u64, read as signed: a late decrement for an earlier owner of the id may make it negative.
+//! - Key: endpoint id. Value: u64, read as signed: a late decrement for an earlier owner of the id may make it
+//!   negative.
 //! - Writers: `from_pod`, `to_pod` (charge), `conntrack_gc` (discharge); the agent zeroes it for a new endpoint.
 
 use aya_ebpf::{btf_maps::Array, macros::btf_map};
