@@ -90,6 +90,9 @@ pub struct Connection {
     pub reset: u8,
     /// Room (held, translated). Zero.
     pub reserved8: [u8; 3],
+    /// [`crate::Endpoint::instance`], its lower half, of the endpoints at the *lower* and the *higher* end of the key; 0
+    /// for an end that is not on this node. An address passes to another endpoint, a connection does not.
+    pub instances: [u32; 2],
     /// Room: epoch of the authentication mark. Zero.
     pub epoch: u64,
     /// Room: reverse translation. Zero.
@@ -107,6 +110,7 @@ impl Connection {
         fin_other: 0,
         reset: 0,
         reserved8: [0; 3],
+        instances: [0; 2],
         epoch: 0,
         reserved: 0,
     };
@@ -127,4 +131,4 @@ pub struct Collected {
 }
 const _: () = assert!(size_of::<Collected>() == 32);
 const _: () = assert!(size_of::<ConnectionKey4>() == 16 && size_of::<ConnectionKey6>() == 40);
-const _: () = assert!(size_of::<Connection>() == 40);
+const _: () = assert!(size_of::<Connection>() == 48);

@@ -48,7 +48,7 @@ pub struct Assignments {
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Endpoint {
-    /// Number of this creation of the endpoint, never reused on this node. Room for authentication marks.
+    /// Number of this creation of the endpoint, never reused on this node; [`crate::Connection::instances`].
     pub instance: u64,
     /// Endpoint id, 1–65535; index into `ASSIGNMENTS` and `USAGE`.
     pub id: u32,

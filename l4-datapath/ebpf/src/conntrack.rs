@@ -83,6 +83,12 @@ impl Tuple {
         Self::new(&packet.source, &packet.destination, ports, packet.protocol, packet.is_v4())
     }
 
+    /// [`Connection::instances`], of the source's and the destination's.
+    #[inline(always)]
+    pub(crate) fn instances(&self, source: u32, destination: u32) -> [u32; 2] {
+        if self.source_is_high { [destination, source] } else { [source, destination] }
+    }
+
     /// IP protocol number.
     #[inline(always)]
     pub(crate) fn protocol(&self) -> u8 {
@@ -187,6 +193,12 @@ impl Entry {
     #[inline(always)]
     pub(crate) fn new(value: *mut Connection) -> Option<Self> {
         NonNull::new(value).map(Self)
+    }
+
+    /// Whether these very endpoints opened it, not earlier ones with their addresses.
+    #[inline(always)]
+    pub(crate) fn is_between(self, instances: [u32; 2]) -> bool {
+        get!(self, instances) == instances
     }
 
     #[inline(always)]

@@ -47,6 +47,8 @@ pub(crate) struct End {
     pub(crate) ifindex: u32,
     pub(crate) ingress: u32,
     pub(crate) egress: u32,
+    /// Lower half of [`abi::Endpoint::instance`].
+    pub(crate) instance: u32,
     /// Endpoint id.
     pub(crate) id: u16,
     /// [`abi::EndpointFlags`].
@@ -54,7 +56,7 @@ pub(crate) struct End {
 }
 
 impl End {
-    pub(crate) const UNKNOWN: Self = Self { identity: 0, ifindex: 0, ingress: 0, egress: 0, id: 0, flags: 0 };
+    pub(crate) const UNKNOWN: Self = Self { identity: 0, ifindex: 0, ingress: 0, egress: 0, instance: 0, id: 0, flags: 0 };
 
     #[inline(always)]
     pub(crate) fn is_local(&self) -> bool {
@@ -70,6 +72,7 @@ impl End {
         self.ingress = assignment.ingress;
         self.egress = assignment.egress;
         self.flags = assignment.flags as u16;
+        self.instance = endpoint.instance as u32;
         self.id = endpoint.id as u16;
         self.ifindex = endpoint.ifindex;
         Ok(())

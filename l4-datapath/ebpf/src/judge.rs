@@ -35,7 +35,7 @@ enum Icmp {
 pub(crate) fn judge(skb: Skb, packet: &Packet, flow: &mut Flow, now: &Moment) -> Result<(), Refusal> {
     let is_icmp = matches!(packet.protocol, protocol::ICMP | protocol::ICMPV6);
     let verdict = if is_icmp && matches!(icmp(packet), Icmp::Error) {
-        related::check(skb, packet, flow.source.is_local(), now)
+        related::check(skb, packet, flow, now)
     } else {
         Refusal::check(judge_packet(packet, flow, now))
     };
@@ -125,7 +125,9 @@ fn is_first(flags: u8) -> bool {
 fn tracked(packet: &Packet, flow: &mut Flow, now: &Moment, opens: bool) -> Result<(), DropReason> {
     let tuple = &Tuple::of(packet);
     let found = conntrack::find(tuple);
+    let instances = tuple.instances(flow.source.instance, flow.destination.instance);
     if let Some(entry) = found
+        && entry.is_between(instances)
         && entry.is_alive(packet.protocol, now.second)
         && !(packet.protocol == protocol::TCP && opens && entry.is_closing())
     {
@@ -208,6 +210,7 @@ fn open(flow: &Flow, now: &Moment, tuple: &Tuple, verdict: &Verdict) -> i32 {
         seen: now.second,
         charged: payer,
         opened_by_high: u8::from(tuple.source_is_high),
+        instances: tuple.instances(flow.source.instance, flow.destination.instance),
         ..Connection::EMPTY
     };
     let result = conntrack::insert(tuple, &connection);

@@ -9,6 +9,7 @@ use aya_ebpf::bindings::__sk_buff;
 
 use crate::{
     conntrack::{self, Tuple},
+    flow::Flow,
     header::{Icmp, Ipv4, Ipv6, icmp4, icmp6, protocol},
 <<<<<<< HEAD
     identity::Moment,
@@ -23,12 +24,18 @@ use crate::{
 /// Fragment offset alone: a first fragment has ports, and routers quote the fragment they dropped.
 const OFFSET_MASK: u16 = 0x1fff;
 
+<<<<<<< HEAD
 /// The quoted packet must have come from the error's receiver. If a workload sent the error, it must have been
 /// addressed to that workload; else to nobody of this node: what two workloads of this node say to each other meets no
 /// router that could complain of it. So neither a pod nor anybody beyond can tear down a connection of two others.
+=======
+/// The quoted packet must have come from the error's receiver and, if a workload sent the error, have been addressed to
+/// that workload: a pod cannot tear down a connection between two others. Nor can anybody beyond the stack tear down
+/// one between two workloads, for nothing of it comes there.
+>>>>>>> attack
 #[inline(always)]
-pub(crate) fn check(skb: Skb, packet: &Packet, from_workload: bool, now: &Moment) -> Result<(), Refusal> {
-    Refusal::check(related_check(skb.as_ptr(), packet, from_workload.into(), now.second, now.generation))
+pub(crate) fn check(skb: Skb, packet: &Packet, flow: &Flow, now: &Moment) -> Result<(), Refusal> {
+    Refusal::check(related_check(skb.as_ptr(), packet, flow, now))
 }
 
 #[unsafe(no_mangle)]
@@ -36,21 +43,27 @@ pub(crate) fn check(skb: Skb, packet: &Packet, from_workload: bool, now: &Moment
 extern "C" fn related_check(
     skb: *mut __sk_buff,
     packet: *const Packet,
-    from_workload: u32,
-    second: u32,
-    generation: u64,
+    flow: *const Flow,
+    now: *const Moment,
 ) -> u32 {
-    // SAFETY: the caller passes a reference; the test for null is for the verifier.
-    let Some(packet) = (unsafe { packet.as_ref() }) else { return Refusal::ABSURD };
-    let (skb, from_workload) = (Skb::from(skb), from_workload != 0);
+    // SAFETY: the caller passes references; the tests for null are for the verifier.
+    let (Some(packet), Some(flow), Some(now)) = (unsafe { (packet.as_ref(), flow.as_ref(), now.as_ref()) })
+    else {
+        return Refusal::ABSURD;
+    };
+    let (skb, from_workload) = (Skb::from(skb), flow.source.is_local());
     let quoted = if packet.is_v4() {
         quoted4(skb, packet, from_workload)
     } else {
         quoted6(skb, packet, from_workload)
     };
     let open = quoted.is_some_and(|tuple| {
+        // The quoted packet ran from the error's receiver to its sender; of a router, `source` is 0.
+        let instances = tuple.instances(flow.destination.instance, flow.source.instance);
         conntrack::find(&tuple).is_some_and(|entry| {
-            entry.is_alive(tuple.protocol(), second) && entry.verdict(generation).is_some()
+            entry.is_between(instances)
+                && entry.is_alive(tuple.protocol(), now.second)
+                && entry.verdict(now.generation).is_some()
         })
     });
     Refusal::encode(if open { Ok(()) } else { Err(DropReason::UnrelatedIcmp) })

@@ -281,6 +281,40 @@ fn an_icmp_error_passes_only_about_an_open_connection_of_its_receiver() {
     }
 }
 
+/// T41: the next endpoint with an address inherits no conversation.
+#[test]
+fn a_connection_ends_with_its_endpoints_whoever_has_their_addresses_next() {
+    let mut node = Node::new();
+    node.allow(A.egress, B.identity, Ports::All);
+    node.allow(B.ingress, A.identity, Ports::All);
+    for (instance, family) in (100..).zip(FAMILIES) {
+        let (there, back) = (family.between(A, B), family.between(B, A));
+        node.passes("from_pod", A, &udp(there, (4000, 53), b"?"));
+        node.passes("from_pod", A, &tcp(there, (4000, 80), SYN));
+        node.passes("from_pod", B, &udp(back, (53, 4000), b"!"));
+        node.enrol_again(A, instance);
+        node.drops_from(B, &udp(back, (53, 4000), b"!"), DropReason::PolicyDenied);
+        node.drops_from(B, &tcp(back, (80, 4000), ACK), DropReason::NoConnection);
+        let error = unreachable(back, &udp(there, (4000, 53), b"?"));
+        node.drops_from(B, &error, DropReason::UnrelatedIcmp);
+        // It may open one of its own in the place of the old.
+        node.passes("from_pod", A, &udp(there, (4000, 53), b"?"));
+        node.passes("from_pod", B, &udp(back, (53, 4000), b"!"));
+    }
+}
+
+/// T35: nothing of a connection between two workloads of this node comes by a router.
+#[test]
+fn nobody_outside_may_complain_about_a_connection_inside() {
+    let mut node = Node::new();
+    node.allow_all();
+    for family in FAMILIES {
+        let asked = udp(family.between(A, B), (4000, 53), b"?");
+        node.passes("from_pod", A, &asked);
+        node.drops_to(A, &unreachable(family.to(family.peer(), A), &asked), DropReason::UnrelatedIcmp);
+    }
+}
+
 /// T35: whoever may talk no longer must not go on by errors, which carry a payload.
 #[test]
 fn an_icmp_error_about_a_connection_not_judged_since_the_last_change_is_refused() {

@@ -82,8 +82,16 @@ impl Node {
     }
 
     fn enrol(&mut self, pod: Pod) {
+        self.enrol_again(pod, pod.id.into());
+        let assignment =
+            Assignment { identity: pod.identity, ingress: pod.ingress, egress: pod.egress, flags: 0 };
+        self.assign(pod, [assignment; 2], 1000);
+    }
+
+    /// Another endpoint in the place of the earlier.
+    pub(crate) fn enrol_again(&mut self, pod: Pod, instance: u64) {
         let value = Endpoint {
-            instance: pod.id.into(),
+            instance,
             id: pod.id,
             ifindex: pod.ifindex,
             mac: pod.mac,
@@ -96,9 +104,6 @@ impl Node {
         for name in names.into_iter().chain([Address::interface(pod.ifindex)]) {
             endpoints.insert(name, value, 0).unwrap();
         }
-        let assignment =
-            Assignment { identity: pod.identity, ingress: pod.ingress, egress: pod.egress, flags: 0 };
-        self.assign(pod, [assignment; 2], 1000);
     }
 
     /// What policy says of a pod, by parity of the generation.
