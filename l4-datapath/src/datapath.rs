@@ -96,7 +96,7 @@ impl Datapath {
             rules: maps::Rules::new(take(&mut ebpf, abi::map::RULES)?)?,
         };
         let mut kernel = Kernel::read(maps, options.sizes)?;
-        kernel.set_trace(options.trace)?;
+        kernel.set_trace(options.trace);
         let adoption = Adoption {
             generation: kernel.node.generation,
             endpoints: kernel.endpoints.values().filter_map(|endpoint| id(endpoint.id)).collect(),

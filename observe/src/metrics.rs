@@ -78,7 +78,11 @@ impl PolicyMetrics {
         // Around the promise, 50 ms, the steps are finer.
         let bounds = [0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.25, 0.5, 1.0, 2.5];
         let metrics = Self { edit_to_live: Histogram::new(bounds), invalid: Gauge::default() };
-        registry.register("invalid_objects", "Objects with an error, see policy list", metrics.invalid.clone());
+        registry.register(
+            "invalid_objects",
+            "Objects with an error, see policy list",
+            metrics.invalid.clone(),
+        );
         registry.register_with_unit(
             "policy_edit_to_live",
             "From the change of a file to its policy in the kernel",

@@ -11,11 +11,7 @@ use crate::{
     conntrack::{self, Tuple},
     flow::Flow,
     header::{Icmp, Ipv4, Ipv6, icmp4, icmp6, protocol},
-<<<<<<< HEAD
     identity::Moment,
-=======
-    identity,
->>>>>>> fuzz
     parse::Packet,
     refusal::Refusal,
     skb::{Skb, Space},
@@ -24,15 +20,9 @@ use crate::{
 /// Fragment offset alone: a first fragment has ports, and routers quote the fragment they dropped.
 const OFFSET_MASK: u16 = 0x1fff;
 
-<<<<<<< HEAD
-/// The quoted packet must have come from the error's receiver. If a workload sent the error, it must have been
-/// addressed to that workload; else to nobody of this node: what two workloads of this node say to each other meets no
-/// router that could complain of it. So neither a pod nor anybody beyond can tear down a connection of two others.
-=======
 /// The quoted packet must have come from the error's receiver and, if a workload sent the error, have been addressed to
 /// that workload: a pod cannot tear down a connection between two others. Nor can anybody beyond the stack tear down
 /// one between two workloads, for nothing of it comes there.
->>>>>>> attack
 #[inline(always)]
 pub(crate) fn check(skb: Skb, packet: &Packet, flow: &Flow, now: &Moment) -> Result<(), Refusal> {
     Refusal::check(related_check(skb.as_ptr(), packet, flow, now))
@@ -76,13 +66,13 @@ fn quoted4(skb: Skb, packet: &Packet, from_workload: bool) -> Option<Tuple> {
     let ip = skb.read(offset, &mut space)?;
     let plain = ip.version_ihl == 0x45 && u16::from_be_bytes(ip.fragment) & OFFSET_MASK == 0;
     let complete = packet.transport_length as usize >= size_of::<Icmp>() + size_of::<Ipv4>() + 8;
-    let called = Address::v4(ip.destination);
-    let concerned = ip.source == packet.destination.last4() && met(packet, &called, from_workload);
+    let concerned = ip.source == packet.destination.last4()
+        && (!from_workload || ip.destination == packet.source.last4());
     if !(plain && complete && concerned) {
         return None;
     }
     let ports = ports(skb, offset + size_of::<Ipv4>() as u32, ip.protocol, true)?;
-    Some(Tuple::new(&packet.destination, &called, ports, ip.protocol, true))
+    Some(Tuple::new(&packet.destination, &Address::v4(ip.destination), ports, ip.protocol, true))
 }
 
 #[inline(always)]
@@ -92,19 +82,13 @@ fn quoted6(skb: Skb, packet: &Packet, from_workload: bool) -> Option<Tuple> {
     let ip = skb.read(offset, &mut space)?;
     let plain = ip.version_class_flow[0] >> 4 == 6;
     let complete = packet.transport_length as usize >= size_of::<Icmp>() + size_of::<Ipv6>() + 8;
-    let called = Address(ip.destination);
-    let concerned = ip.source == packet.destination.0 && met(packet, &called, from_workload);
+    let concerned =
+        ip.source == packet.destination.0 && (!from_workload || ip.destination == packet.source.0);
     if !(plain && complete && concerned) {
         return None;
     }
     let ports = ports(skb, offset + size_of::<Ipv6>() as u32, ip.next_header, false)?;
-    Some(Tuple::new(&packet.destination, &called, ports, ip.next_header, false))
-}
-
-/// Whether the sender of the error can have met a packet addressed to `called`.
-#[inline(always)]
-fn met(packet: &Packet, called: &Address, from_workload: bool) -> bool {
-    if from_workload { *called == packet.source } else { identity::endpoint(called).is_none() }
+    Some(Tuple::new(&packet.destination, &Address(ip.destination), ports, ip.next_header, false))
 }
 
 /// The first eight bytes of the quoted transport header are all that RFC 792 promises.

@@ -1,30 +1,8 @@
-//! The arrays: the node, what policy says of each endpoint, quotas in use, lost events.
+//! The arrays: what policy says of each endpoint, quotas in use, lost events.
 
 use aya::maps::{Array, Map, MapData, PerCpuArray};
 
 use crate::Error;
-
-/// `NODE`: one element, read by every hook before anything else. Written by the agent.
-pub struct Node(Array<MapData, abi::Node>);
-
-impl Node {
-    const MAP: &str = abi::map::NODE;
-
-    /// The handle over a loaded map.
-    pub fn new(map: Map) -> Result<Self, Error> {
-        Array::try_from(map).map(Self).map_err(Error::of(Self::MAP, "opening"))
-    }
-
-    /// The element. Generation 0: no agent has ever finished an apply.
-    pub fn get(&self) -> Result<abi::Node, Error> {
-        self.0.get(&0, 0).map_err(Error::of(Self::MAP, "reading"))
-    }
-
-    /// Stores the element in place; with the generation in it this is the switch to a new revision.
-    pub fn set(&mut self, node: abi::Node) -> Result<(), Error> {
-        self.0.set(0, node, 0).map_err(Error::of(Self::MAP, "writing"))
-    }
-}
 
 /// `ASSIGNMENTS`: what policy says of an endpoint, by endpoint id, two slots. Written in place by the agent.
 pub struct Assignments(Array<MapData, abi::Assignments>);

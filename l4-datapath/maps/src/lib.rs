@@ -6,11 +6,13 @@
 
 mod array;
 mod hash;
+mod node;
 mod spec;
 mod trie;
 
-pub use array::{Assignments, Lost, Node, Usage};
+pub use array::{Assignments, Lost, Usage};
 pub use hash::{Drops, Endpoints};
+pub use node::Node;
 pub use spec::{Difference, Sizes, Spec, specs};
 pub use trie::{Ipcache, Prefix, Rules};
 

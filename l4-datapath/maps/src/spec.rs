@@ -11,6 +11,8 @@ use aya::maps::{MapInfo, MapType};
 const ENDPOINT_IDS: u32 = 1 << 16;
 /// `BPF_F_NO_PREALLOC`; the kernel insists on it for tries.
 const NO_PREALLOC: u32 = 1;
+/// `BPF_F_MMAPABLE`.
+const MMAPABLE: u32 = 1 << 10;
 
 /// Capacities that can be chosen. They are fixed while the maps are pinned.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -107,7 +109,7 @@ impl Spec {
 pub fn specs(sizes: &Sizes) -> [Spec; 11] {
     use abi::map;
     [
-        Spec::of::<u32, abi::Node>(map::NODE, MapType::Array, 1),
+        Spec { flags: MMAPABLE, ..Spec::of::<u32, abi::Node>(map::NODE, MapType::Array, 1) },
         Spec {
             flags: NO_PREALLOC,
             ..Spec::of::<abi::Address, abi::Endpoint>(map::ENDPOINTS, MapType::Hash, sizes.endpoints)

@@ -59,7 +59,7 @@ impl Kernel {
         Ok(Self {
             grace: Grace::new()?,
             sizes,
-            node: maps.node.get()?,
+            node: maps.node.get(),
             ipcache: maps.ipcache.entries()?.into_iter().collect(),
             doomed: BTreeSet::new(),
             rules: rules.len() as u64,
@@ -168,23 +168,17 @@ impl Kernel {
     }
 
     /// The switch: from this store on packets are judged by the other slot.
-    pub(crate) fn switch(&mut self) -> Result<(), Error> {
-        let node = abi::Node { generation: self.node.generation + 1, ..self.node };
-        self.maps.node.set(node)?;
-        self.node = node;
+    pub(crate) fn switch(&mut self) {
+        self.node.generation += 1;
+        self.maps.node.set_generation(self.node.generation);
         self.pending = true;
         self.dirty = false;
-        Ok(())
     }
 
     /// Whether every packet is reported.
-    pub(crate) fn set_trace(&mut self, trace: bool) -> Result<(), Error> {
-        let node = abi::Node { trace: u32::from(trace), ..self.node };
-        if node != self.node {
-            self.maps.node.set(node)?;
-            self.node = node;
-        }
-        Ok(())
+    pub(crate) fn set_trace(&mut self, trace: bool) {
+        self.node.trace = u32::from(trace);
+        self.maps.node.set_trace(self.node.trace);
     }
 
     /// Entries written and removed since the last call.

@@ -89,7 +89,8 @@ impl Kernel {
         for (address, endpoint) in &change.added {
             self.add_endpoint(*address, *endpoint)?;
         }
-        self.switch()
+        self.switch();
+        Ok(())
     }
 
     fn clear_away(&mut self, change: &Change) -> Result<(), Error> {
