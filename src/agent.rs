@@ -12,6 +12,7 @@ mod socket;
 
 use std::time::Duration;
 
+use linux::netlink::OwnRoutes;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{MissedTickBehavior, interval, sleep_until, timeout};
@@ -31,6 +32,8 @@ const COUNTING: Duration = Duration::from_secs(1);
 
 /// Runs the agent until it is told to end. Says `node up` on standard output when policy is in force and the socket answers.
 pub(crate) async fn agent(directories: &Directories) -> Result<(), AgentError> {
+    // Before they are read, so that no change falls between.
+    let mut own_routes = OwnRoutes::listen()?;
     let (mut node, mut source, mut emptied) = Node::build(directories).await?;
     let (sender, mut calls) = mpsc::channel(64);
     tokio::spawn(socket::serve(directories.socket(), sender, node.ring())?);
@@ -51,6 +54,7 @@ pub(crate) async fn agent(directories: &Directories) -> Result<(), AgentError> {
         tokio::select! {
             world = source.changed() => node.edit(world).await,
             Some(id) = emptied.next() => node.remove(id).await,
+            () = own_routes.changed() => node.readdress().await,
             _ = housekeeping.tick() => node.housekeeping(),
             _ = counting.tick() => node.count(),
             () = sleep_until(node.settle_at()), if node.is_unsettled() => node.settle(),

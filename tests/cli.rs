@@ -67,7 +67,7 @@ impl Agent {
         std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
-                let server = Server::bind(&path, "another build").unwrap();
+                let server = Server::bind(&path, "another build", None).unwrap();
                 bound.send(()).unwrap();
                 server.serve(|_, request, replies| answer(request, replies)).await;
             });

@@ -140,3 +140,32 @@ fn the_node_reaches_its_workloads_and_they_answer() {
         assert_eq!(String::from_utf8_lossy(&said.stdout).trim(), "answered", "{address}");
     }
 }
+
+#[test]
+fn audit_mode_reports_what_it_would_deny_and_lets_it_pass() {
+    let node = Node::up_with(", policyAuditMode: true");
+    let deathstar = node.serve("deathstar", DEATHSTAR, 80);
+    node.apply("rule1.yaml", RULE1);
+    for address in deathstar.addresses {
+        assert_eq!(node.attempt("xwing", ALLIANCE, "tcp", address, 80), "answered", "{address}");
+    }
+    let audited = node.ferromesh(&["observe", "--verdict", "AUDIT", "--last", "10"]).success();
+    assert_eq!(audited.lines().count(), 2, "{audited}");
+    assert!(audited.contains("default/deathstar:80") && audited.contains("AUDITED"), "{audited}");
+}
+
+#[test]
+fn rules_whose_enforcer_does_not_exist_yet_deny_and_say_so() {
+    let node = Node::up();
+    let deathstar = node.serve("deathstar", DEATHSTAR, 80);
+    node.apply(
+        "rule1.yaml",
+        &RULE1
+            .replace("        protocol: TCP", "        protocol: TCP\n      rules: {http: [{method: POST}]}"),
+    );
+    let list = node.ferromesh(&["policy", "list"]).success();
+    assert!(list.contains("True") && list.contains("needs the layer-7 proxy"), "{list}");
+    for address in deathstar.addresses {
+        assert_eq!(node.attempt("tiefighter", EMPIRE, "tcp", address, 80), "silent", "{address}");
+    }
+}

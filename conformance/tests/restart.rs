@@ -10,7 +10,16 @@ const DEATHSTAR: &[&str] = &["org=empire", "class=deathstar"];
 
 #[test]
 fn connections_and_policy_outlive_the_agent_and_a_restart_adopts_them() {
-    let mut node = Node::up();
+    outlive(Node::up());
+}
+
+/// Kernels before 6.6 have no tcx.
+#[test]
+fn the_same_holds_where_programs_are_clsact_filters() {
+    outlive(Node::up_with(", attach: clsact"));
+}
+
+fn outlive(mut node: Node) {
     let probe = binary("probe");
     let probe = probe.to_str().unwrap();
     let deathstar = node.serve("deathstar", DEATHSTAR, 80);

@@ -85,6 +85,31 @@ fn capabilities_are_a_containers_less_two_and_some_are_never_given() {
     assert!(refused.stderr.contains("SYS_ADMIN"), "{refused:?}");
 }
 
+/// Made by an entry in memory, a socket would meet no condition on its arguments; and whoever may forge packets must
+/// not name a place for the checksum, which would change what has been judged.
+#[test]
+fn no_call_leads_past_what_is_judged_and_filtered() {
+    let node = Node::up();
+    let python = "import ctypes, errno, socket
+libc = ctypes.CDLL(None, use_errno=True)
+def refused(call, *arguments):
+    assert call(*arguments) == -1 and ctypes.get_errno() == errno.EPERM, arguments
+def forbidden(call, *arguments):
+    try: call(*arguments)
+    except PermissionError: return
+    raise SystemExit(f'{arguments} is possible')
+IO_URING_SETUP, AF_VSOCK, AF_XDP, SOL_PACKET = 425, 40, 44, 263
+refused(libc.syscall, IO_URING_SETUP, 4, ctypes.create_string_buffer(256))
+for family in AF_VSOCK, AF_XDP: forbidden(socket.socket, family, socket.SOCK_STREAM)
+packets = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+for option in 15, 24: forbidden(packets.setsockopt, SOL_PACKET, option, 10)
+socket.socket().setsockopt(socket.SOL_SOCKET, 15, 1)
+print('refused')";
+    let mut run = node.inside(conformance::lab::binary("ferromesh"));
+    run.arg("--socket").arg(node.socket()).args(["run", "--name", "rebel", "--cap-add", "NET_RAW", "--"]);
+    assert_eq!(Outcome::of(run.args(["python3", "-c", python])).success(), "refused");
+}
+
 #[test]
 fn exit_status_and_signals_are_the_commands_own() {
     let node = Node::up();

@@ -6,7 +6,6 @@
 mod subjects;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -27,8 +26,9 @@ use subjects::Subjects;
 pub struct NodeFacts {
     /// Its name.
     pub name: String,
-    /// Its own addresses, of both families.
-    pub addresses: Vec<IpAddr>,
+    /// Everything whose packets it receives itself, of both families: its addresses, their broadcast and anycast
+    /// addresses.
+    pub addresses: Vec<IpNet>,
     /// Pool of its workloads' IPv4 addresses.
     pub ipv4_pool: Ipv4Net,
     /// Pool of its workloads' IPv6 addresses.
@@ -125,8 +125,8 @@ fn taken_addresses(world: &World, node: &NodeFacts) -> BTreeMap<IpNet, Identity>
     taken.insert(node.ipv4_pool.into(), Identity::UNMANAGED);
     taken.insert(node.ipv6_pool.into(), Identity::UNMANAGED);
     let declared = world.nodes.get(&node.name).into_iter().flat_map(|node| &node.addresses);
-    let own = node.addresses.iter().chain(declared);
-    taken.extend(own.map(|address| (IpNet::from(*address), Identity::HOST)));
+    let own = node.addresses.iter().copied().chain(declared.map(|address| IpNet::from(*address)));
+    taken.extend(own.map(|prefix| (prefix, Identity::HOST)));
     taken
 }
 

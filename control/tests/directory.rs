@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use control::World;
-use control::source::files::{Directory, SourceError, peek};
+use control::source::SourceError;
+use control::source::files::{Directory, peek};
 use mesh::policy::PolicyName;
 use tempfile::TempDir;
 

@@ -7,8 +7,8 @@ use linux::netlink::Netlink;
 use linux::sysctl;
 
 use crate::config::Config;
+use crate::device;
 use crate::error::Result;
-use crate::host;
 
 /// Devices that tell of others who route and filter here.
 const ENGINES: [(&str, &str); 8] = [
@@ -38,13 +38,13 @@ pub(crate) async fn overlaps(config: &Config, netlink: &Netlink) -> Result<Vec<O
     for pool in config.pools() {
         for address in netlink.addresses().await? {
             let device = name(address.device);
-            if pool.contains(&address.address.addr()) && !host::is_own_device(device) {
+            if pool.contains(&address.address.addr()) && !device::is_own(device) {
                 overlaps.push(Overlap { pool, with: format!("address {} on {device}", address.address) });
             }
         }
         for route in netlink.routes().await?.into_iter().filter(|route| route.unicast) {
             let device = route.device.map_or("?", name);
-            if pool.contains(&route.destination) && !host::is_own_device(device) {
+            if pool.contains(&route.destination) && !device::is_own(device) {
                 overlaps.push(Overlap { pool, with: format!("route {} on {device}", route.destination) });
             }
         }

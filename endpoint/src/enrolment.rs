@@ -18,6 +18,7 @@ use tokio::task::AbortHandle;
 
 use crate::address;
 use crate::config::Config;
+use crate::device::{id_of, interface};
 use crate::error::{AtFile, Error, Result};
 use crate::record::{self, Allocation};
 use crate::wiring;
@@ -370,17 +371,6 @@ async fn until_empty(mut events: Events) -> linux::Result<()> {
             return Ok(());
         }
     }
-}
-
-/// Device, namespace file and cgroup of an endpoint have this name.
-fn interface(id: EndpointId) -> String {
-    format!("fm{:04x}", id.number())
-}
-
-/// The reverse of [`interface`].
-pub(crate) fn id_of(interface: &str) -> Option<EndpointId> {
-    let number = u16::from_str_radix(interface.strip_prefix("fm")?, 16).ok()?;
-    EndpointId::new(number).filter(|id| self::interface(*id) == interface)
 }
 
 /// Unicast and locally administered (IEEE 802).

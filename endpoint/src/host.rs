@@ -17,15 +17,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::Config;
 use crate::conflict;
-use crate::enrolment::{check_pools, id_of};
+use crate::device::{HOST_DEVICE, NET_DEVICE, id_of};
+use crate::enrolment::check_pools;
 use crate::error::{AtFile, Error, Result};
 use crate::record::{self, Allocation};
 use crate::wiring;
 
-/// The device that holds the node's own addresses.
-const HOST_DEVICE: &str = "ferromesh_host";
-/// Its peer, which keeps it up.
-const NET_DEVICE: &str = "ferromesh_net";
 /// Locally administered; nothing is ever asked for these, the devices do no ARP.
 const MACS: [[u8; 6]; 2] = [[0x02, 0xfe, 0, 0, 0, 1], [0x02, 0xfe, 0, 0, 0, 2]];
 
@@ -107,9 +104,10 @@ impl Host {
     /// Makes the host ready, from whatever state it is in; returns every change that is in force, also earlier ones.
     ///
     /// # Errors
-    /// [`Error::PoolChanged`], before anything is changed; [`Error::PoolOverlaps`], before anything is added.
+    /// [`Error::PoolChanged`] or a place that is no cgroup's, before anything is changed; [`Error::PoolOverlaps`], before anything is added.
     pub async fn ensure(config: &Config) -> Result<Vec<Change>> {
         config.validate()?;
+        Cgroup::check(&config.cgroup)?;
         let netlink = Netlink::open()?;
         check_pools(config, &netlink).await?;
         let path = record_path(config);
@@ -153,7 +151,7 @@ impl Host {
         for change in switches.iter().chain(others.iter().rev()) {
             take_back(&netlink, change).await?;
         }
-        Cgroup::remove(&config.cgroup).await?;
+        Cgroup::remove_empty(&config.cgroup)?;
         for directory in [config.namespaces(), config.records()] {
             delete_directory(&directory)?;
         }
@@ -197,11 +195,6 @@ impl Host {
     pub async fn conflicts(config: &Config) -> Result<Vec<String>> {
         conflict::all(config, &Netlink::open()?).await
     }
-}
-
-/// A device that we made.
-pub(crate) fn is_own_device(name: &str) -> bool {
-    [HOST_DEVICE, NET_DEVICE].contains(&name) || id_of(name).is_some()
 }
 
 fn record_path(config: &Config) -> PathBuf {
@@ -319,7 +312,8 @@ async fn take_back(netlink: &Netlink, change: &Change) -> Result<()> {
             netlink.delete_route(Route { destination: *pool, via: Via::Unreachable, source: None }).await,
         ),
         Change::Sysctl { key, old, .. } => unless(linux::Error::is_absent, sysctl::set(key, old).map(drop)),
-        Change::Cgroup { path } => Ok(Cgroup::remove(path).await?),
+        // It may have been there before us, with processes in it.
+        Change::Cgroup { path } => Ok(Cgroup::remove_empty(path)?),
     }
 }
 

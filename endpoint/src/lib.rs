@@ -13,6 +13,7 @@
 mod address;
 mod config;
 mod conflict;
+mod device;
 mod enrolment;
 mod error;
 mod host;

@@ -77,6 +77,34 @@ fn a_setting_that_someone_else_changed_since_is_left_alone() {
 }
 
 #[test]
+fn a_place_that_is_no_cgroups_is_refused_before_anything_is_changed() {
+    Node::new().run(|mut config| async move {
+        let right = std::mem::replace(&mut config.cgroup, config.state_dir.join("wrong"));
+        let before = settings();
+        let error = Host::ensure(&config).await.unwrap_err().to_string();
+        assert!(error.contains("found a directory of another file system"), "{error}");
+        assert_eq!((settings(), Host::leftovers(&config).await.unwrap()), (before, vec![]));
+        config.cgroup = right;
+        Host::ensure(&config).await.unwrap();
+        Host::undo(&config).await.unwrap();
+    });
+}
+
+#[test]
+fn processes_that_were_in_the_nodes_cgroup_before_it_are_left_alone() {
+    Node::new().run(|config| async move {
+        Cgroup::create(&config.cgroup).unwrap();
+        let mut other = inhabit(&config.cgroup);
+        Host::ensure(&config).await.unwrap();
+        Host::undo(&config).await.unwrap();
+        assert_eq!(other.try_wait().unwrap(), None, "it lives");
+        other.kill().unwrap();
+        other.wait().unwrap();
+        Cgroup::remove(&config.cgroup).await.unwrap();
+    });
+}
+
+#[test]
 fn another_pool_replaces_the_old_one() {
     Node::new().run(|mut config| async move {
         Host::ensure(&config).await.unwrap();

@@ -12,6 +12,7 @@ mod datapath;
 mod error;
 pub mod event;
 pub mod flow;
+pub mod foreign;
 mod grace;
 pub mod metrics;
 mod pins;

@@ -33,8 +33,15 @@ pub struct Cgroup {
 }
 
 impl Cgroup {
+    /// Refuses a path where no cgroup can be made. Changes nothing.
+    pub fn check(path: &Path) -> Result<()> {
+        let there = path.ancestors().find(|above| above.is_dir());
+        Self::open(there.unwrap_or(path)).map(drop)
+    }
+
     /// Makes the cgroup and those above it that are missing; one that is there already is opened.
     pub fn create(path: &Path) -> Result<Self> {
+        Self::check(path)?;
         fs::create_dir_all(path).context("create cgroup", path.display())?;
         Self::open(path)
     }
@@ -81,6 +88,17 @@ impl Cgroup {
     /// Opens its event file.
     pub fn events(&self) -> Result<Events> {
         Events::open(&self.path)
+    }
+
+    /// Removes it if nothing is in it or below. That there is no such cgroup is no error.
+    pub fn remove_empty(path: &Path) -> Result<()> {
+        use io::ErrorKind::{DirectoryNotEmpty, NotFound, ResourceBusy};
+        match fs::remove_dir(path) {
+            Err(error) if ![NotFound, ResourceBusy, DirectoryNotEmpty].contains(&error.kind()) => {
+                Err(error).context("remove cgroup", path.display())
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Kills what is in it, waits until that is gone, and removes it. That there is no such cgroup is no error.
@@ -201,7 +219,15 @@ mod tests {
 
     #[test]
     fn a_directory_of_another_file_system_is_refused() {
-        let error = Cgroup::open(Path::new("/etc")).unwrap_err();
-        assert!(error.to_string().starts_with("/etc: found a directory of another file system"), "{error}");
+        for error in [
+            Cgroup::open(Path::new("/etc")).unwrap_err(),
+            Cgroup::create(Path::new("/etc/linux-test/below")).unwrap_err(),
+        ] {
+            assert!(
+                error.to_string().starts_with("/etc: found a directory of another file system"),
+                "{error}"
+            );
+        }
+        assert!(!Path::new("/etc/linux-test").exists(), "nothing is made");
     }
 }

@@ -22,6 +22,11 @@ use rtnetlink::{LinkMessageBuilder, LinkUnspec, RouteMessageBuilder};
 
 use crate::error::{Context, Error, Result};
 
+mod own_routes;
+
+pub use own_routes::OwnRoutes;
+use own_routes::is_own;
+
 /// Index of `lo` in every network namespace (`LOOPBACK_IFINDEX` of the kernel).
 pub const LOOPBACK: u32 = 1;
 
@@ -96,6 +101,8 @@ pub struct RouteEntry {
     pub unicast: bool,
     /// Refused with ICMP unreachable.
     pub unreachable: bool,
+    /// The host itself receives what goes there, see [`OwnRoutes`].
+    pub own: bool,
 }
 
 /// An address of a device.
@@ -309,6 +316,7 @@ fn route_entry(message: &RouteMessage) -> Option<RouteEntry> {
         device,
         unicast: message.header.kind == RouteType::Unicast,
         unreachable: message.header.kind == RouteType::Unreachable,
+        own: is_own(message),
     })
 }
 

@@ -29,6 +29,8 @@ pub enum When {
     Equal(u8, u32),
     /// Those whose argument (from 0) has any of these bits.
     AnyBit(u8, u32),
+    /// Those whose argument (from 0) and the next are these values.
+    Pair(u8, u32, u32),
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -79,6 +81,15 @@ fn program(refusals: &[Refusal]) -> Vec<libc::sock_filter> {
             When::Equal(argument, value) => {
                 program.extend(by_argument(call, argument, jump(libc::BPF_JEQ, value, 0, 1), refuse));
             }
+            When::Pair(argument, first, second) => program.extend([
+                jump(libc::BPF_JEQ, call, 0, 6),
+                load_argument(argument),
+                jump(libc::BPF_JEQ, first, 0, 3),
+                load_argument(argument + 1),
+                jump(libc::BPF_JEQ, second, 0, 1),
+                refuse,
+                load(NUMBER),
+            ]),
             When::AnyBit(argument, bits) => {
                 program.extend(by_argument(call, argument, jump(libc::BPF_JSET, bits, 0, 1), refuse));
             }
@@ -94,8 +105,12 @@ fn by_argument(
     test: libc::sock_filter,
     refuse: libc::sock_filter,
 ) -> [libc::sock_filter; 5] {
-    let offset = ARGUMENTS + 8 * u32::from(argument) + if cfg!(target_endian = "big") { 4 } else { 0 };
-    [jump(libc::BPF_JEQ, call, 0, 4), load(offset), test, refuse, load(NUMBER)]
+    [jump(libc::BPF_JEQ, call, 0, 4), load_argument(argument), test, refuse, load(NUMBER)]
+}
+
+/// The lower 32 bits.
+fn load_argument(argument: u8) -> libc::sock_filter {
+    load(ARGUMENTS + 8 * u32::from(argument) + if cfg!(target_endian = "big") { 4 } else { 0 })
 }
 
 fn load(offset: u32) -> libc::sock_filter {

@@ -75,6 +75,12 @@ fn unknown(kind: &str, name: &str) -> Error {
     }
 }
 
+/// Number of a group of the host; none if there is no such group.
+pub fn group(name: &str) -> Result<Option<u32>> {
+    let known = Group::from_name(name).context("look up group", name)?;
+    Ok(known.map(|group| group.gid.as_raw()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -29,7 +29,11 @@ pub enum ClientError {
         socket: PathBuf,
     },
     /// The socket's mode keeps the caller out.
-    #[error("{} answers only to root; run the same command with sudo", .socket.display())]
+    #[error(
+        "{} answers only to root and the group {}; run the same command with sudo, or join the group",
+        .socket.display(),
+        crate::GROUP
+    )]
     NotPermitted {
         /// The socket.
         socket: PathBuf,

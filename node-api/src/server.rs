@@ -7,7 +7,7 @@
 use std::fs;
 use std::future::Future;
 use std::io;
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt, chown};
 use std::os::unix::net::UnixStream as BlockingStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -68,18 +68,17 @@ pub struct Gone;
 pub struct Server {
     listener: UnixListener,
     build: String,
-    uid: u32,
     connections: Arc<Semaphore>,
     patience: Duration,
 }
 
 impl Server {
-    /// Opens the socket with mode 0660. A socket left behind by a killed agent is replaced, one that is answered is
+    /// Opens the socket with mode 0660, for root and the group `readers`. A socket left behind by a killed agent is replaced, one that is answered is
     /// not. `build` is the agent's version and commit.
     ///
     /// The mode is set under another name and the socket then renamed: there is no moment in which others can
     /// connect. Two agents that start at the very same time are kept apart by the agent's own lock, not here.
-    pub fn bind(socket: &Path, build: &str) -> Result<Self, BindError> {
+    pub fn bind(socket: &Path, build: &str, readers: Option<u32>) -> Result<Self, BindError> {
         refuse_if_used(socket)?;
         let io = |error| BindError::Io { socket: socket.to_owned(), error };
         let fresh = socket.with_extension(format!("{}.new", std::process::id()));
@@ -87,16 +86,16 @@ impl Server {
             let _ = fs::remove_file(&fresh);
             let listener = UnixListener::bind(&fresh)?;
             fs::set_permissions(&fresh, fs::Permissions::from_mode(0o660))?;
+            if let Some(readers) = readers {
+                chown(&fresh, None, Some(readers))?;
+            }
             fs::rename(&fresh, socket)?;
             Ok(listener)
         };
         let listener = open().inspect_err(|_| drop(fs::remove_file(&fresh))).map_err(io)?;
-        // The socket is ours, so its owner is who we are.
-        let uid = std::os::unix::fs::MetadataExt::uid(&fs::metadata(socket).map_err(io)?);
         Ok(Self {
             listener,
             build: build.to_owned(),
-            uid,
             connections: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
             patience: PATIENCE,
         })
@@ -147,7 +146,6 @@ impl Server {
             peer: peer.map(|c| PeerCredentials { uid: c.uid(), gid: c.gid(), pid: c.pid() }),
             frames: Frames::new(stream, MAX_REQUEST, MAX_REPLY),
             build: self.build.clone(),
-            own_uid: self.uid,
             patience: self.patience,
         }
     }
@@ -183,7 +181,6 @@ struct Connection {
     frames: Frames,
     peer: Option<PeerCredentials>,
     build: String,
-    own_uid: u32,
     patience: Duration,
 }
 
@@ -219,7 +216,7 @@ where
     A: Fn(PeerCredentials, Request, ReplySink) -> F,
     F: Future<Output = ()>,
 {
-    let Connection { frames, peer, build, own_uid, patience } = connection;
+    let Connection { frames, peer, build, patience } = connection;
     let mut sink = ReplySink { frames, patience };
     let Some(peer) = peer else {
         return debug!("node socket: a caller without credentials");
@@ -236,7 +233,7 @@ where
                 let _ = sink.send(&Reply::Error(format!("not a request: {error}"))).await;
             }
         }
-        Ok(Ok(request)) => match refusal(peer, own_uid, &request) {
+        Ok(Ok(request)) => match refusal(peer, &request) {
             Some(text) => drop(sink.send(&Reply::Error(text)).await),
             None => answer(peer, request, sink).await,
         },
@@ -267,23 +264,10 @@ async fn hear(frames: &mut Frames, build: &str) -> Result<Request, Unheard> {
     Ok(frames.receive().await?)
 }
 
-/// Why `peer` may not ask this; none if it may. Root may all; the agent's own user may read.
-fn refusal(peer: PeerCredentials, own_uid: u32, request: &Request) -> Option<String> {
-    if peer.uid == 0 {
-        return None;
-    }
-    if request.has_effects() {
-        return Some(format!(
-            "uid {}: only root may change this node; run the same command with sudo",
-            peer.uid
-        ));
-    }
-    (peer.uid != own_uid).then(|| {
-        format!(
-            "uid {}: only root and uid {own_uid} may ask this agent; run the same command with sudo",
-            peer.uid
-        )
-    })
+/// Why `peer` may not ask this; none if it may. Root may all; whoever the socket's mode lets in may read.
+fn refusal(peer: PeerCredentials, request: &Request) -> Option<String> {
+    (peer.uid != 0 && request.has_effects())
+        .then(|| format!("uid {}: only root may change this node; run the same command with sudo", peer.uid))
 }
 
 #[cfg(test)]
@@ -291,31 +275,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn root_may_all_the_agents_user_may_read_others_may_nothing() {
-        const AGENT: u32 = 990;
+    fn root_may_all_others_may_read() {
+        const NO: &str = "uid 1000: only root may change this node; run the same command with sudo";
         let cases = [
             (0, Request::Status, None),
             (0, Request::Down, None),
-            (AGENT, Request::Status, None),
-            (
-                AGENT,
-                Request::Down,
-                Some("uid 990: only root may change this node; run the same command with sudo"),
-            ),
-            (
-                1000,
-                Request::Status,
-                Some("uid 1000: only root and uid 990 may ask this agent; run the same command with sudo"),
-            ),
-            (
-                1000,
-                Request::Down,
-                Some("uid 1000: only root may change this node; run the same command with sudo"),
-            ),
+            (1000, Request::Status, None),
+            (1000, Request::Down, Some(NO)),
         ];
         for (uid, request, expected) in cases {
             let peer = PeerCredentials { uid, gid: uid, pid: None };
-            assert_eq!(refusal(peer, AGENT, &request).as_deref(), expected, "{uid} {request:?}");
+            assert_eq!(refusal(peer, &request).as_deref(), expected, "{uid} {request:?}");
         }
     }
 }

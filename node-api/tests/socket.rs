@@ -81,7 +81,7 @@ async fn still_answers(socket: &Path) {
 async fn a_question_gets_its_answer_and_the_caller_is_known() {
     let Scene { socket, _directory } = scene();
     let (seen, mut peers) = mpsc::unbounded_channel();
-    serve(Server::bind(&socket, "0.1.0 (agent)").unwrap(), move |peer, request, mut replies| {
+    serve(Server::bind(&socket, "0.1.0 (agent)", None).unwrap(), move |peer, request, mut replies| {
         let seen = seen.clone();
         async move {
             seen.send((peer, request)).unwrap();
@@ -99,7 +99,7 @@ async fn a_question_gets_its_answer_and_the_caller_is_known() {
 #[tokio::test]
 async fn an_error_of_the_agent_is_said_in_its_own_words() {
     let Scene { socket, _directory } = scene();
-    serve(Server::bind(&socket, "a").unwrap(), |_, _, mut replies| async move {
+    serve(Server::bind(&socket, "a", None).unwrap(), |_, _, mut replies| async move {
         let _ = replies.send(&Reply::Error("workload default/x: in use".to_owned())).await;
     });
     let client = Client::connect(&socket, "b").await.unwrap();
@@ -122,8 +122,8 @@ async fn without_an_agent_the_error_says_how_to_start_one() {
 async fn an_agent_that_answers_is_not_replaced_and_a_dead_ones_socket_is() {
     let Scene { socket, _directory } = scene();
     drop(UnixListener::bind(&socket).unwrap());
-    let server = Server::bind(&socket, "a").unwrap();
-    assert!(matches!(Server::bind(&socket, "a"), Err(BindError::InUse(_))));
+    let server = Server::bind(&socket, "a", None).unwrap();
+    assert!(matches!(Server::bind(&socket, "a", None), Err(BindError::InUse(_))));
     serve(server, no_endpoints);
     still_answers(&socket).await;
 }
@@ -132,7 +132,7 @@ async fn an_agent_that_answers_is_not_replaced_and_a_dead_ones_socket_is() {
 async fn what_is_not_a_socket_is_left_alone() {
     let Scene { socket, _directory } = scene();
     std::fs::write(&socket, "precious").unwrap();
-    assert!(matches!(Server::bind(&socket, "a"), Err(BindError::NotASocket(_))));
+    assert!(matches!(Server::bind(&socket, "a", None), Err(BindError::NotASocket(_))));
     assert_eq!(std::fs::read(&socket).unwrap(), b"precious");
 }
 
@@ -140,7 +140,7 @@ async fn what_is_not_a_socket_is_left_alone() {
 async fn the_socket_is_closed_to_others_and_the_only_file_that_is_made() {
     use std::os::unix::fs::PermissionsExt;
     let Scene { socket, _directory } = scene();
-    let _server = Server::bind(&socket, "a").unwrap();
+    let _server = Server::bind(&socket, "a", None).unwrap();
     assert_eq!(std::fs::metadata(&socket).unwrap().permissions().mode() & 0o777, 0o660);
     assert_eq!(std::fs::read_dir(socket.parent().unwrap()).unwrap().count(), 1);
 }
@@ -148,9 +148,9 @@ async fn the_socket_is_closed_to_others_and_the_only_file_that_is_made() {
 #[tokio::test]
 async fn an_agent_that_ends_late_leaves_its_successors_socket_alone() {
     let Scene { socket, _directory } = scene();
-    let earlier = Server::bind(&socket, "a").unwrap();
+    let earlier = Server::bind(&socket, "a", None).unwrap();
     std::fs::remove_file(&socket).unwrap();
-    serve(Server::bind(&socket, "a").unwrap(), no_endpoints);
+    serve(Server::bind(&socket, "a", None).unwrap(), no_endpoints);
     drop(earlier);
     still_answers(&socket).await;
 }
@@ -158,7 +158,7 @@ async fn an_agent_that_ends_late_leaves_its_successors_socket_alone() {
 #[tokio::test]
 async fn different_versions_say_so_and_stop() {
     let Scene { socket, _directory } = scene();
-    serve(Server::bind(&socket, "a").unwrap(), |_, _, _| async { panic!("must not be asked") });
+    serve(Server::bind(&socket, "a", None).unwrap(), |_, _, _| async { panic!("must not be asked") });
     // An older command meets this agent: it gets the greeting it needs to explain itself, and nothing else.
     let said = until_closed(raw(&socket, &hello(node_api::VERSION + 1)).await).await;
     assert!(said.ends_with(r#"{"version":1,"build":"a"}"#), "{said}");
@@ -194,7 +194,7 @@ fn different_builds_are_named_and_equal_ones_are_not() {
 #[tokio::test]
 async fn bad_callers_are_told_and_harm_no_one() {
     let Scene { socket, _directory } = scene();
-    serve(Server::bind(&socket, "a").unwrap(), no_endpoints);
+    serve(Server::bind(&socket, "a", None).unwrap(), no_endpoints);
     let greeted = |rest: &[u8]| [hello(node_api::VERSION), rest.to_vec()].concat();
     let deep = framed(&format!(r#"{{"request":"trace","from":{}"#, "[".repeat(60_000)));
     let cases: [(&str, Vec<u8>, &str); 6] = [
@@ -215,7 +215,7 @@ async fn bad_callers_are_told_and_harm_no_one() {
 #[tokio::test]
 async fn a_caller_that_says_nothing_is_closed() {
     let Scene { socket, _directory } = scene();
-    let server = Server::bind(&socket, "a").unwrap().with_patience(Duration::from_millis(20));
+    let server = Server::bind(&socket, "a", None).unwrap().with_patience(Duration::from_millis(20));
     serve(server, no_endpoints);
     until_closed(raw(&socket, &[]).await).await;
     until_closed(raw(&socket, &hello(node_api::VERSION)).await).await;
@@ -225,7 +225,7 @@ async fn a_caller_that_says_nothing_is_closed() {
 async fn a_caller_that_does_not_read_is_closed() {
     let Scene { socket, _directory } = scene();
     let (ended, mut end) = mpsc::unbounded_channel();
-    let server = Server::bind(&socket, "a").unwrap().with_patience(Duration::from_millis(50));
+    let server = Server::bind(&socket, "a", None).unwrap().with_patience(Duration::from_millis(50));
     serve(server, move |_, _, mut replies| {
         let ended = ended.clone();
         async move {
@@ -243,7 +243,7 @@ async fn a_caller_that_does_not_read_is_closed() {
 async fn the_agent_notices_a_caller_that_vanishes() {
     let Scene { socket, _directory } = scene();
     let (ended, mut end) = mpsc::unbounded_channel();
-    serve(Server::bind(&socket, "a").unwrap(), move |_, _, mut replies| {
+    serve(Server::bind(&socket, "a", None).unwrap(), move |_, _, mut replies| {
         let ended = ended.clone();
         async move {
             replies.send(&Reply::Lost(7)).await.unwrap();
@@ -262,7 +262,7 @@ async fn the_agent_notices_a_caller_that_vanishes() {
 #[tokio::test]
 async fn an_agent_that_dies_within_a_stream_is_said() {
     let Scene { socket, _directory } = scene();
-    let agent = serve(Server::bind(&socket, "a").unwrap(), |_, _, mut replies| async move {
+    let agent = serve(Server::bind(&socket, "a", None).unwrap(), |_, _, mut replies| async move {
         let _ = replies.send(&Reply::Lost(1)).await;
         std::future::pending::<()>().await;
     });
@@ -276,7 +276,7 @@ async fn an_agent_that_dies_within_a_stream_is_said() {
 #[tokio::test]
 async fn an_answer_too_long_for_a_frame_is_refused_not_cut() {
     let Scene { socket, _directory } = scene();
-    serve(Server::bind(&socket, "a").unwrap(), |_, _, mut replies| async move {
+    serve(Server::bind(&socket, "a", None).unwrap(), |_, _, mut replies| async move {
         let plan = serde_json::Value::String("x".repeat(node_api::MAX_REPLY));
         let _ = replies.send(&Reply::Plan(plan)).await;
     });
@@ -289,7 +289,7 @@ async fn an_answer_too_long_for_a_frame_is_refused_not_cut() {
 async fn one_connection_too_many_is_told_so_and_a_place_that_is_freed_serves_again() {
     let Scene { socket, _directory } = scene();
     let (ended, mut end) = mpsc::unbounded_channel();
-    serve(Server::bind(&socket, "a").unwrap(), move |_, _, mut replies| {
+    serve(Server::bind(&socket, "a", None).unwrap(), move |_, _, mut replies| {
         let ended = ended.clone();
         async move {
             let _ = replies.send(&Reply::Endpoints(Vec::new())).await;

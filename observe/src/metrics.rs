@@ -9,6 +9,7 @@ use mesh::flow::{Flow, TrafficDirection, Verdict};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
@@ -68,14 +69,16 @@ impl FlowMetrics {
 #[derive(Clone, Debug)]
 pub struct PolicyMetrics {
     edit_to_live: Histogram,
+    invalid: Gauge,
 }
 
 impl PolicyMetrics {
-    /// Registers `ferromesh_policy_edit_to_live_seconds`.
+    /// Registers `ferromesh_policy_edit_to_live_seconds` and `ferromesh_invalid_objects`.
     pub fn register(registry: &mut Registry) -> Self {
         // Around the promise, 50 ms, the steps are finer.
         let bounds = [0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.25, 0.5, 1.0, 2.5];
-        let metrics = Self { edit_to_live: Histogram::new(bounds) };
+        let metrics = Self { edit_to_live: Histogram::new(bounds), invalid: Gauge::default() };
+        registry.register("invalid_objects", "Objects with an error, see policy list", metrics.invalid.clone());
         registry.register_with_unit(
             "policy_edit_to_live",
             "From the change of a file to its policy in the kernel",
@@ -83,6 +86,11 @@ impl PolicyMetrics {
             metrics.edit_to_live.clone(),
         );
         metrics
+    }
+
+    /// So many objects have an error.
+    pub fn set_invalid(&self, objects: usize) {
+        self.invalid.set(i64::try_from(objects).unwrap_or(i64::MAX));
     }
 
     /// An edit took so long to be in force.
@@ -110,11 +118,13 @@ mod tests {
         flows.count(&dropped());
         flows.count(&forwarded());
         policy.observe_edit(Duration::from_millis(8));
+        policy.set_invalid(2);
         let text = text(&registry);
         for line in [
             r#"ferromesh_build_info{version="0.1.0",commit="abc",schema="1"} 1"#,
             r#"ferromesh_flows_processed_total{verdict="DROPPED",direction="INGRESS"} 2"#,
             r#"ferromesh_flows_processed_total{verdict="FORWARDED",direction="INGRESS"} 1"#,
+            "ferromesh_invalid_objects 2",
             r#"ferromesh_policy_edit_to_live_seconds_bucket{le="0.005"} 0"#,
             r#"ferromesh_policy_edit_to_live_seconds_bucket{le="0.01"} 1"#,
         ] {

@@ -92,6 +92,7 @@ impl Node {
             ("nodeName", old.node_name != new.node_name),
             ("ipv4Pool", old.ipv4_pool != new.ipv4_pool),
             ("ipv6Pool", old.ipv6_pool != new.ipv6_pool),
+            ("mtu", old.mtu != new.mtu),
             ("metricsAddress", old.metrics_address != new.metrics_address),
             ("cgroupRoot", old.cgroup_root != new.cgroup_root),
             ("attach", old.attach != new.attach),

@@ -7,7 +7,7 @@ use std::io;
 pub(crate) enum AgentError {
     /// The directory of YAML files.
     #[error(transparent)]
-    Source(#[from] control::source::files::SourceError),
+    Source(#[from] control::source::SourceError),
     /// Identity numbers.
     #[error(transparent)]
     Allocate(#[from] control::allocate::AllocateError),

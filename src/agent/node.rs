@@ -12,7 +12,7 @@ use control::kind::configuration::{Attach, Configuration, TraceLevel};
 use control::source::files::Directory;
 use control::{NodeFacts, Planned, World, admit, plan};
 use endpoint::{Emptied, Endpoints, Host};
-use ipnet::{Ipv4Net, Ipv6Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use l4_datapath::flow::Context;
 use l4_datapath::metrics::Metrics as DatapathMetrics;
 use l4_datapath::{Adoption, Datapath, Hook, Options};
@@ -110,6 +110,7 @@ impl Node {
             datapath,
         };
         node.count();
+        node.policy_metrics.set_invalid(node.world.invalid());
         Ok((node, source, opened.emptied))
     }
 
@@ -144,6 +145,7 @@ impl Node {
         self.world = world;
         self.reconcile();
         self.policy_metrics.observe_edit(start.elapsed());
+        self.policy_metrics.set_invalid(self.world.invalid());
     }
 
     /// Plans whole and applies the difference. On an error the earlier plan stays in force.
@@ -166,6 +168,18 @@ impl Node {
         self.planned = planned;
         *self.explanation.lock() = context(&self.facts, &self.planned, &self.datapath);
         Ok(())
+    }
+
+    /// Addresses of the host have come or gone: who has them is a matter of policy.
+    pub(super) async fn readdress(&mut self) {
+        match own_addresses().await {
+            Ok(own) if own == self.facts.addresses => {}
+            Ok(own) => {
+                self.facts.addresses = own;
+                self.reconcile();
+            }
+            Err(error) => tracing::error!(%error, "the host's addresses cannot be read"),
+        }
     }
 
     /// Makes a workload's endpoint and puts its policy in force; nothing of it is left after an error.
@@ -276,14 +290,19 @@ async fn facts(world: &World, endpoints: &endpoint::Config) -> Result<NodeFacts,
         Some(name) => name.clone(),
         None => linux::host::name()?,
     };
-    let addresses = linux::netlink::Netlink::open()?.addresses().await?;
-    let addresses: BTreeSet<_> = addresses.into_iter().map(|address| address.address.addr()).collect();
     Ok(NodeFacts {
         name,
-        addresses: addresses.into_iter().collect(),
+        addresses: own_addresses().await?,
         ipv4_pool: endpoints.ipv4_pool,
         ipv6_pool: endpoints.ipv6_pool,
     })
+}
+
+async fn own_addresses() -> Result<Vec<IpNet>, AgentError> {
+    let routes = linux::netlink::Netlink::open()?.routes().await?;
+    let own: BTreeSet<_> =
+        routes.into_iter().filter(|route| route.own).map(|route| route.destination).collect();
+    Ok(own.into_iter().collect())
 }
 
 fn options(directories: &Directories, configuration: &Configuration) -> Options {

@@ -28,7 +28,9 @@ pub(super) fn serve(
     calls: mpsc::Sender<Call>,
     ring: Arc<FlowRing>,
 ) -> Result<impl Future<Output = ()>, BindError> {
-    let server = Server::bind(&socket, crate::BUILD)?;
+    // Without the group, or without an answer to who that is, root alone may ask.
+    let readers = linux::user::group(node_api::GROUP).unwrap_or_default();
+    let server = Server::bind(&socket, crate::BUILD, readers)?;
     Ok(server.serve(move |_, request, sink| {
         let (calls, ring) = (calls.clone(), Arc::clone(&ring));
         async move {

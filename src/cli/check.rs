@@ -32,7 +32,8 @@ pub(super) async fn run(args: Args) -> Result<ExitCode, CliError> {
         return Ok(if found.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
     }
     let capabilities = l4_datapath::probe::capabilities();
-    let conflicts = Host::conflicts(&endpoints).await.map_err(failed)?;
+    let mut conflicts = Host::conflicts(&endpoints).await.map_err(failed)?;
+    conflicts.extend(l4_datapath::foreign::programs());
     let conflicts: String = conflicts.iter().map(|sentence| format!("‼ {sentence}\n")).collect();
     output::write(&format!("{capabilities}{conflicts}"))?;
     capabilities.check().map_err(failed)?;

@@ -50,7 +50,7 @@ const NEW_TIME: u32 = 0x80;
 
 /// Calls that no workload has a use for and that reach what namespaces do not cover. Most want a capability that it
 /// lacks; a user namespace of its own would give it that.
-const REFUSED: [libc::c_long; 32] = [
+const REFUSED: [libc::c_long; 35] = [
     libc::SYS_mount,
     libc::SYS_umount2,
     libc::SYS_pivot_root,
@@ -84,10 +84,14 @@ const REFUSED: [libc::c_long; 32] = [
     libc::SYS_add_key,
     libc::SYS_request_key,
     libc::SYS_lookup_dcookie,
+    // Makes sockets and more by entries in memory, past every condition below.
+    libc::SYS_io_uring_setup,
+    libc::SYS_io_uring_enter,
+    libc::SYS_io_uring_register,
 ];
 
 /// Filters for calls that are refused by what they ask for.
-const CONDITIONS: [Refusal; 6] = [
+const CONDITIONS: [Refusal; 9] = [
     refuse(libc::SYS_unshare, When::AnyBit(0, NAMESPACES | NEW_TIME), libc::EPERM),
     refuse(libc::SYS_clone, When::AnyBit(0, NAMESPACES), libc::EPERM),
     // Its flags lie in memory, which a filter cannot see; the C libraries fall back to clone(2).
@@ -97,7 +101,15 @@ const CONDITIONS: [Refusal; 6] = [
     refuse(libc::SYS_ioctl, When::Equal(1, TIOCLINUX), libc::EPERM),
     // Leads to the hypervisor and other virtual machines, past every network namespace.
     refuse(libc::SYS_socket, When::Equal(0, libc::AF_VSOCK as u32), libc::EPERM),
+    // With NET_RAW a sender could say where a device must put the checksum, and so change the port or address of a
+    // packet after it was judged.
+    refuse(libc::SYS_socket, When::Equal(0, libc::AF_XDP as u32), libc::EPERM),
+    refuse(libc::SYS_setsockopt, When::Pair(1, libc::SOL_PACKET as u32, PACKET_VNET_HDR), libc::EPERM),
+    refuse(libc::SYS_setsockopt, When::Pair(1, libc::SOL_PACKET as u32, PACKET_VNET_HDR_SZ), libc::EPERM),
 ];
+/// `linux/if_packet.h`.
+const PACKET_VNET_HDR: u32 = 15;
+const PACKET_VNET_HDR_SZ: u32 = 24;
 /// `asm-generic/ioctls.h`: the console's selection and paste.
 const TIOCLINUX: u32 = 0x541c;
 

@@ -32,6 +32,11 @@ pub struct Workload {
 impl Node {
     /// A namespace with loopback, directories and a configuration; no agent yet.
     pub fn new() -> Self {
+        Self::with("")
+    }
+
+    /// The same with more keys of the configuration: `, key: value`.
+    pub fn with(settings: &str) -> Self {
         let name = format!("fmlab{}x{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let directory = TempDir::with_prefix("fmlab").expect("a temporary directory");
         Outcome::of(Command::new("ip").args(["netns", "add", &name])).success();
@@ -43,7 +48,7 @@ impl Node {
             "ferromesh.yaml",
             "apiVersion: ferromesh.io/v1alpha1\nkind: Configuration\nmetadata: {name: node}\n\
              spec: {nodeName: lab, ipv4Pool: 10.77.0.0/24, ipv6Pool: 'fd00:77::/112', cgroupRoot: CGROUP}\n"
-                .replace("CGROUP", &node.cgroup.display().to_string())
+                .replace("CGROUP", &format!("{}{settings}", node.cgroup.display()))
                 .as_str(),
         );
         node
@@ -51,7 +56,12 @@ impl Node {
 
     /// A node whose agent is up.
     pub fn up() -> Self {
-        let mut node = Self::new();
+        Self::up_with("")
+    }
+
+    /// A node with more keys of the configuration whose agent is up.
+    pub fn up_with(settings: &str) -> Self {
+        let mut node = Self::with(settings);
         node.start_agent();
         node
     }

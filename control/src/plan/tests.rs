@@ -1,4 +1,5 @@
 use std::fs;
+use std::net::IpAddr;
 
 use mesh::policy::protocol::{ICMP, TCP, UDP};
 use mesh::workload::{EndpointId, Mac};
@@ -33,7 +34,7 @@ fn endpoint(number: u16, text: &str) -> Endpoint {
 fn facts() -> NodeFacts {
     NodeFacts {
         name: "node1".to_owned(),
-        addresses: vec!["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()],
+        addresses: vec!["192.0.2.1/32".parse().unwrap(), "2001:db8::1/128".parse().unwrap()],
         ipv4_pool: "10.217.0.0/16".parse().unwrap(),
         ipv6_pool: "fd00:217::/64".parse().unwrap(),
     }

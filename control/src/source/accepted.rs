@@ -11,7 +11,7 @@ use std::sync::Arc;
 use ipnet::{Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
-use super::files::SourceError;
+use super::SourceError;
 use crate::durable;
 use crate::kind::decode;
 use crate::objects::{Accepted, Objects};

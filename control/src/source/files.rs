@@ -21,7 +21,7 @@ use futures_util::StreamExt;
 use inotify::{EventStream, Inotify, WatchMask, Watches};
 use ipnet::{Ipv4Net, Ipv6Net};
 
-use super::accepted;
+use super::{SourceError, accepted};
 use crate::kind::{Decoded, decode};
 use crate::objects::{File, Objects};
 use crate::world::World;
@@ -43,32 +43,6 @@ const BUSY: Duration = Duration::from_millis(10);
 const PERIOD: Duration = Duration::from_secs(5);
 /// A time stamp younger than this proves nothing: another write may fall into the same tick of the clock.
 const RACY: Duration = Duration::from_secs(1);
-
-/// Why a directory cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum SourceError {
-    /// It cannot be read at start.
-    #[error("configuration directory {path}: {source}; give a directory that can be read")]
-    Directory {
-        /// The directory.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// The kernel gives no watch.
-    #[error("inotify: {0}; raise fs.inotify.max_user_instances or max_user_watches")]
-    Watch(io::Error),
-    /// What was accepted earlier cannot be read.
-    #[error(
-        "{path}: {reason}; remove it to start from the files alone (last valid versions of invalid files are lost)"
-    )]
-    Accepted {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        reason: String,
-    },
-}
 
 /// The directory, what it says, and what is in force.
 pub struct Directory {

@@ -2,3 +2,32 @@
 
 mod accepted;
 pub mod files;
+
+use std::io;
+use std::path::PathBuf;
+
+/// Why a directory cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    /// It cannot be read at start.
+    #[error("configuration directory {path}: {source}; give a directory that can be read")]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The kernel gives no watch.
+    #[error("inotify: {0}; raise fs.inotify.max_user_instances or max_user_watches")]
+    Watch(io::Error),
+    /// What was accepted earlier cannot be read.
+    #[error(
+        "{path}: {reason}; remove it to start from the files alone (last valid versions of invalid files are lost)"
+    )]
+    Accepted {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+}

@@ -4,7 +4,7 @@
 //! listener reports) is an event too. A new connection between two local endpoints makes *two* events, egress of the
 //! opener and ingress of the other, each with the rule that decided it.
 
-use abi::{Direction, DropCount, DropKey, Event, EventKind};
+use abi::{Direction, DropCount, DropKey, Event, EventFlags, EventKind};
 use aya_ebpf::{bindings::BPF_NOEXIST, helpers::bpf_ktime_get_boot_ns};
 
 use crate::{
@@ -67,6 +67,11 @@ impl Flow {
         self.direction = direction as u8;
         self.ruleset = decision.ruleset;
         self.cookie = decision.cookie;
+        // The other end may have been asked in earnest.
+        self.flags &= !EventFlags::AUDITED;
+        if decision.audited {
+            self.flags |= EventFlags::AUDITED;
+        }
     }
 }
 

@@ -35,7 +35,7 @@ enum Icmp {
 pub(crate) fn judge(skb: Skb, packet: &Packet, flow: &mut Flow, now: &Moment) -> Result<(), Refusal> {
     let is_icmp = matches!(packet.protocol, protocol::ICMP | protocol::ICMPV6);
     let verdict = if is_icmp && matches!(icmp(packet), Icmp::Error) {
-        related::check(skb, packet, flow.source.is_local(), now.second)
+        related::check(skb, packet, flow.source.is_local(), now)
     } else {
         Refusal::check(judge_packet(packet, flow, now))
     };
@@ -287,7 +287,7 @@ fn called_port(packet: &Packet, reply: bool) -> u16 {
 /// One event for each end that was asked. Leaves `flow` as it was.
 #[inline(always)]
 fn announce(packet: &Packet, flow: &mut Flow, verdict: &Verdict) {
-    let (ifindex, direction) = (flow.ifindex, flow.direction);
+    let (ifindex, direction, flags) = (flow.ifindex, flow.direction, flow.flags);
     if flow.source.is_local() {
         flow.judged_by(flow.source.ifindex, Direction::Egress, &verdict.egress);
         flow::report(packet, flow, EventKind::Allowed, 0);
@@ -297,4 +297,5 @@ fn announce(packet: &Packet, flow: &mut Flow, verdict: &Verdict) {
         flow::report(packet, flow, EventKind::Allowed, 0);
     }
     (flow.ifindex, flow.direction, flow.ruleset, flow.cookie) = (ifindex, direction, 0, 0);
+    flow.flags = flags;
 }

@@ -1,6 +1,8 @@
 //! ICMP errors: they pass if they are about a connection that is open, and concern whoever gets them.
 //!
-//! Policy is not asked: an error belongs to the connection it quotes. RFC 5927 says why its quote is checked.
+//! Policy is not asked: an error belongs to the connection it quotes, and shares its verdict. One of an earlier
+//! generation does not count, or two ends could go on talking by errors about what policy no longer allows; the next
+//! packet of the connection renews it. RFC 5927 says why the quote is checked.
 
 use abi::{Address, DropReason};
 use aya_ebpf::bindings::__sk_buff;
@@ -8,7 +10,7 @@ use aya_ebpf::bindings::__sk_buff;
 use crate::{
     conntrack::{self, Tuple},
     header::{Icmp, Ipv4, Ipv6, icmp4, icmp6, protocol},
-    identity,
+    identity::{self, Moment},
     parse::Packet,
     refusal::Refusal,
     skb::{Skb, Space},
@@ -21,8 +23,8 @@ const OFFSET_MASK: u16 = 0x1fff;
 /// addressed to that workload; else to nobody of this node: what two workloads of this node say to each other meets no
 /// router that could complain of it. So neither a pod nor anybody beyond can tear down a connection of two others.
 #[inline(always)]
-pub(crate) fn check(skb: Skb, packet: &Packet, from_workload: bool, second: u32) -> Result<(), Refusal> {
-    Refusal::check(related_check(skb.as_ptr(), packet, from_workload.into(), second))
+pub(crate) fn check(skb: Skb, packet: &Packet, from_workload: bool, now: &Moment) -> Result<(), Refusal> {
+    Refusal::check(related_check(skb.as_ptr(), packet, from_workload.into(), now.second, now.generation))
 }
 
 #[unsafe(no_mangle)]
@@ -32,6 +34,7 @@ extern "C" fn related_check(
     packet: *const Packet,
     from_workload: u32,
     second: u32,
+    generation: u64,
 ) -> u32 {
     // SAFETY: the caller passes a reference; the test for null is for the verifier.
     let Some(packet) = (unsafe { packet.as_ref() }) else { return Refusal::ABSURD };
@@ -42,7 +45,9 @@ extern "C" fn related_check(
         quoted6(skb, packet, from_workload)
     };
     let open = quoted.is_some_and(|tuple| {
-        conntrack::find(&tuple).is_some_and(|entry| entry.is_alive(tuple.protocol(), second))
+        conntrack::find(&tuple).is_some_and(|entry| {
+            entry.is_alive(tuple.protocol(), second) && entry.verdict(generation).is_some()
+        })
     });
     Refusal::encode(if open { Ok(()) } else { Err(DropReason::UnrelatedIcmp) })
 }

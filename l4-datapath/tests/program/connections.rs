@@ -281,6 +281,22 @@ fn an_icmp_error_passes_only_about_an_open_connection_of_its_receiver() {
     }
 }
 
+/// T35: whoever may talk no longer must not go on by errors, which carry a payload.
+#[test]
+fn an_icmp_error_about_a_connection_not_judged_since_the_last_change_is_refused() {
+    let mut node = Node::new();
+    node.allow(A.egress, 0, Ports::Of(UDP));
+    for (generation, family) in (2..).step_by(2).zip(FAMILIES) {
+        let (out, back) = (family.from(A, family.peer()), family.to(family.peer(), A));
+        let asked = udp(out, (4000, 53), b"?");
+        node.passes("from_pod", A, &asked);
+        node.set_generation(generation);
+        node.drops_to(A, &unreachable(back, &asked), DropReason::UnrelatedIcmp);
+        node.passes("from_pod", A, &asked);
+        node.passes("to_pod", A, &unreachable(back, &asked));
+    }
+}
+
 /// T35: a pod cannot tear down a connection between two others.
 #[test]
 fn a_pod_may_complain_only_about_packets_it_got() {

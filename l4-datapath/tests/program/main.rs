@@ -20,5 +20,6 @@ mod live;
 mod neighbours;
 mod node;
 mod policy;
+mod run;
 mod to_pod;
 mod world;

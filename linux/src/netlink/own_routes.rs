@@ -1,0 +1,60 @@
+//! What the host itself receives, and the news of it.
+//!
+//! Not its addresses alone: a datagram to the broadcast address of one of its networks, to the anycast address that
+//! every forwarding host has in every IPv6 network (RFC 4291 section 2.6.1), or to a `local` route someone has made,
+//! reaches the host's own sockets just as well. The kernel keeps a route for each.
+
+use futures_util::{FutureExt, StreamExt};
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::route::{RouteMessage, RouteType};
+use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
+use rtnetlink::{MulticastGroup, new_multicast_connection};
+
+use crate::error::{Context, Result};
+
+/// Told by the kernel whenever these routes change, from the moment it is opened.
+pub struct OwnRoutes {
+    messages: Messages,
+}
+
+type Messages = futures_util::stream::BoxStream<'static, NetlinkMessage<RouteNetlinkMessage>>;
+
+impl OwnRoutes {
+    /// Listens in the calling thread's network namespace. Must be called within a tokio runtime.
+    pub fn listen() -> Result<Self> {
+        let groups = [MulticastGroup::Ipv4Route, MulticastGroup::Ipv6Route];
+        let (connection, _, messages) =
+            new_multicast_connection(&groups).context("listen on", "netlink route socket")?;
+        tokio::spawn(connection);
+        Ok(Self { messages: messages.map(|(message, _)| message).boxed() })
+    }
+
+    /// Waits until some have changed since the last call, or may have. Cancel safe.
+    pub async fn changed(&mut self) {
+        while let Some(message) = self.messages.next().await {
+            if concerns(&message) {
+                // What follows at once is one change: an address brings several routes.
+                while self.messages.next().now_or_never().flatten().is_some() {}
+                return;
+            }
+        }
+        tracing::error!("the kernel's route messages have ended; new addresses of this host stay unknown");
+        std::future::pending().await
+    }
+}
+
+fn concerns(message: &NetlinkMessage<RouteNetlinkMessage>) -> bool {
+    match &message.payload {
+        NetlinkPayload::InnerMessage(
+            RouteNetlinkMessage::NewRoute(route) | RouteNetlinkMessage::DelRoute(route),
+        ) => is_own(route),
+        // Some were lost.
+        NetlinkPayload::Overrun(_) => true,
+        _ => false,
+    }
+}
+
+/// A route to the host itself.
+pub(super) fn is_own(route: &RouteMessage) -> bool {
+    matches!(route.header.kind, RouteType::Local | RouteType::Broadcast | RouteType::Anycast)
+}
