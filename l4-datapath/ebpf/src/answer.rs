@@ -1,8 +1,9 @@
 //! Replies we make ourselves, in the packet that caused them: RST, time exceeded, too big.
 //!
-//! Never an answer to an RST or to an ICMP error. The source is the address that was called: no router here has one of
-//! its own, and it is the one source both sides' checks accept. A packet whose checksum its sender left to the device
-//! keeps that note; receivers on this machine believe it, and a device beyond would spoil the courtesy, nothing else.
+//! Never an answer to an RST, to an ICMP error, or to what was sent to a group of the link (RFC 1122 section 3.2.2).
+//! The source is the address that was called: no router here has one of its own, and it is the one source both sides'
+//! checks accept. A packet whose checksum its sender left to the device keeps that note; receivers on this machine
+//! believe it, and a device beyond would spoil the courtesy, nothing else.
 
 use abi::{DropReason, MARK_ANSWER};
 use aya_ebpf::{
@@ -165,6 +166,9 @@ fn is_error(packet: &Packet) -> bool {
 fn turn_round<T: Copy>(skb: Skb, packet: &Packet, protocol: u8, body: &T) -> Option<()> {
     let mut space = Space::<Ethernet>::new();
     let link = skb.read(0, &mut space)?;
+    if link.destination[0] & 1 != 0 {
+        return None;
+    }
     let network = packet.transport() - ETHERNET;
     let length = network + size_of::<T>() as u32;
     skb.resize(ETHERNET + length)?;

@@ -33,7 +33,8 @@ pub(super) fn check_refusal(
     let mark = if hook.is_from_pod() { 0 } else { MARK_ANSWER };
     ensure(outcome.mark == mark, "mark", outcome)?;
     ensure((told.source, told.destination) == (asked.destination, asked.source), "ends", outcome)?;
-    ensure(told.macs == (asked.macs.1, asked.macs.0), "link", outcome)?;
+    let unicast = asked.macs.1[0] & 1 == 0;
+    ensure(unicast && told.macs == (asked.macs.1, asked.macs.0), "link", outcome)?;
     ensure(told.length == outcome.frame.len(), "length", outcome)?;
     ensure(told.checksums == (true, true) && told.ttl == 64, "header", outcome)?;
     let about = frame.get(LINK..).unwrap_or_default();

@@ -1,7 +1,7 @@
 //! Whatever bytes a frame holds, the programs say no to it, or know why not.
 //!
 //! Each frame of the corpus ([`seeds`]) is mutated ([`mutation`]) and given to the programs; an independent reader
-//! ([`reader`], `etherparse`, strict) and an obvious model of the connection table say what may come of it:
+//! ([`reader`], `etherparse`, strict) and an obvious [`model`] of policy and connections say what may come of it:
 //! - A packet passes only if the reader takes it for one plain packet, of a connection that is open or allowed by a
 //!   rule for exactly these ends, protocol and port; and only what a router changes is changed.
 //! - Every drop is one event and one count with a known reason, but for the noise that is documented as quiet.
@@ -11,6 +11,7 @@
 //! failed is kept in `tests/corpus`; the message of the failure is what goes into the file.
 
 mod answer;
+mod model;
 mod mutation;
 mod reader;
 mod seeds;
@@ -18,20 +19,20 @@ mod seeds;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
-    net::IpAddr,
 };
 
 use abi::{Direction, DropReason, EventKind};
 
 use self::{
+    model::{Model, RULES, Rule, Who, obey, pod},
     mutation::{Dice, mutate},
-    reader::{Body, Read, Silence, quoted, read, silence},
+    reader::{Read, Silence, silence},
     seeds::{seeds, twins},
 };
 use crate::{
-    frame::{ICMP, ICMPV6, LINK, SCTP, TCP, UDP, ip},
+    frame::{LINK, ip},
     node::{Node, OK, Outcome, REDIRECT, SHOT},
-    world::{A, B, FAMILIES, PEER, Pod, Ports},
+    world::{A, B, FAMILIES, Pod},
 };
 
 /// A program on a pod's veth.
@@ -69,75 +70,6 @@ impl fmt::Display for Hook {
     }
 }
 
-/// Who may stand at the end of a packet that passes.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Who {
-    Local(u32),
-    Peer,
-}
-
-const HERE: Who = Who::Local(A.id);
-const THERE: Who = Who::Local(B.id);
-
-/// Who may open what to whom: (opener, other, protocol, port or ICMP type).
-const RULES: [(Who, Who, u8, u16); 13] = [
-    (HERE, THERE, TCP, 80),
-    (HERE, THERE, UDP, 53),
-    (HERE, THERE, SCTP, 5000),
-    (HERE, THERE, ICMP, 8),
-    (HERE, THERE, ICMPV6, 128),
-    (HERE, Who::Peer, TCP, 443),
-    (HERE, Who::Peer, UDP, 53),
-    (HERE, Who::Peer, ICMP, 8),
-    (HERE, Who::Peer, ICMPV6, 128),
-    (Who::Peer, HERE, TCP, 80),
-    (Who::Peer, HERE, UDP, 53),
-    (Who::Peer, HERE, ICMP, 8),
-    (Who::Peer, HERE, ICMPV6, 128),
-];
-
-impl Who {
-    fn identity(self) -> u32 {
-        match self {
-            Self::Peer => PEER,
-            Self::Local(id) => {
-                if id == A.id {
-                    A.identity
-                } else {
-                    B.identity
-                }
-            }
-        }
-    }
-
-    fn of(address: IpAddr) -> Option<Self> {
-        FAMILIES.into_iter().find_map(|family| match address {
-            a if a == family.pool(A.host) => Some(HERE),
-            a if a == family.pool(B.host) => Some(THERE),
-            a if a == family.peer() => Some(Self::Peer),
-            _ => None,
-        })
-    }
-}
-
-fn obey(node: &mut Node, rules: &[(Who, Who, u8, u16)]) {
-    for &(opener, other, protocol, port) in rules {
-        for (end, peer, egress) in [(opener, other, true), (other, opener, false)] {
-            let Who::Local(id) = end else { continue };
-            let pod = if id == A.id { A } else { B };
-            let ruleset = if egress { pod.egress } else { pod.ingress };
-            node.allow(ruleset, peer.identity(), Ports::One(protocol, port));
-        }
-    }
-}
-
-/// Opener, other end, protocol, ports as the opener sends them.
-type Tuple = (IpAddr, IpAddr, u8, (u16, u16));
-
-fn reversed((source, destination, protocol, ports): Tuple) -> Tuple {
-    (destination, source, protocol, (ports.1, ports.0))
-}
-
 /// What came of one frame.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 enum Fate {
@@ -150,21 +82,20 @@ enum Fate {
 /// A node, and what must hold of it.
 struct Lab {
     node: Node,
-    rules: &'static [(Who, Who, u8, u16)],
-    /// Whatever was ever opened: more than is open now, which a frame closes by chance.
-    opened: BTreeSet<Tuple>,
+    model: Model,
     drops: BTreeMap<(u32, u8, u8), u64>,
     fates: BTreeMap<Fate, u64>,
 }
 
 impl Lab {
-    fn new(rules: &'static [(Who, Who, u8, u16)]) -> Self {
+    fn new(rules: &'static [Rule]) -> Self {
         let mut node = Node::new();
         obey(&mut node, rules);
         for pod in [A, B] {
             node.set_quota(pod, 1_000_000);
         }
-        Self { node, rules, opened: BTreeSet::new(), drops: BTreeMap::new(), fates: BTreeMap::new() }
+        let model = Model { rules, opened: BTreeSet::new() };
+        Self { node, model, drops: BTreeMap::new(), fates: BTreeMap::new() }
     }
 
     /// Runs the frame and says what it broke.
@@ -181,7 +112,7 @@ impl Lab {
                 }
                 if matches!(reason, DropReason::TtlExceeded | DropReason::TooBig) {
                     // Found on delivery: it has been judged, and may have opened a connection.
-                    self.allowed(hook, frame)?;
+                    self.model.allowed(hook, frame)?;
                 }
                 if outcome.verdict == REDIRECT {
                     answer::check_refusal(hook, reason, frame, &outcome)?;
@@ -218,30 +149,12 @@ impl Lab {
         })
     }
 
-    /// What the reader finds in a packet that connection table and policy let pass.
-    fn allowed(&mut self, hook: Hook, frame: &[u8]) -> Result<Read, String> {
-        let read = read(frame).ok_or("passed, yet no packet that can be judged")?;
-        let (from, to) = (Who::of(read.source), Who::of(read.destination));
-        let own = Some(Who::Local(hook.pod().id));
-        let stands = match hook {
-            Hook::FromPod(pod) => from == own && read.macs.0 == pod.mac,
-            Hook::ToPod(_) => to == own && (from == Some(Who::Peer) || is_routers(&read)),
-        };
-        if !stands {
-            return Err(format!("passed in another's name: {read:?}"));
-        }
-        if !self.permits(&read, from, to, hook.is_from_pod()) {
-            return Err(format!("passed without permission: {read:?}"));
-        }
-        Ok(read)
-    }
-
     fn check_passed(&mut self, hook: Hook, frame: &[u8], outcome: &Outcome) -> Result<(), String> {
-        let read = self.allowed(hook, frame)?;
+        let read = self.model.allowed(hook, frame)?;
         let mut expected = frame.to_vec();
         let verdict = match Who::of(read.destination) {
             Some(Who::Local(id)) if hook.is_from_pod() => {
-                let pod = if id == A.id { A } else { B };
+                let pod = pod(id);
                 expect_routed(&mut expected, pod, &read, &outcome.frame)?;
                 REDIRECT
             }
@@ -251,48 +164,6 @@ impl Lab {
             return Err(format!("passed changed: {outcome:02x?}"));
         }
         Ok(())
-    }
-
-    /// Whether a packet that passed was allowed to, by rule or connection.
-    fn permits(&mut self, read: &Read, from: Option<Who>, to: Option<Who>, from_pod: bool) -> bool {
-        let ports = match &read.body {
-            Body::Tcp { ports, .. } | Body::Ports(ports) => *ports,
-            Body::Echo { identifier, .. } => (*identifier, *identifier),
-            Body::OtherIcmp { kind, .. } => return self.allows(from, to, read.protocol, u16::from(*kind)),
-            Body::Error { quoted: about, .. } => {
-                let Some(about) = quoted(about) else { return false };
-                let beyond = !matches!(Who::of(about.1), Some(Who::Local(_)));
-                let seen = if from_pod { about.1 == read.source } else { beyond };
-                return seen && about.0 == read.destination && self.knows(about);
-            }
-        };
-        let tuple = (read.source, read.destination, read.protocol, ports);
-        let (forth, back) = (self.opened.contains(&tuple), self.opened.contains(&reversed(tuple)));
-        let (opens, answers, called) = match &read.body {
-            Body::Tcp { flags, .. } if flags.contradict() => return false,
-            Body::Tcp { flags, .. } => (flags.is_first(), !flags.is_first(), ports.1),
-            Body::Echo { request, .. } => {
-                let kind = if read.protocol == ICMP { 8 } else { 128 };
-                (*request, !request, kind)
-            }
-            _ => (true, true, ports.1),
-        };
-        let opens = opens && self.allows(from, to, read.protocol, called);
-        if opens && !back {
-            self.opened.insert(tuple);
-        }
-        // An echo reply never goes the way of its request.
-        let forth = forth && !matches!(read.body, Body::Echo { request: false, .. });
-        opens || forth || (back && answers)
-    }
-
-    fn allows(&self, from: Option<Who>, to: Option<Who>, protocol: u8, port: u16) -> bool {
-        let (Some(from), Some(to)) = (from, to) else { return false };
-        self.rules.contains(&(from, to, protocol, port))
-    }
-
-    fn knows(&self, tuple: Tuple) -> bool {
-        self.opened.contains(&tuple) || self.opened.contains(&reversed(tuple))
     }
 
     /// Mutates every frame of the corpus, each after the corpus itself, which opens the connections again.
@@ -317,15 +188,6 @@ impl Lab {
     fn reasons(&self) -> BTreeSet<DropReason> {
         self.drops.keys().filter_map(|key| DropReason::from_number(key.1)).collect()
     }
-}
-
-/// Any router beyond may send an error, under an address nobody knows; not under one of this node's pool.
-fn is_routers(read: &Read) -> bool {
-    let pool = match read.source {
-        IpAddr::V4(source) => source.octets().starts_with(&[10, 0, 0]),
-        IpAddr::V6(source) => source.octets().starts_with(&[0xfd, 0, 0, 0, 0, 0, 0, 0]),
-    };
-    matches!(read.body, Body::Error { .. }) && !pool
 }
 
 /// Makes of `expected` what a router delivers; the IPv4 checksum must be right if it was.
