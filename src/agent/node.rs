@@ -78,7 +78,11 @@ impl Node {
         let mut allocator = Allocator::open(&directories.state)?;
         let planned = plan(&world, &opened.adopted, &facts, &mut allocator)?;
         allocator.save(SystemTime::now())?;
-        datapath.apply(&planned.plan)?;
+        // What did not fit before does not fit now: what is pinned stays in force, as it did while the last agent ran.
+        let refused = match datapath.apply(&planned.plan) {
+            Err(error @ l4_datapath::Error::Full { .. }) => Some(error.to_string()),
+            applied => applied.map(|_| None)?,
+        };
         adopt(&mut datapath, &opened.adopted, &adoption)?;
         let mut registry = metrics::registry(env!("CARGO_PKG_VERSION"), crate::COMMIT, abi::SCHEMA);
         let mounted = adoption.mounted.map(|path| format!("BPF file system mounted at {}", path.display()));
@@ -96,7 +100,7 @@ impl Node {
             endpoint_config,
             adopted: opened.adopted.len(),
             host_changes: host.iter().map(ToString::to_string).chain(mounted).collect(),
-            refused: None,
+            refused,
             capabilities: capabilities
                 .0
                 .iter()

@@ -56,7 +56,8 @@ pub(crate) struct End {
 }
 
 impl End {
-    pub(crate) const UNKNOWN: Self = Self { identity: 0, ifindex: 0, ingress: 0, egress: 0, instance: 0, id: 0, flags: 0 };
+    pub(crate) const UNKNOWN: Self =
+        Self { identity: 0, ifindex: 0, ingress: 0, egress: 0, instance: 0, id: 0, flags: 0 };
 
     #[inline(always)]
     pub(crate) fn is_local(&self) -> bool {

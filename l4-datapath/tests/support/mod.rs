@@ -142,7 +142,7 @@ impl Pinned {
     }
 
     pub(crate) fn generation(&self) -> u64 {
-        maps::Node::new(self.map(abi::map::NODE)).unwrap().get().unwrap().generation
+        maps::Node::new(self.map(abi::map::NODE)).unwrap().get().generation
     }
 
     /// What is in force for an endpoint.
