@@ -98,3 +98,39 @@ fn down_leaves_nothing_behind_even_without_an_agent() {
     let links = node.inside("ip").args(["-brief", "link"]).output().unwrap();
     assert_eq!(String::from_utf8_lossy(&links.stdout).lines().count(), 1, "only lo is left");
 }
+
+#[test]
+fn a_policy_that_does_not_fit_is_refused_and_does_not_keep_the_agent_from_restarting() {
+    let mut node = Node::up();
+    let deathstar = node.serve("deathstar", DEATHSTAR, 80);
+    node.apply("rule1.yaml", RULE1);
+    node.apply("huge.yaml", &huge());
+    let refused = |node: &Node| node.json(&["status"])["degraded"].to_string();
+    assert!(refused(&node).contains("RULES"), "the map is named: {}", refused(&node));
+    node.kill_agent();
+    node.start_agent();
+    assert!(refused(&node).contains("RULES"), "{}", refused(&node));
+    node.withdraw("huge.yaml");
+    assert_eq!(refused(&node), "[]");
+    for address in deathstar.addresses {
+        assert_eq!(
+            node.attempt("xwing", ALLIANCE, "tcp", address, 80),
+            "silent",
+            "rule1 held throughout, {address}"
+        );
+        assert_eq!(node.attempt("tiefighter", EMPIRE, "tcp", address, 80), "answered", "{address}");
+    }
+}
+
+/// 1200 prefixes by 40 ranges of 30 port prefixes each: more than a million entries.
+fn huge() -> String {
+    let prefixes: Vec<String> = (0..1200).map(|n| format!("192.{}.{}.0/24", n / 256, n % 256)).collect();
+    let ranges: Vec<String> =
+        (0..40).map(|n| format!("{{port: '{}', endPort: {}}}", 1 + n * 1600, 1598 + n * 1600)).collect();
+    format!(
+        "apiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\nmetadata: {{name: huge}}\nspec:\n\
+         \x20 endpointSelector: {{}}\n  ingress:\n  - fromCIDR: [{}]\n    toPorts: [{{ports: [{}]}}]\n",
+        prefixes.join(", "),
+        ranges.join(", ")
+    )
+}
