@@ -1,7 +1,8 @@
 //! What needs two processes: the lab, in which real agents run real workloads in namespaces of their own.
 //!
-//! Promise: a lab leaves nothing behind, and touches nothing of the machine but what it names `fmlab…`. Nothing
-//! imports this crate. Scenarios are in `tests/`; all of them need root and a kernel, and run.
+//! Promise: a lab leaves nothing behind, and touches nothing of the machine but what it names `fmlab…`; only a BPF file
+//! system stays mounted where there was none. Nothing imports this crate. Scenarios are in `tests/`; all of them need
+//! root and a kernel, and run.
 #![allow(clippy::expect_used, clippy::panic, reason = "a lab that cannot be built is a failed test")]
 
 pub mod forge;

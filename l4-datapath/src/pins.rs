@@ -226,8 +226,12 @@ fn unmount_ours(root: &Path) -> Result<Option<&'static str>, Error> {
     if !table.lines().any(is_our_mount) {
         return Ok(None);
     }
-    umount(BPFFS).map_err(|errno| Error::path(BPFFS, "unmounting")(errno.into()))?;
-    Ok(Some(BPFFS))
+    match umount(BPFFS) {
+        Ok(()) => Ok(Some(BPFFS)),
+        // Somebody has begun to use it since we looked.
+        Err(Errno::EBUSY) => Ok(None),
+        Err(errno) => Err(Error::path(BPFFS, "unmounting")(errno.into())),
+    }
 }
 
 /// A line of `mountinfo` (proc_pid_mountinfo(5)): mount point is the fifth field; type and source follow " - ".

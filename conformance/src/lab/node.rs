@@ -4,6 +4,7 @@ use std::fs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Once;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use serde_json::Value;
@@ -12,6 +13,7 @@ use tempfile::TempDir;
 use super::command::{Outcome, Session, wait_until};
 
 static COUNT: AtomicU32 = AtomicU32::new(0);
+static BPFFS: Once = Once::new();
 
 /// A node of the lab.
 pub struct Node {
@@ -37,6 +39,7 @@ impl Node {
 
     /// The same with more keys of the configuration: `, key: value`.
     pub fn with(settings: &str) -> Self {
+        BPFFS.call_once(mount_bpffs);
         let name = format!("fmlab{}x{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let directory = TempDir::with_prefix("fmlab").expect("a temporary directory");
         Outcome::of(Command::new("ip").args(["netns", "add", &name])).success();
@@ -233,6 +236,17 @@ impl Drop for Node {
             down.success();
             removed.success();
         }
+    }
+}
+
+/// A node takes away the BPF file system it has mounted when nobody else seems to use it. Here nodes come and go side by
+/// side, so the lab mounts one for all of them, and leaves it.
+fn mount_bpffs() {
+    let mounted =
+        || fs::read_to_string("/proc/self/mounts").expect("a mount table").contains(" /sys/fs/bpf bpf ");
+    if !mounted() {
+        let outcome = Outcome::of(Command::new("mount").args(["-t", "bpf", "bpf", "/sys/fs/bpf"]));
+        assert!(mounted(), "no BPF file system: {}", outcome.stderr);
     }
 }
 
