@@ -124,3 +124,21 @@ fn a_workload_does_not_keep_anothers_namespace_alive() {
     assert_eq!(shell(&node, &[], "grep -c nsfs /proc/self/mountinfo").stdout, "0");
     assert_eq!(other.finish(), Some(0));
 }
+
+#[test]
+fn what_a_command_is_started_from_is_visible_below_tmp_and_nothing_else_is() {
+    let node = Node::up();
+    let place = tempfile::TempDir::with_prefix("started-from").unwrap();
+    let beside = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(place.path().join("note"), "here\n").unwrap();
+    let line = format!(
+        "cat note && ! touch note && [ ! -e {} ] && [ ! -e {}/ferromesh.yaml ]",
+        beside.path().display(),
+        node.config().display()
+    );
+    let mut run = node.run_command("visitor", &[], &["sh", "-c", &line]);
+    assert_eq!(Outcome::of(run.current_dir(place.path())).success(), "here");
+    // From above the node's own directories nothing is kept: they would be seen with it.
+    let mut run = node.run_command("visitor", &[], &["pwd"]);
+    assert_eq!(Outcome::of(run.current_dir(node.config().parent().unwrap())).success(), "/");
+}

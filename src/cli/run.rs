@@ -28,7 +28,7 @@ Examples:
   sudo ferromesh run --name web --user www-data --writable /srv/web -- nginx -g 'daemon off;'
   sudo ferromesh run --name shell --namespace test -- bash
 
-The command sees the host's files read-only, an empty /run and /tmp, and no device, host process or kernel interface.")]
+The command sees the host's files read-only, a /run and /tmp of its own, and no device, host process or kernel interface.")]
 pub(super) struct Args {
     /// Name of the workload; in use once on a node
     #[arg(long)]
@@ -80,6 +80,7 @@ fn start(agent: &Agent, args: Args) -> Result<u8, Failure> {
         network_namespace: enrolled.network_namespace,
         cgroup: enrolled.cgroup,
         hidden: enrolled.hidden,
+        kept: Vec::new(),
         writable: args.writable,
         credentials: credentials.unwrap_or_else(Credentials::root),
         capabilities,

@@ -2,6 +2,7 @@
 //! sockets lie.
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::os::unix::fs::symlink;
@@ -118,14 +119,43 @@ pub(super) fn resolve_writable(paths: &[PathBuf], hidden: &[PathBuf]) -> Result<
     paths.iter().map(check).collect()
 }
 
+/// Places of which a workload sees nothing but what it was started from.
+const SCRATCH: [&str; 2] = ["/tmp", "/var/tmp"];
+
+/// Where the command is started and where its program lies, as far as they would vanish below a fresh `/tmp`: whoever
+/// starts something from there means to see it. The whole of `/tmp` is not meant, nor what shows the kernel or the node.
+pub(super) fn started_from(program: Option<&OsStr>, hidden: &[PathBuf]) -> linux::Result<Vec<PathBuf>> {
+    let program = program.map(Path::new).filter(|program| program.components().count() > 1);
+    let beside = program.and_then(|program| Some(fs::canonicalize(program).ok()?.parent()?.to_owned()));
+    let here = std::env::current_dir().ok();
+    let below_scratch = |path: &PathBuf| {
+        SCRATCH.iter().map(Path::new).any(|scratch| path.starts_with(scratch) && path.as_path() != scratch)
+    };
+    let mut kept: Vec<PathBuf> = here.into_iter().chain(beside).filter(below_scratch).collect();
+    if kept.is_empty() {
+        return Ok(kept);
+    }
+    let table = mount::table()?;
+    let kernel = table.into_iter().filter(is_kernel).map(|mount| mount.path);
+    let forbidden: Vec<_> = kernel.chain(hidden.iter().cloned()).collect();
+    kept.retain(|path| !forbidden.iter().any(|place| path.starts_with(place) || place.starts_with(path)));
+    // The outer before the inner.
+    kept.sort();
+    kept.dedup();
+    Ok(kept)
+}
+
 fn is_kernel(mount: &mount::Mount) -> bool {
     KERNEL_FILESYSTEMS.contains(&mount.filesystem.as_str())
 }
 
-/// Builds it in the calling process's own mount namespace. `hidden` and `writable` are without symbolic links.
-pub(super) fn build(hidden: &[PathBuf], writable: &[PathBuf]) -> Result<(), Failure> {
+/// Builds it in the calling process's own mount namespace. All paths are without symbolic links; `kept` can be read,
+/// `writable` written.
+pub(super) fn build(hidden: &[PathBuf], kept: &[PathBuf], writable: &[PathBuf]) -> Result<(), Failure> {
     mount::make_private().map_err(Failure::own)?;
-    let copies = writable.iter().map(|path| Ok((path, path.is_dir(), Tree::copy(path)?)));
+    let kept = kept.iter().map(|path| (path, UNPRIVILEGED.read_only()));
+    let given = kept.chain(writable.iter().map(|path| (path, UNPRIVILEGED)));
+    let copies = given.map(|(path, restrictions)| Ok((path, path.is_dir(), Tree::copy(path)?, restrictions)));
     let copies = copies.collect::<linux::Result<Vec<_>>>().map_err(Failure::own)?;
     mount::restrict(Path::new("/"), UNPRIVILEGED.read_only()).map_err(Failure::own)?;
     detach_kernel(hidden).map_err(Failure::own)?;
@@ -141,8 +171,8 @@ pub(super) fn build(hidden: &[PathBuf], writable: &[PathBuf]) -> Result<(), Fail
     for path in hidden.iter().filter(|path| path.is_dir()) {
         conceal(path).map_err(Failure::own)?;
     }
-    for (path, is_directory, tree) in copies {
-        tree.restrict(UNPRIVILEGED).map_err(Failure::own)?;
+    for (path, is_directory, tree, restrictions) in copies {
+        tree.restrict(restrictions).map_err(Failure::own)?;
         provide_mount_point(path, is_directory)
             .map_err(|error| Failure::own(format!("{}: {error}", path.display())))?;
         tree.attach(path).map_err(Failure::own)?;

@@ -40,7 +40,7 @@ fn enter(workload: &Workload, signals: &Signals, report: &PipeWriter) -> Result<
     process::unshare_cgroup().map_err(Failure::own)?;
     process::set_hostname(host_name(workload)).map_err(Failure::own)?;
     let directory = std::env::current_dir().unwrap_or_else(|_| Path::new("/").to_owned());
-    filesystem::build(&workload.hidden, &workload.writable)?;
+    filesystem::build(&workload.hidden, &workload.kept, &workload.writable)?;
     arrive(&directory)?;
     privileges::reduce(&workload.credentials, workload.capabilities).map_err(Failure::own)?;
     process::hide().map_err(Failure::own)?;

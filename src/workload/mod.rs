@@ -38,6 +38,8 @@ pub(crate) struct Workload {
     pub(crate) cgroup: PathBuf,
     /// Directories that are empty inside.
     pub(crate) hidden: Vec<PathBuf>,
+    /// Directories below a fresh `/tmp` that can be read all the same; filled by [`run`].
+    pub(crate) kept: Vec<PathBuf>,
     /// Files and directories that are the host's own and can be changed.
     pub(crate) writable: Vec<PathBuf>,
     /// Who it runs as.

@@ -21,6 +21,8 @@ pub(crate) fn run<L>(mut workload: Workload, lease: L) -> Result<u8, Failure> {
     workload.hidden = workload.hidden.iter().filter_map(|path| fs::canonicalize(path).ok()).collect();
     workload.writable =
         filesystem::resolve_writable(&workload.writable, &workload.hidden).map_err(Failure::own)?;
+    let program = workload.command.first().map(AsRef::as_ref);
+    workload.kept = filesystem::started_from(program, &workload.hidden).map_err(Failure::own)?;
     let cgroup = Cgroup::open(&workload.cgroup).map_err(Failure::own)?;
     let foreground = Foreground::now();
     let signals = Signals::take().map_err(Failure::own)?;
