@@ -28,19 +28,14 @@ fn outlive(mut node: Node) {
     let mut live4 = node.start("tiefighter-4", EMPIRE, &[probe, "hold", &targets[0]]);
     let mut live6 = node.start("tiefighter-6", EMPIRE, &[probe, "hold", &targets[1]]);
     // A workload that lives on, from which new connections can be tried without an agent.
-    let mut shell =
-        node.start("xwing", ALLIANCE, &["sh", "-c", "echo open; while read -r line; do $line; done"]);
+    let mut xwing = node.start("xwing", ALLIANCE, &[probe, "ask"]);
     let revision = node.revision();
 
     node.kill_agent();
     assert_eq!(live4.session.ask("dead"), "answered");
     assert_eq!(live6.session.ask("dead"), "answered");
     for target in &targets {
-        assert_eq!(
-            shell.session.ask(&format!("{probe} tcp {target}")),
-            "silent",
-            "policy holds without an agent"
-        );
+        assert_eq!(xwing.session.ask(&format!("tcp {target}")), "silent", "policy holds without an agent");
     }
     let status = node.ferromesh(&["status"]);
     assert_eq!(status.code, Some(1));
@@ -54,12 +49,12 @@ fn outlive(mut node: Node) {
     assert_eq!(node.revision(), revision, "nothing changed, so nothing was judged anew");
     assert_eq!(node.json(&["status"])["adopted"], 4);
     for target in &targets {
-        assert_eq!(shell.session.ask(&format!("{probe} tcp {target}")), "silent");
+        assert_eq!(xwing.session.ask(&format!("tcp {target}")), "silent");
     }
     node.withdraw("rule1.yaml");
     for target in &targets {
         assert_eq!(
-            shell.session.ask(&format!("{probe} tcp {target}")),
+            xwing.session.ask(&format!("tcp {target}")),
             "answered",
             "an adopted endpoint follows edits"
         );

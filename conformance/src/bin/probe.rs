@@ -13,10 +13,11 @@ use conformance::pulse::Change;
 use socket2::{Domain, Protocol, Socket, Type};
 
 const USAGE: &str =
-    "usage: probe serve PORT | tcp ADDRESS:PORT | udp ADDRESS:PORT | hold ADDRESS:PORT | pulse ADDRESS:PORT | flood ADDRESS COUNT | forge CASE ADDRESS [FROM]
+    "usage: probe serve PORT | tcp ADDRESS:PORT | udp ADDRESS:PORT | ask | hold ADDRESS:PORT | pulse ADDRESS:PORT | flood ADDRESS COUNT | forge CASE ADDRESS [FROM]
   serve   echo on TCP and UDP, both families
   tcp     connect, say a word, expect it back
   udp     send a word, expect it back
+  ask     for each line of standard input, `tcp ADDRESS:PORT` or `udp ADDRESS:PORT`, print the outcome
   hold    keep one TCP connection: each line of standard input is said, its outcome printed
   pulse   datagrams at a steady rate; says since when they are answered, or no longer are
   flood   send a datagram to each of so many ports and source ports, each a connection of its own
@@ -32,6 +33,7 @@ fn main() -> ExitCode {
         ["serve", port] => read(port).and_then(serve),
         ["tcp", address] => read(address).and_then(tcp),
         ["udp", address] => read(address).and_then(udp),
+        ["ask"] => ask(),
         ["hold", address] => read(address).and_then(hold),
         ["pulse", address] => read(address).and_then(pulse),
         ["flood", to, count] => read(to).and_then(|to| flood(to, read(count)?)),
@@ -116,6 +118,21 @@ fn udp(address: SocketAddr) -> io::Result<()> {
     socket.send(b"word")?;
     socket.recv(&mut [0; 16])?;
     println!("answered");
+    Ok(())
+}
+
+fn ask() -> io::Result<()> {
+    println!("open");
+    for line in io::stdin().lock().lines() {
+        let outcome = match line?.split_once(' ') {
+            Some(("tcp", address)) => read(address).and_then(tcp),
+            Some(("udp", address)) => read(address).and_then(udp),
+            _ => Err(io::Error::other(USAGE)),
+        };
+        if let Err(error) = outcome {
+            println!("{}", word(&error));
+        }
+    }
     Ok(())
 }
 
