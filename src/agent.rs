@@ -10,6 +10,7 @@ mod events;
 mod node;
 mod socket;
 
+use std::io::{self, Write};
 use std::time::Duration;
 
 use linux::netlink::OwnRoutes;
@@ -39,7 +40,8 @@ pub(crate) async fn agent(directories: &Directories) -> Result<(), AgentError> {
     tokio::spawn(socket::serve(directories.socket(), sender, node.ring())?);
     let metrics = tokio::spawn(node.serve_metrics().await?);
     let events = tokio::spawn(node.read_events()?);
-    println!("node up: {}, {} endpoints adopted", node.name(), node.adopted());
+    // Whoever waits for this line may be gone; `println!` would panic.
+    let _ = writeln!(io::stdout(), "node up: {}, {} endpoints adopted", node.name(), node.adopted());
 
     let [mut housekeeping, mut counting] = [HOUSEKEEPING, COUNTING].map(|period| {
         let mut ticks = interval(period);

@@ -46,7 +46,7 @@ pub enum PlanError {
 /// The plan, and the universe it was compiled in, for explanation.
 pub struct Planned {
     /// For the datapath.
-    pub plan: NodePlan,
+    pub plan: Arc<NodePlan>,
     /// Every identity that policy can name.
     pub universe: Universe,
 }
@@ -92,7 +92,7 @@ pub fn plan(
     plan.ipcache.extend(taken);
     plan.ipcache.insert(Ipv4Net::default().into(), Identity::WORLD_IPV4);
     plan.ipcache.insert(Ipv6Net::default().into(), Identity::WORLD_IPV6);
-    Ok(Planned { plan, universe })
+    Ok(Planned { plan: Arc::new(plan), universe })
 }
 
 /// Workloads by identity.

@@ -1,4 +1,5 @@
-//! Answers to questions: views of the world, the plan and the kernel. Nothing here changes anything but by [`Call::Enrol`].
+//! Answers to questions: views of the world, the plan and the kernel. Only an enrolment, and the end of its lease,
+//! change anything.
 
 use mesh::identity::Identity;
 use mesh::labels::LabelSet;

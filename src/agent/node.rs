@@ -336,6 +336,5 @@ fn explanation(facts: &NodeFacts, planned: &Planned, datapath: &Datapath) -> Exp
 }
 
 fn context(facts: &NodeFacts, planned: &Planned, datapath: &Datapath) -> Arc<Context> {
-    let plan = Arc::new(planned.plan.clone());
-    Arc::new(Context::new(facts.name.clone(), plan, datapath.attribution()))
+    Arc::new(Context::new(facts.name.clone(), Arc::clone(&planned.plan), datapath.attribution()))
 }

@@ -5,7 +5,7 @@ use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::Duration;
 
-use node_api::{Client, Reply, Request};
+use node_api::{Client, Reply, Request, Status};
 use tokio::time::{Instant, sleep};
 
 use super::CliError;
@@ -48,10 +48,11 @@ async fn background(directories: &Directories) -> Result<ExitCode, String> {
     let end = Instant::now() + PATIENCE;
     loop {
         if let Some(status) = ask(directories).await {
-            println!(
-                "node {} is up: agent {}, {} endpoints adopted",
-                status.node, status.pid, status.adopted
-            );
+            let Status { node, pid, adopted, .. } = status;
+            // The node is up whether or not somebody reads that.
+            let _ = super::output::write(&format!(
+                "node {node} is up: agent {pid}, {adopted} endpoints adopted\n"
+            ));
             return Ok(ExitCode::SUCCESS);
         }
         if let Ok(Some(ended)) = agent.try_wait() {
@@ -86,7 +87,7 @@ fn start(directories: &Directories) -> Result<Child, String> {
     command.spawn().map_err(|error| format!("starting the agent: {error}"))
 }
 
-async fn ask(directories: &Directories) -> Option<node_api::Status> {
+async fn ask(directories: &Directories) -> Option<Status> {
     let client = Client::connect(&directories.socket(), crate::BUILD).await.ok()?;
     match client.ask(&Request::Status).await {
         Ok(Reply::Status(status)) => Some(status),
