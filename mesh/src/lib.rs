@@ -8,4 +8,5 @@ pub mod identity;
 pub mod labels;
 pub mod plan;
 pub mod policy;
+pub mod service;
 pub mod workload;

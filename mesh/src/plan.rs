@@ -1,6 +1,7 @@
 //! What one node should be doing, as a value: computed whole from resources, applied by diff.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -9,6 +10,7 @@ use serde::Serialize;
 use crate::identity::Identity;
 use crate::labels::LabelSet;
 use crate::policy::Ruleset;
+use crate::service::Services;
 use crate::workload::{Endpoint, EndpointId};
 
 /// Everything the kernel datapath of one node is told.
@@ -21,6 +23,30 @@ pub struct NodePlan {
     pub ipcache: BTreeMap<IpNet, Identity>,
     /// Labels of every identity that is known, for explanation; the kernel does not see them.
     pub identities: BTreeMap<Identity, LabelSet>,
+    /// What can be called by VIP and by name.
+    pub services: Arc<Services>,
+    /// How workloads reach what is beyond the node.
+    pub masquerade: Masquerade,
+}
+
+/// Whose packets leave the node under its own address.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Masquerade {
+    /// Workloads' IPv4.
+    pub ipv4: bool,
+    /// Workloads' IPv6.
+    pub ipv6: bool,
+    /// Ports (ICMP: identifiers) that stand for workloads' own; the node's own sockets do not use them.
+    pub ports: RangeInclusive<u16>,
+    /// Destinations that see workloads' own addresses: the pools always, and what the configuration adds.
+    pub exceptions: BTreeSet<IpNet>,
+}
+
+impl Default for Masquerade {
+    /// Nobody's.
+    fn default() -> Self {
+        Self { ipv4: false, ipv6: false, ports: 0..=0, exceptions: BTreeSet::new() }
+    }
 }
 
 /// One endpoint as policy has it.

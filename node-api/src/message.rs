@@ -1,12 +1,15 @@
 //! Requests and replies. The replies are also what `-o json` prints.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use ipnet::IpNet;
 use mesh::flow::Flow;
 use mesh::identity::Identity;
 use mesh::labels::LabelSet;
 use mesh::policy::PolicyName;
+use mesh::service::{Backend, Frontend, ServiceName};
 use mesh::workload::{Endpoint, WorkloadName};
 use serde::{Deserialize, Serialize};
 
@@ -35,6 +38,14 @@ pub enum Request {
     Plan,
     /// → [`Reply::Config`].
     Config,
+    /// → any number of [`Reply::Services`], then [`Reply::Done`].
+    Services,
+    /// → any number of [`Reply::LoadBalancer`], then [`Reply::Done`].
+    LoadBalancer,
+    /// → any number of [`Reply::Connections`], then [`Reply::Done`].
+    Connections,
+    /// → any number of [`Reply::Addresses`], then [`Reply::Done`].
+    Addresses,
     /// → [`Reply::Trace`].
     Trace(TraceQuery),
     /// → any number of [`Reply::Flow`], then [`Reply::Done`] (never, if following).
@@ -57,6 +68,10 @@ impl Request {
             | Self::Policies
             | Self::Plan
             | Self::Config
+            | Self::Services
+            | Self::LoadBalancer
+            | Self::Connections
+            | Self::Addresses
             | Self::Trace(_)
             | Self::Observe(_) => false,
         }
@@ -83,6 +98,14 @@ pub enum Reply {
     Plan(serde_json::Value),
     /// Answer to [`Request::Config`].
     Config(Vec<ConfigEntry>),
+    /// Rows of an answer to [`Request::Services`].
+    Services(Vec<ServiceView>),
+    /// Rows of an answer to [`Request::LoadBalancer`].
+    LoadBalancer(Vec<LoadBalancerView>),
+    /// Rows of an answer to [`Request::Connections`].
+    Connections(Vec<ConnectionView>),
+    /// Rows of an answer to [`Request::Addresses`].
+    Addresses(Vec<AddressView>),
     /// Answer to [`Request::Trace`].
     Trace(Trace),
     /// One event of an answer to [`Request::Observe`].
@@ -286,4 +309,79 @@ pub struct Enrolled {
     pub cgroup: PathBuf,
     /// Directories that must not be visible inside: configuration, run, state.
     pub hidden: Vec<PathBuf>,
+}
+
+/// A row of `service list`: a port of a VIP as the plan has it.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct ServiceView {
+    /// Index in the kernel's `SERVICES`; 0 while it is not there.
+    pub id: u32,
+    /// Whose port it is.
+    pub service: ServiceName,
+    /// `ClusterIP`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// What is called.
+    pub frontend: Frontend,
+    /// Name of the port; empty if it has none.
+    pub port_name: String,
+    /// Whom new connections go to.
+    pub backends: Vec<Backend>,
+    /// Those that only keep what they have.
+    pub draining: Vec<Backend>,
+    /// Seconds for which a client returns to the same backend.
+    pub affinity: Option<u32>,
+}
+
+/// A row of `lb list`: a port of a VIP as the kernel has it.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct LoadBalancerView {
+    /// Index in `SERVICES`.
+    pub id: u32,
+    /// What is called.
+    pub frontend: Frontend,
+    /// Slots in order: (number of the backend, its address).
+    pub slots: Vec<(u32, Backend)>,
+    /// Seconds for which a client returns to the same backend; 0: any each time.
+    pub affinity: u32,
+}
+
+/// A row of `ct list`: a connection as the kernel has it, in the direction in which it was opened.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct ConnectionView {
+    /// IP protocol number.
+    pub protocol: u8,
+    /// Who opened it. ICMP echo: the port is the identifier.
+    pub source: SocketAddr,
+    /// Whom it was opened to, after translation.
+    pub destination: SocketAddr,
+    /// What the opener called, where packets are translated.
+    pub called: Option<SocketAddr>,
+    /// What the opener is known by beyond the node, where it is masqueraded.
+    pub masqueraded: Option<SocketAddr>,
+    /// `opening`, `established`, `closing`.
+    pub state: String,
+    /// Seconds until it is forgotten if no packet comes.
+    pub expires: u32,
+    /// Generation of the remembered verdict.
+    pub generation: u64,
+    /// Its verdict is due to audit mode.
+    pub audited: bool,
+    /// The endpoint whose quota carries it.
+    pub charged: Option<u16>,
+}
+
+/// A row of `ip list`: who has an address.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct AddressView {
+    /// The prefix.
+    pub prefix: IpNet,
+    /// The identity behind it.
+    pub identity: Identity,
+    /// Labels of the identity.
+    pub labels: LabelSet,
+    /// `endpoint`, `node`, `remote-node`, `pool`, `policy`, `world`.
+    pub source: String,
+    /// The workload, for an endpoint.
+    pub workload: Option<WorkloadName>,
 }

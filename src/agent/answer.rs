@@ -42,9 +42,13 @@ impl Node {
                 Ok(trace) => Reply::Trace(trace),
                 Err(error) => Reply::Error(error.to_string()),
             },
-            Request::Observe(_) | Request::Enrol(_) | Request::Down => {
-                Reply::Error("not a question".to_owned())
-            }
+            Request::Services
+            | Request::LoadBalancer
+            | Request::Connections
+            | Request::Addresses
+            | Request::Observe(_)
+            | Request::Enrol(_)
+            | Request::Down => Reply::Error("not a question".to_owned()),
         }
     }
 

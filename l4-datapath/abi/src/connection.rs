@@ -88,14 +88,16 @@ pub struct Connection {
     pub fin_other: u8,
     /// 1 after an RST of either side.
     pub reset: u8,
-    /// Room (held, translated). Zero.
-    pub reserved8: [u8; 3],
+    /// 1 if the opener called a VIP and packets are translated: `TRANSLATIONS` has what it called.
+    pub translated: u8,
+    /// Room (held). Zero.
+    pub reserved8: [u8; 2],
     /// [`crate::Endpoint::instance`], its lower half, of the endpoints at the *lower* and the *higher* end of the key; 0
     /// for an end that is not on this node. An address passes to another endpoint, a connection does not.
     pub instances: [u32; 2],
     /// Room: epoch of the authentication mark. Zero.
     pub epoch: u64,
-    /// Room: reverse translation. Zero.
+    /// Room. Zero.
     pub reserved: u64,
 }
 impl Connection {
@@ -109,7 +111,8 @@ impl Connection {
         fin_opener: 0,
         fin_other: 0,
         reset: 0,
-        reserved8: [0; 3],
+        translated: 0,
+        reserved8: [0; 2],
         instances: [0; 2],
         epoch: 0,
         reserved: 0,

@@ -13,20 +13,26 @@ mod address;
 mod connection;
 mod endpoint;
 mod event;
+mod fragment;
 mod node;
 mod reason;
 mod rule;
+mod service;
+mod translation;
 
 pub use address::{Address, AddressKey, Remote, ReservedIdentity};
 pub use connection::{Collected, Connection, ConnectionKey4, ConnectionKey6, Leg, Memo};
 pub use endpoint::{Assignment, Assignments, Endpoint, EndpointFlags};
 pub use event::{Event, EventFlags, EventKind};
+pub use fragment::{Fragment, FragmentKey};
 pub use node::Node;
 pub use reason::{Direction, DropCount, DropKey, DropReason};
 pub use rule::{RuleKey, RuleValue, RuleVerdict};
+pub use service::{Affinity, AffinityKey, Backend, Called, Frontend, Member, Service, SocketKey};
+pub use translation::{BOUND_WORDS, Device, DeviceFlags, PacketTuple, Translation, TranslationKind};
 
 /// Version of every layout in this crate; part of the pin path. Raised with any change of any layout.
-pub const SCHEMA: u32 = 1;
+pub const SCHEMA: u32 = 2;
 
 /// Mark of a packet that our own program made and sends back through a hook of ours (an RST to the stack side).
 /// Only programs can make a packet meet a veth's ingress with a mark: the kernel clears marks on crossing a namespace
@@ -59,6 +65,30 @@ pub mod map {
     pub const EVENTS: &str = "EVENTS";
     /// Events lost because the ring was full (u64), per-CPU array of one.
     pub const LOST: &str = "LOST";
+    /// [`crate::Frontend`] → index in `SERVICES` (u32), hash.
+    pub const FRONTENDS: &str = "FRONTENDS";
+    /// Index → [`crate::Service`], array.
+    pub const SERVICES: &str = "SERVICES";
+    /// Slot → index in `BACKENDS` (u32), array.
+    pub const SLOTS: &str = "SLOTS";
+    /// Index → [`crate::Backend`], array.
+    pub const BACKENDS: &str = "BACKENDS";
+    /// [`crate::Member`] → 1 (u32), hash.
+    pub const MEMBERS: &str = "MEMBERS";
+    /// [`crate::AffinityKey`] → [`crate::Affinity`], LRU.
+    pub const AFFINITIES: &str = "AFFINITIES";
+    /// [`crate::SocketKey`] → [`crate::Called`], LRU.
+    pub const SOCKETS: &str = "SOCKETS";
+    /// [`crate::PacketTuple`] → [`crate::Translation`], hash.
+    pub const TRANSLATIONS: &str = "TRANSLATIONS";
+    /// Interface index → [`crate::Device`], hash.
+    pub const DEVICES: &str = "DEVICES";
+    /// [`crate::AddressKey`] → 1 (u32), LPM: destinations that see workloads' own addresses.
+    pub const UNMASQUERADED: &str = "UNMASQUERADED";
+    /// Word → bits (u64), array; see [`crate::BOUND_WORDS`].
+    pub const BOUND: &str = "BOUND";
+    /// [`crate::FragmentKey`] → [`crate::Fragment`], LRU.
+    pub const FRAGMENTS: &str = "FRAGMENTS";
 }
 
 /// Implements the marker that lets user space write a value as bytes.
@@ -84,5 +114,18 @@ pod!(
     DropKey,
     DropCount,
     RuleKey,
-    RuleValue
+    RuleValue,
+    Affinity,
+    AffinityKey,
+    Backend,
+    Called,
+    Device,
+    Fragment,
+    FragmentKey,
+    Frontend,
+    Member,
+    PacketTuple,
+    Service,
+    SocketKey,
+    Translation
 );

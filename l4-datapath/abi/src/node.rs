@@ -9,7 +9,11 @@ pub struct Node {
     pub generation: u64,
     /// 0: events for drops and new flows; 1: an event for every packet.
     pub trace: u32,
+    /// Ports that stand for workloads' own when they are masqueraded, machine order: first `<< 16 |` last. 0: none do.
+    pub masquerade: u32,
+    /// `SO_NETNS_COOKIE` of the node's network namespace: tells its own sockets from workloads'. 0: unknown.
+    pub namespace: u64,
     /// Room. Zero.
-    pub reserved: u32,
+    pub reserved: u64,
 }
-const _: () = assert!(size_of::<Node>() == 16);
+const _: () = assert!(size_of::<Node>() == 32);

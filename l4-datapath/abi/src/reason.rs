@@ -43,8 +43,16 @@ reasons! {
     ConnectionMapFull = 155, "CT: Map insertion failed";
     /// IPv6 extension header.
     Ipv6Extension = 156, "Invalid IPv6 extension header";
-    /// A fragment: its ports cannot be known.
+    /// A fragment that cannot be judged: the first one does not hold the transport header, or pieces overlap.
     Fragment = 157, "IP fragmentation not supported";
+    /// A service without a backend, or a port that the service does not have.
+    NoBackend = 158, "Service backend not found";
+    /// Every port that could stand for the workload's is taken, or the device has no address to masquerade by.
+    NoMapping = 167, "No mapping for NAT masquerade";
+    /// A protocol that has nothing to tell one workload's answers from another's.
+    UnsupportedMasquerade = 168, "Unsupported protocol for NAT masquerade";
+    /// A later fragment whose first one has not passed.
+    FirstFragmentMissing = 175, "First logical datagram fragment not found";
     /// A deny rule matched.
     PolicyDeny = 181, "Policy denied by denylist";
     /// IPv4 options.
@@ -71,6 +79,10 @@ reasons! {
     NoIdentity = 230, "Identity unknown";
     /// An address of the pool that no endpoint has.
     NoEndpoint = 231, "No such endpoint";
+    /// A service's backend answers this workload on these ports already, without the service.
+    TranslationConflict = 233, "Translation in use";
+    /// The table of translations refused an insertion.
+    TranslationMapFull = 234, "Translation map insertion failed";
     /// A map the program cannot do without has no entry: the node is not configured yet.
     NotReady = 232, "Datapath not ready";
 }

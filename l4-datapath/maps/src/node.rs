@@ -39,7 +39,13 @@ impl Node {
     /// The element. Generation 0: no agent has ever finished an apply.
     pub fn get(&self) -> abi::Node {
         let generation = self.generation().load(Ordering::Acquire);
-        abi::Node { generation, trace: self.trace().load(Ordering::Relaxed), reserved: 0 }
+        abi::Node {
+            generation,
+            trace: self.trace().load(Ordering::Relaxed),
+            masquerade: self.masquerade().load(Ordering::Relaxed),
+            namespace: self.namespace().load(Ordering::Relaxed),
+            reserved: 0,
+        }
     }
 
     /// The switch to another revision: one store, after all that it switches to has been written.
@@ -52,6 +58,16 @@ impl Node {
         self.trace().store(trace, Ordering::Relaxed);
     }
 
+    /// Stores [`abi::Node::masquerade`].
+    pub fn set_masquerade(&mut self, ports: u32) {
+        self.masquerade().store(ports, Ordering::Relaxed);
+    }
+
+    /// Stores [`abi::Node::namespace`].
+    pub fn set_namespace(&mut self, cookie: u64) {
+        self.namespace().store(cookie, Ordering::Relaxed);
+    }
+
     fn generation(&self) -> &AtomicU64 {
         // SAFETY: mapped for the life of `self`, aligned to a page, written atomically by this process alone and read
         // by programs.
@@ -61,6 +77,16 @@ impl Node {
     fn trace(&self) -> &AtomicU32 {
         // SAFETY: as above; `trace` is aligned by `repr(C)`.
         unsafe { AtomicU32::from_ptr(&raw mut (*self.element.as_ptr()).trace) }
+    }
+
+    fn masquerade(&self) -> &AtomicU32 {
+        // SAFETY: as above.
+        unsafe { AtomicU32::from_ptr(&raw mut (*self.element.as_ptr()).masquerade) }
+    }
+
+    fn namespace(&self) -> &AtomicU64 {
+        // SAFETY: as above.
+        unsafe { AtomicU64::from_ptr(&raw mut (*self.element.as_ptr()).namespace) }
     }
 }
 

@@ -9,6 +9,14 @@ use aya::maps::{MapInfo, MapType};
 
 /// Endpoint ids are 16 bits; the arrays they index have an element for each.
 const ENDPOINT_IDS: u32 = 1 << 16;
+/// Clients that are remembered by services with affinity.
+const AFFINITIES: u32 = 1 << 16;
+/// Devices that lead out of the node.
+const DEVICES: u32 = 1 << 8;
+/// Prefixes that see workloads' own addresses.
+const UNMASQUERADED: u32 = 1 << 14;
+/// Datagrams in pieces under way at once.
+const FRAGMENTS: u32 = 1 << 13;
 /// `BPF_F_NO_PREALLOC`; the kernel insists on it for tries.
 const NO_PREALLOC: u32 = 1;
 /// `BPF_F_MMAPABLE`.
@@ -27,6 +35,18 @@ pub struct Sizes {
     pub connections: u32,
     /// Rows of drop counters: interface × reason × direction.
     pub drops: u32,
+    /// Ports of VIPs, each VIP once more besides.
+    pub frontends: u32,
+    /// Services: ports of VIPs.
+    pub services: u32,
+    /// Backends of all services together; a change needs room for the old and the new ones at once.
+    pub slots: u32,
+    /// Distinct backends.
+    pub backends: u32,
+    /// Sockets whose owner called a VIP.
+    pub sockets: u32,
+    /// Halves of translated connections.
+    pub translations: u32,
     /// Bytes of the event ring, a power of two and a multiple of the page size.
     pub events: u32,
 }
@@ -39,6 +59,12 @@ impl Default for Sizes {
             rules: 1 << 20,
             connections: 1 << 18,
             drops: 1 << 14,
+            frontends: 1 << 18,
+            services: 1 << 17,
+            slots: 1 << 20,
+            backends: 1 << 17,
+            sockets: 1 << 17,
+            translations: 1 << 19,
             events: 1 << 22,
         }
     }
@@ -106,7 +132,7 @@ impl Spec {
 }
 
 /// Every map that is pinned.
-pub fn specs(sizes: &Sizes) -> [Spec; 11] {
+pub fn specs(sizes: &Sizes) -> [Spec; 23] {
     use abi::map;
     [
         Spec { flags: MMAPABLE, ..Spec::of::<u32, abi::Node>(map::NODE, MapType::Array, 1) },
@@ -131,5 +157,30 @@ pub fn specs(sizes: &Sizes) -> [Spec; 11] {
         Spec::of::<abi::DropKey, abi::DropCount>(map::DROPS, MapType::PerCpuHash, sizes.drops),
         Spec::of::<(), ()>(map::EVENTS, MapType::RingBuf, sizes.events),
         Spec::of::<u32, u64>(map::LOST, MapType::PerCpuArray, 1),
+        Spec {
+            flags: NO_PREALLOC,
+            ..Spec::of::<abi::Frontend, u32>(map::FRONTENDS, MapType::Hash, sizes.frontends)
+        },
+        Spec::of::<u32, abi::Service>(map::SERVICES, MapType::Array, sizes.services),
+        Spec::of::<u32, u32>(map::SLOTS, MapType::Array, sizes.slots),
+        Spec::of::<u32, abi::Backend>(map::BACKENDS, MapType::Array, sizes.backends),
+        Spec {
+            flags: NO_PREALLOC,
+            ..Spec::of::<abi::Member, u32>(map::MEMBERS, MapType::Hash, sizes.backends)
+        },
+        Spec::of::<abi::AffinityKey, abi::Affinity>(map::AFFINITIES, MapType::LruHash, AFFINITIES),
+        Spec::of::<abi::SocketKey, abi::Called>(map::SOCKETS, MapType::LruHash, sizes.sockets),
+        Spec {
+            flags: NO_PREALLOC,
+            ..Spec::of::<abi::PacketTuple, abi::Translation>(
+                map::TRANSLATIONS,
+                MapType::Hash,
+                sizes.translations,
+            )
+        },
+        Spec::of::<u32, abi::Device>(map::DEVICES, MapType::Hash, DEVICES),
+        Spec::trie::<abi::AddressKey, u32>(map::UNMASQUERADED, UNMASQUERADED),
+        Spec::of::<u32, u64>(map::BOUND, MapType::Array, abi::BOUND_WORDS),
+        Spec::of::<abi::FragmentKey, abi::Fragment>(map::FRAGMENTS, MapType::LruHash, FRAGMENTS),
     ]
 }

@@ -144,7 +144,7 @@ impl Node {
 
     pub(crate) fn set_node(&mut self, generation: u64, trace: u32) {
         let mut map: Array<_, NodeValue> = Array::try_from(self.bpf.map_mut(map::NODE).unwrap()).unwrap();
-        map.set(0, NodeValue { generation, trace, reserved: 0 }, 0).unwrap();
+        map.set(0, NodeValue { generation, trace, ..NodeValue::default() }, 0).unwrap();
     }
 
     /// Adds an entry to a ruleset. The cookie is the ruleset's number times ten, plus the verdict.

@@ -31,8 +31,20 @@ impl PinRoot {
     }
 
     pub(crate) fn options(&self) -> Options {
-        let sizes =
-            Sizes { endpoints: 96, ipcache: 512, rules: 2048, connections: 1024, drops: 64, events: 1 << 16 };
+        let sizes = Sizes {
+            endpoints: 96,
+            ipcache: 512,
+            rules: 2048,
+            connections: 1024,
+            drops: 64,
+            frontends: 256,
+            services: 128,
+            slots: 1024,
+            backends: 256,
+            sockets: 256,
+            translations: 256,
+            events: 1 << 16,
+        };
         Options { pin_root: self.path(), hook: Hook::Auto, sizes, trace: false }
     }
 }
@@ -121,6 +133,7 @@ pub(crate) fn plan(endpoints: Vec<(u16, u32, Arc<Ruleset>, Arc<Ruleset>)>) -> No
             (net("::/0"), Identity::WORLD_IPV6),
         ]),
         identities: BTreeMap::new(),
+        ..NodePlan::default()
     }
 }
 

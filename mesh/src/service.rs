@@ -1,0 +1,180 @@
+//! Services as one node has them: what is called, who answers, under which names.
+//!
+//! Promise: resolved. Selectors, slices, named ports, `internalTrafficPolicy` and readiness have been turned into
+//! lists of addresses by `control::plan`; whoever reads this only carries it out.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::str::FromStr;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::policy::protocol;
+
+/// `namespace/name`.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct ServiceName {
+    /// Kubernetes namespace.
+    pub namespace: String,
+    /// Name within it.
+    pub name: String,
+}
+
+impl fmt::Display for ServiceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+impl Serialize for ServiceName {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for ServiceName {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let (namespace, name) = text
+            .split_once('/')
+            .ok_or_else(|| serde::de::Error::custom(format_args!("{text:?}: expected namespace/name")))?;
+        Ok(Self { namespace: namespace.to_owned(), name: name.to_owned() })
+    }
+}
+
+/// What is called: `10.96.0.7:80/TCP`.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Frontend {
+    /// The VIP.
+    pub address: IpAddr,
+    /// Its port.
+    pub port: u16,
+    /// IP protocol number.
+    pub protocol: u8,
+}
+
+impl fmt::Display for Frontend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{}/{}",
+            SocketAddr::new(self.address, self.port),
+            protocol::name(self.protocol).unwrap_or("?")
+        )
+    }
+}
+
+/// A text that is no `address:port/protocol`.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("{0:?}: expected ADDRESS:PORT/PROTOCOL, such as 10.96.0.7:80/TCP")]
+pub struct FrontendError(String);
+
+impl FromStr for Frontend {
+    type Err = FrontendError;
+
+    fn from_str(text: &str) -> Result<Self, FrontendError> {
+        let parsed = text.rsplit_once('/').and_then(|(socket, name)| {
+            let socket: SocketAddr = socket.parse().ok()?;
+            let known = [protocol::TCP, protocol::UDP, protocol::SCTP];
+            let protocol = known
+                .into_iter()
+                .find(|known| protocol::name(*known).is_some_and(|known| known.eq_ignore_ascii_case(name)))?;
+            Some(Self { address: socket.ip(), port: socket.port(), protocol })
+        });
+        parsed.ok_or_else(|| FrontendError(text.to_owned()))
+    }
+}
+
+impl Serialize for Frontend {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Frontend {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// Who answers.
+pub type Backend = SocketAddr;
+
+/// One port of one address of a service, on this node.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct FrontendPlan {
+    /// Whose it is.
+    pub service: ServiceName,
+    /// Name of the port; empty if it has none.
+    pub port_name: String,
+    /// Whom new connections go to: sorted, each once, of the frontend's family. None: they are refused.
+    pub backends: Arc<[Backend]>,
+    /// Gets no new connections, keeps those it has: terminating, or not ready. Sorted, none that is in `backends`.
+    pub draining: Arc<[Backend]>,
+    /// Seconds for which a client returns to the backend it had (`sessionAffinity: ClientIP`).
+    pub affinity: Option<u32>,
+}
+
+/// A port as names know it (SRV records).
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize)]
+pub struct ServicePort {
+    /// Empty if it has none.
+    pub name: String,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// The number that clients use: of the service, or of the endpoint where the service is headless.
+    pub port: u16,
+}
+
+/// What the name of a service leads to.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum NamePlan {
+    /// To its VIPs.
+    Cluster {
+        /// One or two.
+        addresses: Vec<IpAddr>,
+        /// Its ports.
+        ports: Vec<ServicePort>,
+    },
+    /// To its endpoints themselves (`clusterIP: None`).
+    Headless {
+        /// Those that are ready, or all (`publishNotReadyAddresses`).
+        endpoints: Vec<HeadlessEndpoint>,
+    },
+    /// To another name (`type: ExternalName`).
+    External {
+        /// The name, without a final dot.
+        name: String,
+    },
+}
+
+/// An endpoint of a headless service.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize)]
+pub struct HeadlessEndpoint {
+    /// Its own name below the service's.
+    pub hostname: Option<String>,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+    /// Its ports.
+    pub ports: Vec<ServicePort>,
+}
+
+/// All services of a node.
+#[derive(Clone, PartialEq, Debug, Default, Serialize)]
+pub struct Services {
+    /// By what is called.
+    pub frontends: BTreeMap<Frontend, FrontendPlan>,
+    /// By name; a service with an error is not there.
+    #[serde(serialize_with = "by_name")]
+    pub names: BTreeMap<ServiceName, NamePlan>,
+}
+
+fn by_name<S: serde::Serializer>(
+    names: &BTreeMap<ServiceName, NamePlan>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(names.iter().map(|(name, plan)| (name.to_string(), plan)))
+}
