@@ -65,6 +65,14 @@ pub(crate) fn status() -> Status {
         egress_enforced: 0,
         policies: 1,
         invalid: 0,
+        services: ServiceCounts { services: 3, frontends: 5, backends: 12 },
+        masquerading: Masquerading {
+            ipv4: true,
+            ipv6: true,
+            ports: (49_152, 65_535),
+            devices: text(&["eth0"]),
+        },
+        dns: vec!["10.1.0.1:53".parse().unwrap(), "[fd00:10:1::1]:53".parse().unwrap()],
         adopted: 3,
         degraded: Vec::new(),
         host_changes: text(&[
