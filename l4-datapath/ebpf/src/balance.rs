@@ -28,6 +28,16 @@ pub(crate) struct Call {
     pub(crate) client: Address,
 }
 
+impl Call {
+    /// What is called, as numbers.
+    #[inline(always)]
+    pub(crate) fn words(&self) -> (u64, u64, u32) {
+        const { assert!(align_of::<Self>() == 8 && offset_of!(Self, frontend) == 0) };
+        // SAFETY: as asserted.
+        unsafe { words(&raw const self.frontend) }
+    }
+}
+
 /// Who answers a call.
 #[repr(C, align(8))]
 pub(crate) struct Choice {
@@ -95,13 +105,12 @@ fn find(call: &Call) -> Option<(u32, *const Service)> {
     // and the comparison below says whose it is.
     let index = unsafe { read_volatile(found) };
     let service = SERVICES.get_ptr(index)?;
-    // SAFETY: `Call` and `Service` are aligned to words, and so is where `frontend` stands in them.
-    let is_same = unsafe { words(&raw const (*service).frontend) == words(&call.frontend) };
-    is_same.then_some((index, service))
+    // SAFETY: a service is aligned to words, and so is where its frontend stands in it.
+    let own = unsafe { words(&raw const (*service).frontend) };
+    (own == call.words()).then_some((index, service))
 }
 
 const _: () = assert!(align_of::<Service>() == 8 && offset_of!(Service, frontend) == 8);
-const _: () = assert!(align_of::<Call>() == 8 && offset_of!(Call, frontend) == 0);
 
 /// A frontend in three loads instead of twenty. It must be aligned to eight bytes.
 #[inline(always)]
