@@ -5,7 +5,7 @@
 //! a backend is no VIP). The kernel keeps what is attached when the agent dies. Programs of others on the same cgroups are
 //! left alone; all of them run, and any may refuse.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt;
@@ -15,32 +15,32 @@ use aya::Ebpf;
 use aya::programs::{Program, ProgramError};
 use linux::cgroup::Cgroup;
 
-use crate::attach::{remove_link, unpin};
+use crate::attach::remove_link;
 use crate::pins::Pins;
 use crate::{Error, sys};
 
 /// A hook: name of its program in the object, and `enum bpf_attach_type`.
-pub(crate) struct Hook {
+pub(crate) struct SocketHook {
     pub(crate) program: &'static str,
     pub(crate) attach_type: u32,
 }
 
 /// Every hook, in the order of attaching: a socket is given a backend only once it can be told what it called.
-pub(crate) const HOOKS: [Hook; 11] = [
-    Hook { program: "post_bind4", attach_type: 12 },
-    Hook { program: "post_bind6", attach_type: 13 },
-    Hook { program: "sock_release", attach_type: 34 },
-    Hook { program: "getpeername4", attach_type: 29 },
-    Hook { program: "getpeername6", attach_type: 30 },
-    Hook { program: "recvmsg4", attach_type: 19 },
-    Hook { program: "recvmsg6", attach_type: 20 },
-    Hook { program: "sendmsg4", attach_type: 14 },
-    Hook { program: "sendmsg6", attach_type: 15 },
-    Hook { program: "connect4", attach_type: 10 },
-    Hook { program: "connect6", attach_type: 11 },
+pub(crate) const HOOKS: [SocketHook; 11] = [
+    SocketHook { program: "post_bind4", attach_type: 12 },
+    SocketHook { program: "post_bind6", attach_type: 13 },
+    SocketHook { program: "sock_release", attach_type: 34 },
+    SocketHook { program: "getpeername4", attach_type: 29 },
+    SocketHook { program: "getpeername6", attach_type: 30 },
+    SocketHook { program: "recvmsg4", attach_type: 19 },
+    SocketHook { program: "recvmsg6", attach_type: 20 },
+    SocketHook { program: "sendmsg4", attach_type: 14 },
+    SocketHook { program: "sendmsg6", attach_type: 15 },
+    SocketHook { program: "connect4", attach_type: 10 },
+    SocketHook { program: "connect6", attach_type: 11 },
 ];
 
-impl Hook {
+impl SocketHook {
     /// Pin of the link. No interface's pin is called so: those end in the name of a program for interfaces.
     pub(crate) fn pin(&self, links: &Path) -> PathBuf {
         links.join(format!("cgroup-{}", self.program))
@@ -85,15 +85,14 @@ struct Target<'a> {
 
 impl<'a> Target<'a> {
     fn open(path: &'a Path) -> Result<Self, Error> {
-        let cgroup = Cgroup::open(path).map_err(|error| {
-            Error::path(path, "opening the cgroup for services")(io::Error::other(error))
-        })?;
+        let cgroup = Cgroup::open(path)
+            .map_err(|error| Error::path(path, "opening the cgroup for services")(io::Error::other(error)))?;
         let number = fs::metadata(path).map_err(Error::path(path, "inspecting the cgroup"))?.ino();
         Ok(Self { path, cgroup, number })
     }
 }
 
-fn program<'a>(ebpf: &'a mut Ebpf, hook: &Hook) -> Result<&'a mut Program, Error> {
+fn program<'a>(ebpf: &'a mut Ebpf, hook: &SocketHook) -> Result<&'a mut Program, Error> {
     ebpf.program_mut(hook.program).ok_or(Error::Object(hook.program))
 }
 
@@ -101,7 +100,7 @@ fn descriptor(program: &Program) -> Result<BorrowedFd<'_>, ProgramError> {
     program.fd().map(AsFd::as_fd)
 }
 
-fn attach_hook(program: &Program, links: &Path, target: &Target<'_>, hook: &Hook) -> Result<(), Error> {
+fn attach_hook(program: &Program, links: &Path, target: &Target<'_>, hook: &SocketHook) -> Result<(), Error> {
     let program = descriptor(program).map_err(hook.failed("attaching to", target.path))?;
     let (pin, next) = (hook.pin(links), hook.next_pin(links));
     if replace(&pin, program, target, hook)? {
@@ -123,7 +122,7 @@ fn replace(
     pin: &Path,
     program: BorrowedFd<'_>,
     target: &Target<'_>,
-    hook: &Hook,
+    hook: &SocketHook,
 ) -> Result<bool, Error> {
     let link = match sys::pinned(pin) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),

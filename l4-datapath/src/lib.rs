@@ -7,6 +7,7 @@
 
 mod apply;
 mod attach;
+mod cgroup;
 pub mod counters;
 mod datapath;
 mod error;

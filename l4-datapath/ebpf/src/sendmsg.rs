@@ -12,6 +12,7 @@
 use aya_ebpf::{macros::cgroup_sock_addr, programs::SockAddrContext};
 
 use crate::{
+    balance::Words,
     call::{Call, call},
     socket::{Family, Socket},
 };
@@ -31,7 +32,7 @@ pub(crate) fn sendmsg6(ctx: SockAddrContext) -> i32 {
 /// A hash of socket and frontend; the steps are splitmix64's, by Steele, Lea and Flood.
 #[inline(always)]
 fn together(call: &Call, cookie: u64) -> u32 {
-    let (high, low, rest) = call.words();
+    let Words(high, low, rest) = call.words();
     let hash = mix(cookie ^ mix(high ^ mix(low ^ u64::from(rest))));
     (hash >> 32) as u32
 }
