@@ -106,6 +106,24 @@ pub(crate) fn pieces(ends: Ends, id: u32, whole: &[u8], size: usize) -> Vec<Vec<
     payload.chunks(size).enumerate().map(cut).collect()
 }
 
+/// An IPv6 frame with extension headers in front of what it carries: (its number, what follows *next header* in it).
+pub(crate) fn extended(frame: &[u8], headers: &[(u8, &[u8])]) -> Vec<u8> {
+    let mut all = frame[..LINK + 40].to_vec();
+    let mut next = LINK + 6;
+    let behind = std::mem::replace(&mut all[next], 0);
+    for (number, rest) in headers {
+        all[next] = *number;
+        next = all.len();
+        all.push(0);
+        all.extend(*rest);
+    }
+    all[next] = behind;
+    all.extend(&frame[LINK + 40..]);
+    let length = (all.len() - LINK - 40) as u16;
+    all[LINK + 4..LINK + 6].copy_from_slice(&length.to_be_bytes());
+    all
+}
+
 /// Makes the checksum of an IPv4 header right.
 pub(crate) fn sum_header(frame: &mut [u8]) {
     frame[LINK + 10..LINK + 12].fill(0);
