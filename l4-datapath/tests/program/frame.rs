@@ -90,7 +90,7 @@ pub(crate) fn piece(
         return ip(ends, 44, 64, &[&[protocol, 0, high, low, id0, id1, id2, id3], payload].concat());
     }
     let mut frame = ip(ends, protocol, 64, payload);
-    let [high, low] = (offset as u16 / 8 | if more { 0x2000 } else { 0 }).to_be_bytes();
+    let [high, low] = ((offset as u16 / 8) | (u16::from(more) << 13)).to_be_bytes();
     frame[LINK + 4..LINK + 8].copy_from_slice(&[id2, id3, high, low]);
     sum_header(&mut frame);
     frame
