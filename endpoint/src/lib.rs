@@ -14,6 +14,7 @@ mod address;
 mod config;
 mod conflict;
 mod device;
+pub mod dns;
 mod enrolment;
 mod error;
 mod host;
