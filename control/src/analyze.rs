@@ -5,7 +5,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use crate::authority;
-use crate::kind::{Decoded, Object, ObjectKey, decode};
+use crate::kind::{Decoded, Object, ObjectKey, Written, decode};
 use crate::objects::{File, Objects};
 use crate::source::files::{list, text};
 use crate::status::selects;
@@ -128,7 +128,7 @@ fn unselected(world: &World, files: &[File], analysis: &mut Analysis) {
         return;
     }
     for (file, decoded) in identified(files) {
-        let Some(Object::Policy(policy)) = &decoded.object else { continue };
+        let Some(Object::Policy(Written { policy, .. })) = &decoded.object else { continue };
         if !declared.iter().any(|labels| selects(policy, labels)) {
             let message =
                 format!("{} selects none of the {} declared workloads", policy.name, declared.len());
