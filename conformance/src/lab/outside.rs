@@ -55,6 +55,13 @@ impl Outside {
         }
     }
 
+    /// The router learns that these prefixes, one of each family, are behind the node.
+    pub fn learn(&self, prefixes: [&str; 2]) {
+        for (prefix, node) in prefixes.into_iter().zip(UPLINK) {
+            self.router.ip(&format!("route add {prefix} via {node}"));
+        }
+    }
+
     /// Addresses of the outside host.
     pub fn addresses(&self) -> [IpAddr; 2] {
         HOST.map(|address| address.parse().expect("an address"))

@@ -4,6 +4,7 @@
 
 mod call;
 mod client;
+mod netfilter;
 mod raw;
 mod serve;
 
@@ -36,6 +37,7 @@ with raw sockets
   flood IP COUNT          send a datagram to each of so many ports and source ports, each a connection of its own
   forge CASE IP [FROM]    send a packet no honest stack sends, to port 80; from its own address unless told otherwise
   ping IP                 an echo request, and its reply
+  tables                  the iptables and nftables tables of this network namespace
   capture                 tell every TCP, UDP and SCTP packet of this network namespace";
 
 /// How long an answer may take. Refusals and answers come at once; only silence takes this long.
@@ -69,6 +71,7 @@ fn run(words: &[&str]) -> io::Result<()> {
         ["forge", case, to] => raw::forge(case, read(to)?, None),
         ["forge", case, to, from] => raw::forge(case, read(to)?, Some(read(from)?)),
         ["ping", to] => raw::ping(read(to)?),
+        ["tables"] => netfilter::tables(),
         ["capture"] => raw::capture(),
         words => one(words).map(|said| println!("{said}")),
     }
