@@ -9,10 +9,10 @@ use aya::programs::{SchedClassifier, TestRun, TestRunOptions};
 use aya::{Ebpf, EbpfLoader};
 use maps::Sizes;
 use mesh::plan::NodePlan;
-use mesh::service::{Frontend, Services};
+use mesh::service::{Backend, Frontend, Services};
 use mesh::workload::{Endpoint, EndpointId};
 use nix::net::if_::if_nametoindex;
-use node_api::MapUse;
+use node_api::{ConnectionView, LoadBalancerView, MapUse};
 
 use crate::apply::{Kernel, PolicyMaps, Report, ServiceKernel, ServiceMaps, ServiceReport};
 use crate::attach::{self, Hook, Place};
@@ -20,6 +20,7 @@ use crate::counters::{Counters, DropRow, GcReport};
 use crate::event::Events;
 use crate::flow::Attribution;
 use crate::pins::{Pins, children};
+use crate::view::{self, Conversations};
 use crate::{Error, probe};
 
 /// The compiled programs.
@@ -68,6 +69,7 @@ pub struct Datapath {
     hook: Hook,
     kernel: Kernel,
     services: ServiceKernel,
+    conversations: Conversations,
     usage: maps::Usage,
     drops: maps::Drops,
     lost: maps::Lost,
@@ -105,17 +107,12 @@ impl Datapath {
             interfaces: interfaces(&pins)?,
             mounted,
         };
-        let service_maps = ServiceMaps {
-            frontends: maps::Frontends::new(take(&mut ebpf, abi::map::FRONTENDS)?)?,
-            services: maps::Services::new(take(&mut ebpf, abi::map::SERVICES)?)?,
-            slots: maps::Slots::new(take(&mut ebpf, abi::map::SLOTS)?)?,
-            backends: maps::Backends::new(take(&mut ebpf, abi::map::BACKENDS)?)?,
-            members: maps::Members::new(take(&mut ebpf, abi::map::MEMBERS)?)?,
-        };
+        let service_maps = ServiceMaps::open(|name| take(&mut ebpf, name))?;
         let lost = maps::Lost::new(take(&mut ebpf, abi::map::LOST)?)?;
         let datapath = Self {
             hook: resolve(options.hook),
             services: ServiceKernel::read(service_maps, options.sizes)?,
+            conversations: Conversations::open(options.sizes, |name| take(&mut ebpf, name))?,
             usage: maps::Usage::new(take(&mut ebpf, abi::map::USAGE)?)?,
             drops: maps::Drops::new(take(&mut ebpf, abi::map::DROPS)?)?,
             lost_before: lost.total()?,
@@ -199,6 +196,12 @@ impl Datapath {
         self.services.apply(services)
     }
 
+    /// Lets applies of services fail after this many writes, as if the agent died there.
+    #[cfg(feature = "testing")]
+    pub fn die_after(&mut self, writes: Option<u64>) {
+        self.services.tables.writes_left = writes;
+    }
+
     /// Removes what the last apply left for packets in flight. Call it when there is nothing else to do, so that the
     /// next apply need not wait; it takes some milliseconds.
     ///
@@ -212,6 +215,30 @@ impl Datapath {
     /// Index of a frontend in the kernel's `SERVICES`.
     pub fn service_id(&self, frontend: &Frontend) -> Option<u32> {
         self.services.index(frontend)
+    }
+
+    /// Every frontend with what a program finds by it, read from the kernel's tables.
+    ///
+    /// # Errors
+    /// What the kernel refused.
+    pub fn load_balancer(&self) -> Result<Vec<LoadBalancerView>, Error> {
+        view::load_balancer(&self.services.tables.maps)
+    }
+
+    /// Every connection that is alive.
+    ///
+    /// # Errors
+    /// What the kernel refused.
+    pub fn connections(&self) -> Result<Vec<ConnectionView>, Error> {
+        self.conversations.connections()
+    }
+
+    /// What the owner of the socket with this cookie called to get to the backend; none if that was no service.
+    ///
+    /// # Errors
+    /// What the kernel refused.
+    pub fn called(&self, cookie: u64, backend: Backend, protocol: u8) -> Result<Option<Frontend>, Error> {
+        self.conversations.called(cookie, backend, protocol)
     }
 
     /// Rulesets of an endpoint in force: ingress, egress.

@@ -19,6 +19,7 @@ pub mod metrics;
 mod pins;
 pub mod probe;
 mod sys;
+mod view;
 
 pub use apply::{Report, ServiceReport};
 pub use attach::Hook;
