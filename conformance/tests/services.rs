@@ -37,8 +37,7 @@ fn a_mapped_address_on_a_dual_stack_socket_is_the_ipv4_service() {
     for how in ["tcp", "udp", "unconnected"] {
         let peer = if how == "unconnected" { "none".to_owned() } else { vip.to_string() };
         let said = client.session.ask(&format!("call {how} {vip}"));
-        let expected =
-            format!("peer={peer} from={vip} heard=web {}", service::at(client.addresses[0]));
+        let expected = format!("peer={peer} from={vip} heard=web {}", service::at(client.addresses[0]));
         assert!(said.starts_with(&expected), "{said}");
     }
 }
@@ -76,7 +75,9 @@ fn a_capture_in_the_workload_shows_the_backend_and_never_the_vip() {
 fn names_lead_to_services_from_each_search_domain_and_curl_gets_an_answer() {
     let node = Node::up();
     let web = witness(&node, "web", WEB);
-    let yaml = service("web", 1, "") + "---\n" + &service("bare", 2, "  clusterIP: None\n").replace("app: bare", "app: web");
+    let yaml = service("web", 1, "")
+        + "---\n"
+        + &service("bare", 2, "  clusterIP: None\n").replace("app: bare", "app: web");
     node.apply("web.yaml", &yaml);
     let mut client = asker(&node, "client", CLIENT);
     let [v4, v6] = vip(1).map(|vip| vip.ip().to_string());
@@ -84,7 +85,11 @@ fn names_lead_to_services_from_each_search_domain_and_curl_gets_an_answer() {
         assert_eq!(client.session.ask(&format!("resolve {name}")), format!("{v4} {v6}"), "{name}");
     }
     let [v4, v6] = web.addresses;
-    assert_eq!(client.session.ask("resolve bare"), format!("{v4} {v6}"), "headless: the endpoints themselves");
+    assert_eq!(
+        client.session.ask("resolve bare"),
+        format!("{v4} {v6}"),
+        "headless: the endpoints themselves"
+    );
     assert_eq!(client.session.ask("resolve yoda"), "unresolved");
     for family in ["-4", "-6"] {
         let curl = ["curl", family, "-sS", "--http0.9", "--max-time", "5", "http://web/"];
@@ -199,7 +204,9 @@ fn clients_of_an_endpoint_that_is_gone_are_told() {
         .iter()
         .flat_map(|vip| [("hold-udp", vip), ("hold", vip)])
         .enumerate()
-        .map(|(n, (mode, vip))| (mode, node.start(&format!("c-{n}"), CLIENT, &[probe, mode, &vip.to_string()])))
+        .map(|(n, (mode, vip))| {
+            (mode, node.start(&format!("c-{n}"), CLIENT, &[probe, mode, &vip.to_string()]))
+        })
         .collect();
     for (_, client) in &mut clients {
         assert_eq!(client.session.ask("first"), "answered");
@@ -244,7 +251,10 @@ fn a_draining_endpoint_keeps_its_connections_and_gets_no_new_ones() {
         assert_eq!(client.session.ask("first"), "answered");
     }
     let draining = ", conditions: {ready: false, serving: true, terminating: true}";
-    node.apply("web.yaml", &yaml(draining).replace("conditions: {ready: false}}", "conditions: {ready: true}}"));
+    node.apply(
+        "web.yaml",
+        &yaml(draining).replace("conditions: {ready: false}}", "conditions: {ready: true}}"),
+    );
     assert_eq!(backends(&node, "web", "draining"), service::sockets(&a.addresses));
     assert_eq!(backends(&node, "web", "backends"), service::sockets(&b.addresses));
     for client in &mut held {
@@ -253,7 +263,11 @@ fn a_draining_endpoint_keeps_its_connections_and_gets_no_new_ones() {
     drop(b);
     let mut late = asker(&node, "late", CLIENT);
     for vip in vip(1) {
-        assert_ne!(late.session.ask(&format!("tcp {vip}")), "answered", "nobody new goes to the draining one");
+        assert_ne!(
+            late.session.ask(&format!("tcp {vip}")),
+            "answered",
+            "nobody new goes to the draining one"
+        );
     }
 }
 
@@ -360,7 +374,10 @@ fn the_command_line_shows_services_slots_connections_and_addresses() {
         assert!(list.contains(&format!("{vip}/TCP")), "{list}");
         assert!(list.contains(&format!("1 => {backend}/UDP")), "{list}");
         let slots = node.ferromesh(&["lb", "list"]).success();
-        assert!(slots.contains(&format!("{vip}/TCP (1)")) && slots.contains(&format!("{backend}/TCP (")), "{slots}");
+        assert!(
+            slots.contains(&format!("{vip}/TCP (1)")) && slots.contains(&format!("{backend}/TCP (")),
+            "{slots}"
+        );
     }
     call(&mut node.beside("client", binary("probe")), "tcp", vip(1)[0]);
     let rows = node.json(&["ct", "list", "--protocol", "tcp", "--ip", &client.addresses[0].to_string()]);
