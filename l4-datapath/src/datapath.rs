@@ -9,10 +9,10 @@ use aya::programs::{SchedClassifier, TestRun, TestRunOptions};
 use aya::{Ebpf, EbpfLoader};
 use maps::Sizes;
 use mesh::plan::NodePlan;
-use mesh::service::{Backend, Frontend, Services};
+use mesh::service::{Frontend, Services};
 use mesh::workload::{Endpoint, EndpointId};
 use nix::net::if_::if_nametoindex;
-use node_api::{ConnectionView, LoadBalancerView, MapUse};
+use node_api::MapUse;
 
 use crate::apply::{Kernel, PolicyMaps, Report, ServiceKernel, ServiceMaps, ServiceReport};
 use crate::attach::{self, Hook, Place};
@@ -20,7 +20,7 @@ use crate::counters::{Counters, DropRow, GcReport};
 use crate::event::Events;
 use crate::flow::Attribution;
 use crate::pins::{Pins, children};
-use crate::view::{self, Conversations};
+use crate::view::View;
 use crate::{Error, probe};
 
 /// The compiled programs.
@@ -69,7 +69,7 @@ pub struct Datapath {
     hook: Hook,
     kernel: Kernel,
     services: ServiceKernel,
-    conversations: Conversations,
+    view: Arc<View>,
     usage: maps::Usage,
     drops: maps::Drops,
     lost: maps::Lost,
@@ -112,7 +112,7 @@ impl Datapath {
         let datapath = Self {
             hook: resolve(options.hook),
             services: ServiceKernel::read(service_maps, options.sizes)?,
-            conversations: Conversations::open(options.sizes, |name| take(&mut ebpf, name))?,
+            view: Arc::new(View::open(options.sizes, &pins)?),
             usage: maps::Usage::new(take(&mut ebpf, abi::map::USAGE)?)?,
             drops: maps::Drops::new(take(&mut ebpf, abi::map::DROPS)?)?,
             lost_before: lost.total()?,
@@ -217,28 +217,9 @@ impl Datapath {
         self.services.index(frontend)
     }
 
-    /// Every frontend with what a program finds by it, read from the kernel's tables.
-    ///
-    /// # Errors
-    /// What the kernel refused.
-    pub fn load_balancer(&self) -> Result<Vec<LoadBalancerView>, Error> {
-        view::load_balancer(&self.services.tables.maps)
-    }
-
-    /// Every connection that is alive.
-    ///
-    /// # Errors
-    /// What the kernel refused.
-    pub fn connections(&self) -> Result<Vec<ConnectionView>, Error> {
-        self.conversations.connections()
-    }
-
-    /// What the owner of the socket with this cookie called to get to the backend; none if that was no service.
-    ///
-    /// # Errors
-    /// What the kernel refused.
-    pub fn called(&self, cookie: u64, backend: Backend, protocol: u8) -> Result<Option<Frontend>, Error> {
-        self.conversations.called(cookie, backend, protocol)
+    /// What the kernel has, to be read at leisure and on any thread.
+    pub fn view(&self) -> Arc<View> {
+        Arc::clone(&self.view)
     }
 
     /// Rulesets of an endpoint in force: ingress, egress.

@@ -27,3 +27,4 @@ pub use datapath::{Adoption, Datapath, Options};
 pub use error::Error;
 pub use maps::Sizes;
 pub use pins::{leftovers, remove};
+pub use view::View;

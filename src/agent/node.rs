@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::future::Future;
+use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -11,7 +12,7 @@ use control::allocate::Allocator;
 use control::kind::configuration::{Attach, Configuration, TraceLevel};
 use control::source::files::Directory;
 use control::{NodeFacts, Planned, Present, World, admit, plan};
-use endpoint::{Emptied, Endpoints, Host};
+use endpoint::{Departed, Emptied, Endpoints, Host};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use l4_datapath::flow::Context;
 use l4_datapath::metrics::Metrics as DatapathMetrics;
@@ -41,6 +42,10 @@ pub(super) struct Node {
     pub(super) datapath: Datapath,
     pub(super) adopted: usize,
     pub(super) host_changes: Vec<String>,
+    /// Interfaces by which masqueraded packets leave.
+    pub(super) devices: Vec<String>,
+    /// Where names are answered.
+    pub(super) dns: Vec<SocketAddr>,
     /// Why the latest edit is not in force, if it is not.
     pub(super) refused: Option<String>,
     /// What the kernel offers.
@@ -102,6 +107,8 @@ impl Node {
             endpoints: opened.endpoints,
             endpoint_config,
             adopted: opened.adopted.len(),
+            devices: Vec::new(),
+            dns: Vec::new(),
             host_changes: host.iter().map(ToString::to_string).chain(mounted).collect(),
             refused,
             capabilities: capabilities
@@ -174,8 +181,12 @@ impl Node {
         if self.datapath.apply(&planned.plan)?.changed {
             self.settle_at = Some(tokio::time::Instant::now() + SETTLE);
         }
-        self.planned = planned;
+        let earlier = std::mem::replace(&mut self.planned, planned);
         *self.explanation.lock() = context(&self.facts, &self.planned, &self.datapath);
+        self.end_sockets(Departed {
+            backends: earlier.plan.services.departed(&self.planned.plan.services),
+            ..Departed::default()
+        });
         Ok(())
     }
 
@@ -233,9 +244,7 @@ impl Node {
     /// Takes an endpoint away: first from the services that it answers for, then its processes and devices, then its
     /// place in the kernel's maps.
     pub(super) async fn remove(&mut self, id: EndpointId) {
-        if self.endpoints.get(id).is_none() {
-            return;
-        }
+        let Some(endpoint) = self.endpoints.get(id) else { return };
         self.leaving.insert(id);
         if !self.planned.plan.services.frontends.is_empty() {
             self.reconcile();
@@ -248,6 +257,8 @@ impl Node {
         }
         self.leaving.remove(&id);
         self.reconcile();
+        let addresses = [endpoint.ipv4.into(), endpoint.ipv6.into()].into();
+        self.end_sockets(Departed { addresses, ..Departed::default() });
     }
 
     /// What can wait: connections that have expired.
