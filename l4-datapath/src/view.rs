@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 
 use abi::{
     Address, Connection, ConnectionKey6, Memo, PacketTuple, Service, SocketKey, TranslationKind, timeout,
@@ -29,11 +30,17 @@ fn most(capacity: u32) -> usize {
 /// The maps that people ask about.
 pub struct View {
     sizes: Sizes,
-    services: ServiceMaps,
+    /// Of the pins.
+    directory: PathBuf,
     connections4: maps::Connections4,
     connections6: maps::Connections6,
     translations: maps::Translations,
     sockets: maps::Sockets,
+}
+
+fn pinned(directory: &Path, map: &'static str) -> Result<Map, Error> {
+    let opened = MapData::from_pin(directory.join(map)).and_then(Map::from_map_data);
+    opened.map_err(|source| Error::Map(maps::Error { map, operation: "opening", source }))
 }
 
 fn slots(maps: &ServiceMaps, slots: u64) -> Result<Vec<(u32, Backend)>, Error> {
@@ -52,17 +59,14 @@ impl View {
     /// Opens the maps by their pins.
     pub(crate) fn open(sizes: Sizes, pins: &Pins) -> Result<Self, Error> {
         let directory = pins.maps();
-        let take = |map: &'static str| {
-            let opened = MapData::from_pin(directory.join(map)).and_then(Map::from_map_data);
-            opened.map_err(|source| Error::Map(maps::Error { map, operation: "opening", source }))
-        };
+        let take = |map| pinned(&directory, map);
         Ok(Self {
             sizes,
-            services: ServiceMaps::open(take)?,
             connections4: maps::Connections4::new(take(abi::map::CONNECTIONS4)?)?,
             connections6: maps::Connections6::new(take(abi::map::CONNECTIONS6)?)?,
             translations: maps::Translations::new(take(abi::map::TRANSLATIONS)?)?,
             sockets: maps::Sockets::new(take(abi::map::SOCKETS)?)?,
+            directory,
         })
     }
 
@@ -71,7 +75,7 @@ impl View {
     /// # Errors
     /// What the kernel refused.
     pub fn load_balancer(&self) -> Result<Vec<LoadBalancerView>, Error> {
-        let maps = &self.services;
+        let maps = ServiceMaps::open(|map| pinned(&self.directory, map))?;
         let mut views = Vec::new();
         for (key, id) in maps.frontends.entries()? {
             if key == abi::Frontend::address_only(key.address) {
@@ -79,7 +83,7 @@ impl View {
             }
             let service = maps.services.get(id)?;
             // What a program does not take for the service it looked for has no slots to it.
-            let slots = if service.frontend == key { slots(maps, service.slots)? } else { Vec::new() };
+            let slots = if service.frontend == key { slots(&maps, service.slots)? } else { Vec::new() };
             views.push(LoadBalancerView { id, frontend: frontend(&key), slots, affinity: service.affinity });
         }
         views.sort_by_key(|view| view.frontend);
