@@ -32,7 +32,7 @@ impl Node {
             Request::Status => Reply::Status(self.status()),
             Request::Endpoints => Reply::Endpoints(self.endpoint_views()),
             Request::Identities => Reply::Identities(control::status::identities(&self.planned.plan)),
-            Request::Policies => Reply::Policies(control::status::policies(&self.world, &self.planned.plan)),
+            Request::Policies => Reply::Policies(control::status::policies(&self.world, &self.planned)),
             Request::Plan => match serde_json::to_value(&self.planned.plan) {
                 Ok(plan) => Reply::Plan(plan),
                 Err(error) => Reply::Error(format!("the plan cannot be written as JSON: {error}")),
@@ -70,7 +70,7 @@ impl Node {
             ingress_enforced: endpoints.values().filter(|endpoint| endpoint.ingress.enforced).count(),
             egress_enforced: endpoints.values().filter(|endpoint| endpoint.egress.enforced).count(),
             policies: self.world.policies.len(),
-            invalid: self.world.invalid(),
+            invalid: self.invalid(),
             adopted: self.adopted,
             degraded: self.degraded().into_iter().chain(unread).collect(),
             host_changes: self.host_changes.clone(),
@@ -83,7 +83,7 @@ impl Node {
     /// What works only in part.
     fn degraded(&self) -> Vec<String> {
         let refused = self.refused.iter().map(|why| format!("the latest edit is not in force: {why}"));
-        let invalid = self.world.invalid();
+        let invalid = self.invalid();
         let objects =
             (invalid > 0).then(|| format!("{invalid} objects have an error: see `ferromesh policy list`"));
         let source = self.world.degraded.iter().cloned();

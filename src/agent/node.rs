@@ -11,7 +11,7 @@ use std::time::{Duration, Instant, SystemTime};
 use control::allocate::Allocator;
 use control::kind::configuration::{Attach, Configuration, TraceLevel};
 use control::source::files::Directory;
-use control::{NodeFacts, Planned, World, admit, plan};
+use control::{NodeFacts, Planned, Present, World, admit, plan};
 use endpoint::{Emptied, Endpoints, Host, dns};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use l4_datapath::flow::Context;
@@ -49,6 +49,8 @@ pub(super) struct Node {
     /// Settings the node was built with; some cannot change while it runs.
     pub(super) built_with: Configuration,
     allocator: Allocator,
+    /// Endpoints that are being removed: no service sends anybody new to them.
+    leaving: BTreeSet<EndpointId>,
     explanation: Explanation,
     ring: Arc<FlowRing>,
     registry: Arc<Registry>,
@@ -80,7 +82,8 @@ impl Node {
         let opened = Endpoints::open(endpoint_config.clone()).await?;
         let facts = facts(&world, &endpoint_config).await?;
         let mut allocator = Allocator::open(&directories.state)?;
-        let planned = plan(&world, &opened.adopted, &facts, &mut allocator)?;
+        let present = Present { endpoints: &opened.adopted, leaving: &BTreeSet::new(), plan: None };
+        let planned = plan(&world, present, &facts, &mut allocator)?;
         allocator.save(SystemTime::now())?;
         // What did not fit before does not fit now: what is pinned stays in force, as it did while the last agent ran.
         let refused = match datapath.apply(&planned.plan) {
@@ -118,6 +121,7 @@ impl Node {
                 .map(|row| (row.capability.to_owned(), row.text.clone()))
                 .collect(),
             allocator,
+            leaving: BTreeSet::new(),
             lost_events: 0,
             settle_at: Some(tokio::time::Instant::now()),
             ring: FlowRing::new(observe::ring::CAPACITY),
@@ -125,7 +129,7 @@ impl Node {
             datapath,
         };
         node.count();
-        node.policy_metrics.set_invalid(node.world.invalid());
+        node.policy_metrics.set_invalid(node.invalid());
         Ok((node, source, opened.emptied, dns))
     }
 
@@ -160,7 +164,7 @@ impl Node {
         self.world = world;
         self.reconcile();
         self.policy_metrics.observe_edit(start.elapsed());
-        self.policy_metrics.set_invalid(self.world.invalid());
+        self.policy_metrics.set_invalid(self.invalid());
     }
 
     /// Plans whole and applies the difference. On an error the earlier plan stays in force.
@@ -174,7 +178,8 @@ impl Node {
     }
 
     fn plan_and_apply(&mut self, endpoints: &[Endpoint]) -> Result<(), AgentError> {
-        let planned = plan(&self.world, endpoints, &self.facts, &mut self.allocator)?;
+        let present = Present { endpoints, leaving: &self.leaving, plan: Some(&self.planned.plan) };
+        let planned = plan(&self.world, present, &self.facts, &mut self.allocator)?;
         // Numbers are durable before the kernel knows them: after a crash they mean the same.
         self.allocator.save(SystemTime::now())?;
         if self.datapath.apply(&planned.plan)?.changed {
@@ -234,10 +239,20 @@ impl Node {
         }
     }
 
-    /// Takes an endpoint away: first its processes and devices, then its place in the kernel's maps.
+    /// Objects that have an error.
+    pub(super) fn invalid(&self) -> usize {
+        control::status::invalid(&self.world, &self.planned)
+    }
+
+    /// Takes an endpoint away: first from the services that it answers for, then its processes and devices, then its
+    /// place in the kernel's maps.
     pub(super) async fn remove(&mut self, id: EndpointId) {
         if self.endpoints.get(id).is_none() {
             return;
+        }
+        self.leaving.insert(id);
+        if !self.planned.plan.services.frontends.is_empty() {
+            self.reconcile();
         }
         if let Err(error) = self.endpoints.remove(id).await {
             return tracing::error!(endpoint = %id, %error, "not removed; tried again when the agent starts");
@@ -245,6 +260,7 @@ impl Node {
         if let Err(error) = self.datapath.detach(id) {
             tracing::error!(endpoint = %id, %error, "its place in the kernel's maps is not cleared");
         }
+        self.leaving.remove(&id);
         self.reconcile();
     }
 
