@@ -5,6 +5,7 @@ use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use linux::cgroup::Cgroup;
 use nix::sys::socket::{
@@ -40,6 +41,14 @@ impl Kind {
     }
 }
 
+/// While a process starts it has a copy of every descriptor of this one, which keeps locks and mounts busy.
+static STARTING: Mutex<()> = Mutex::new(());
+
+/// Waits until no process is starting: then what this one has closed is closed.
+pub(crate) fn settle() -> MutexGuard<'static, ()> {
+    STARTING.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// The process. It ends with this value.
 pub(crate) struct Client {
     process: Child,
@@ -50,6 +59,7 @@ impl Client {
     /// Starts it in the calling thread's network namespace.
     pub(crate) fn start(cgroup: &Path) -> Self {
         let (channel, theirs) = UnixStream::pair().unwrap();
+        let starting = settle();
         let process = Command::new(std::env::current_exe().unwrap())
             .args(["client::the_process", "--exact", "--ignored"])
             .env(ROLE, "1")
@@ -57,6 +67,7 @@ impl Client {
             .stdout(Stdio::null())
             .spawn()
             .unwrap();
+        drop(starting);
         Cgroup::open(cgroup).unwrap().add(process.id()).unwrap();
         Self { process, channel }
     }
