@@ -5,13 +5,13 @@ use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use linux::cgroup::Cgroup;
 use nix::sys::socket::{
     AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, sendmsg,
     socket,
 };
+use parking_lot::{Mutex, MutexGuard};
 
 /// Says to this binary, started again, that it is the process.
 const ROLE: &str = "FERROMESH_TEST_SOCKETS";
@@ -46,7 +46,7 @@ static STARTING: Mutex<()> = Mutex::new(());
 
 /// Waits until no process is starting: then what this one has closed is closed.
 pub(crate) fn settle() -> MutexGuard<'static, ()> {
-    STARTING.lock().unwrap_or_else(PoisonError::into_inner)
+    STARTING.lock()
 }
 
 /// The process. It ends with this value.
