@@ -20,6 +20,7 @@ use crate::counters::{Counters, DropRow, GcReport};
 use crate::event::Events;
 use crate::flow::Attribution;
 use crate::pins::{Pins, children};
+use crate::view::View;
 use crate::{Error, cgroup, probe};
 
 /// The compiled programs.
@@ -68,6 +69,7 @@ pub struct Datapath {
     hook: Hook,
     kernel: Kernel,
     services: ServiceKernel,
+    view: Arc<View>,
     usage: maps::Usage,
     drops: maps::Drops,
     lost: maps::Lost,
@@ -105,17 +107,12 @@ impl Datapath {
             interfaces: interfaces(&pins)?,
             mounted,
         };
-        let service_maps = ServiceMaps {
-            frontends: maps::Frontends::new(take(&mut ebpf, abi::map::FRONTENDS)?)?,
-            services: maps::Services::new(take(&mut ebpf, abi::map::SERVICES)?)?,
-            slots: maps::Slots::new(take(&mut ebpf, abi::map::SLOTS)?)?,
-            backends: maps::Backends::new(take(&mut ebpf, abi::map::BACKENDS)?)?,
-            members: maps::Members::new(take(&mut ebpf, abi::map::MEMBERS)?)?,
-        };
+        let service_maps = ServiceMaps::open(|name| take(&mut ebpf, name))?;
         let lost = maps::Lost::new(take(&mut ebpf, abi::map::LOST)?)?;
         let datapath = Self {
             hook: resolve(options.hook),
             services: ServiceKernel::read(service_maps, options.sizes)?,
+            view: Arc::new(View::open(options.sizes, &pins)?),
             usage: maps::Usage::new(take(&mut ebpf, abi::map::USAGE)?)?,
             drops: maps::Drops::new(take(&mut ebpf, abi::map::DROPS)?)?,
             lost_before: lost.total()?,
@@ -214,6 +211,12 @@ impl Datapath {
         self.services.apply(services)
     }
 
+    /// Lets applies of services fail after this many writes, as if the agent died there.
+    #[cfg(feature = "testing")]
+    pub fn die_after(&mut self, writes: Option<u64>) {
+        self.services.tables.writes_left = writes;
+    }
+
     /// Removes what the last apply left for packets in flight. Call it when there is nothing else to do, so that the
     /// next apply need not wait; it takes some milliseconds.
     ///
@@ -227,6 +230,11 @@ impl Datapath {
     /// Index of a frontend in the kernel's `SERVICES`.
     pub fn service_id(&self, frontend: &Frontend) -> Option<u32> {
         self.services.index(frontend)
+    }
+
+    /// What the kernel has, to be read at leisure and on any thread.
+    pub fn view(&self) -> Arc<View> {
+        Arc::clone(&self.view)
     }
 
     /// Rulesets of an endpoint in force: ingress, egress.

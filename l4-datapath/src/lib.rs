@@ -20,6 +20,7 @@ pub mod metrics;
 mod pins;
 pub mod probe;
 mod sys;
+mod view;
 
 pub use apply::{Report, ServiceReport};
 pub use attach::Hook;
@@ -27,3 +28,4 @@ pub use datapath::{Adoption, Datapath, Options};
 pub use error::Error;
 pub use maps::Sizes;
 pub use pins::{leftovers, remove};
+pub use view::View;
