@@ -112,7 +112,7 @@ impl Datapath {
         let datapath = Self {
             hook: resolve(options.hook),
             services: ServiceKernel::read(service_maps, options.sizes)?,
-            conversations: Conversations::open(options.sizes, |name| take(&mut ebpf, name))?,
+            conversations: Conversations::open(|name| take(&mut ebpf, name))?,
             usage: maps::Usage::new(take(&mut ebpf, abi::map::USAGE)?)?,
             drops: maps::Drops::new(take(&mut ebpf, abi::map::DROPS)?)?,
             lost_before: lost.total()?,
