@@ -1,7 +1,7 @@
 //! The datapath of this node as one object: open it, attach endpoints, apply plans, read what it says.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use aya::maps::Map;
@@ -9,10 +9,10 @@ use aya::programs::{SchedClassifier, TestRun, TestRunOptions};
 use aya::{Ebpf, EbpfLoader};
 use maps::Sizes;
 use mesh::plan::NodePlan;
-use mesh::service::{Backend, Frontend, Services};
+use mesh::service::{Frontend, Services};
 use mesh::workload::{Endpoint, EndpointId};
 use nix::net::if_::if_nametoindex;
-use node_api::{ConnectionView, LoadBalancerView, MapUse};
+use node_api::MapUse;
 
 use crate::apply::{Kernel, PolicyMaps, Report, ServiceKernel, ServiceMaps, ServiceReport};
 use crate::attach::{self, Hook, Place};
@@ -20,8 +20,8 @@ use crate::counters::{Counters, DropRow, GcReport};
 use crate::event::Events;
 use crate::flow::Attribution;
 use crate::pins::{Pins, children};
-use crate::view::{self, Conversations};
-use crate::{Error, memory, probe};
+use crate::view::View;
+use crate::{Error, cgroup, memory, probe};
 
 /// The compiled programs.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/ferromesh.bpf.o"));
@@ -69,7 +69,7 @@ pub struct Datapath {
     hook: Hook,
     kernel: Kernel,
     services: ServiceKernel,
-    conversations: Conversations,
+    view: Arc<View>,
     usage: maps::Usage,
     drops: maps::Drops,
     lost: maps::Lost,
@@ -112,7 +112,7 @@ impl Datapath {
         let datapath = Self {
             hook: resolve(options.hook),
             services: ServiceKernel::read(service_maps, options.sizes)?,
-            conversations: Conversations::open(|name| take(&mut ebpf, name))?,
+            view: Arc::new(View::open(&pins)?),
             usage: maps::Usage::new(take(&mut ebpf, abi::map::USAGE)?)?,
             drops: maps::Drops::new(take(&mut ebpf, abi::map::DROPS)?)?,
             lost_before: lost.total()?,
@@ -139,6 +139,21 @@ impl Datapath {
         }
         self.interfaces.insert(endpoint.id, (endpoint.interface.clone(), endpoint.ifindex));
         Ok(())
+    }
+
+    /// Puts the programs of socket load balancing on a cgroup (version 2), for every socket made in it or below, replacing
+    /// an earlier agent's in one step. If they were on another, they leave it once they are on this.
+    ///
+    /// # Errors
+    /// What the kernel refused; what was attached before still is, and calling it again continues.
+    pub fn attach_cgroup(&mut self, cgroup: &Path) -> Result<(), Error> {
+        cgroup::attach(&mut self.ebpf, &self.pins, cgroup)
+    }
+
+    /// Says which network namespace is the node's own, by its cookie ([`linux::namespace::cookie`]): ports that its
+    /// processes bind are not used for masquerading.
+    pub fn set_namespace(&mut self, cookie: u64) {
+        self.kernel.set_namespace(cookie);
     }
 
     /// Forgets an endpoint: from now on nothing from it or to it passes; then its programs and counters go. One that is
@@ -217,28 +232,9 @@ impl Datapath {
         self.services.index(frontend)
     }
 
-    /// Every frontend with what a program finds by it, read from the kernel's tables.
-    ///
-    /// # Errors
-    /// What the kernel refused.
-    pub fn load_balancer(&self) -> Result<Vec<LoadBalancerView>, Error> {
-        view::load_balancer(&self.services.tables.maps)
-    }
-
-    /// Every connection that is alive.
-    ///
-    /// # Errors
-    /// What the kernel refused.
-    pub fn connections(&self) -> Result<Vec<ConnectionView>, Error> {
-        self.conversations.connections()
-    }
-
-    /// What the owner of the socket with this cookie called to get to the backend; none if that was no service.
-    ///
-    /// # Errors
-    /// What the kernel refused.
-    pub fn called(&self, cookie: u64, backend: Backend, protocol: u8) -> Result<Option<Frontend>, Error> {
-        self.conversations.called(cookie, backend, protocol)
+    /// What the kernel has, to be read at leisure and on any thread.
+    pub fn view(&self) -> Arc<View> {
+        Arc::clone(&self.view)
     }
 
     /// Rulesets of an endpoint in force: ingress, egress.
@@ -351,7 +347,10 @@ fn load(pins: &Pins, specs: &[maps::Spec]) -> Result<Ebpf, Error> {
         loader.map_max_entries(spec.name, spec.entries);
         loader.map_pin_path(spec.name, pins.maps().join(spec.name));
     }
-    let mut ebpf = loader.load(OBJECT)?;
+    // What `probe` says below 6.1: a refused call fails with EPERM.
+    let can_set_result = u32::from(probe::set_retval());
+    let mut ebpf = loader.override_global("CAN_SET_RESULT", &can_set_result, true).load(OBJECT)?;
+    cgroup::load(&mut ebpf)?;
     for name in [Place::FromPod.program(), Place::ToPod.program(), COLLECT] {
         program(&mut ebpf, name)?.load().map_err(Error::program(name, "loading"))?;
     }

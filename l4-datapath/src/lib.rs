@@ -8,6 +8,7 @@
 mod address;
 mod apply;
 mod attach;
+mod cgroup;
 pub mod counters;
 mod datapath;
 mod error;
@@ -28,3 +29,4 @@ pub use datapath::{Adoption, Datapath, Options};
 pub use error::Error;
 pub use maps::Sizes;
 pub use pins::{leftovers, remove};
+pub use view::View;

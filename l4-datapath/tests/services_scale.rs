@@ -36,7 +36,7 @@ fn what_a_full_table_of_connections_costs_to_list() {
         let value = abi::Connection { seen: u32::MAX, ..abi::Connection::EMPTY };
         map.insert(key, value, 0).unwrap();
     }
-    let views = timed("ct list", || datapath.connections().unwrap());
+    let views = timed("ct list", || datapath.view().connections().unwrap());
     println!("  {} connections", views.len());
     assert_eq!(views.len(), connections as usize);
 }
@@ -77,7 +77,7 @@ fn what_ten_and_fifty_thousand_services_cost() {
         let edited = plan.frontends.values_mut().nth(7).unwrap();
         edited.backends = [backend("10.255.0.1", 1)].into();
         timed("one edited", || datapath.apply_services(&plan).unwrap());
-        timed("lb list", || datapath.load_balancer().unwrap());
+        timed("lb list", || datapath.view().load_balancer().unwrap());
         for map in ["FRONTENDS", "SERVICES", "SLOTS", "BACKENDS", "MEMBERS"] {
             let found = datapath.counters().unwrap().maps[map];
             println!(
