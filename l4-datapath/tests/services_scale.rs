@@ -1,5 +1,5 @@
-//! How long many services take, and how much memory. Prints; run it by hand in release mode:
-//! `cargo test --release -p l4-datapath --test services_scale -- --ignored --nocapture`. Needs root and BPF.
+//! How long many services take, and how much memory. Prints; run it by hand (the test profile is optimised):
+//! `cargo test -p l4-datapath --test services_scale -- --ignored --nocapture`. Needs root and BPF.
 #![allow(
     clippy::unwrap_used,
     clippy::print_stdout,
