@@ -8,7 +8,9 @@ mod answer;
 mod error;
 mod events;
 mod node;
+mod rows;
 mod socket;
+mod sockets;
 
 use std::io::{self, Write};
 use std::time::Duration;

@@ -61,4 +61,12 @@ impl Directories {
             mtu: configuration.mtu,
         })
     }
+
+    /// The cgroup whose processes reach services by their VIPs; it holds the workloads' own.
+    pub(crate) fn service_cgroup(world: &World) -> linux::Result<PathBuf> {
+        match &world.configuration.service_cgroup {
+            Some(cgroup) => Ok(cgroup.clone()),
+            None => linux::cgroup::hierarchy(),
+        }
+    }
 }

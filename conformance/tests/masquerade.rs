@@ -44,7 +44,8 @@ fn the_outside_sees_the_nodes_address_and_a_port_of_the_range_and_its_answers_co
         }
     }
     let rows = node.json(&["ct", "list", "--ip", &client.addresses[0].to_string(), "--protocol", "udp"]);
-    let row = rows.as_array().unwrap().iter().find(|row| row["destination"] == outside(&node, 53)[0].to_string());
+    let row =
+        rows.as_array().unwrap().iter().find(|row| row["destination"] == outside(&node, 53)[0].to_string());
     let masqueraded = row.unwrap()["masqueraded"].as_str().unwrap_or_else(|| panic!("{rows}")).to_owned();
     assert!(masqueraded.starts_with("192.0.2.2:50"), "{masqueraded}");
     let status = node.ferromesh(&["status"]).success();
@@ -57,9 +58,10 @@ fn ping_works_from_workloads_and_from_the_node() {
     let _client = asker(&node, "client", CLIENT);
     for to in node.outside().addresses() {
         let to = to.to_string();
-        for (who, mut probe) in
-            [("a workload", node.beside("client", binary("probe"))), ("the node", node.inside(binary("probe")))]
-        {
+        for (who, mut probe) in [
+            ("a workload", node.beside("client", binary("probe"))),
+            ("the node", node.inside(binary("probe"))),
+        ] {
             assert_eq!(Outcome::of(probe.args(["ping", &to])).stdout, "answered", "{who} to {to}");
         }
     }
@@ -94,8 +96,7 @@ fn a_narrow_link_beyond_the_node_is_learned_through_it() {
 
 #[test]
 fn destinations_that_are_excepted_see_workloads_own_addresses() {
-    let node =
-        Node::up_with_outside(", masqueradeExceptions: [198.51.100.0/24, '2001:db8:51::/64']");
+    let node = Node::up_with_outside(", masqueradeExceptions: [198.51.100.0/24, '2001:db8:51::/64']");
     node.outside().learn(["10.77.0.0/24", "fd00:77::/112"]);
     let _witness = node.outside().serve(&["witness", "53", "out"]);
     let mut client = asker(&node, "client", CLIENT);
@@ -113,7 +114,11 @@ fn without_masquerading_nothing_comes_back() {
     let _witness = node.outside().serve(&["witness", "53", "out"]);
     let mut client = asker(&node, "client", CLIENT);
     for to in outside(&node, 53) {
-        assert_eq!(client.session.ask(&format!("call udp {to}")), "silent", "the lab's outside knows no pool");
+        assert_eq!(
+            client.session.ask(&format!("call udp {to}")),
+            "silent",
+            "the lab's outside knows no pool"
+        );
     }
 }
 
@@ -154,7 +159,8 @@ fn when_ports_run_out_the_drop_is_counted_and_others_go_on() {
         greedy.kill();
     }
     let metrics = Outcome::of(node.inside("curl").args(["-sS", "http://127.0.0.1:9962/metrics"])).success();
-    let counted = metrics.lines().any(|line| line.contains("No mapping for NAT masquerade") && !line.ends_with(" 0"));
+    let counted =
+        metrics.lines().any(|line| line.contains("No mapping for NAT masquerade") && !line.ends_with(" 0"));
     assert!(counted, "{metrics}");
 }
 
@@ -197,6 +203,9 @@ fn nobody_outside_reaches_a_workload_that_has_not_called() {
         // From another port of the host that was called: not an answer.
         let said = Outcome::of(node.outside().run(binary("probe")).args(["udp", &seen.to_string()])).stdout;
         assert!(["refused", "silent"].contains(&said.as_str()), "{seen}: {said}");
-        assert!(client.session.ask(&format!("call udp {to} 4000")).contains("heard=out "), "the client goes on");
+        assert!(
+            client.session.ask(&format!("call udp {to} 4000")).contains("heard=out "),
+            "the client goes on"
+        );
     }
 }

@@ -6,7 +6,7 @@ mod service;
 use std::net::IpAddr;
 
 use conformance::lab::{Node, Outcome, Session, binary, wait_until};
-use service::{CLIENT, WEB, asker, backends, call, host_calls, mapped, service, vip, witness};
+use service::{CLIENT, WEB, asker, call, host_calls, mapped, service, vip, witness};
 
 #[test]
 fn workloads_and_the_host_call_a_vip_and_no_socket_shows_the_backend() {
@@ -37,8 +37,7 @@ fn a_mapped_address_on_a_dual_stack_socket_is_the_ipv4_service() {
     for how in ["tcp", "udp", "unconnected"] {
         let peer = if how == "unconnected" { "none".to_owned() } else { vip.to_string() };
         let said = client.session.ask(&format!("call {how} {vip}"));
-        let expected =
-            format!("peer={peer} from={vip} heard=web {}", service::at(client.addresses[0]));
+        let expected = format!("peer={peer} from={vip} heard=web {}", service::at(client.addresses[0]));
         assert!(said.starts_with(&expected), "{said}");
     }
 }
@@ -76,7 +75,9 @@ fn a_capture_in_the_workload_shows_the_backend_and_never_the_vip() {
 fn names_lead_to_services_from_each_search_domain_and_curl_gets_an_answer() {
     let node = Node::up();
     let web = witness(&node, "web", WEB);
-    let yaml = service("web", 1, "") + "---\n" + &service("bare", 2, "  clusterIP: None\n").replace("app: bare", "app: web");
+    let yaml = service("web", 1, "")
+        + "---\n"
+        + &service("bare", 2, "  clusterIP: None\n").replace("app: bare", "app: web");
     node.apply("web.yaml", &yaml);
     let mut client = asker(&node, "client", CLIENT);
     let [v4, v6] = vip(1).map(|vip| vip.ip().to_string());
@@ -84,7 +85,11 @@ fn names_lead_to_services_from_each_search_domain_and_curl_gets_an_answer() {
         assert_eq!(client.session.ask(&format!("resolve {name}")), format!("{v4} {v6}"), "{name}");
     }
     let [v4, v6] = web.addresses;
-    assert_eq!(client.session.ask("resolve bare"), format!("{v4} {v6}"), "headless: the endpoints themselves");
+    assert_eq!(
+        client.session.ask("resolve bare"),
+        format!("{v4} {v6}"),
+        "headless: the endpoints themselves"
+    );
     assert_eq!(client.session.ask("resolve yoda"), "unresolved");
     for family in ["-4", "-6"] {
         let curl = ["curl", family, "-sS", "--http0.9", "--max-time", "5", "http://web/"];
@@ -108,152 +113,6 @@ fn without_endpoints_or_at_a_port_that_is_none_a_call_is_refused_at_once() {
     for mut vip in vip(2) {
         vip.set_port(81);
         assert_eq!(client.session.ask(&format!("tcp {vip}")), "refused", "{vip}");
-    }
-}
-
-#[test]
-fn with_affinity_a_client_returns_to_its_backend_and_without_it_does_not() {
-    let node = Node::up();
-    let _web: Vec<_> = (0..3).map(|n| witness(&node, &format!("web-{n}"), WEB)).collect();
-    let yaml = service("web", 1, "")
-        + "---\n"
-        + &service("loyal", 2, "  sessionAffinity: ClientIP\n").replace("app: loyal", "app: web");
-    node.apply("web.yaml", &yaml);
-    let mut client = asker(&node, "client", CLIENT);
-    for family in [0, 1] {
-        let mut answers = |number| -> std::collections::BTreeSet<String> {
-            let line = format!("call tcp {}", vip(number)[family]);
-            (0..30).map(|_| service::who(&client.session.ask(&line))).collect()
-        };
-        assert_eq!(answers(2).len(), 1, "ClientIP");
-        // 30 calls miss one of three backends with a probability of less than 2^-16.
-        assert_eq!(answers(1).len(), 3, "any");
-    }
-}
-
-#[test]
-fn backends_come_and_go_under_load_without_a_failed_connect() {
-    let node = Node::up();
-    let _a = node.serve("a", &["app=web", "side=a"], 8080);
-    let _b = node.serve("b", &["app=web", "side=b"], 8080);
-    let side = |side: &str| service("web", 1, "").replace("{app: web}", &format!("{{app: web{side}}}"));
-    node.apply("web.yaml", &side(""));
-    let probe = binary("probe");
-    let probe = probe.to_str().unwrap();
-    let mut steady: Vec<_> = vip(1)
-        .iter()
-        .enumerate()
-        .map(|(n, vip)| node.start(&format!("steady-{n}"), CLIENT, &[probe, "steady", &vip.to_string()]))
-        .collect();
-    for turn in 0..30 {
-        node.apply("web.yaml", &side([", side: a", ", side: b", ""][turn % 3]));
-    }
-    for client in &mut steady {
-        let said = client.session.ask("how many");
-        assert!(said.ends_with(" good, 0 bad") && !said.starts_with("0 "), "{said}");
-    }
-}
-
-#[test]
-fn udp_clients_of_a_backend_that_left_are_told_at_once_and_nobody_else() {
-    let node = Node::up();
-    let a = node.serve("a", &["app=web", "side=a"], 8080);
-    let b = node.serve("b", &["app=other"], 8080);
-    let yaml = |selector: &str| {
-        service("web", 1, "").replace("{app: web}", selector) + "---\n" + &service("other", 2, "")
-    };
-    node.apply("web.yaml", &yaml("{app: web}"));
-    let mut hold = |name: &str, mode: &str, to: std::net::SocketAddr| {
-        let probe = binary("probe");
-        let mut held = node.start(name, CLIENT, &[probe.to_str().unwrap(), mode, &to.to_string()]).session;
-        assert_eq!(held.ask("first"), "answered", "{name}");
-        held
-    };
-    for family in [0, 1] {
-        let name = |what: &str| format!("{what}-{family}");
-        let direct = std::net::SocketAddr::new(a.addresses[family], 8080);
-        let ended = hold(&name("ended"), "hold-udp", vip(1)[family]);
-        let mut others = [
-            hold(&name("other-service"), "hold-udp", vip(2)[family]),
-            hold(&name("no-service"), "hold-udp", direct),
-            hold(&name("tcp"), "hold", vip(1)[family]),
-        ];
-        node.apply("web.yaml", &yaml("{app: web, side: none}"));
-        assert_eq!(ended.line(), "aborted", "its backend left the service");
-        for other in &mut others {
-            assert_eq!(other.ask("second"), "answered");
-        }
-        node.apply("web.yaml", &yaml("{app: web}"));
-    }
-    let _ = b;
-}
-
-#[test]
-fn clients_of_an_endpoint_that_is_gone_are_told() {
-    let node = Node::up();
-    let a = node.serve("a", WEB, 8080);
-    node.apply("web.yaml", &service("web", 1, ""));
-    let probe = binary("probe");
-    let probe = probe.to_str().unwrap();
-    let mut clients: Vec<_> = vip(1)
-        .iter()
-        .flat_map(|vip| [("hold-udp", vip), ("hold", vip)])
-        .enumerate()
-        .map(|(n, (mode, vip))| (mode, node.start(&format!("c-{n}"), CLIENT, &[probe, mode, &vip.to_string()])))
-        .collect();
-    for (_, client) in &mut clients {
-        assert_eq!(client.session.ask("first"), "answered");
-    }
-    drop(a);
-    for (mode, client) in &mut clients {
-        match *mode {
-            "hold-udp" => assert_eq!(client.session.line(), "aborted"),
-            // Its own end may have said so first.
-            _ => assert!(["aborted", "reset"].contains(&client.session.ask("second").as_str())),
-        }
-    }
-}
-
-#[test]
-fn a_draining_endpoint_keeps_its_connections_and_gets_no_new_ones() {
-    let node = Node::up();
-    let (a, b) = (node.serve("a", &[], 8080), node.serve("b", &[], 8080));
-    let yaml = |conditions: &str| {
-        let slice = |family: usize, kind: &str| {
-            let [a, b] = [&a, &b].map(|workload| workload.addresses[family]);
-            format!(
-                "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n\
-                 metadata: {{name: web-{kind}, namespace: default, labels: {{kubernetes.io/service-name: web}}}}\n\
-                 addressType: {kind}\nports: [{{name: tcp, port: 8080}}, {{name: udp, port: 8080, protocol: UDP}}]\n\
-                 endpoints:\n- {{addresses: ['{a}']{conditions}}}\n- {{addresses: ['{b}'], conditions: {{ready: false}}}}\n"
-            )
-            .replace("web-IPv", "web-ipv")
-        };
-        service("web", 1, "").replace("  selector: {app: web}\n", "") + &slice(0, "IPv4") + &slice(1, "IPv6")
-    };
-    node.apply("web.yaml", &yaml(""));
-    let probe = binary("probe");
-    let probe = probe.to_str().unwrap();
-    let mut held: Vec<_> = vip(1)
-        .iter()
-        .flat_map(|vip| [("hold-udp", vip), ("hold", vip)])
-        .enumerate()
-        .map(|(n, (mode, vip))| node.start(&format!("c-{n}"), CLIENT, &[probe, mode, &vip.to_string()]))
-        .collect();
-    for client in &mut held {
-        assert_eq!(client.session.ask("first"), "answered");
-    }
-    let draining = ", conditions: {ready: false, serving: true, terminating: true}";
-    node.apply("web.yaml", &yaml(draining).replace("conditions: {ready: false}}", "conditions: {ready: true}}"));
-    assert_eq!(backends(&node, "web", "draining"), service::sockets(&a.addresses));
-    assert_eq!(backends(&node, "web", "backends"), service::sockets(&b.addresses));
-    for client in &mut held {
-        assert_eq!(client.session.ask("second"), "answered", "it drains: what it has it keeps");
-    }
-    drop(b);
-    let mut late = asker(&node, "late", CLIENT);
-    for vip in vip(1) {
-        assert_ne!(late.session.ask(&format!("tcp {vip}")), "answered", "nobody new goes to the draining one");
     }
 }
 
@@ -360,7 +219,10 @@ fn the_command_line_shows_services_slots_connections_and_addresses() {
         assert!(list.contains(&format!("{vip}/TCP")), "{list}");
         assert!(list.contains(&format!("1 => {backend}/UDP")), "{list}");
         let slots = node.ferromesh(&["lb", "list"]).success();
-        assert!(slots.contains(&format!("{vip}/TCP (1)")) && slots.contains(&format!("{backend}/TCP (")), "{slots}");
+        assert!(
+            slots.contains(&format!("{vip}/TCP (1)")) && slots.contains(&format!("{backend}/TCP (")),
+            "{slots}"
+        );
     }
     call(&mut node.beside("client", binary("probe")), "tcp", vip(1)[0]);
     let rows = node.json(&["ct", "list", "--protocol", "tcp", "--ip", &client.addresses[0].to_string()]);

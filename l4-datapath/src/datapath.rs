@@ -9,10 +9,10 @@ use aya::programs::{SchedClassifier, TestRun, TestRunOptions};
 use aya::{Ebpf, EbpfLoader};
 use maps::Sizes;
 use mesh::plan::NodePlan;
-use mesh::service::{Backend, Frontend, Services};
+use mesh::service::{Frontend, Services};
 use mesh::workload::{Endpoint, EndpointId};
 use nix::net::if_::if_nametoindex;
-use node_api::{ConnectionView, LoadBalancerView, MapUse};
+use node_api::MapUse;
 
 use crate::apply::{Kernel, PolicyMaps, Report, ServiceKernel, ServiceMaps, ServiceReport};
 use crate::attach::{self, Hook, Place};
@@ -20,8 +20,8 @@ use crate::counters::{Counters, DropRow, GcReport};
 use crate::event::Events;
 use crate::flow::Attribution;
 use crate::pins::{Pins, children};
-use crate::view::{self, Conversations};
-use crate::{Error, cgroup, probe};
+use crate::view::View;
+use crate::{Error, cgroup, memory, probe};
 
 /// The compiled programs.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/ferromesh.bpf.o"));
@@ -69,7 +69,7 @@ pub struct Datapath {
     hook: Hook,
     kernel: Kernel,
     services: ServiceKernel,
-    conversations: Conversations,
+    view: Arc<View>,
     usage: maps::Usage,
     drops: maps::Drops,
     lost: maps::Lost,
@@ -112,7 +112,7 @@ impl Datapath {
         let datapath = Self {
             hook: resolve(options.hook),
             services: ServiceKernel::read(service_maps, options.sizes)?,
-            conversations: Conversations::open(options.sizes, |name| take(&mut ebpf, name))?,
+            view: Arc::new(View::open(options.sizes, &pins)?),
             usage: maps::Usage::new(take(&mut ebpf, abi::map::USAGE)?)?,
             drops: maps::Drops::new(take(&mut ebpf, abi::map::DROPS)?)?,
             lost_before: lost.total()?,
@@ -232,28 +232,9 @@ impl Datapath {
         self.services.index(frontend)
     }
 
-    /// Every frontend with what a program finds by it, read from the kernel's tables.
-    ///
-    /// # Errors
-    /// What the kernel refused.
-    pub fn load_balancer(&self) -> Result<Vec<LoadBalancerView>, Error> {
-        view::load_balancer(&self.services.tables.maps)
-    }
-
-    /// Every connection that is alive.
-    ///
-    /// # Errors
-    /// What the kernel refused.
-    pub fn connections(&self) -> Result<Vec<ConnectionView>, Error> {
-        self.conversations.connections()
-    }
-
-    /// What the owner of the socket with this cookie called to get to the backend; none if that was no service.
-    ///
-    /// # Errors
-    /// What the kernel refused.
-    pub fn called(&self, cookie: u64, backend: Backend, protocol: u8) -> Result<Option<Frontend>, Error> {
-        self.conversations.called(cookie, backend, protocol)
+    /// What the kernel has, to be read at leisure and on any thread.
+    pub fn view(&self) -> Arc<View> {
+        Arc::clone(&self.view)
     }
 
     /// Rulesets of an endpoint in force: ingress, egress.
@@ -307,26 +288,29 @@ impl Datapath {
             usage: usage
                 .map(|(id, number)| Ok((id, self.usage.get(number)?)))
                 .collect::<Result<_, maps::Error>>()?,
-            maps: self.map_use(rows.len() as u64),
+            maps: self.map_use(rows.len() as u64)?,
             lost_events: self.lost.total()?.saturating_sub(self.lost_before),
         })
     }
 
-    /// Connections are as of the last collection: counting them is walking them.
-    fn map_use(&self, drops: u64) -> BTreeMap<String, MapUse> {
-        let sizes = &self.kernel.sizes;
-        let rows = [
-            (abi::map::ENDPOINTS, Some(self.kernel.endpoints.len() as u64), sizes.endpoints),
-            (abi::map::IPCACHE, Some(self.kernel.ipcache.len() as u64), sizes.ipcache),
-            (abi::map::RULES, Some(self.kernel.rules), sizes.rules),
-            (abi::map::CONNECTIONS4, self.collected.map(|report| report.live4), sizes.connections),
-            (abi::map::CONNECTIONS6, self.collected.map(|report| report.live6), sizes.connections),
-            (abi::map::DROPS, Some(drops), sizes.drops),
+    /// Every map. Connections are as of the last collection: counting them is walking them.
+    fn map_use(&self, drops: u64) -> Result<BTreeMap<String, MapUse>, Error> {
+        let policy = [
+            (abi::map::ENDPOINTS, Some(self.kernel.endpoints.len() as u64)),
+            (abi::map::IPCACHE, Some(self.kernel.ipcache.len() as u64)),
+            (abi::map::RULES, Some(self.kernel.rules)),
+            (abi::map::CONNECTIONS4, self.collected.map(|report| report.live4)),
+            (abi::map::CONNECTIONS6, self.collected.map(|report| report.live6)),
+            (abi::map::DROPS, Some(drops)),
         ];
-        let row = |(map, used, capacity): (&str, _, u32)| {
-            (map.to_owned(), MapUse { used, capacity: u64::from(capacity) })
+        let services = self.services.tables.used().map(|(map, used, _)| (map, Some(used)));
+        let used: BTreeMap<_, _> = policy.into_iter().chain(services).collect();
+        let row = |spec: &maps::Spec| {
+            let used = used.get(spec.name).copied().flatten();
+            let bytes = memory::bytes(&self.pins.maps().join(spec.name))?;
+            Ok((spec.name.to_owned(), MapUse { used, capacity: spec.entries.into(), bytes }))
         };
-        rows.into_iter().map(row).collect()
+        maps::specs(&self.kernel.sizes).iter().map(row).collect()
     }
 }
 

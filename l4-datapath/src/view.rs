@@ -1,14 +1,17 @@
 //! What the kernel has, for people: services as the programs find them, and connections.
 //!
 //! Promise: read from the maps, not from the copies in memory; where the two differ, this says so by showing the kernel's.
+//! By handles of its own, so that reading a full table need not stop whoever writes them: what changes meanwhile is seen
+//! as it was or as it is.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 
 use abi::{
     Address, Connection, ConnectionKey6, Memo, PacketTuple, Service, SocketKey, TranslationKind, timeout,
 };
-use aya::maps::Map;
+use aya::maps::{Map, MapData};
 use mesh::policy::protocol;
 use mesh::service::{Backend, Frontend};
 use nix::time::{ClockId, clock_gettime};
@@ -16,6 +19,7 @@ use node_api::{ConnectionView, LoadBalancerView};
 
 use crate::address::{address, frontend, socket};
 use crate::apply::ServiceMaps;
+use crate::pins::Pins;
 use crate::{Error, Sizes};
 
 /// A walk that began anew so often that it saw each entry twice would not end soon.
@@ -23,29 +27,20 @@ fn most(capacity: u32) -> usize {
     2 * capacity as usize
 }
 
-/// The maps that the programs write and people ask about.
-pub(crate) struct Conversations {
+/// The maps that people ask about.
+pub struct View {
     sizes: Sizes,
+    /// Of the pins.
+    directory: PathBuf,
     connections4: maps::Connections4,
     connections6: maps::Connections6,
     translations: maps::Translations,
     sockets: maps::Sockets,
 }
 
-/// Every frontend in `FRONTENDS` with what a program finds by it, in the order of frontends.
-pub(crate) fn load_balancer(maps: &ServiceMaps) -> Result<Vec<LoadBalancerView>, Error> {
-    let mut views = Vec::new();
-    for (key, id) in maps.frontends.entries()? {
-        if key == abi::Frontend::address_only(key.address) {
-            continue;
-        }
-        let service = maps.services.get(id)?;
-        // What a program does not take for the service it looked for has no slots to it.
-        let slots = if service.frontend == key { slots(maps, service.slots)? } else { Vec::new() };
-        views.push(LoadBalancerView { id, frontend: frontend(&key), slots, affinity: service.affinity });
-    }
-    views.sort_by_key(|view| view.frontend);
-    Ok(views)
+fn pinned(directory: &Path, map: &'static str) -> Result<Map, Error> {
+    let opened = MapData::from_pin(directory.join(map)).and_then(Map::from_map_data);
+    opened.map_err(|source| Error::Map(maps::Error { map, operation: "opening", source }))
 }
 
 fn slots(maps: &ServiceMaps, slots: u64) -> Result<Vec<(u32, Backend)>, Error> {
@@ -60,35 +55,56 @@ fn slots(maps: &ServiceMaps, slots: u64) -> Result<Vec<(u32, Backend)>, Error> {
         .collect()
 }
 
-impl Conversations {
-    /// `take` gives a loaded map by its name.
-    pub(crate) fn open(
-        sizes: Sizes,
-        mut take: impl FnMut(&'static str) -> Result<Map, Error>,
-    ) -> Result<Self, Error> {
+impl View {
+    /// Opens the maps by their pins.
+    pub(crate) fn open(sizes: Sizes, pins: &Pins) -> Result<Self, Error> {
+        let directory = pins.maps();
+        let take = |map| pinned(&directory, map);
         Ok(Self {
             sizes,
             connections4: maps::Connections4::new(take(abi::map::CONNECTIONS4)?)?,
             connections6: maps::Connections6::new(take(abi::map::CONNECTIONS6)?)?,
             translations: maps::Translations::new(take(abi::map::TRANSLATIONS)?)?,
             sockets: maps::Sockets::new(take(abi::map::SOCKETS)?)?,
+            directory,
         })
     }
 
-    /// What the owner of a socket called to get to the backend.
-    pub(crate) fn called(
-        &self,
-        cookie: u64,
-        backend: SocketAddr,
-        protocol: u8,
-    ) -> Result<Option<Frontend>, Error> {
+    /// Every frontend in `FRONTENDS` with what a program finds by it, in the order of frontends.
+    ///
+    /// # Errors
+    /// What the kernel refused.
+    pub fn load_balancer(&self) -> Result<Vec<LoadBalancerView>, Error> {
+        let maps = ServiceMaps::open(|map| pinned(&self.directory, map))?;
+        let mut views = Vec::new();
+        for (key, id) in maps.frontends.entries()? {
+            if key == abi::Frontend::address_only(key.address) {
+                continue;
+            }
+            let service = maps.services.get(id)?;
+            // What a program does not take for the service it looked for has no slots to it.
+            let slots = if service.frontend == key { slots(&maps, service.slots)? } else { Vec::new() };
+            views.push(LoadBalancerView { id, frontend: frontend(&key), slots, affinity: service.affinity });
+        }
+        views.sort_by_key(|view| view.frontend);
+        Ok(views)
+    }
+
+    /// What the owner of the socket with this cookie called to get to the backend; none if that was no service.
+    ///
+    /// # Errors
+    /// What the kernel refused.
+    pub fn called(&self, cookie: u64, backend: SocketAddr, protocol: u8) -> Result<Option<Frontend>, Error> {
         let port = backend.port().to_be_bytes();
         let key = SocketKey { cookie, address: address(backend.ip()), port, protocol, zero: [0; 5] };
         Ok(self.sockets.get(&key)?.map(|called| frontend(&called.frontend)))
     }
 
     /// Every connection that is alive, in the order of protocol, source and destination.
-    pub(crate) fn connections(&self) -> Result<Vec<ConnectionView>, Error> {
+    ///
+    /// # Errors
+    /// What the kernel refused.
+    pub fn connections(&self) -> Result<Vec<ConnectionView>, Error> {
         let most = most(self.sizes.connections);
         let four = self.connections4.entries(most)?.into_iter().map(|(key, value)| (mapped(&key), value));
         let six = self.connections6.entries(most)?;

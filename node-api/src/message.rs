@@ -194,6 +194,8 @@ pub struct MapUse {
     pub used: Option<u64>,
     /// Capacity.
     pub capacity: u64,
+    /// Memory, as the kernel accounts for it.
+    pub bytes: u64,
 }
 
 /// A row of `endpoint list`; `endpoint get` prints all of it.

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::future::Future;
+use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use control::allocate::Allocator;
 use control::kind::configuration::{Attach, Configuration, TraceLevel};
 use control::source::files::Directory;
 use control::{NodeFacts, Planned, Present, World, admit, plan};
-use endpoint::{Emptied, Endpoints, Host, dns};
+use endpoint::{Departed, Emptied, Endpoints, Host, dns};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use l4_datapath::flow::Context;
 use l4_datapath::metrics::Metrics as DatapathMetrics;
@@ -42,6 +43,10 @@ pub(super) struct Node {
     pub(super) datapath: Datapath,
     pub(super) adopted: usize,
     pub(super) host_changes: Vec<String>,
+    /// Interfaces by which masqueraded packets leave.
+    pub(super) devices: Vec<String>,
+    /// Where names are answered.
+    pub(super) dns: Vec<SocketAddr>,
     /// Why the latest edit is not in force, if it is not.
     pub(super) refused: Option<String>,
     /// What the kernel offers.
@@ -85,12 +90,13 @@ impl Node {
         let present = Present { endpoints: &opened.adopted, leaving: &BTreeSet::new(), plan: None };
         let planned = plan(&world, present, &facts, &mut allocator)?;
         allocator.save(SystemTime::now())?;
-        // What did not fit before does not fit now: what is pinned stays in force, as it did while the last agent ran.
-        let refused = match datapath.apply(&planned.plan) {
-            Err(error @ l4_datapath::Error::Full { .. }) => Some(error.to_string()),
-            applied => applied.map(|_| None)?,
-        };
+        let mut unlisted = BTreeSet::new();
+        let refused = refusal(datapath.apply(&planned.plan))?;
         adopt(&mut datapath, &opened.adopted, &adoption)?;
+        let tables = datapath.apply_services(&planned.plan.services).map(|report| unlisted = report.gone);
+        let refused = refused.or(refusal(tables)?);
+        datapath.set_namespace(linux::namespace::cookie()?);
+        datapath.attach_cgroup(&Directories::service_cgroup(&world)?)?;
         let mut registry = metrics::registry(env!("CARGO_PKG_VERSION"), crate::COMMIT, abi::SCHEMA);
         let settings = dns_settings(&world.configuration);
         let dns =
@@ -113,6 +119,8 @@ impl Node {
             endpoints: opened.endpoints,
             endpoint_config,
             adopted: opened.adopted.len(),
+            devices: Vec::new(),
+            dns: dns.addresses(),
             host_changes: host.iter().map(ToString::to_string).chain(mounted).collect(),
             refused,
             capabilities: capabilities
@@ -128,6 +136,8 @@ impl Node {
             registry: Arc::new(registry),
             datapath,
         };
+        // Backends that left while no agent ran.
+        node.end_sockets(Departed { unlisted, ..Departed::default() });
         node.count();
         node.policy_metrics.set_invalid(node.invalid());
         Ok((node, source, opened.emptied, dns))
@@ -185,9 +195,18 @@ impl Node {
         if self.datapath.apply(&planned.plan)?.changed {
             self.settle_at = Some(tokio::time::Instant::now() + SETTLE);
         }
+        // Policy first: whoever a service leads to is already judged by it.
+        if self.datapath.apply_services(&planned.plan.services)?.changed {
+            self.settle_at = Some(tokio::time::Instant::now() + SETTLE);
+        }
+        // Last: what has a name can be called.
         self.names.set(&planned.plan.services);
-        self.planned = planned;
+        let earlier = std::mem::replace(&mut self.planned, planned);
         *self.explanation.lock() = context(&self.facts, &self.planned, &self.datapath);
+        self.end_sockets(Departed {
+            backends: earlier.plan.services.departed(&self.planned.plan.services),
+            ..Departed::default()
+        });
         Ok(())
     }
 
@@ -247,9 +266,7 @@ impl Node {
     /// Takes an endpoint away: first from the services that it answers for, then its processes and devices, then its
     /// place in the kernel's maps.
     pub(super) async fn remove(&mut self, id: EndpointId) {
-        if self.endpoints.get(id).is_none() {
-            return;
-        }
+        let Some(endpoint) = self.endpoints.get(id) else { return };
         self.leaving.insert(id);
         if !self.planned.plan.services.frontends.is_empty() {
             self.reconcile();
@@ -262,6 +279,8 @@ impl Node {
         }
         self.leaving.remove(&id);
         self.reconcile();
+        let addresses = [endpoint.ipv4.into(), endpoint.ipv6.into()].into();
+        self.end_sockets(Departed { addresses, ..Departed::default() });
     }
 
     /// What can wait: connections that have expired.
@@ -310,6 +329,14 @@ impl Node {
     /// Lets go of everything without changing it.
     pub(super) fn close(self) -> endpoint::Config {
         self.endpoint_config
+    }
+}
+
+/// What did not fit before does not fit now: what is pinned stays in force, as it did while the last agent ran.
+fn refusal<T>(applied: Result<T, l4_datapath::Error>) -> Result<Option<String>, AgentError> {
+    match applied {
+        Err(error @ l4_datapath::Error::Full { .. }) => Ok(Some(error.to_string())),
+        applied => Ok(applied.map(|_| None)?),
     }
 }
 

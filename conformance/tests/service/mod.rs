@@ -14,7 +14,9 @@ pub(crate) const CLIENT: &[&str] = &["app=client"];
 pub(crate) fn service(name: &str, number: u8, more: &str) -> String {
     let addresses = match more.contains("clusterIP: None") {
         true => String::new(),
-        false => format!("  clusterIP: 10.78.1.{number}\n  clusterIPs: [10.78.1.{number}, 'fd00:78::1:{number}']\n"),
+        false => format!(
+            "  clusterIP: 10.78.1.{number}\n  clusterIPs: [10.78.1.{number}, 'fd00:78::1:{number}']\n"
+        ),
     };
     format!(
         "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: default}}\nspec:\n\
@@ -85,7 +87,8 @@ pub(crate) fn who(said: &str) -> String {
 #[track_caller]
 pub(crate) fn backends(node: &Node, name: &str, field: &str) -> Vec<String> {
     let rows = node.json(&["service", "get", name]);
-    let tcp = rows.as_array().unwrap().iter().filter(|row| row["frontend"].as_str().unwrap().ends_with("/TCP"));
+    let tcp =
+        rows.as_array().unwrap().iter().filter(|row| row["frontend"].as_str().unwrap().ends_with("/TCP"));
     let mut found: Vec<String> = tcp
         .flat_map(|row| row[field].as_array().unwrap().clone())
         .map(|backend| backend.as_str().unwrap().to_owned())
