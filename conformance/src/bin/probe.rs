@@ -1,9 +1,9 @@
 //! `probe`: the client and server of the scenarios, small enough to be obviously right.
 //!
-//! Outcomes are words on standard output: `answered`, `refused`, `reset`, `unreachable`, `silent`.
+//! Outcomes are words on standard output: `answered`, `refused`, `reset`, `unreachable`, `silent`, `garbled`.
 
 use std::io::{self, BufRead, ErrorKind, Read, Write};
-use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::ExitCode;
 use std::str::FromStr;
 use std::time::Duration;
@@ -13,11 +13,11 @@ use conformance::pulse::Change;
 use socket2::{Domain, Protocol, Socket, Type};
 
 const USAGE: &str =
-    "usage: probe serve PORT | tcp ADDRESS:PORT | udp ADDRESS:PORT | ask | hold ADDRESS:PORT | pulse ADDRESS:PORT | flood ADDRESS COUNT | forge CASE ADDRESS [FROM]
+    "usage: probe serve PORT | tcp ADDRESS:PORT [LENGTH] | udp ADDRESS:PORT [LENGTH] | ask | hold ADDRESS:PORT | pulse ADDRESS:PORT | flood ADDRESS COUNT | forge CASE ADDRESS [FROM]
   serve   echo on TCP and UDP, both families
-  tcp     connect, say a word, expect it back
-  udp     send a word, expect it back
-  ask     for each line of standard input, `tcp ADDRESS:PORT` or `udp ADDRESS:PORT`, print the outcome
+  tcp     connect, say a word or so many bytes, expect them back
+  udp     send a word or so many bytes in one datagram, expect them back
+  ask     for each line of standard input, `tcp ADDRESS:PORT [LENGTH]` or with `udp`, print the outcome
   hold    keep one TCP connection: each line of standard input is said, its outcome printed
   pulse   datagrams at a steady rate; says since when they are answered, or no longer are
   flood   send a datagram to each of so many ports and source ports, each a connection of its own
@@ -31,8 +31,7 @@ fn main() -> ExitCode {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let outcome = match words.as_slice() {
         ["serve", port] => read(port).and_then(serve),
-        ["tcp", address] => read(address).and_then(tcp),
-        ["udp", address] => read(address).and_then(udp),
+        [transport @ ("tcp" | "udp"), to @ ..] => once(transport, to),
         ["ask"] => ask(),
         ["hold", address] => read(address).and_then(hold),
         ["pulse", address] => read(address).and_then(pulse),
@@ -61,6 +60,7 @@ fn word(error: &io::Error) -> &'static str {
         ErrorKind::ConnectionReset | ErrorKind::BrokenPipe | ErrorKind::UnexpectedEof => "reset",
         ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable => "unreachable",
         ErrorKind::TimedOut | ErrorKind::WouldBlock => "silent",
+        ErrorKind::InvalidData => "garbled",
         _ => "failed",
     }
 }
@@ -104,29 +104,56 @@ fn say(stream: &mut TcpStream, what: &[u8]) -> io::Result<()> {
     stream.read_exact(&mut back)
 }
 
-fn tcp(address: SocketAddr) -> io::Result<()> {
-    say(&mut connect(address)?, b"word")?;
+/// One attempt: `to` is an address and perhaps a length.
+fn once(transport: &str, to: &[&str]) -> io::Result<()> {
+    let (address, length) = match to {
+        [address] => (read(address)?, 4),
+        [address, length] => (read(address)?, read(length)?),
+        _ => return Err(io::Error::other(USAGE)),
+    };
+    // No two places look alike: what comes back in another order is not what was said.
+    let said: Vec<u8> = (0..length).map(|at: u32| (at % 251) as u8).collect();
+    let heard = if transport == "tcp" { tcp(address, &said)? } else { udp(address, &said)? };
+    if heard != said {
+        return Err(io::Error::new(ErrorKind::InvalidData, "what came back is not what was said"));
+    }
     println!("answered");
     Ok(())
 }
 
-fn udp(address: SocketAddr) -> io::Result<()> {
+/// Says and hears at the same time: it may be more than all buffers on the way hold.
+fn tcp(address: SocketAddr, said: &[u8]) -> io::Result<Vec<u8>> {
+    let stream = connect(address)?;
+    let mut heard = vec![0; said.len()];
+    std::thread::scope(|scope| {
+        scope.spawn(|| (&stream).write_all(said));
+        let result = (&stream).read_exact(&mut heard);
+        // Whatever became of it, the other half ends too.
+        let _ = stream.shutdown(Shutdown::Both);
+        result
+    })?;
+    Ok(heard)
+}
+
+fn udp(address: SocketAddr, said: &[u8]) -> io::Result<Vec<u8>> {
     let any = if address.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
     let socket = UdpSocket::bind(any)?;
     socket.connect(address)?;
     socket.set_read_timeout(Some(PATIENCE))?;
-    socket.send(b"word")?;
-    socket.recv(&mut [0; 16])?;
-    println!("answered");
-    Ok(())
+    socket.send(said)?;
+    let mut heard = vec![0; 65536];
+    let length = socket.recv(&mut heard)?;
+    heard.truncate(length);
+    Ok(heard)
 }
 
 fn ask() -> io::Result<()> {
     println!("open");
     for line in io::stdin().lock().lines() {
-        let outcome = match line?.split_once(' ') {
-            Some(("tcp", address)) => read(address).and_then(tcp),
-            Some(("udp", address)) => read(address).and_then(udp),
+        let line = line?;
+        let words: Vec<&str> = line.split(' ').collect();
+        let outcome = match words.as_slice() {
+            [transport @ ("tcp" | "udp"), to @ ..] => once(transport, to),
             _ => Err(io::Error::other(USAGE)),
         };
         if let Err(error) = outcome {
