@@ -56,7 +56,7 @@ fn datagrams_of_any_size_cross_at_any_mtu() {
         for to in server.addresses {
             for length in [1, 1200, 1400, 1500, 8_000, 8_900, 60_000, 65_507] {
                 assert_eq!(
-                    ask(&mut client, "udp", to, length),
+                    ask(&mut client, "datagram", to, length),
                     "answered",
                     "{length} bytes to {to}{settings}"
                 );
@@ -77,7 +77,7 @@ fn large_segments_cross_uncut() {
         let mut client = asker(&node, "tiefighter", ANY);
         for to in server.addresses {
             let before = sent(&node, "tiefighter");
-            assert_eq!(ask(&mut client, "tcp", to, 8 << 20), "answered", "to {to}{settings}");
+            assert_eq!(ask(&mut client, "bulk", to, 8 << 20), "answered", "to {to}{settings}");
             let after = sent(&node, "tiefighter");
             let (bytes, packets) = (after.0 - before.0, after.1 - before.1);
             assert!(
@@ -98,13 +98,15 @@ fn senders_learn_of_a_narrower_way() {
     Outcome::of(node.inside("ip").args(["link", "set", "dev", &narrow, "mtu", "1280"])).success();
     let mut client = asker(&node, "tiefighter", ANY);
     for to in server.addresses {
-        assert_eq!(ask(&mut client, "tcp", to, 1 << 20), "answered", "TCP to {to}");
+        assert_eq!(ask(&mut client, "bulk", to, 1 << 20), "answered", "TCP to {to}");
     }
     assert!(drops(&node, "Packet too big") > 0, "somebody was told");
     // A client that has not been told yet.
     let mut another = asker(&node, "tiefighter-2", ANY);
     for to in server.addresses {
-        wait_until(&format!("datagrams to {to} fit"), || ask(&mut another, "udp", to, 8_000) == "answered");
+        wait_until(&format!("datagrams to {to} fit"), || {
+            ask(&mut another, "datagram", to, 8_000) == "answered"
+        });
     }
 }
 
@@ -118,8 +120,8 @@ fn a_datagram_in_pieces_is_judged_as_a_whole_one() {
     let mut rebel = asker(&node, "xwing", &["org=alliance"]);
     for to in server.addresses {
         for length in [4, 8_000, 60_000] {
-            assert_eq!(ask(&mut ally, "udp", to, length), "answered", "{length} bytes to {to}");
-            assert_eq!(ask(&mut rebel, "udp", to, length), "silent", "{length} bytes to {to}");
+            assert_eq!(ask(&mut ally, "datagram", to, length), "answered", "{length} bytes to {to}");
+            assert_eq!(ask(&mut rebel, "datagram", to, length), "silent", "{length} bytes to {to}");
         }
     }
     wait_until("later pieces are refused for want of the first", || {

@@ -8,6 +8,7 @@
 mod address;
 mod apply;
 mod attach;
+mod cgroup;
 pub mod counters;
 mod datapath;
 mod error;
@@ -19,6 +20,7 @@ pub mod metrics;
 mod pins;
 pub mod probe;
 mod sys;
+mod view;
 
 pub use apply::{Report, ServiceReport};
 pub use attach::Hook;
@@ -26,3 +28,4 @@ pub use datapath::{Adoption, Datapath, Options};
 pub use error::Error;
 pub use maps::Sizes;
 pub use pins::{leftovers, remove};
+pub use view::View;

@@ -339,6 +339,8 @@ pub struct Enrolled {
     pub cgroup: PathBuf,
     /// Directories that must not be visible inside: configuration, run, state.
     pub hidden: Vec<PathBuf>,
+    /// Text of its `/etc/resolv.conf`.
+    pub resolver: String,
 }
 
 /// A row of `service list`: a port of a VIP as the plan has it.

@@ -12,7 +12,7 @@ use mesh::service::ServiceName;
 use mesh::workload::{Endpoint, EndpointId, Mac};
 use node_api::{
     AddressView, ConfigEntry, ConnectionView, EndpointView, IdentityView, LoadBalancerView, MapUse,
-    PolicyView, ServiceView, Status,
+    Masquerading, PolicyView, ServiceCounts, ServiceView, Status,
 };
 use serde_json::{Value, json};
 

@@ -50,6 +50,11 @@ impl Translations {
     pub fn get(&self, tuple: &PacketTuple) -> Result<Option<Translation>, Error> {
         found(&self.0, tuple, Self::MAP)
     }
+
+    /// Halves, one of which may come twice; at `most` so many, as of connections.
+    pub fn entries(&self, most: usize) -> Result<Vec<(PacketTuple, Translation)>, Error> {
+        self.0.iter().take(most).collect::<Result<_, _>>().map_err(Error::of(Self::MAP, "reading"))
+    }
 }
 
 macro_rules! connections {
