@@ -1,19 +1,27 @@
 //! Answers to questions: views of the world, the plan and the kernel. Only an enrolment, and the end of its lease,
 //! change anything.
 
+use std::collections::BTreeSet;
+
 use mesh::identity::Identity;
 use mesh::labels::LabelSet;
 use mesh::plan::EndpointPlan;
-use node_api::{EndpointView, Reply, Request, Status};
+use node_api::{EndpointView, Masquerading, Reply, Request, ServiceCounts, Status};
 
 use super::node::Node;
-use super::socket::Call;
+use super::socket::{Answer, Call};
 
 impl Node {
     /// Answers one call; who asked may be gone by then.
     pub(super) async fn answer(&mut self, call: Call) {
         match call {
-            Call::Ask(question, reply) => drop(reply.send(self.reply(question))),
+            Call::Ask(question, reply) => {
+                let answer = match self.rows(&question) {
+                    Some(rows) => Answer::Rows(rows),
+                    None => Answer::One(Box::new(self.reply(question))),
+                };
+                drop(reply.send(answer));
+            }
             Call::Enrol(request, reply) => {
                 let made = self.enrol(&request).await;
                 let id = made.as_ref().ok().map(|enrolled| enrolled.endpoint.id);
@@ -71,12 +79,36 @@ impl Node {
             egress_enforced: endpoints.values().filter(|endpoint| endpoint.egress.enforced).count(),
             policies: self.world.policies.len(),
             invalid: self.invalid(),
+            services: self.service_counts(),
+            masquerading: self.masquerading(),
+            dns: self.dns.clone(),
             adopted: self.adopted,
             degraded: self.degraded().into_iter().chain(unread).collect(),
             host_changes: self.host_changes.clone(),
             capabilities: self.capabilities.clone(),
             lost_events: counters.as_ref().map_or(0, |counters| counters.lost_events),
             maps: counters.map(|counters| counters.maps).unwrap_or_default(),
+        }
+    }
+
+    fn service_counts(&self) -> ServiceCounts {
+        let services = &self.planned.plan.services;
+        let plans = services.frontends.values();
+        let backends: BTreeSet<_> = plans.flat_map(|plan| plan.backends.iter()).collect();
+        ServiceCounts {
+            services: services.names.len(),
+            frontends: services.frontends.len(),
+            backends: backends.len(),
+        }
+    }
+
+    fn masquerading(&self) -> Masquerading {
+        let masquerade = &self.planned.plan.masquerade;
+        Masquerading {
+            ipv4: masquerade.ipv4,
+            ipv6: masquerade.ipv6,
+            ports: (*masquerade.ports.start(), *masquerade.ports.end()),
+            devices: self.devices.clone(),
         }
     }
 

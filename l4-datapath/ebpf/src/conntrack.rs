@@ -2,7 +2,7 @@
 
 use core::ptr::{NonNull, read_volatile, write_volatile};
 
-use abi::{Address, Connection, ConnectionKey4, ConnectionKey6, Leg, Memo};
+use abi::{Address, Connection, ConnectionKey4, ConnectionKey6, Leg, Memo, timeout};
 use aya_ebpf::{bindings::BPF_NOEXIST, helpers::bpf_ktime_get_coarse_ns};
 
 use crate::{
@@ -11,20 +11,6 @@ use crate::{
     maps::{CONNECTIONS4, CONNECTIONS6},
     parse::Packet,
 };
-
-/// Seconds since the latest packet after which an entry is dead.
-mod timeout {
-    /// TCP after an answer: more than the two hours of the default keep-alive.
-    pub(super) const ESTABLISHED: u32 = 8000;
-    /// TCP before an answer.
-    pub(super) const OPENING: u32 = 60;
-    /// TCP after both FINs or an RST.
-    pub(super) const CLOSING: u32 = 10;
-    /// UDP and SCTP after an answer.
-    pub(super) const CONVERSATION: u32 = 180;
-    /// Anything else.
-    pub(super) const SINGLE: u32 = 60;
-}
 
 /// `EEXIST`, as map helpers return it.
 pub(crate) const EXISTS: i32 = -17;
@@ -119,18 +105,10 @@ pub(crate) fn find(tuple: &Tuple) -> Option<Entry> {
 }
 
 /// Stores a new entry; the error is the kernel's, [`EXISTS`] if there is one.
-#[inline(always)]
-pub(crate) fn insert(tuple: &Tuple, value: &Connection) -> i32 {
-    conntrack_insert(tuple, value)
-}
-
-#[unsafe(no_mangle)]
+///
+/// Not a global function, and [`remove`] neither: until 6.2 what a global function was given cannot be a map's key.
 #[inline(never)]
-extern "C" fn conntrack_insert(tuple: *const Tuple, value: *const Connection) -> i32 {
-    // SAFETY: the caller passes references; the test for null is for the verifier.
-    let (Some(tuple), Some(value)) = (unsafe { tuple.as_ref() }, unsafe { value.as_ref() }) else {
-        return -1;
-    };
+pub(crate) fn insert(tuple: &Tuple, value: &Connection) -> i32 {
     let result = if tuple.v4 {
         CONNECTIONS4.insert(tuple.key4(), value, u64::from(BPF_NOEXIST))
     } else {
@@ -140,18 +118,10 @@ extern "C" fn conntrack_insert(tuple: *const Tuple, value: *const Connection) ->
 }
 
 /// Deletes the entry; `true` for the one caller that did, so that its charge is taken back once.
-#[inline(always)]
-pub(crate) fn remove(tuple: &Tuple) -> bool {
-    conntrack_remove(tuple) == 0
-}
-
-#[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn conntrack_remove(tuple: *const Tuple) -> i32 {
-    // SAFETY: the caller passes a reference; the test for null is for the verifier.
-    let Some(tuple) = (unsafe { tuple.as_ref() }) else { return -1 };
+pub(crate) fn remove(tuple: &Tuple) -> bool {
     let result = if tuple.v4 { CONNECTIONS4.remove(tuple.key4()) } else { CONNECTIONS6.remove(&tuple.key) };
-    result.err().unwrap_or(0)
+    result.is_ok()
 }
 
 /// Seconds since boot, time asleep not included: while nobody can send, nothing ages.
@@ -222,13 +192,7 @@ impl Entry {
     #[inline(always)]
     pub(crate) fn is_alive(self, protocol: u8, now: u32) -> bool {
         let replied = get!(self, replied) == 1;
-        let limit = match protocol {
-            protocol::TCP if self.is_closing() => timeout::CLOSING,
-            protocol::TCP if replied => timeout::ESTABLISHED,
-            protocol::TCP => timeout::OPENING,
-            protocol::UDP | protocol::SCTP if replied => timeout::CONVERSATION,
-            _ => timeout::SINGLE,
-        };
+        let limit = timeout::of(protocol, replied, || self.is_closing());
         // Saturating: another CPU may have seen a packet in the second after our `now`.
         now.saturating_sub(get!(self, seen)) < limit
     }
