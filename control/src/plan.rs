@@ -24,7 +24,7 @@ use mesh::workload::{Endpoint, EndpointId};
 use crate::allocate::{AllocateError, Allocator};
 use crate::authority::{self, Standing};
 use crate::world::World;
-use notes::Notes;
+pub(crate) use notes::{Notes, of_policy, of_service};
 use services::backends::Running;
 use subjects::Subjects;
 
@@ -123,6 +123,22 @@ pub fn plan(
         masquerade: masquerade(world, node),
     };
     Ok(Planned { plan: Arc::new(plan), universe, policies, notes })
+}
+
+/// What planning has to say of a world wherever it is planned: of services and slices among themselves, and of peers
+/// that are services.
+pub(crate) fn review(world: &World) -> Notes {
+    let nowhere = NodeFacts {
+        name: String::new(),
+        addresses: Vec::new(),
+        ipv4_pool: world.configuration.ipv4_pool,
+        ipv6_pool: world.configuration.ipv6_pool,
+        masquerade_ports: world.configuration.masquerade_ports.clone(),
+    };
+    let mut notes = Notes::default();
+    services::review(world, &nowhere, &mut notes);
+    to_services::resolve(world, &[], &mut notes);
+    notes
 }
 
 fn running<'a>(world: &World, node: &NodeFacts, present: Present<'_>, endpoint: &'a Endpoint) -> Running<'a> {

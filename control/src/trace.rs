@@ -288,4 +288,91 @@ mod tests {
             "ship: several workloads begin with this name and their labels differ; name one of default/ship-1, default/ship-2"
         );
     }
+
+    const SERVICES: &str = "
+---
+apiVersion: v1
+kind: Service
+metadata: {name: deathstar}
+spec: {selector: {class: deathstar}, ipFamilyPolicy: PreferDualStack, ports: [{port: 8000, targetPort: 80}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: mixed}
+spec: {selector: {org: empire}, ports: [{port: 80}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: fleet}
+spec: {clusterIP: None, selector: {class: deathstar}}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: nobody}
+spec: {selector: {class: nobody}, ports: [{port: 80}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: away}
+spec: {type: ExternalName, externalName: example.org}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: stolen}
+spec: {clusterIP: 10.217.0.9, ports: [{port: 80}]}
+";
+
+    #[test]
+    fn a_service_is_judged_where_it_is_answered() {
+        let bench = Bench::new(&[RULE1, SERVICES].concat(), &SHIPS);
+        let where_at = "Service default/deathstar is judged where it is answered: ";
+        for to in
+            ["deathstar.default.svc", "deathstar.default.svc.cluster.local", "10.218.0.1", "fd00:218::1"]
+        {
+            let denied = ask(&bench, "xwing", to, 8000).unwrap();
+            assert!(!denied.allowed, "{to}");
+            assert!(denied.lines[0].starts_with("denied: rule1 selects deathstar-1"), "{denied:?}");
+            assert!(denied.lines.last().unwrap().starts_with(where_at), "{denied:?}");
+            assert!(ask(&bench, "tiefighter", to, 8000).unwrap().allowed, "{to}");
+        }
+        let six = ask(&bench, "tiefighter", "fd00:218::1", 8000).unwrap();
+        assert_eq!(*six.lines.last().unwrap(), format!("{where_at}[fd00:217::1]:80, [fd00:217::2]:80"));
+        let fleet = ask(&bench, "tiefighter", "fleet.default.svc", 80).unwrap();
+        assert!(fleet.allowed, "{fleet:?}");
+    }
+
+    #[test]
+    fn one_who_answers_and_is_out_of_reach_is_a_denial() {
+        let bench = Bench::new(&[RULE1, SERVICES].concat(), &SHIPS);
+        let mixed = ask(&bench, "xwing", "mixed.default.svc", 80).unwrap();
+        assert!(!mixed.allowed);
+        assert!(mixed.lines[0].starts_with("denied: "), "{mixed:?}");
+        assert!(mixed.lines.contains(&"  so it is at 10.217.0.3:80".to_owned()), "{mixed:?}");
+        let nobody = ask(&bench, "xwing", "nobody.default.svc", 80).unwrap();
+        assert_eq!((nobody.allowed, nobody.lines.len()), (false, 1));
+        assert_eq!(nobody.lines[0], "denied: nobody answers for Service default/nobody: calls are refused");
+    }
+
+    #[test]
+    fn a_service_that_cannot_be_traced_says_why() {
+        let bench = Bench::new(&[RULE1, SERVICES].concat(), &SHIPS);
+        let error = |to: &str, port: u16| ask(&bench, "xwing", to, port).unwrap_err();
+        assert_eq!(
+            error("10.218.0.1", 80),
+            "10.218.0.1: Service default/deathstar has no port 80/TCP; it has 8000/TCP"
+        );
+        assert_eq!(
+            error("away.default.svc", 80),
+            "away.default.svc: Service default/away leads to the name example.org; trace to an address of it"
+        );
+        assert_eq!(
+            error("stolen.default.svc", 80),
+            "stolen.default.svc: Service default/stolen is not served; `ferromesh policy list` says why"
+        );
+        assert_eq!(error("none.x.svc", 80), "none.x.svc: Service x/none does not exist");
+        assert_eq!(
+            ask(&bench, "10.218.0.1", "xwing", 80).unwrap_err(),
+            "10.218.0.1: is Service default/deathstar, and nothing is sent from a service; name the workload that calls"
+        );
+    }
 }

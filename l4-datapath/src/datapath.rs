@@ -1,7 +1,7 @@
 //! The datapath of this node as one object: open it, attach endpoints, apply plans, read what it says.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use aya::maps::Map;
@@ -21,7 +21,7 @@ use crate::event::Events;
 use crate::flow::Attribution;
 use crate::pins::{Pins, children};
 use crate::view::View;
-use crate::{Error, probe};
+use crate::{Error, cgroup, probe};
 
 /// The compiled programs.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/ferromesh.bpf.o"));
@@ -139,6 +139,21 @@ impl Datapath {
         }
         self.interfaces.insert(endpoint.id, (endpoint.interface.clone(), endpoint.ifindex));
         Ok(())
+    }
+
+    /// Puts the programs of socket load balancing on a cgroup (version 2), for every socket made in it or below, replacing
+    /// an earlier agent's in one step. If they were on another, they leave it once they are on this.
+    ///
+    /// # Errors
+    /// What the kernel refused; what was attached before still is, and calling it again continues.
+    pub fn attach_cgroup(&mut self, cgroup: &Path) -> Result<(), Error> {
+        cgroup::attach(&mut self.ebpf, &self.pins, cgroup)
+    }
+
+    /// Says which network namespace is the node's own, by its cookie ([`linux::namespace::cookie`]): ports that its
+    /// processes bind are not used for masquerading.
+    pub fn set_namespace(&mut self, cookie: u64) {
+        self.kernel.set_namespace(cookie);
     }
 
     /// Forgets an endpoint: from now on nothing from it or to it passes; then its programs and counters go. One that is
@@ -329,7 +344,10 @@ fn load(pins: &Pins, specs: &[maps::Spec]) -> Result<Ebpf, Error> {
         loader.map_max_entries(spec.name, spec.entries);
         loader.map_pin_path(spec.name, pins.maps().join(spec.name));
     }
-    let mut ebpf = loader.load(OBJECT)?;
+    // What `probe` says below 6.1: a refused call fails with EPERM.
+    let can_set_result = u32::from(probe::set_retval());
+    let mut ebpf = loader.override_global("CAN_SET_RESULT", &can_set_result, true).load(OBJECT)?;
+    cgroup::load(&mut ebpf)?;
     for name in [Place::FromPod.program(), Place::ToPod.program(), COLLECT] {
         program(&mut ebpf, name)?.load().map_err(Error::program(name, "loading"))?;
     }

@@ -23,8 +23,8 @@ const VERSION: u32 = 1;
 /// Left free: the network's own, and the one that people give their DNS.
 const LEFT_FREE: [u128; 2] = [0, 10];
 
-/// The addresses given, and the file that remembers them.
-#[derive(Debug)]
+/// The addresses given, and the file that remembers them. The default is for asking what would be given; it has no file.
+#[derive(Debug, Default)]
 pub(crate) struct Vips {
     path: PathBuf,
     of: BTreeMap<(ServiceName, Family), Held>,
@@ -70,7 +70,7 @@ impl Vips {
         if stored.version != VERSION {
             return Err(unusable(format!("version {}, expected {VERSION}", stored.version)));
         }
-        let mut vips = Self::empty(path.clone());
+        let mut vips = Self { path: path.clone(), ..Self::default() };
         for StoredVip { address, service } in stored.vips {
             let held = Held { address, used: false, unused_since: None };
             let earlier = vips.of.insert((service.clone(), Family::of(address)), held);
@@ -79,10 +79,6 @@ impl Vips {
             }
         }
         Ok(vips)
-    }
-
-    fn empty(path: PathBuf) -> Self {
-        Self { path, of: BTreeMap::new(), by: BTreeMap::new(), next: BTreeMap::new(), unsaved: false }
     }
 
     /// The address that a service had when it was last asked for.

@@ -52,6 +52,17 @@ pub enum Reach {
     External(String),
 }
 
+impl Service {
+    /// The addresses that it names.
+    pub(crate) fn explicit(&self) -> impl Iterator<Item = IpAddr> {
+        let families: &[_] = match &self.reach {
+            Reach::Cluster(families) => families,
+            Reach::Headless(_) | Reach::External(_) => &[],
+        };
+        families.iter().filter_map(|(_, address)| *address)
+    }
+}
+
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Type {
     Cluster,

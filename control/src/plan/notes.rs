@@ -26,6 +26,13 @@ impl Notes {
         self.0.entry(key).or_default().push((Severity::Warning, message));
     }
 
+    /// Everything there is.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&ObjectKey, Severity, &str)> {
+        self.0.iter().flat_map(|(key, notes)| {
+            notes.iter().map(move |(severity, text)| (key, *severity, text.as_str()))
+        })
+    }
+
     /// A status with what is noted of its object.
     pub(crate) fn add_to(&self, status: &ObjectStatus) -> ObjectStatus {
         /// Of an object with a thousand faulty parts the first tell enough.

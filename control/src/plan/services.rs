@@ -53,6 +53,13 @@ pub(super) fn services(
     all
 }
 
+/// What there is to say whoever runs where.
+pub(super) fn review(world: &World, node: &NodeFacts, notes: &mut Notes) {
+    let mut vips = Vips::default();
+    let granted = claims::settle(world, node, &mut vips, notes);
+    judge::slices(world, &granted, notes);
+}
+
 fn place<'a>(
     world: &'a World,
     running: &'a [Running<'a>],

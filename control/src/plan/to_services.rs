@@ -107,3 +107,6 @@ fn described(which: &Which) -> String {
         (None, _) => "k8sServiceSelector".to_owned(),
     }
 }
+
+#[cfg(test)]
+mod tests;
