@@ -21,7 +21,7 @@ use crate::event::Events;
 use crate::flow::Attribution;
 use crate::pins::{Pins, children};
 use crate::view::View;
-use crate::{Error, cgroup, probe};
+use crate::{Error, cgroup, memory, probe};
 
 /// The compiled programs.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/ferromesh.bpf.o"));
@@ -288,26 +288,29 @@ impl Datapath {
             usage: usage
                 .map(|(id, number)| Ok((id, self.usage.get(number)?)))
                 .collect::<Result<_, maps::Error>>()?,
-            maps: self.map_use(rows.len() as u64),
+            maps: self.map_use(rows.len() as u64)?,
             lost_events: self.lost.total()?.saturating_sub(self.lost_before),
         })
     }
 
-    /// Connections are as of the last collection: counting them is walking them.
-    fn map_use(&self, drops: u64) -> BTreeMap<String, MapUse> {
-        let sizes = &self.kernel.sizes;
-        let rows = [
-            (abi::map::ENDPOINTS, Some(self.kernel.endpoints.len() as u64), sizes.endpoints),
-            (abi::map::IPCACHE, Some(self.kernel.ipcache.len() as u64), sizes.ipcache),
-            (abi::map::RULES, Some(self.kernel.rules), sizes.rules),
-            (abi::map::CONNECTIONS4, self.collected.map(|report| report.live4), sizes.connections),
-            (abi::map::CONNECTIONS6, self.collected.map(|report| report.live6), sizes.connections),
-            (abi::map::DROPS, Some(drops), sizes.drops),
+    /// Every map. Connections are as of the last collection: counting them is walking them.
+    fn map_use(&self, drops: u64) -> Result<BTreeMap<String, MapUse>, Error> {
+        let policy = [
+            (abi::map::ENDPOINTS, Some(self.kernel.endpoints.len() as u64)),
+            (abi::map::IPCACHE, Some(self.kernel.ipcache.len() as u64)),
+            (abi::map::RULES, Some(self.kernel.rules)),
+            (abi::map::CONNECTIONS4, self.collected.map(|report| report.live4)),
+            (abi::map::CONNECTIONS6, self.collected.map(|report| report.live6)),
+            (abi::map::DROPS, Some(drops)),
         ];
-        let row = |(map, used, capacity): (&str, _, u32)| {
-            (map.to_owned(), MapUse { used, capacity: u64::from(capacity) })
+        let services = self.services.tables.used().map(|(map, used, _)| (map, Some(used)));
+        let used: BTreeMap<_, _> = policy.into_iter().chain(services).collect();
+        let row = |spec: &maps::Spec| {
+            let used = used.get(spec.name).copied().flatten();
+            let bytes = memory::bytes(&self.pins.maps().join(spec.name))?;
+            Ok((spec.name.to_owned(), MapUse { used, capacity: spec.entries.into(), bytes }))
         };
-        rows.into_iter().map(row).collect()
+        maps::specs(&self.kernel.sizes).iter().map(row).collect()
     }
 }
 

@@ -16,6 +16,7 @@ pub mod event;
 pub mod flow;
 pub mod foreign;
 mod grace;
+mod memory;
 pub mod metrics;
 mod pins;
 pub mod probe;

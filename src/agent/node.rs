@@ -5,6 +5,7 @@ use std::fs;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -12,7 +13,7 @@ use control::allocate::Allocator;
 use control::kind::configuration::{Attach, Configuration, TraceLevel};
 use control::source::files::Directory;
 use control::{NodeFacts, Planned, Present, World, admit, plan};
-use endpoint::{Departed, Emptied, Endpoints, Host};
+use endpoint::{Departed, Emptied, Endpoints, Host, dns};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use l4_datapath::flow::Context;
 use l4_datapath::metrics::Metrics as DatapathMetrics;
@@ -26,7 +27,7 @@ use prometheus_client::registry::Registry;
 
 use super::error::AgentError;
 use super::events::Explanation;
-use crate::directories::Directories;
+use crate::directories::{Directories, RESOLVER};
 
 /// How long after a change its leavings are removed; a burst of edits comes faster than that.
 const SETTLE: Duration = Duration::from_millis(5);
@@ -62,6 +63,7 @@ pub(super) struct Node {
     settle_at: Option<tokio::time::Instant>,
     /// Events lost when the counters were last read.
     lost_events: u64,
+    pub(super) names: dns::Names,
     policy_metrics: PolicyMetrics,
     datapath_metrics: DatapathMetrics,
     flow_metrics: FlowMetrics,
@@ -69,7 +71,9 @@ pub(super) struct Node {
 
 impl Node {
     /// Brings host, kernel and endpoints in line with the directory; adopts what an earlier agent left.
-    pub(super) async fn build(directories: &Directories) -> Result<(Self, Directory, Emptied), AgentError> {
+    pub(super) async fn build(
+        directories: &Directories,
+    ) -> Result<(Self, Directory, Emptied, dns::Server), AgentError> {
         make_directory(&directories.run_dir)?;
         make_directory(&directories.state)?;
         let source = Directory::open(&directories.config, &directories.state)?;
@@ -86,18 +90,26 @@ impl Node {
         let present = Present { endpoints: &opened.adopted, leaving: &BTreeSet::new(), plan: None };
         let planned = plan(&world, present, &facts, &mut allocator)?;
         allocator.save(SystemTime::now())?;
-        // What did not fit before does not fit now: what is pinned stays in force, as it did while the last agent ran.
-        let refused = match datapath.apply(&planned.plan) {
-            Err(error @ l4_datapath::Error::Full { .. }) => Some(error.to_string()),
-            applied => applied.map(|_| None)?,
-        };
+        let mut unlisted = BTreeSet::new();
+        let refused = refusal(datapath.apply(&planned.plan))?;
         adopt(&mut datapath, &opened.adopted, &adoption)?;
+        let tables = datapath.apply_services(&planned.plan.services).map(|report| unlisted = report.gone);
+        let refused = refused.or(refusal(tables)?);
+        datapath.set_namespace(linux::namespace::cookie()?);
+        datapath.attach_cgroup(&Directories::service_cgroup(&world)?)?;
         let mut registry = metrics::registry(env!("CARGO_PKG_VERSION"), crate::COMMIT, abi::SCHEMA);
+        let settings = dns_settings(&world.configuration);
+        let dns =
+            dns::Server::bind(&endpoint_config, &settings, dns::Metrics::register(&mut registry)).await?;
+        let names = dns.names();
+        names.set(&planned.plan.services);
+        names.set_own_addresses(facts.addresses.iter().map(IpNet::addr));
         let mounted = adoption.mounted.map(|path| format!("BPF file system mounted at {}", path.display()));
         let mut node = Self {
             flow_metrics: FlowMetrics::register(&mut registry),
             policy_metrics: PolicyMetrics::register(&mut registry),
             datapath_metrics: DatapathMetrics::register(&mut registry),
+            names,
             explanation: explanation(&facts, &planned, &datapath),
             directories: directories.clone(),
             facts,
@@ -108,7 +120,7 @@ impl Node {
             endpoint_config,
             adopted: opened.adopted.len(),
             devices: Vec::new(),
-            dns: Vec::new(),
+            dns: dns.addresses(),
             host_changes: host.iter().map(ToString::to_string).chain(mounted).collect(),
             refused,
             capabilities: capabilities
@@ -124,9 +136,11 @@ impl Node {
             registry: Arc::new(registry),
             datapath,
         };
+        // Backends that left while no agent ran.
+        node.end_sockets(Departed { unlisted, ..Departed::default() });
         node.count();
         node.policy_metrics.set_invalid(node.invalid());
-        Ok((node, source, opened.emptied))
+        Ok((node, source, opened.emptied, dns))
     }
 
     pub(super) fn name(&self) -> &str {
@@ -181,6 +195,12 @@ impl Node {
         if self.datapath.apply(&planned.plan)?.changed {
             self.settle_at = Some(tokio::time::Instant::now() + SETTLE);
         }
+        // Policy first: whoever a service leads to is already judged by it.
+        if self.datapath.apply_services(&planned.plan.services)?.changed {
+            self.settle_at = Some(tokio::time::Instant::now() + SETTLE);
+        }
+        // Last: what has a name can be called.
+        self.names.set(&planned.plan.services);
         let earlier = std::mem::replace(&mut self.planned, planned);
         *self.explanation.lock() = context(&self.facts, &self.planned, &self.datapath);
         self.end_sockets(Departed {
@@ -196,6 +216,7 @@ impl Node {
             Ok(own) if own == self.facts.addresses => {}
             Ok(own) => {
                 self.facts.addresses = own;
+                self.names.set_own_addresses(self.facts.addresses.iter().map(IpNet::addr));
                 self.reconcile();
             }
             Err(error) => tracing::error!(%error, "the host's addresses cannot be read"),
@@ -216,6 +237,7 @@ impl Node {
             network_namespace: prepared.network_namespace,
             cgroup: prepared.cgroup,
             hidden: self.directories.hidden(),
+            resolver: self.names.workload_file(&request.workload.namespace),
         })
     }
 
@@ -310,6 +332,14 @@ impl Node {
     }
 }
 
+/// What did not fit before does not fit now: what is pinned stays in force, as it did while the last agent ran.
+fn refusal<T>(applied: Result<T, l4_datapath::Error>) -> Result<Option<String>, AgentError> {
+    match applied {
+        Err(error @ l4_datapath::Error::Full { .. }) => Ok(Some(error.to_string())),
+        applied => Ok(applied.map(|_| None)?),
+    }
+}
+
 fn make_directory(path: &std::path::Path) -> Result<(), AgentError> {
     let made = fs::DirBuilder::new().recursive(true).mode(0o755).create(path);
     made.map_err(|error| AgentError::Io { what: format!("directory {}", path.display()), error })
@@ -345,6 +375,14 @@ fn options(directories: &Directories, configuration: &Configuration) -> Options 
     };
     let trace = configuration.trace_level == TraceLevel::Trace;
     Options { pin_root: directories.pins.clone(), hook, trace, ..Options::default() }
+}
+
+fn dns_settings(configuration: &Configuration) -> dns::Settings {
+    dns::Settings {
+        domain: configuration.cluster_domain.clone(),
+        upstreams: configuration.dns_upstreams.clone(),
+        host_file: PathBuf::from(RESOLVER),
+    }
 }
 
 /// Puts this agent's programs in the place of the earlier one's, and takes those of ended workloads away.

@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test binary uses a part")]
 #![allow(clippy::unwrap_used, reason = "clippy knows only functions marked as tests to be tests")]
 
+pub(crate) mod assembly;
 pub(crate) mod random;
 
 use std::collections::{BTreeMap, BTreeSet};
