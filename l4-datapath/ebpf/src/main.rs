@@ -30,6 +30,7 @@ mod policy;
 mod quota;
 mod refusal;
 mod related;
+mod rewrite;
 mod skb;
 mod to_pod;
 
