@@ -13,6 +13,8 @@
 mod answers;
 mod budget;
 mod connections;
+mod extensions;
+mod fragments;
 mod frame;
 mod from_pod;
 mod fuzz;
