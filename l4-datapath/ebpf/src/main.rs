@@ -40,10 +40,13 @@ mod recvmsg;
 mod refusal;
 mod related;
 mod sendmsg;
+mod rewrite;
+mod service;
 mod skb;
 mod sock_release;
 mod socket;
 mod to_pod;
+mod translation;
 
 /// GPL helpers (`bpf_ringbuf_*` is not, `bpf_skb_*` partly) load only with a GPL-compatible licence string.
 #[unsafe(link_section = "license")]
