@@ -53,7 +53,7 @@ fn what_ten_and_fifty_thousand_services_cost() {
         let edited = plan.frontends.values_mut().nth(7).unwrap();
         edited.backends = [backend("10.255.0.1", 1)].into();
         timed("one edited", || datapath.apply_services(&plan).unwrap());
-        timed("lb list", || datapath.load_balancer().unwrap());
+        timed("lb list", || datapath.view().load_balancer().unwrap());
         for map in ["FRONTENDS", "SERVICES", "SLOTS", "BACKENDS", "MEMBERS"] {
             let found = datapath.counters().unwrap().maps[map];
             println!(

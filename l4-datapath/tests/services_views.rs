@@ -27,7 +27,7 @@ fn the_load_balancer_shows_what_programs_find() {
         ("[fd96::1]:80/TCP", &[2], Some(60)),
     ]);
     datapath.apply_services(&plan).unwrap();
-    let views = datapath.load_balancer().unwrap();
+    let views = datapath.view().load_balancer().unwrap();
     let names: Vec<_> = views.iter().map(|view| view.frontend).collect();
     assert_eq!(names, plan.frontends.keys().copied().collect::<Vec<_>>());
     for view in &views {
@@ -45,7 +45,7 @@ fn the_load_balancer_shows_what_programs_find() {
     service.affinity = 7;
     raw.services.set(index, service, 0).unwrap();
     raw.frontends.insert(key(&frontend("10.96.0.9:9/TCP")), index, 0).unwrap();
-    let views = datapath.load_balancer().unwrap();
+    let views = datapath.view().load_balancer().unwrap();
     let view = |name: &str| views.iter().find(|view| view.frontend == frontend(name)).unwrap();
     assert_eq!(view("10.96.0.1:80/TCP").affinity, 7);
     assert_eq!(view("10.96.0.9:9/TCP").slots, [], "a key that leads to another's service leads nowhere");
@@ -72,10 +72,10 @@ fn what_a_socket_called_is_known_by_its_backend() {
     let port = backend6.port().to_be_bytes();
     let socket = SocketKey { cookie: 77, address, port, protocol: 17, zero: [0; 5] };
     sockets.insert(socket, Called { frontend: key(&vip), service: 3 }, 0).unwrap();
-    assert_eq!(datapath.called(77, backend6, 17).unwrap(), Some(vip));
-    assert_eq!(datapath.called(78, backend6, 17).unwrap(), None);
-    assert_eq!(datapath.called(77, backend6, 6).unwrap(), None);
-    assert_eq!(datapath.called(77, backends("10.96.0.1:1/UDP", &[1])[0], 17).unwrap(), None);
+    assert_eq!(datapath.view().called(77, backend6, 17).unwrap(), Some(vip));
+    assert_eq!(datapath.view().called(78, backend6, 17).unwrap(), None);
+    assert_eq!(datapath.view().called(77, backend6, 6).unwrap(), None);
+    assert_eq!(datapath.view().called(77, backends("10.96.0.1:1/UDP", &[1])[0], 17).unwrap(), None);
 }
 
 fn now() -> u32 {
@@ -154,7 +154,7 @@ fn connections_are_shown_as_they_were_opened_with_what_they_are_translated_to() 
     // And one that has been dead for long.
     four.insert(key4(1, 9, 1, 2, 17), Connection { seen: now().saturating_sub(1000), ..alive }, 0).unwrap();
 
-    let views = datapath.connections().unwrap();
+    let views = datapath.view().connections().unwrap();
     let row = |view: &node_api::ConnectionView| {
         let address = |socket: Option<std::net::SocketAddr>| {
             socket.map(|socket| socket.to_string()).unwrap_or_default()
