@@ -124,9 +124,16 @@ fn connections_are_shown_as_they_were_opened_with_what_they_are_translated_to() 
     // 10.0.0.2:4000 called 10.96.0.1:80 and got 10.0.0.1:8080.
     let called = Connection { translated: 1, replied: 1, opened_by_high: 1, charged: 9, ..alive };
     four.insert(key4(1, 2, 8080, 4000, 6), called, 0).unwrap();
-    let answer = tuple("10.0.0.1:8080", "10.0.0.2:4000", 6);
-    let shown = tuple("10.96.0.1:80", "10.0.0.2:4000", 6);
-    translations.insert(answer, half(shown, TranslationKind::Service, 0), 0).unwrap();
+    let call = tuple("10.0.0.2:4000", "10.96.0.1:80", 6);
+    let given = tuple("10.0.0.2:4000", "10.0.0.1:8080", 6);
+    translations.insert(call, half(given, TranslationKind::Service, 1), 0).unwrap();
+    translations.insert(given.reversed(), half(call.reversed(), TranslationKind::Service, 0), 0).unwrap();
+
+    // 10.0.0.4:4000 called the same backend itself; a half of an earlier connection is still there.
+    four.insert(key4(1, 4, 8080, 4000, 6), Connection { opened_by_high: 1, ..alive }, 0).unwrap();
+    let stale = tuple("10.0.0.4:4000", "10.0.0.1:8080", 6);
+    let called = tuple("10.0.0.4:4000", "10.96.0.1:80", 6);
+    translations.insert(called, half(stale, TranslationKind::Service, 1), 0).unwrap();
 
     // 10.0.0.3:500 is its own backend: it called 10.96.0.1:53 from port 501.
     four.insert(key4(3, 3, 500, 501, 17), Connection { translated: 1, opened_by_high: 1, ..alive }, 0)
@@ -168,6 +175,7 @@ fn connections_are_shown_as_they_were_opened_with_what_they_are_translated_to() 
         rows,
         [
             "6 10.0.0.2:4000 > 10.0.0.1:8080 called 10.96.0.1:80 as  established 5 Some(9) false",
+            "6 10.0.0.4:4000 > 10.0.0.1:8080 called  as  opening 5 None false",
             "6 [fd00::1]:4000 > [2001:db8::1]:443 called  as [fd99::1]:50000 opening 6 None true",
             "17 10.0.0.3:501 > 10.0.0.3:500 called 10.96.0.1:53 as  opening 5 None false",
         ]
