@@ -51,6 +51,8 @@ impl Directories {
             ipv4_pool: configuration.ipv4_pool,
             ipv6_pool: configuration.ipv6_pool,
             mtu: configuration.mtu,
+            service_pools: Vec::new(),
+            masquerade_ports: None,
         })
     }
 }

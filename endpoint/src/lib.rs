@@ -17,6 +17,8 @@ mod device;
 mod enrolment;
 mod error;
 mod host;
+mod outward;
+mod ports;
 mod record;
 mod wiring;
 
@@ -24,3 +26,4 @@ pub use config::Config;
 pub use enrolment::{Emptied, Endpoints, Opened, Prepared};
 pub use error::{Error, Result};
 pub use host::{Change, Host};
+pub use outward::Outward;
