@@ -14,7 +14,10 @@
 
 mod address;
 mod answer;
+mod balance;
+mod call;
 mod checksum;
+mod connect;
 mod conntrack;
 mod conntrack_gc;
 mod deliver;
@@ -30,7 +33,9 @@ mod policy;
 mod quota;
 mod refusal;
 mod related;
+mod rewrite;
 mod skb;
+mod socket;
 mod to_pod;
 
 /// GPL helpers (`bpf_ringbuf_*` is not, `bpf_skb_*` partly) load only with a GPL-compatible licence string.

@@ -8,7 +8,10 @@ use core::{
 use aya_ebpf::{
     EbpfContext as _,
     bindings::{__sk_buff, BPF_F_INVALIDATE_HASH, BPF_F_RECOMPUTE_CSUM},
-    helpers::{bpf_skb_change_tail, bpf_skb_change_type, bpf_skb_load_bytes, bpf_skb_store_bytes},
+    helpers::{
+        bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_skb_change_tail, bpf_skb_change_type,
+        bpf_skb_load_bytes, bpf_skb_store_bytes,
+    },
     programs::TcContext,
 };
 
@@ -111,6 +114,31 @@ impl Skb {
     #[inline(always)]
     pub(crate) fn store_network<T: Copy>(self, offset: u32, value: &T) -> Option<()> {
         self.store(offset, value, u64::from(BPF_F_RECOMPUTE_CSUM | BPF_F_INVALIDATE_HASH))
+    }
+
+    /// Writes `value` at `offset`, where a checksum within the packet has been set right for it: the device's checksum
+    /// of the whole packet stays what it was.
+    #[inline(always)]
+    pub(crate) fn store_balanced<T: Copy>(self, offset: u32, value: &T) -> Option<()> {
+        self.store(offset, value, u64::from(BPF_F_INVALIDATE_HASH))
+    }
+
+    /// Sets the IPv4 header checksum at `offset` right for a difference of what it covers.
+    #[inline(always)]
+    pub(crate) fn adjust_header_checksum(self, offset: u32, difference: u32) -> Option<()> {
+        // SAFETY: a valid context; no packet pointers are held anywhere.
+        let failed = unsafe { bpf_l3_csum_replace(self.0, offset, 0, u64::from(difference), 0) };
+        (failed == 0).then_some(())
+    }
+
+    /// Sets the transport checksum at `offset` right for a difference of what it covers. `flags` are the helper's: they
+    /// say whether that is in the pseudo-header, which is all that a checksum left to the device covers so far.
+    #[inline(always)]
+    pub(crate) fn adjust_transport_checksum(self, offset: u32, difference: u32, flags: u32) -> Option<()> {
+        // SAFETY: as above.
+        let failed =
+            unsafe { bpf_l4_csum_replace(self.0, offset, 0, u64::from(difference), u64::from(flags)) };
+        (failed == 0).then_some(())
     }
 
     #[inline(always)]

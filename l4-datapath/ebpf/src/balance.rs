@@ -1,0 +1,159 @@
+//! Whom a call to a service is given to. Hook-neutral: sockets ask when they call, `from_pod` asks for packets of those
+//! whose sockets no hook sees.
+//!
+//! An ordinary call costs one look-up, [`is_vip`]; a call to a VIP three more, and with affinity two besides. A call
+//! that finds no backend is refused by who asks; it never reaches another service's: see [`abi::Service::frontend`].
+
+use core::{
+    mem::offset_of,
+    ptr::{read_volatile, write_volatile},
+};
+
+use abi::{Address, Affinity, AffinityKey, Backend, Frontend, Member, Service};
+
+use crate::{
+    conntrack::now,
+    maps::{AFFINITIES, BACKENDS, FRONTENDS, MEMBERS, SERVICES, SLOTS},
+};
+
+/// A call that wants a backend. Aligned to words: LLVM copies by bytes what it does not know to be aligned.
+#[repr(C, align(8))]
+pub(crate) struct Call {
+    /// What is called.
+    pub(crate) frontend: Frontend,
+    /// Chooses among the slots, evenly over all values: a random number, or a hash of what must stay together. Calls
+    /// with equal numbers reach the same backend for as long as the slots are the same.
+    pub(crate) entropy: u32,
+    /// Who calls, as [`AffinityKey::client`] has it.
+    pub(crate) client: Address,
+}
+
+/// Who answers a call.
+#[repr(C, align(8))]
+pub(crate) struct Choice {
+    /// Where it is.
+    pub(crate) backend: Backend,
+    /// Index in `BACKENDS`.
+    pub(crate) number: u32,
+    /// Index in `SERVICES` of the service that was called.
+    pub(crate) service: u32,
+}
+
+impl Choice {
+    /// To be filled by [`choose`].
+    pub(crate) const NONE: Self = Self {
+        backend: Backend { address: Address([0; 16]), port: [0; 2], zero: [0; 2], reserved: 0 },
+        number: 0,
+        service: 0,
+    };
+}
+
+/// Whether some service is called by this address: then a port that no service has is refused, not routed.
+#[inline(always)]
+pub(crate) fn is_vip(address: &Address) -> bool {
+    FRONTENDS.get_ptr(Frontend::address_only(*address)).is_some()
+}
+
+/// Gives the call to a backend. `false`: no such port, or nobody answers it; `choice` is as it was.
+#[inline(always)]
+pub(crate) fn choose(call: &Call, choice: &mut Choice) -> bool {
+    balance_choose(call, choice) == CHOSEN
+}
+
+const CHOSEN: u32 = 1;
+const NOBODY: u32 = 0;
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn balance_choose(call: *const Call, choice: *mut Choice) -> u32 {
+    // SAFETY: the caller passes references; the tests for null are for the verifier.
+    let (Some(call), Some(choice)) = (unsafe { (call.as_ref(), choice.as_mut()) }) else { return NOBODY };
+    match give(call, choice) {
+        Some(()) => CHOSEN,
+        None => NOBODY,
+    }
+}
+
+#[inline(always)]
+fn give(call: &Call, choice: &mut Choice) -> Option<()> {
+    let (index, service) = find(call)?;
+    // SAFETY: an array element lives as long as the map; the agent stores to it meanwhile, hence volatile.
+    let (slots, timeout) = unsafe {
+        (read_volatile(&raw const (*service).slots), read_volatile(&raw const (*service).affinity))
+    };
+    let number = if timeout == 0 { draw(call, slots)? } else { stay(call, index, slots, timeout)? };
+    let backend = BACKENDS.get(number)?;
+    *choice = Choice { backend: *backend, number, service: index };
+    Some(())
+}
+
+/// The service that is called by exactly this.
+#[inline(always)]
+fn find(call: &Call) -> Option<(u32, *const Service)> {
+    let found = FRONTENDS.get_ptr(&call.frontend)?;
+    // SAFETY: an element may become another's under us, but is never freed to anything else: the number is read once,
+    // and the comparison below says whose it is.
+    let index = unsafe { read_volatile(found) };
+    let service = SERVICES.get_ptr(index)?;
+    // SAFETY: `Call` and `Service` are aligned to words, and so is where `frontend` stands in them.
+    let is_same = unsafe { words(&raw const (*service).frontend) == words(&call.frontend) };
+    is_same.then_some((index, service))
+}
+
+const _: () = assert!(align_of::<Service>() == 8 && offset_of!(Service, frontend) == 8);
+const _: () = assert!(align_of::<Call>() == 8 && offset_of!(Call, frontend) == 0);
+
+/// A frontend in three loads instead of twenty. It must be aligned to eight bytes.
+#[inline(always)]
+unsafe fn words(frontend: *const Frontend) -> (u64, u64, u32) {
+    let halves: *const u64 = frontend.cast();
+    // SAFETY: the caller says it is aligned; 20 bytes are two words and a half.
+    unsafe { (read_volatile(halves), read_volatile(halves.add(1)), read_volatile(halves.add(2).cast())) }
+}
+
+/// The backend of a slot, by the call's entropy: the product is spread over the slots without a division.
+#[inline(always)]
+fn draw(call: &Call, slots: u64) -> Option<u32> {
+    let slot = (u64::from(call.entropy) * u64::from(Service::count(slots))) >> 32;
+    if Service::count(slots) == 0 {
+        return None;
+    }
+    match *SLOTS.get(Service::first(slots).wrapping_add(slot as u32))? {
+        0 => None,
+        number => Some(number),
+    }
+}
+
+/// The backend the client had last, if it still is one and the time is not over; else any, which it has from now on.
+#[inline(always)]
+fn stay(call: &Call, service: u32, slots: u64, timeout: u32) -> Option<u32> {
+    // Nobody is chosen for a service without slots, whatever is remembered.
+    let drawn = draw(call, slots)?;
+    let key = AffinityKey { client: call.client, service, zero: 0 };
+    let second = now();
+    if let Some(number) = remembered(&key, second, timeout) {
+        return Some(number);
+    }
+    // A full map evicts; should it fail all the same, the next call draws again.
+    let _ = AFFINITIES.insert(&key, Affinity { backend: drawn, seen: second }, 0);
+    Some(drawn)
+}
+
+#[inline(always)]
+fn remembered(key: &AffinityKey, second: u32, timeout: u32) -> Option<u32> {
+    let entry = AFFINITIES.get_ptr_mut(key)?;
+    // SAFETY: LRU may recycle the element under us, but only for another of its kind: then what we read is somebody's
+    // affinity, which `MEMBERS` checks, and what we store is a time that is right.
+    let (backend, seen) =
+        unsafe { (read_volatile(&raw const (*entry).backend), read_volatile(&raw const (*entry).seen)) };
+    // Signed: another CPU may have been here a tick later than we looked at the clock.
+    if second.wrapping_sub(seen).cast_signed() > timeout.cast_signed() {
+        return None;
+    }
+    MEMBERS.get_ptr(Member { service: key.service, backend })?;
+    if seen != second {
+        // SAFETY: as above.
+        unsafe { write_volatile(&raw mut (*entry).seen, second) };
+    }
+    Some(backend)
+}
