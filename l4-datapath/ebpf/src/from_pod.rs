@@ -3,7 +3,7 @@
 //! - Hook: tc ingress of the host-side veth of each endpoint; tcx (kernel 6.6) or clsact. `redirect_peer` and
 //!   `check_mtu` make 5.12 the oldest kernel that loads it.
 //! - Reads `NODE`, `ENDPOINTS`, `ASSIGNMENTS`, `IPCACHE`, `RULES`.
-//! - Writes `CONNECTIONS4`, `CONNECTIONS6`, `USAGE`, `DROPS`, `EVENTS`, `LOST`.
+//! - Writes `CONNECTIONS4`, `CONNECTIONS6`, `USAGE`, `FRAGMENTS`, `DROPS`, `EVENTS`, `LOST`.
 //! - Verdicts: REDIRECT into a workload of this node (or back, with an answer of ours), OK to the host's stack for all
 //!   others, SHOT.
 
@@ -19,6 +19,7 @@ use crate::{
     answer::{self, Sender},
     deliver,
     flow::{self, Flow},
+    fragment,
     header::{Ethernet, ethertype},
     identity::{self, Moment},
     judge::judge,
@@ -38,7 +39,7 @@ pub(crate) fn from_pod(ctx: TcContext) -> i32 {
     if is_answer {
         return TC_ACT_OK;
     }
-    let mut packet = Packet { length: skb.len(), ..Packet::EMPTY };
+    let mut packet = Packet::new(skb.len());
     let mut flow = Flow::new(skb.ifindex(), Direction::Egress);
     match admit(skb, &mut packet, &mut flow) {
         Ok(verdict) => verdict,
@@ -73,17 +74,20 @@ fn admit(skb: Skb, packet: &mut Packet, flow: &mut Flow) -> Result<i32, Refusal>
     address::check(packet)?;
     flow.source.set_local(sender(skb, packet, link)?, now.generation)?;
     parse::transport(skb, packet)?;
+    fragment::recall(packet, &now)?;
     let receiver = identity::endpoint(&packet.destination);
     if let Some(endpoint) = receiver {
         flow.destination.set_local(endpoint, now.generation)?;
+        deliver::check(skb, packet, flow, endpoint)?;
     }
     judge(skb, packet, flow, &now)?;
+    fragment::remember(packet, &now);
     if now.trace {
         flow.identify_destination(packet, &now);
         flow::report(packet, flow, EventKind::Trace, 0);
     }
     match receiver {
-        Some(endpoint) => Ok(deliver::to_endpoint(skb, packet, flow, endpoint)?),
+        Some(endpoint) => Ok(deliver::to_endpoint(skb, packet, endpoint)?),
         None => Ok(TC_ACT_OK),
     }
 }

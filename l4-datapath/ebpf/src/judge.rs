@@ -58,6 +58,10 @@ extern "C" fn judge_packet(packet: *const Packet, flow: *mut Flow, now: *const M
 
 #[inline(always)]
 fn by_protocol(packet: &Packet, flow: &mut Flow, now: &Moment) -> Result<(), DropReason> {
+    // What a later fragment says stands behind ports that it does not have: it can only belong to what is open.
+    if packet.is_later() {
+        return tracked(packet, flow, now, false);
+    }
     let opens = match packet.protocol {
         protocol::TCP if !is_legal(packet.tcp_flags) => return Err(DropReason::InvalidTcpFlags),
         protocol::TCP => is_first(packet.tcp_flags),
