@@ -14,6 +14,7 @@ pub mod event;
 pub mod flow;
 pub mod foreign;
 mod grace;
+mod masquerade;
 pub mod metrics;
 mod pins;
 pub mod probe;

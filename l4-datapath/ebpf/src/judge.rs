@@ -33,8 +33,7 @@ enum Icmp {
 /// names the endpoint, direction and rule that denied.
 #[inline(always)]
 pub(crate) fn judge(skb: Skb, packet: &Packet, flow: &mut Flow, now: &Moment) -> Result<(), Refusal> {
-    let is_icmp = matches!(packet.protocol, protocol::ICMP | protocol::ICMPV6);
-    let verdict = if is_icmp && matches!(icmp(packet), Icmp::Error) {
+    let verdict = if is_error(packet) {
         related::check(skb, packet, flow, now)
     } else {
         Refusal::check(judge_packet(packet, flow, now))
@@ -95,6 +94,12 @@ fn icmp(packet: &Packet) -> Icmp {
         icmp6::REDIRECT | icmp6::ROUTER_ADVERTISEMENT => Icmp::Redirect,
         _ => Icmp::Single,
     }
+}
+
+/// An ICMP error.
+#[inline(always)]
+pub(crate) fn is_error(packet: &Packet) -> bool {
+    matches!(packet.protocol, protocol::ICMP | protocol::ICMPV6) && matches!(icmp(packet), Icmp::Error)
 }
 
 #[inline(always)]

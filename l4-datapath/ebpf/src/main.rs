@@ -24,12 +24,15 @@ mod deliver;
 mod extension;
 mod flow;
 mod fragment;
+mod from_netdev;
 mod from_pod;
 mod header;
 mod identity;
 mod judge;
 mod maps;
+mod masquerade;
 mod neighbour;
+mod node_socket;
 mod parse;
 mod policy;
 mod quota;
@@ -38,7 +41,9 @@ mod related;
 mod rewrite;
 mod skb;
 mod socket;
+mod to_netdev;
 mod to_pod;
+mod translation_gc;
 
 /// GPL helpers (`bpf_ringbuf_*` is not, `bpf_skb_*` partly) load only with a GPL-compatible licence string.
 #[unsafe(link_section = "license")]

@@ -5,16 +5,18 @@
 //! written when is decided by `l4-datapath`.
 
 mod array;
+mod device;
 mod hash;
 mod node;
 mod spec;
 mod trie;
 
 pub use array::{Assignments, Lost, Usage};
+pub use device::Devices;
 pub use hash::{Drops, Endpoints};
 pub use node::Node;
 pub use spec::{Difference, Sizes, Spec, specs};
-pub use trie::{Ipcache, Prefix, Rules};
+pub use trie::{Ipcache, Prefix, Rules, Unmasqueraded};
 
 /// A map operation that failed.
 #[derive(Debug, thiserror::Error)]

@@ -181,6 +181,12 @@ impl Kernel {
         self.maps.node.set_trace(self.node.trace);
     }
 
+    /// See [`abi::Node::masquerade`].
+    pub(crate) fn set_masquerade(&mut self, ports: u32) {
+        self.node.masquerade = ports;
+        self.maps.node.set_masquerade(ports);
+    }
+
     /// Entries written and removed since the last call.
     pub(crate) fn counted(&mut self) -> (u64, u64) {
         (std::mem::take(&mut self.written), std::mem::take(&mut self.removed))

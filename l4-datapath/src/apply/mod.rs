@@ -25,6 +25,7 @@ use crate::Error;
 use change::Change;
 pub(crate) use kernel::{Kernel, PolicyMaps};
 use target::Target;
+pub(crate) use target::prefix;
 
 /// What an apply did.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -18,6 +18,7 @@ mod frame;
 mod from_pod;
 mod fuzz;
 mod live;
+mod masquerade;
 mod neighbours;
 mod node;
 mod policy;
