@@ -98,8 +98,24 @@ fn errors_name_line_path_what_was_found_and_what_is_accepted() {
             "7 spec.egress[0].toFQDNs: names are not enforced by this version; use toCIDR or toEndpoints",
         ),
         (
-            "  egress:\n  - toServices: []\n",
-            "7 spec.egress[0].toServices: services are not enforced by this version; use toEndpoints",
+            "  egress:\n  - toServices: [{}]\n",
+            "7 spec.egress[0].toServices[0]: found a mapping, expected k8sService or k8sServiceSelector",
+        ),
+        (
+            "  egress:\n  - toServices: [{k8sService: {name: web}}]\n",
+            "7 spec.egress[0].toServices[0].k8sService.serviceName: missing, expected the name of a Service",
+        ),
+        (
+            "  egress:\n  - toServices: [{k8sServiceSelector: {namespace: team}}]\n",
+            "7 spec.egress[0].toServices[0].k8sServiceSelector.selector: missing, expected labels of services ({} is every service)",
+        ),
+        (
+            "  egress:\n  - toEndpoints: [{}]\n    toServices: [{k8sService: {serviceName: web}}]\n",
+            "8 spec.egress[0].toServices: cannot stand beside toEndpoints in one rule; write two rules",
+        ),
+        (
+            "  ingress:\n  - toServices: [{k8sService: {serviceName: web}}]\n",
+            "7 spec.ingress[0].toServices: unknown, expected authentication, fromCIDR, fromCIDRSet, fromEndpoints, fromEntities, fromGroups, fromNodes, fromRequires, icmps or toPorts",
         ),
         (
             "  egress:\n  - toPorts: [{ports: [{port: 0, protocol: ICMPX}]}]\n",

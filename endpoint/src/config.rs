@@ -27,6 +27,17 @@ pub struct Config {
     pub service_pools: Vec<IpNet>,
     /// Ports that stand for workloads' own when those are masqueraded; the host's own sockets do not get them.
     pub masquerade_ports: Option<RangeInclusive<u16>>,
+    /// The host too asks the node's DNS.
+    pub host_resolver: Option<HostResolver>,
+}
+
+/// How the host is to ask the node's DNS.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct HostResolver {
+    /// Its file: `/etc/resolv.conf`.
+    pub file: PathBuf,
+    /// The cluster domain.
+    pub domain: String,
 }
 
 impl Config {

@@ -21,6 +21,7 @@ use crate::conflict;
 use crate::device::{HOST_DEVICE, NET_DEVICE, id_of};
 use crate::enrolment::check_pools;
 use crate::error::{AtFile, Error, Result};
+use crate::host_file::{self, HostFile};
 use crate::ports;
 use crate::record::{self, Allocation};
 use crate::wiring;
@@ -65,6 +66,15 @@ pub enum Change {
         /// What others had reserved before.
         others: String,
     },
+    /// Whom the host asks for names.
+    Resolver {
+        /// The file that says so.
+        path: PathBuf,
+        /// What was there.
+        old: HostFile,
+        /// What it says now.
+        new: String,
+    },
     /// A cgroup.
     Cgroup {
         /// Its directory.
@@ -101,6 +111,9 @@ impl fmt::Display for Change {
                 ports.start(),
                 ports.end()
             ),
+            Self::Resolver { path, .. } => {
+                write!(f, "file {} names this node's DNS: `ferromesh down` restores it", path.display())
+            }
             Self::Cgroup { path } => write!(f, "cgroup {}: `ferromesh down` removes it", path.display()),
         }
     }
@@ -131,7 +144,8 @@ impl Host {
         if let Some(ports) = &config.masquerade_ports {
             ports::check(ports, &reserved)?;
         }
-        let topology = topology(config, &reserved);
+        let mut topology = topology(config, &reserved);
+        topology.extend(host_file::change(config, &old)?);
         let wanted = |change: &Change| topology.iter().any(|wanted| same_object(wanted, change));
         let (obsolete, mut changes): (Vec<_>, Vec<_>) =
             (old.into_iter()).partition(|change| !matches!(change, Change::Sysctl { .. }) && !wanted(change));
@@ -198,7 +212,10 @@ impl Host {
         }
         let changes = record::read::<Record>(&record_path(config))?.unwrap_or_default().changes;
         let settings = changes.iter().filter(|change| {
-            matches!(change, Change::Sysctl { .. } | Change::ReservedPorts { .. }) && !change.is_idle()
+            matches!(
+                change,
+                Change::Sysctl { .. } | Change::ReservedPorts { .. } | Change::Resolver { .. }
+            ) && !change.is_idle()
         });
         found.extend(settings.map(Change::to_string));
         let directories = [config.namespaces(), config.records(), config.cgroup.clone()];
@@ -292,6 +309,7 @@ fn same_object(a: &Change, b: &Change) -> bool {
 fn is_unchanged(change: &Change) -> bool {
     match change {
         Change::Sysctl { key, new, .. } => sysctl::get(key).is_ok_and(|value| value == *new),
+        Change::Resolver { path, new, .. } => host_file::says(path, new),
         _ => true,
     }
 }
@@ -312,6 +330,7 @@ async fn make(netlink: &Netlink, change: &Change) -> Result<()> {
             unless(linux::Error::is_absent, sysctl::set(key, new).map(drop))
         }
         Change::ReservedPorts { ports, .. } => ports::reserve(ports.clone()),
+        Change::Resolver { path, old, new } => host_file::write(path, old, new),
         Change::Cgroup { path } => Ok(Cgroup::create(path).map(drop)?),
     }
 }
@@ -345,6 +364,7 @@ async fn take_back(netlink: &Netlink, change: &Change) -> Result<()> {
         ),
         Change::Sysctl { key, old, .. } => unless(linux::Error::is_absent, sysctl::set(key, old).map(drop)),
         Change::ReservedPorts { ports, others } => ports::release(ports.clone(), others),
+        Change::Resolver { path, old, new } => host_file::restore(path, old, new),
         // It may have been there before us, with processes in it.
         Change::Cgroup { path } => Ok(Cgroup::remove_empty(path)?),
     }

@@ -5,8 +5,10 @@
 //! a restart with an unchanged plan disturbs no packet; [`remove`] leaves nothing. Nothing here decides who may talk to
 //! whom: that is `mesh::policy`, and the programs ask its tables.
 
+mod address;
 mod apply;
 mod attach;
+mod cgroup;
 pub mod counters;
 mod datapath;
 mod error;
@@ -15,14 +17,17 @@ pub mod flow;
 pub mod foreign;
 mod grace;
 mod masquerade;
+mod memory;
 pub mod metrics;
 mod pins;
 pub mod probe;
 mod sys;
+mod view;
 
-pub use apply::Report;
+pub use apply::{Report, ServiceReport};
 pub use attach::Hook;
 pub use datapath::{Adoption, Datapath, Options};
 pub use error::Error;
 pub use maps::Sizes;
 pub use pins::{leftovers, remove};
+pub use view::View;

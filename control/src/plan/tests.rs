@@ -11,6 +11,9 @@ use crate::status;
 pub(crate) struct Bench {
     pub(crate) world: World,
     pub(crate) planned: Planned,
+    endpoints: Vec<Endpoint>,
+    allocator: Allocator,
+    _state: tempfile::TempDir,
 }
 
 fn endpoint(number: u16, text: &str) -> Endpoint {
@@ -43,12 +46,27 @@ fn facts() -> NodeFacts {
 
 impl Bench {
     pub(crate) fn new(yaml: &str, endpoints: &[&str]) -> Self {
+        Self::leaving(yaml, endpoints, &[])
+    }
+
+    /// Some of the endpoints are about to be removed.
+    pub(crate) fn leaving(yaml: &str, endpoints: &[&str], leaving: &[u16]) -> Self {
         let world = World::of(yaml);
         let endpoints: Vec<_> = (1..).zip(endpoints).map(|(number, text)| endpoint(number, text)).collect();
+        let leaving = leaving.iter().filter_map(|number| EndpointId::new(*number)).collect();
         let state = tempfile::tempdir().unwrap();
         let mut allocator = Allocator::open(state.path()).unwrap();
-        let planned = plan(&world, &endpoints, &facts(), &mut allocator).unwrap();
-        Self { world, planned }
+        let present = Present { endpoints: &endpoints, leaving: &leaving, plan: None };
+        let planned = plan(&world, present, &facts(), &mut allocator).unwrap();
+        Self { world, planned, endpoints, allocator, _state: state }
+    }
+
+    /// The same node in another world.
+    pub(crate) fn edit(&mut self, yaml: &str) {
+        self.world = World::of(yaml);
+        let (leaving, earlier) = (BTreeSet::new(), Arc::clone(&self.planned.plan));
+        let present = Present { endpoints: &self.endpoints, leaving: &leaving, plan: Some(&earlier) };
+        self.planned = plan(&self.world, present, &facts(), &mut self.allocator).unwrap();
     }
 
     fn endpoint(&self, name: &str) -> &EndpointPlan {
@@ -64,7 +82,7 @@ impl Bench {
     }
 
     /// Whether both ends let a first packet pass.
-    fn allows(&self, from: &str, to: &str, protocol: u8, port: u16) -> bool {
+    pub(crate) fn allows(&self, from: &str, to: &str, protocol: u8, port: u16) -> bool {
         let out = from.parse::<IpAddr>().is_ok()
             || self.endpoint(from).egress.judge(self.identity(to), protocol, port).0;
         let into = to.parse::<IpAddr>().is_ok()
@@ -100,7 +118,7 @@ fn star_wars_comes_out_the_same_in_both_vocabularies() {
             &bench.endpoint("default/tiefighter").ingress,
             &bench.endpoint("default/xwing").ingress
         ));
-        let rows = status::policies(&bench.world, &bench.planned.plan);
+        let rows = status::policies(&bench.world, &bench.planned);
         assert_eq!((rows[0].valid, rows[0].selected), (true, 2), "{rows:?}");
         assert_eq!(rows[0].message, "Policy validation succeeded");
     }

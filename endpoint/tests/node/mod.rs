@@ -38,6 +38,7 @@ impl Node {
             mtu: None,
             service_pools: Vec::new(),
             masquerade_ports: None,
+            host_resolver: None,
         };
         Self { scratch, _directory: directory, config }
     }

@@ -134,23 +134,32 @@ fn error4(skb: Skb, packet: &Packet, kind: u8, code: u8, rest: [u8; 4]) -> Optio
     turn_round(skb, packet, protocol::ICMP, error)
 }
 
-/// ICMPv6 with the IPv6 header and eight bytes of what it is about. RFC 4443 would have as much as fits; ports are all
-/// that a receiver uses.
+/// ICMPv6 with the start of what it is about. RFC 4443 would have as much as fits; ports are all that a receiver uses.
 #[derive(Clone, Copy)]
 #[repr(C)]
-struct Error6 {
+struct Error6<const ABOUT: usize> {
     icmp: Icmp,
-    /// IPv6 header and eight bytes.
-    about: [u8; 48],
+    about: [u8; ABOUT],
+}
+
+/// IPv6 header and eight bytes; where there are extension headers, the first eight of them too: with a fragment header
+/// or a router alert that reaches the ports.
+#[inline(always)]
+fn error6(skb: Skb, packet: &Packet, kind: u8, rest: [u8; 4]) -> Option<()> {
+    if packet.transport() == ETHERNET + packet.network_length() {
+        error6_quoting::<48>(skb, packet, kind, rest)
+    } else {
+        error6_quoting::<56>(skb, packet, kind, rest)
+    }
 }
 
 #[inline(always)]
-fn error6(skb: Skb, packet: &Packet, kind: u8, rest: [u8; 4]) -> Option<()> {
-    let mut space = Space::<Error6>::new();
+fn error6_quoting<const ABOUT: usize>(skb: Skb, packet: &Packet, kind: u8, rest: [u8; 4]) -> Option<()> {
+    let mut space = Space::<Error6<ABOUT>>::new();
     let error = skb.read(ETHERNET - size_of::<Icmp>() as u32, &mut space)?;
     error.icmp = Icmp { kind, code: 0, checksum: [0; 2], rest };
-    let pseudo =
-        checksum::pseudo(&packet.destination, &packet.source, size_of::<Error6>() as u16, protocol::ICMPV6);
+    let length = size_of::<Error6<ABOUT>>() as u16;
+    let pseudo = checksum::pseudo(&packet.destination, &packet.source, length, protocol::ICMPV6);
     error.icmp.checksum = checksum::finish(checksum::add(pseudo, error));
     turn_round(skb, packet, protocol::ICMPV6, error)
 }

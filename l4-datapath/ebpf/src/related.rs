@@ -4,11 +4,12 @@
 //! generation does not count, or two ends could go on talking by errors about what policy no longer allows; the next
 //! packet of the connection renews it. RFC 5927 says why the quote is checked.
 
-use abi::{Address, DropReason, PacketTuple};
+use abi::{Address, DropReason};
 use aya_ebpf::bindings::__sk_buff;
 
 use crate::{
     conntrack::{self, Tuple},
+    extension::{self, Chain},
     flow::Flow,
     header::{Icmp, Ipv4, Ipv6, icmp4, icmp6, protocol},
     identity::Moment,
@@ -20,6 +21,15 @@ use crate::{
 /// Fragment offset alone: a first fragment has ports, and routers quote the fragment they dropped.
 const OFFSET_MASK: u16 = 0x1fff;
 
+/// What an error is about.
+#[repr(C, align(8))]
+struct Quote {
+    destination: Address,
+    /// Offset of the transport header.
+    transport: u32,
+    protocol: u8,
+}
+
 /// The quoted packet must have come from the error's receiver and, if a workload sent the error, have been addressed to
 /// that workload: a pod cannot tear down a connection between two others. Nor can anybody beyond the stack tear down
 /// one between two workloads, for nothing of it comes there.
@@ -28,6 +38,7 @@ pub(crate) fn check(skb: Skb, packet: &Packet, flow: &Flow, now: &Moment) -> Res
     Refusal::check(related_check(skb.as_ptr(), packet, flow, now))
 }
 
+/// In two parts, one after the other: neither has to share its stack with the other.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn related_check(
@@ -36,103 +47,115 @@ extern "C" fn related_check(
     flow: *const Flow,
     now: *const Moment,
 ) -> u32 {
-    // SAFETY: the caller passes references; the tests for null are for the verifier.
-    let (Some(packet), Some(flow), Some(now)) = (unsafe { (packet.as_ref(), flow.as_ref(), now.as_ref()) })
-    else {
-        return Refusal::ABSURD;
-    };
-    let open = about(Skb::from(skb), packet, flow).is_some_and(|tuple| {
-        // The quoted packet ran from the error's receiver to its sender; of a router, `source` is 0.
-        let instances = tuple.instances(flow.destination.instance, flow.source.instance);
-        conntrack::find(&tuple).is_some_and(|entry| {
-            entry.is_between(instances)
-                && entry.is_alive(tuple.protocol(), now.second)
-                && entry.verdict(now.generation).is_some()
-        })
-    });
-    Refusal::encode(if open { Ok(()) } else { Err(DropReason::UnrelatedIcmp) })
+    // SAFETY: the caller passes references; the test for null is for the verifier.
+    let Some(flow) = (unsafe { flow.as_ref() }) else { return Refusal::ABSURD };
+    let mut quote = Quote { destination: Address([0; 16]), transport: 0, protocol: 0 };
+    let related = related_read(skb, packet, flow.source.is_local().into(), &mut quote) == 1
+        && related_is_open(skb, packet, flow, now, &quote) == 1;
+    Refusal::encode(if related { Ok(()) } else { Err(DropReason::UnrelatedIcmp) })
 }
 
-/// What finds the connection that the error is about.
-#[inline(always)]
-fn about(skb: Skb, packet: &Packet, flow: &Flow) -> Option<Tuple> {
-    let about = quoted(skb, packet, &packet.destination, flow.source.is_local())?;
-    let ports = (u16::from_be_bytes(about.source_port), u16::from_be_bytes(about.destination_port));
-    Some(Tuple::new(&about.source, &about.destination, ports, about.protocol, packet.is_v4()))
-}
-
-/// The packet that an error to `receiver` quotes, if that sent it; and if a workload sent the error, if it was for that
-/// workload.
-#[inline(always)]
-pub(crate) fn quoted(
-    skb: Skb,
-    packet: &Packet,
-    receiver: &Address,
-    from_workload: bool,
-) -> Option<PacketTuple> {
-    let mut tuple = PacketTuple {
-        source: *receiver,
-        destination: Address([0; 16]),
-        source_port: [0; 2],
-        destination_port: [0; 2],
-        protocol: 0,
-        zero: [0; 3],
-    };
-    let read = related_quoted(skb.as_ptr(), packet, &mut tuple) == 0;
-    (read && (!from_workload || tuple.destination == packet.source)).then_some(tuple)
-}
-
-/// Fills in what the error says of a packet from `tuple.source`; 0 if it quotes one.
+/// Reads what the error is about; 1 if that concerns its ends and has ports.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn related_quoted(skb: *mut __sk_buff, packet: *const Packet, tuple: *mut PacketTuple) -> u32 {
+extern "C" fn related_read(
+    skb: *mut __sk_buff,
+    packet: *const Packet,
+    from_workload: u32,
+    quote: *mut Quote,
+) -> u32 {
     // SAFETY: the caller passes references; the tests for null are for the verifier.
-    let (Some(packet), Some(tuple)) = (unsafe { (packet.as_ref(), tuple.as_mut()) }) else { return 1 };
-    let skb = Skb::from(skb);
-    let read = if packet.is_v4() { quoted4(skb, packet, tuple) } else { quoted6(skb, packet, tuple) };
-    u32::from(read.is_none())
+    let (Some(packet), Some(quote)) = (unsafe { (packet.as_ref(), quote.as_mut()) }) else { return 0 };
+    let (skb, from_workload) = (Skb::from(skb), from_workload == 1);
+    let read = if packet.is_v4() {
+        read4(skb, packet, from_workload, quote)
+    } else {
+        read6(skb, packet, from_workload, quote)
+    };
+    read.is_some().into()
 }
 
 #[inline(always)]
-fn quoted4(skb: Skb, packet: &Packet, tuple: &mut PacketTuple) -> Option<()> {
+fn read4(skb: Skb, packet: &Packet, from_workload: bool, quote: &mut Quote) -> Option<()> {
     let offset = packet.transport() + size_of::<Icmp>() as u32;
     let mut space = Space::<Ipv4>::new();
     let ip = skb.read(offset, &mut space)?;
     let plain = ip.version_ihl == 0x45 && u16::from_be_bytes(ip.fragment) & OFFSET_MASK == 0;
-    let complete = packet.transport_length as usize >= size_of::<Icmp>() + size_of::<Ipv4>() + 8;
-    if !(plain && complete && ip.source == tuple.source.last4()) {
-        return None;
-    }
-    tuple.destination = Address::v4(ip.destination);
-    tuple.protocol = ip.protocol;
-    ports(skb, offset + size_of::<Ipv4>() as u32, true, tuple)
+    let concerned = ip.source == packet.destination.last4()
+        && (!from_workload || ip.destination == packet.source.last4());
+    quote.destination = Address::v4(ip.destination);
+    quote.transport = offset + size_of::<Ipv4>() as u32;
+    quote.protocol = ip.protocol;
+    (plain && concerned).then_some(())
 }
 
 #[inline(always)]
-fn quoted6(skb: Skb, packet: &Packet, tuple: &mut PacketTuple) -> Option<()> {
+fn read6(skb: Skb, packet: &Packet, from_workload: bool, quote: &mut Quote) -> Option<()> {
     let offset = packet.transport() + size_of::<Icmp>() as u32;
     let mut space = Space::<Ipv6>::new();
     let ip = skb.read(offset, &mut space)?;
     let plain = ip.version_class_flow[0] >> 4 == 6;
-    let complete = packet.transport_length as usize >= size_of::<Icmp>() + size_of::<Ipv6>() + 8;
-    if !(plain && complete && ip.source == tuple.source.0) {
+    let concerned =
+        ip.source == packet.destination.0 && (!from_workload || ip.destination == packet.source.0);
+    if !(plain && concerned) {
         return None;
     }
-    tuple.destination = Address(ip.destination);
-    tuple.protocol = ip.next_header;
-    ports(skb, offset + size_of::<Ipv6>() as u32, false, tuple)
+    quote.destination = Address(ip.destination);
+    let mut chain = Chain::new(ip.next_header, offset + size_of::<Ipv6>() as u32, end(packet));
+    if extension::is_one(chain.protocol) {
+        extension::walk(skb, &mut chain).ok()?;
+    }
+    quote.transport = chain.at;
+    quote.protocol = chain.protocol;
+    (!chain.is_later()).then_some(())
 }
 
-/// The first eight bytes of the quoted transport header are all that RFC 792 promises.
+/// 1 if the connection that the error is about is open, between the error's ends, and was judged lately.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn related_is_open(
+    skb: *mut __sk_buff,
+    packet: *const Packet,
+    flow: *const Flow,
+    now: *const Moment,
+    quote: *const Quote,
+) -> u32 {
+    // SAFETY: the caller passes references; the tests for null are for the verifier.
+    let (Some(packet), Some(flow)) = (unsafe { (packet.as_ref(), flow.as_ref()) }) else { return 0 };
+    // SAFETY: as above.
+    let (Some(now), Some(quote)) = (unsafe { (now.as_ref(), quote.as_ref()) }) else { return 0 };
+    let Some(ports) = ports(Skb::from(skb), packet, quote) else { return 0 };
+    let tuple = Tuple::new(&packet.destination, &quote.destination, ports, quote.protocol, packet.is_v4());
+    // The quoted packet ran from the error's receiver to its sender; of a router, `source` is 0.
+    let instances = tuple.instances(flow.destination.instance, flow.source.instance);
+    let open = conntrack::find(&tuple).is_some_and(|entry| {
+        entry.is_between(instances)
+            && entry.is_alive(tuple.protocol(), now.second)
+            && entry.verdict(now.generation).is_some()
+    });
+    open.into()
+}
+
+/// Offset behind the error.
 #[inline(always)]
-fn ports(skb: Skb, offset: u32, v4: bool, tuple: &mut PacketTuple) -> Option<()> {
+fn end(packet: &Packet) -> u32 {
+    packet.transport().wrapping_add(packet.transport_length)
+}
+
+/// The first eight bytes of the quoted transport header are all that RFC 792 promises; they must be there.
+#[inline(always)]
+fn ports(skb: Skb, packet: &Packet, quote: &Quote) -> Option<(u16, u16)> {
     let mut space = Space::<[u8; 8]>::new();
-    let [a, b, c, d, e, f, _, _] = *skb.read(offset, &mut space)?;
-    (tuple.source_port, tuple.destination_port) = match tuple.protocol {
+    if quote.transport.wrapping_add(8) > end(packet) {
+        return None;
+    }
+    let [a, b, c, d, e, f, _, _] = *skb.read(quote.transport, &mut space)?;
+    let v4 = packet.is_v4();
+    let (source, destination) = match quote.protocol {
         protocol::TCP | protocol::UDP | protocol::SCTP => ([a, b], [c, d]),
         protocol::ICMP if v4 && matches!(a, icmp4::ECHO_REQUEST | icmp4::ECHO_REPLY) => ([e, f], [e, f]),
         protocol::ICMPV6 if !v4 && matches!(a, icmp6::ECHO_REQUEST | icmp6::ECHO_REPLY) => ([e, f], [e, f]),
         _ => return None,
     };
-    Some(())
+    Some((u16::from_be_bytes(source), u16::from_be_bytes(destination)))
 }

@@ -13,10 +13,12 @@
 mod answers;
 mod budget;
 mod connections;
+mod extensions;
 mod fragments;
 mod frame;
 mod from_pod;
 mod fuzz;
+mod lifetimes;
 mod live;
 mod masquerade;
 mod neighbours;

@@ -10,8 +10,8 @@ use std::{
 
 use abi::{
     Address, Assignment, Assignments, Connection, ConnectionKey4, ConnectionKey6, Direction, DropCount,
-    DropKey, DropReason, Endpoint, Event, EventKind, Node as NodeValue, Remote, RuleKey, RuleValue,
-    RuleVerdict, map,
+    DropKey, DropReason, Endpoint, Event, EventKind, Fragment, FragmentKey, Node as NodeValue, Remote,
+    RuleKey, RuleValue, RuleVerdict, map,
 };
 use aya::{
     Ebpf, EbpfLoader, TestRun as _, TestRunOptions,
@@ -347,5 +347,39 @@ impl Node {
                 }
             }
         }
+    }
+
+    /// Takes the connections of a family away, as eviction would: their charges stay.
+    pub(crate) fn forget_connections(&mut self, family: Family) {
+        match family {
+            Family::V4 => forget::<ConnectionKey4>(self.bpf.map_mut(map::CONNECTIONS4).unwrap()),
+            Family::V6 => forget::<ConnectionKey6>(self.bpf.map_mut(map::CONNECTIONS6).unwrap()),
+        }
+    }
+
+    /// What is remembered of first fragments.
+    pub(crate) fn fragments(&self) -> BTreeMap<FragmentKey, Fragment> {
+        let map: HashMap<_, FragmentKey, Fragment> =
+            HashMap::try_from(self.bpf.map(map::FRAGMENTS).unwrap()).unwrap();
+        map.iter().map(Result::unwrap).collect()
+    }
+
+    /// Changes all of it.
+    pub(crate) fn change_fragments(&mut self, change: impl Fn(&mut Fragment)) {
+        let all = self.fragments();
+        let mut map: HashMap<_, FragmentKey, Fragment> =
+            HashMap::try_from(self.bpf.map_mut(map::FRAGMENTS).unwrap()).unwrap();
+        for (key, mut value) in all {
+            change(&mut value);
+            map.insert(key, value, 0).unwrap();
+        }
+    }
+}
+
+fn forget<K: aya::Pod>(map: &mut aya::maps::Map) {
+    let mut map: HashMap<_, K, Connection> = HashMap::try_from(map).unwrap();
+    let keys: Vec<_> = map.keys().map(Result::unwrap).collect();
+    for key in keys {
+        map.remove(&key).unwrap();
     }
 }
