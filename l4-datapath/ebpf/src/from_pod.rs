@@ -2,8 +2,8 @@
 //!
 //! - Hook: tc ingress of the host-side veth of each endpoint; tcx (kernel 6.6) or clsact. `redirect_peer` and
 //!   `check_mtu` make 5.12 the oldest kernel that loads it.
-//! - Reads `NODE`, `ENDPOINTS`, `ASSIGNMENTS`, `IPCACHE`, `RULES`.
-//! - Writes `CONNECTIONS4`, `CONNECTIONS6`, `USAGE`, `DROPS`, `EVENTS`, `LOST`.
+//! - Reads `NODE`, `ENDPOINTS`, `ASSIGNMENTS`, `IPCACHE`, `RULES`, and what [`crate::balance`] reads.
+//! - Writes `CONNECTIONS4`, `CONNECTIONS6`, `TRANSLATIONS`, `AFFINITIES`, `USAGE`, `DROPS`, `EVENTS`, `LOST`.
 //! - Verdicts: REDIRECT into a workload of this node (or back, with an answer of ours), OK to the host's stack for all
 //!   others, SHOT.
 
@@ -25,6 +25,7 @@ use crate::{
     neighbour,
     parse::{self, Packet},
     refusal::Refusal,
+    service,
     skb::{Skb, Space},
 };
 
@@ -45,6 +46,8 @@ pub(crate) fn from_pod(ctx: TcContext) -> i32 {
         Err(refusal) => {
             let reason = refusal.number();
             flow::dropped(&packet, &flow, reason);
+            // An answer of ours comes from whom the workload called.
+            flow.restore(&mut packet);
             answer::refuse(skb, &packet, &flow, reason, Sender::Workload)
         }
     }
@@ -73,7 +76,11 @@ fn admit(skb: Skb, packet: &mut Packet, flow: &mut Flow) -> Result<i32, Refusal>
     address::check(packet)?;
     flow.source.set_local(sender(skb, packet, link)?, now.generation)?;
     parse::transport(skb, packet)?;
-    let receiver = identity::endpoint(&packet.destination);
+    let mut receiver = identity::endpoint(&packet.destination);
+    if receiver.is_none() {
+        call(skb, packet, flow, &now)?;
+        receiver = identity::endpoint(&packet.destination);
+    }
     if let Some(endpoint) = receiver {
         flow.destination.set_local(endpoint, now.generation)?;
     }
@@ -82,10 +89,21 @@ fn admit(skb: Skb, packet: &mut Packet, flow: &mut Flow) -> Result<i32, Refusal>
         flow.identify_destination(packet, &now);
         flow::report(packet, flow, EventKind::Trace, 0);
     }
+    service::translate(skb, packet, flow)?;
     match receiver {
         Some(endpoint) => Ok(deliver::to_endpoint(skb, packet, flow, endpoint)?),
         None => Ok(TC_ACT_OK),
     }
+}
+
+/// Makes a packet to a VIP one to a backend, as far as the judgement is concerned.
+#[inline(always)]
+fn call(skb: Skb, packet: &mut Packet, flow: &mut Flow, now: &Moment) -> Result<(), Refusal> {
+    let called = service::call(skb, packet, flow, now);
+    if called.is_err() {
+        flow.identify_destination(packet, now);
+    }
+    called
 }
 
 /// The endpoint behind this hook, if the packet's addresses are its own.

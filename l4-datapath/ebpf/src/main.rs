@@ -34,9 +34,11 @@ mod quota;
 mod refusal;
 mod related;
 mod rewrite;
+mod service;
 mod skb;
 mod socket;
 mod to_pod;
+mod translation;
 
 /// GPL helpers (`bpf_ringbuf_*` is not, `bpf_skb_*` partly) load only with a GPL-compatible licence string.
 #[unsafe(link_section = "license")]

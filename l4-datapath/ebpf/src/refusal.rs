@@ -33,10 +33,10 @@ impl Refusal {
 
     /// What a global function returns.
     #[inline(always)]
-    pub(crate) fn encode(result: Result<(), DropReason>) -> u32 {
+    pub(crate) fn encode(result: Result<(), impl Into<Self>>) -> u32 {
         match result {
             Ok(()) => 0,
-            Err(reason) => u32::from(reason as u8),
+            Err(reason) => u32::from(reason.into().number()),
         }
     }
 }

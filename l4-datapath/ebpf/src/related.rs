@@ -4,7 +4,7 @@
 //! generation does not count, or two ends could go on talking by errors about what policy no longer allows; the next
 //! packet of the connection renews it. RFC 5927 says why the quote is checked.
 
-use abi::{Address, DropReason};
+use abi::{Address, DropReason, PacketTuple};
 use aya_ebpf::bindings::__sk_buff;
 
 use crate::{
@@ -15,6 +15,7 @@ use crate::{
     parse::Packet,
     refusal::Refusal,
     skb::{Skb, Space},
+    translation::{self, Role},
 };
 
 /// Fragment offset alone: a first fragment has ports, and routers quote the fragment they dropped.
@@ -24,7 +25,7 @@ const OFFSET_MASK: u16 = 0x1fff;
 /// that workload: a pod cannot tear down a connection between two others. Nor can anybody beyond the stack tear down
 /// one between two workloads, for nothing of it comes there.
 #[inline(always)]
-pub(crate) fn check(skb: Skb, packet: &Packet, flow: &Flow, now: &Moment) -> Result<(), Refusal> {
+pub(crate) fn check(skb: Skb, packet: &Packet, flow: &mut Flow, now: &Moment) -> Result<(), Refusal> {
     Refusal::check(related_check(skb.as_ptr(), packet, flow, now))
 }
 
@@ -33,74 +34,118 @@ pub(crate) fn check(skb: Skb, packet: &Packet, flow: &Flow, now: &Moment) -> Res
 extern "C" fn related_check(
     skb: *mut __sk_buff,
     packet: *const Packet,
-    flow: *const Flow,
+    flow: *mut Flow,
     now: *const Moment,
 ) -> u32 {
     // SAFETY: the caller passes references; the tests for null are for the verifier.
-    let (Some(packet), Some(flow), Some(now)) = (unsafe { (packet.as_ref(), flow.as_ref(), now.as_ref()) })
+    let (Some(packet), Some(flow), Some(now)) = (unsafe { (packet.as_ref(), flow.as_mut(), now.as_ref()) })
     else {
         return Refusal::ABSURD;
     };
-    let (skb, from_workload) = (Skb::from(skb), flow.source.is_local());
-    let quoted = if packet.is_v4() {
-        quoted4(skb, packet, from_workload)
-    } else {
-        quoted6(skb, packet, from_workload)
-    };
-    let open = quoted.is_some_and(|tuple| {
+    let open = about(Skb::from(skb), packet, flow).is_some_and(|tuple| {
         // The quoted packet ran from the error's receiver to its sender; of a router, `source` is 0.
         let instances = tuple.instances(flow.destination.instance, flow.source.instance);
         conntrack::find(&tuple).is_some_and(|entry| {
+            if entry.is_translated() && flow.role == Role::NONE {
+                flow.role = Role::ANSWER;
+            }
             entry.is_between(instances)
                 && entry.is_alive(tuple.protocol(), now.second)
                 && entry.verdict(now.generation).is_some()
+                && entry.is_translated() == (flow.role != Role::NONE)
         })
     });
     Refusal::encode(if open { Ok(()) } else { Err(DropReason::UnrelatedIcmp) })
 }
 
+/// What finds the connection that the error is about.
 #[inline(always)]
-fn quoted4(skb: Skb, packet: &Packet, from_workload: bool) -> Option<Tuple> {
+fn about(skb: Skb, packet: &Packet, flow: &Flow) -> Option<Tuple> {
+    let is_call = flow.role == Role::CALL;
+    let receiver = if is_call { &flow.called } else { &packet.destination };
+    let mut about = quoted(skb, packet, receiver, flow.source.is_local())?;
+    if is_call {
+        // The workload knows the sender of the quoted packet as a VIP.
+        let half = translation::find(&about.reversed())?;
+        about.source = half.tuple.destination;
+        about.source_port = half.tuple.destination_port;
+    }
+    let ports = (u16::from_be_bytes(about.source_port), u16::from_be_bytes(about.destination_port));
+    Some(Tuple::new(&about.source, &about.destination, ports, about.protocol, packet.is_v4()))
+}
+
+/// The packet that an error to `receiver` quotes, if that sent it; and if a workload sent the error, if it was for that
+/// workload.
+#[inline(always)]
+pub(crate) fn quoted(
+    skb: Skb,
+    packet: &Packet,
+    receiver: &Address,
+    from_workload: bool,
+) -> Option<PacketTuple> {
+    let mut tuple = PacketTuple {
+        source: *receiver,
+        destination: Address([0; 16]),
+        source_port: [0; 2],
+        destination_port: [0; 2],
+        protocol: 0,
+        zero: [0; 3],
+    };
+    let read = related_quoted(skb.as_ptr(), packet, &mut tuple) == 0;
+    (read && (!from_workload || tuple.destination == packet.source)).then_some(tuple)
+}
+
+/// Fills in what the error says of a packet from `tuple.source`; 0 if it quotes one.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn related_quoted(skb: *mut __sk_buff, packet: *const Packet, tuple: *mut PacketTuple) -> u32 {
+    // SAFETY: the caller passes references; the tests for null are for the verifier.
+    let (Some(packet), Some(tuple)) = (unsafe { (packet.as_ref(), tuple.as_mut()) }) else { return 1 };
+    let skb = Skb::from(skb);
+    let read = if packet.is_v4() { quoted4(skb, packet, tuple) } else { quoted6(skb, packet, tuple) };
+    u32::from(read.is_none())
+}
+
+#[inline(always)]
+fn quoted4(skb: Skb, packet: &Packet, tuple: &mut PacketTuple) -> Option<()> {
     let offset = packet.transport() + size_of::<Icmp>() as u32;
     let mut space = Space::<Ipv4>::new();
     let ip = skb.read(offset, &mut space)?;
     let plain = ip.version_ihl == 0x45 && u16::from_be_bytes(ip.fragment) & OFFSET_MASK == 0;
     let complete = packet.transport_length as usize >= size_of::<Icmp>() + size_of::<Ipv4>() + 8;
-    let concerned = ip.source == packet.destination.last4()
-        && (!from_workload || ip.destination == packet.source.last4());
-    if !(plain && complete && concerned) {
+    if !(plain && complete && ip.source == tuple.source.last4()) {
         return None;
     }
-    let ports = ports(skb, offset + size_of::<Ipv4>() as u32, ip.protocol, true)?;
-    Some(Tuple::new(&packet.destination, &Address::v4(ip.destination), ports, ip.protocol, true))
+    tuple.destination = Address::v4(ip.destination);
+    tuple.protocol = ip.protocol;
+    ports(skb, offset + size_of::<Ipv4>() as u32, true, tuple)
 }
 
 #[inline(always)]
-fn quoted6(skb: Skb, packet: &Packet, from_workload: bool) -> Option<Tuple> {
+fn quoted6(skb: Skb, packet: &Packet, tuple: &mut PacketTuple) -> Option<()> {
     let offset = packet.transport() + size_of::<Icmp>() as u32;
     let mut space = Space::<Ipv6>::new();
     let ip = skb.read(offset, &mut space)?;
     let plain = ip.version_class_flow[0] >> 4 == 6;
     let complete = packet.transport_length as usize >= size_of::<Icmp>() + size_of::<Ipv6>() + 8;
-    let concerned =
-        ip.source == packet.destination.0 && (!from_workload || ip.destination == packet.source.0);
-    if !(plain && complete && concerned) {
+    if !(plain && complete && ip.source == tuple.source.0) {
         return None;
     }
-    let ports = ports(skb, offset + size_of::<Ipv6>() as u32, ip.next_header, false)?;
-    Some(Tuple::new(&packet.destination, &Address(ip.destination), ports, ip.next_header, false))
+    tuple.destination = Address(ip.destination);
+    tuple.protocol = ip.next_header;
+    ports(skb, offset + size_of::<Ipv6>() as u32, false, tuple)
 }
 
 /// The first eight bytes of the quoted transport header are all that RFC 792 promises.
 #[inline(always)]
-fn ports(skb: Skb, offset: u32, protocol: u8, v4: bool) -> Option<(u16, u16)> {
+fn ports(skb: Skb, offset: u32, v4: bool, tuple: &mut PacketTuple) -> Option<()> {
     let mut space = Space::<[u8; 8]>::new();
     let [a, b, c, d, e, f, _, _] = *skb.read(offset, &mut space)?;
-    let (source, destination) = match protocol {
+    (tuple.source_port, tuple.destination_port) = match tuple.protocol {
         protocol::TCP | protocol::UDP | protocol::SCTP => ([a, b], [c, d]),
         protocol::ICMP if v4 && matches!(a, icmp4::ECHO_REQUEST | icmp4::ECHO_REPLY) => ([e, f], [e, f]),
         protocol::ICMPV6 if !v4 && matches!(a, icmp6::ECHO_REQUEST | icmp6::ECHO_REPLY) => ([e, f], [e, f]),
         _ => return None,
     };
-    Some((u16::from_be_bytes(source), u16::from_be_bytes(destination)))
+    Some(())
 }
