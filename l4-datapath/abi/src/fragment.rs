@@ -12,7 +12,7 @@ pub struct FragmentKey {
     pub destination: Address,
     /// Identification; IPv4's 16 bits stand in the last two. Network order.
     pub id: [u8; 4],
-    /// IP protocol number.
+    /// IP protocol number; IPv6 knows datagrams by the three others alone: 0.
     pub protocol: u8,
     /// Zero.
     pub zero: [u8; 3],
@@ -27,7 +27,11 @@ pub struct Fragment {
     /// As in [`crate::PacketTuple`].
     pub destination_port: [u8; 2],
     /// Bytes of the first piece's payload: a later piece that begins before them overlaps, and is refused.
-    pub first_length: u32,
+    pub first_length: u16,
+    /// IP protocol number: of IPv6, that of the transport header, which later pieces need not name.
+    pub protocol: u8,
+    /// Zero.
+    pub zero: u8,
     /// Second (CLOCK_MONOTONIC_COARSE) of the first piece.
     pub seen: u32,
 }

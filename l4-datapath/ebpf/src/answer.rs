@@ -76,6 +76,10 @@ fn answer(skb: Skb, packet: &Packet, reason: u8, mtu: u32) -> Option<()> {
     const TTL_EXCEEDED: u8 = DropReason::TtlExceeded as u8;
     const TOO_BIG: u8 = DropReason::TooBig as u8;
     const NO_BACKEND: u8 = DropReason::NoBackend as u8;
+    // Whoever reads an answer wants the ports of what it is about (RFC 1122 section 3.2.2).
+    if packet.is_later() {
+        return None;
+    }
     match (reason, packet.is_v4()) {
         (NO_CONNECTION | NO_BACKEND, _) if packet.protocol == protocol::TCP => reset(skb, packet),
         (NO_BACKEND, true) if packet.protocol == protocol::UDP => {
@@ -182,8 +186,8 @@ fn turn_round<T: Copy>(skb: Skb, packet: &Packet, protocol: u8, body: &T) -> Opt
     if link.destination[0] & 1 != 0 {
         return None;
     }
-    let network = packet.transport() - ETHERNET;
-    let length = network + size_of::<T>() as u32;
+    let transport = ETHERNET + packet.network_length();
+    let length = packet.network_length() + size_of::<T>() as u32;
     skb.resize(ETHERNET + length)?;
     skb.store_link(0, &[link.source, link.destination])?;
     if packet.is_v4() {
@@ -191,7 +195,7 @@ fn turn_round<T: Copy>(skb: Skb, packet: &Packet, protocol: u8, body: &T) -> Opt
     } else {
         skb.store_network(ETHERNET, &ipv6(packet, protocol, size_of::<T>() as u16))?;
     }
-    skb.store_network(packet.transport(), body)
+    skb.store_network(transport, body)
 }
 
 #[inline(always)]

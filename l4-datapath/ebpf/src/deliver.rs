@@ -15,19 +15,25 @@ use crate::{
     skb::{Skb, Space},
 };
 
-/// Delivers to a local endpoint and returns the verdict. Nothing after this looks at the packet: `redirect_peer` skips
-/// the `to_pod` hook.
-#[inline(never)]
-pub(crate) fn to_endpoint(
+/// Whether a router could send the packet on to a local endpoint. Asked before the judgement, as Linux asks before its
+/// firewalls: a packet that goes nowhere must leave no connection behind.
+#[inline(always)]
+pub(crate) fn check(
     skb: Skb,
     packet: &Packet,
     flow: &mut Flow,
     endpoint: &Endpoint,
-) -> Result<i32, DropReason> {
+) -> Result<(), DropReason> {
     if packet.ttl <= 1 {
         return Err(DropReason::TtlExceeded);
     }
-    check_size(skb, flow, endpoint.ifindex)?;
+    check_size(skb, flow, endpoint.ifindex)
+}
+
+/// Delivers to a local endpoint and returns the verdict. Nothing after this looks at the packet: `redirect_peer` skips
+/// the `to_pod` hook.
+#[inline(never)]
+pub(crate) fn to_endpoint(skb: Skb, packet: &Packet, endpoint: &Endpoint) -> Result<i32, DropReason> {
     age(skb, packet).ok_or(DropReason::InvalidPacket)?;
     let macs = [endpoint.mac, endpoint.gateway_mac];
     const { assert!(offset_of!(Ethernet, source) == 6) };

@@ -3,7 +3,8 @@
 //! - Hook: tc ingress of the host-side veth of each endpoint; tcx (kernel 6.6) or clsact. `redirect_peer` and
 //!   `check_mtu` make 5.12 the oldest kernel that loads it.
 //! - Reads `NODE`, `ENDPOINTS`, `ASSIGNMENTS`, `IPCACHE`, `RULES`, and what [`crate::balance`] reads.
-//! - Writes `CONNECTIONS4`, `CONNECTIONS6`, `TRANSLATIONS`, `AFFINITIES`, `USAGE`, `DROPS`, `EVENTS`, `LOST`.
+//! - Writes `CONNECTIONS4`, `CONNECTIONS6`, `TRANSLATIONS`, `AFFINITIES`, `USAGE`, `FRAGMENTS`, `DROPS`, `EVENTS`,
+//!   `LOST`.
 //! - Verdicts: REDIRECT into a workload of this node (or back, with an answer of ours), OK to the host's stack for all
 //!   others, SHOT.
 
@@ -19,6 +20,7 @@ use crate::{
     answer::{self, Sender},
     deliver,
     flow::{self, Flow},
+    fragment,
     header::{Ethernet, ethertype},
     identity::{self, Moment},
     judge::judge,
@@ -27,6 +29,7 @@ use crate::{
     refusal::Refusal,
     service,
     skb::{Skb, Space},
+    translation::{self, Role},
 };
 
 /// See the module.
@@ -39,7 +42,7 @@ pub(crate) fn from_pod(ctx: TcContext) -> i32 {
     if is_answer {
         return TC_ACT_OK;
     }
-    let mut packet = Packet { length: skb.len(), ..Packet::EMPTY };
+    let mut packet = Packet::new(skb.len());
     let mut flow = Flow::new(skb.ifindex(), Direction::Egress);
     match admit(skb, &mut packet, &mut flow) {
         Ok(verdict) => verdict,
@@ -76,6 +79,7 @@ fn admit(skb: Skb, packet: &mut Packet, flow: &mut Flow) -> Result<i32, Refusal>
     address::check(packet)?;
     flow.source.set_local(sender(skb, packet, link)?, now.generation)?;
     parse::transport(skb, packet)?;
+    fragment::recall(packet, &now)?;
     let mut receiver = identity::endpoint(&packet.destination);
     if receiver.is_none() {
         call(skb, packet, flow, &now)?;
@@ -83,15 +87,20 @@ fn admit(skb: Skb, packet: &mut Packet, flow: &mut Flow) -> Result<i32, Refusal>
     }
     if let Some(endpoint) = receiver {
         flow.destination.set_local(endpoint, now.generation)?;
+        deliver::check(skb, packet, flow, endpoint)?;
     }
     judge(skb, packet, flow, &now)?;
+    if matches!(flow.role, Role::FIRST_CALL | Role::CALL_AGAIN) {
+        translation::enter(packet, flow)?;
+    }
+    remember(packet, flow, &now);
     if now.trace {
         flow.identify_destination(packet, &now);
         flow::report(packet, flow, EventKind::Trace, 0);
     }
     service::translate(skb, packet, flow)?;
     match receiver {
-        Some(endpoint) => Ok(deliver::to_endpoint(skb, packet, flow, endpoint)?),
+        Some(endpoint) => Ok(deliver::to_endpoint(skb, packet, endpoint)?),
         None => Ok(TC_ACT_OK),
     }
 }
@@ -104,6 +113,15 @@ fn call(skb: Skb, packet: &mut Packet, flow: &mut Flow, now: &Moment) -> Result<
         flow.identify_destination(packet, now);
     }
     called
+}
+
+/// Notes what a first fragment had when it came, for that is what later ones have.
+#[inline(always)]
+fn remember(packet: &mut Packet, flow: &Flow, now: &Moment) {
+    let backend = (packet.destination, packet.destination_port);
+    flow.restore(packet);
+    fragment::remember(packet, now);
+    (packet.destination, packet.destination_port) = backend;
 }
 
 /// The endpoint behind this hook, if the packet's addresses are its own.

@@ -29,6 +29,8 @@ header! {
         version_class_flow: [u8; 4], payload_length: [u8; 2], next_header: u8, hop_limit: u8,
         source: [u8; 16], destination: [u8; 16],
     }
+    /// RFC 8200 section 4: of options and routing headers the start, all of a fragment header.
+    Extension [8] { next_header: u8, length: u8, routing_type: u8, segments_left: u8, id: [u8; 4] }
     /// RFC 9293, without options.
     Tcp [20] {
         source: [u8; 2], destination: [u8; 2], sequence: [u8; 4], acknowledgement: [u8; 4], offset: u8, flags: u8,

@@ -16,7 +16,7 @@ use crate::{
     refusal::Refusal,
     related,
     skb::Skb,
-    translation::{self, Role},
+    translation::Role,
 };
 
 /// What to do with an ICMP message.
@@ -58,6 +58,10 @@ extern "C" fn judge_packet(packet: *const Packet, flow: *mut Flow, now: *const M
 
 #[inline(always)]
 fn by_protocol(packet: &Packet, flow: &mut Flow, now: &Moment) -> Result<(), DropReason> {
+    // What a later fragment says stands behind ports that it does not have: it can only belong to what is open.
+    if packet.is_later() {
+        return tracked(packet, flow, now, false);
+    }
     let opens = match packet.protocol {
         protocol::TCP if !is_legal(packet.tcp_flags) => return Err(DropReason::InvalidTcpFlags),
         protocol::TCP => is_first(packet.tcp_flags),
@@ -153,13 +157,6 @@ fn tracked(packet: &Packet, flow: &mut Flow, now: &Moment, opens: bool) -> Resul
     }
     match open(flow, now, tuple, &verdict) {
         OPENED => {
-            if let Err(reason) = translate(packet, flow, now) {
-                // Without its translation the connection is none.
-                if conntrack::remove(tuple) {
-                    quota::discharge(flow.source.id.into());
-                }
-                return Err(reason);
-            }
             announce(packet, flow, &verdict);
             Ok(())
         }
@@ -205,7 +202,7 @@ fn follow(
         }
     }
     entry.note(now.second, reply, packet.tcp_flags);
-    translate(packet, flow, now)
+    Ok(())
 }
 
 /// What a packet of a known connection is for services. `None`: the opener uses one pair of ports both with and without
@@ -215,16 +212,10 @@ fn role(flow: &Flow, is_translated: bool, reply: bool) -> Option<u8> {
     match (flow.role, is_translated) {
         (Role::NONE, true) if reply => Some(Role::ANSWER),
         (Role::CALL, true) if !reply || flow.is_to_itself() => Some(Role::CALL),
-        (Role::FIRST_CALL, true) if !reply => Some(Role::FIRST_CALL),
+        (Role::FIRST_CALL, true) if !reply => Some(Role::CALL_AGAIN),
         (Role::NONE, false) => Some(Role::NONE),
         _ => None,
     }
-}
-
-/// Enters the translation of a connection whose backend has just been chosen; nothing for other packets.
-#[inline(always)]
-fn translate(packet: &Packet, flow: &Flow, now: &Moment) -> Result<(), DropReason> {
-    if flow.role == Role::FIRST_CALL { translation::enter(packet, flow, now.second) } else { Ok(()) }
 }
 
 const OPENED: i32 = 0;

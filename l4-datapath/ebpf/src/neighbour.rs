@@ -10,6 +10,7 @@ use aya_ebpf::bindings::TC_ACT_SHOT;
 use crate::{
     address::{is_link_local6, is_link_multicast6, is_multicast, is_unspecified},
     checksum, deliver,
+    fragment::Part,
     header::{Arp, ETHERNET, Ethernet, Ipv6, Neighbour, ethertype, icmp6, protocol},
     identity,
     parse::Packet,
@@ -61,13 +62,17 @@ pub(crate) fn arp(skb: Skb, link: &Ethernet) -> Result<i32, DropReason> {
     send_back(skb, endpoint)
 }
 
-/// Neighbour discovery from a workload: `Some` is the outcome, `None` means that the packet is something else.
+/// Neighbour discovery from a workload: `Some` is the outcome, `None` means that the packet is something else. Behind a
+/// fragment header it is refused (RFC 6980).
 #[inline(always)]
 pub(crate) fn discovery(skb: Skb, packet: &Packet, link: &Ethernet) -> Option<Result<i32, DropReason>> {
-    if packet.is_v4() || packet.protocol != protocol::ICMPV6 {
+    if packet.is_v4() || packet.protocol != protocol::ICMPV6 || packet.is_later() {
         return None;
     }
     match skb.byte(packet.transport())? {
+        icmp6::ROUTER_SOLICITATION..=icmp6::REDIRECT if packet.piece.part != Part::Whole => {
+            Some(Err(DropReason::Fragment))
+        }
         icmp6::NEIGHBOUR_SOLICITATION => Some(solicitation(skb, packet, link)),
         icmp6::NEIGHBOUR_ADVERTISEMENT => Some(Ok(TC_ACT_SHOT)),
         icmp6::ROUTER_ADVERTISEMENT | icmp6::REDIRECT => Some(Err(DropReason::NeighbourSpoof)),
@@ -134,9 +139,10 @@ fn advertise(skb: Skb, packet: &Packet, target: &Address, endpoint: &Endpoint) -
     };
     let pseudo = checksum::pseudo(target, &packet.source, LENGTH, protocol::ICMPV6);
     told.checksum = checksum::finish(checksum::add(pseudo, &told));
-    skb.resize(packet.transport() + u32::from(LENGTH))?;
+    let transport = ETHERNET + packet.network_length();
+    skb.resize(transport + u32::from(LENGTH))?;
     skb.store_network(ETHERNET, &ip)?;
-    skb.store_network(packet.transport(), &told)
+    skb.store_network(transport, &told)
 }
 
 /// The endpoint that `address` names, if it is the one behind this hook and the frame bears its MAC.
@@ -159,13 +165,11 @@ fn send_back(skb: Skb, endpoint: &Endpoint) -> Result<i32, DropReason> {
 /// Dropped and counted like all multicast, without an event.
 #[inline(always)]
 pub(crate) fn is_noise(skb: Skb, packet: &Packet) -> bool {
-    if packet.is_v4() || !is_link_multicast6(&packet.destination) {
+    if packet.is_v4() || packet.piece.part != Part::Whole || !is_link_multicast6(&packet.destination) {
         return false;
     }
-    // Listener reports wear a router alert (RFC 3810 section 5): the type is behind it.
-    match packet.protocol {
-        protocol::HOP_BY_HOP => true,
-        protocol::ICMPV6 => matches!(
+    packet.protocol == protocol::ICMPV6
+        && matches!(
             skb.byte(packet.transport()),
             Some(
                 icmp6::ROUTER_SOLICITATION
@@ -176,7 +180,5 @@ pub(crate) fn is_noise(skb: Skb, packet: &Packet) -> bool {
                     | icmp6::MLD_DONE
                     | icmp6::MLD2_REPORT
             )
-        ),
-        _ => false,
-    }
+        )
 }

@@ -42,106 +42,115 @@ extern "C" fn related_check(
     else {
         return Refusal::ABSURD;
     };
-    let open = about(Skb::from(skb), packet, flow).is_some_and(|tuple| {
-        // The quoted packet ran from the error's receiver to its sender; of a router, `source` is 0.
-        let instances = tuple.instances(flow.destination.instance, flow.source.instance);
-        conntrack::find(&tuple).is_some_and(|entry| {
-            if entry.is_translated() && flow.role == Role::NONE {
-                flow.role = Role::ANSWER;
-            }
-            entry.is_between(instances)
-                && entry.is_alive(tuple.protocol(), now.second)
-                && entry.verdict(now.generation).is_some()
-                && entry.is_translated() == (flow.role != Role::NONE)
-        })
+    let mut about = NOTHING;
+    if !tell(Skb::from(skb), packet, flow, &mut about) {
+        return DropReason::UnrelatedIcmp as u32;
+    }
+    let ports = (u16::from_be_bytes(about.source_port), u16::from_be_bytes(about.destination_port));
+    let tuple = Tuple::new(&about.source, &about.destination, ports, about.protocol, packet.is_v4());
+    // An answer to the quoted packet runs from the error's sender to its receiver; of a router, `instance` is 0.
+    let instances = tuple.instances(flow.source.instance, flow.destination.instance);
+    let open = conntrack::find(&tuple).is_some_and(|entry| {
+        if flow.role == Role::NONE && entry.is_translated() {
+            flow.role = Role::ANSWER;
+        }
+        entry.is_between(instances)
+            && entry.is_alive(tuple.protocol(), now.second)
+            && entry.verdict(now.generation).is_some()
+            && entry.is_translated() == (flow.role != Role::NONE)
     });
     Refusal::encode(if open { Ok(()) } else { Err(DropReason::UnrelatedIcmp) })
 }
 
-/// What finds the connection that the error is about.
+/// Tells of which connection the quoted packet is: `about` becomes an answer to it, as the connection table knows it.
 #[inline(always)]
-fn about(skb: Skb, packet: &Packet, flow: &Flow) -> Option<Tuple> {
+fn tell(skb: Skb, packet: &Packet, flow: &Flow, about: &mut PacketTuple) -> bool {
     let is_call = flow.role == Role::CALL;
     let receiver = if is_call { &flow.called } else { &packet.destination };
-    let mut about = quoted(skb, packet, receiver, flow.source.is_local())?;
-    if is_call {
-        // The workload knows the sender of the quoted packet as a VIP.
-        let half = translation::find(&about.reversed())?;
-        about.source = half.tuple.destination;
-        about.source_port = half.tuple.destination_port;
+    if !answered(skb, packet, receiver, about) || (flow.source.is_local() && about.source != packet.source) {
+        return false;
     }
-    let ports = (u16::from_be_bytes(about.source_port), u16::from_be_bytes(about.destination_port));
-    Some(Tuple::new(&about.source, &about.destination, ports, about.protocol, packet.is_v4()))
+    if is_call {
+        // Whom the workload knows as a VIP.
+        let Some(half) = translation::find(about) else { return false };
+        about.destination = half.tuple.destination;
+        about.destination_port = half.tuple.destination_port;
+    }
+    true
 }
 
-/// The packet that an error to `receiver` quotes, if that sent it; and if a workload sent the error, if it was for that
-/// workload.
+/// To be filled by [`answered`].
+pub(crate) const NOTHING: PacketTuple = PacketTuple {
+    source: Address([0; 16]),
+    destination: Address([0; 16]),
+    source_port: [0; 2],
+    destination_port: [0; 2],
+    protocol: 0,
+    zero: [0; 3],
+};
+
+/// The tuple of an answer to the packet that an error quotes, if `receiver` sent that.
 #[inline(always)]
-pub(crate) fn quoted(
-    skb: Skb,
-    packet: &Packet,
-    receiver: &Address,
-    from_workload: bool,
-) -> Option<PacketTuple> {
-    let mut tuple = PacketTuple {
-        source: *receiver,
-        destination: Address([0; 16]),
-        source_port: [0; 2],
-        destination_port: [0; 2],
-        protocol: 0,
-        zero: [0; 3],
-    };
-    let read = related_quoted(skb.as_ptr(), packet, &mut tuple) == 0;
-    (read && (!from_workload || tuple.destination == packet.source)).then_some(tuple)
+pub(crate) fn answered(skb: Skb, packet: &Packet, receiver: &Address, tuple: &mut PacketTuple) -> bool {
+    related_answered(skb.as_ptr(), packet, receiver, tuple) == 1
 }
 
-/// Fills in what the error says of a packet from `tuple.source`; 0 if it quotes one.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn related_quoted(skb: *mut __sk_buff, packet: *const Packet, tuple: *mut PacketTuple) -> u32 {
+extern "C" fn related_answered(
+    skb: *mut __sk_buff,
+    packet: *const Packet,
+    receiver: *const Address,
+    tuple: *mut PacketTuple,
+) -> u32 {
     // SAFETY: the caller passes references; the tests for null are for the verifier.
-    let (Some(packet), Some(tuple)) = (unsafe { (packet.as_ref(), tuple.as_mut()) }) else { return 1 };
+    let (Some(packet), Some(receiver), Some(tuple)) =
+        (unsafe { (packet.as_ref(), receiver.as_ref(), tuple.as_mut()) })
+    else {
+        return 0;
+    };
     let skb = Skb::from(skb);
+    tuple.destination = *receiver;
     let read = if packet.is_v4() { quoted4(skb, packet, tuple) } else { quoted6(skb, packet, tuple) };
-    u32::from(read.is_none())
+    read.is_some().into()
 }
 
 #[inline(always)]
-fn quoted4(skb: Skb, packet: &Packet, tuple: &mut PacketTuple) -> Option<()> {
+fn quoted4(skb: Skb, packet: &Packet, answer: &mut PacketTuple) -> Option<()> {
     let offset = packet.transport() + size_of::<Icmp>() as u32;
     let mut space = Space::<Ipv4>::new();
     let ip = skb.read(offset, &mut space)?;
     let plain = ip.version_ihl == 0x45 && u16::from_be_bytes(ip.fragment) & OFFSET_MASK == 0;
     let complete = packet.transport_length as usize >= size_of::<Icmp>() + size_of::<Ipv4>() + 8;
-    if !(plain && complete && ip.source == tuple.source.last4()) {
+    if !(plain && complete && ip.source == answer.destination.last4()) {
         return None;
     }
-    tuple.destination = Address::v4(ip.destination);
-    tuple.protocol = ip.protocol;
-    ports(skb, offset + size_of::<Ipv4>() as u32, true, tuple)
+    answer.source = Address::v4(ip.destination);
+    answer.protocol = ip.protocol;
+    ports(skb, offset + size_of::<Ipv4>() as u32, true, answer)
 }
 
 #[inline(always)]
-fn quoted6(skb: Skb, packet: &Packet, tuple: &mut PacketTuple) -> Option<()> {
+fn quoted6(skb: Skb, packet: &Packet, answer: &mut PacketTuple) -> Option<()> {
     let offset = packet.transport() + size_of::<Icmp>() as u32;
     let mut space = Space::<Ipv6>::new();
     let ip = skb.read(offset, &mut space)?;
     let plain = ip.version_class_flow[0] >> 4 == 6;
     let complete = packet.transport_length as usize >= size_of::<Icmp>() + size_of::<Ipv6>() + 8;
-    if !(plain && complete && ip.source == tuple.source.0) {
+    if !(plain && complete && ip.source == answer.destination.0) {
         return None;
     }
-    tuple.destination = Address(ip.destination);
-    tuple.protocol = ip.next_header;
-    ports(skb, offset + size_of::<Ipv6>() as u32, false, tuple)
+    answer.source = Address(ip.destination);
+    answer.protocol = ip.next_header;
+    ports(skb, offset + size_of::<Ipv6>() as u32, false, answer)
 }
 
 /// The first eight bytes of the quoted transport header are all that RFC 792 promises.
 #[inline(always)]
-fn ports(skb: Skb, offset: u32, v4: bool, tuple: &mut PacketTuple) -> Option<()> {
+fn ports(skb: Skb, offset: u32, v4: bool, answer: &mut PacketTuple) -> Option<()> {
     let mut space = Space::<[u8; 8]>::new();
     let [a, b, c, d, e, f, _, _] = *skb.read(offset, &mut space)?;
-    (tuple.source_port, tuple.destination_port) = match tuple.protocol {
+    (answer.destination_port, answer.source_port) = match answer.protocol {
         protocol::TCP | protocol::UDP | protocol::SCTP => ([a, b], [c, d]),
         protocol::ICMP if v4 && matches!(a, icmp4::ECHO_REQUEST | icmp4::ECHO_REPLY) => ([e, f], [e, f]),
         protocol::ICMPV6 if !v4 && matches!(a, icmp6::ECHO_REQUEST | icmp6::ECHO_REPLY) => ([e, f], [e, f]),

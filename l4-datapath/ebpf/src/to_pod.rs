@@ -3,7 +3,7 @@
 //! - Hook: tc egress of the host-side veth of each endpoint; tcx (kernel 6.6) or clsact. Oldest kernel 5.12, as
 //!   `from_pod`.
 //! - Reads `NODE`, `ENDPOINTS`, `ASSIGNMENTS`, `IPCACHE`, `RULES`, `TRANSLATIONS`.
-//! - Writes `CONNECTIONS4`, `CONNECTIONS6`, `USAGE`, `DROPS`, `EVENTS`, `LOST`.
+//! - Writes `CONNECTIONS4`, `CONNECTIONS6`, `USAGE`, `FRAGMENTS`, `DROPS`, `EVENTS`, `LOST`.
 //! - Verdicts: OK into the workload, REDIRECT with an answer of ours back to the stack, SHOT.
 //!
 //! What one workload of this node sends another never comes here (`redirect_peer` skips this hook): whoever arrives
@@ -23,6 +23,7 @@ use crate::{
     address,
     answer::{self, Sender},
     flow::{self, Flow},
+    fragment,
     header::{Ethernet, ethertype},
     identity::{self, Moment},
     judge::judge,
@@ -41,7 +42,7 @@ const LOOPBACK: u32 = 1;
 pub(crate) fn to_pod(ctx: TcContext) -> i32 {
     let skb = Skb::new(&ctx);
     skb.set_mark(0);
-    let mut packet = Packet { length: skb.len(), ..Packet::EMPTY };
+    let mut packet = Packet::new(skb.len());
     let mut flow = Flow::new(skb.ifindex(), Direction::Ingress);
     match admit(skb, &mut packet, &mut flow) {
         Ok(verdict) => verdict,
@@ -73,7 +74,9 @@ fn admit(skb: Skb, packet: &mut Packet, flow: &mut Flow) -> Result<i32, Refusal>
     flow.destination.set_local(receiver(skb, packet)?, now.generation)?;
     sender(skb, packet, flow, &now)?;
     parse::transport(skb, packet)?;
+    fragment::recall(packet, &now)?;
     judge(skb, packet, flow, &now)?;
+    fragment::remember(packet, &now);
     if now.trace {
         flow::report(packet, flow, EventKind::Trace, 0);
     }

@@ -76,6 +76,43 @@ pub(crate) fn ip(ends: Ends, protocol: u8, ttl: u8, payload: &[u8]) -> Vec<u8> {
     frame
 }
 
+/// One fragment: `payload` stands at `offset` of the datagram's.
+pub(crate) fn piece(
+    ends: Ends,
+    protocol: u8,
+    id: u32,
+    (offset, more): (usize, bool),
+    payload: &[u8],
+) -> Vec<u8> {
+    let [id0, id1, id2, id3] = id.to_be_bytes();
+    if !ends.is_v4() {
+        let [high, low] = (offset as u16 | u16::from(more)).to_be_bytes();
+        return ip(ends, 44, 64, &[&[protocol, 0, high, low, id0, id1, id2, id3], payload].concat());
+    }
+    let mut frame = ip(ends, protocol, 64, payload);
+    let [high, low] = (offset as u16 / 8 | if more { 0x2000 } else { 0 }).to_be_bytes();
+    frame[LINK + 4..LINK + 8].copy_from_slice(&[id2, id3, high, low]);
+    sum_header(&mut frame);
+    frame
+}
+
+/// A whole packet in fragments of `size` bytes of payload.
+pub(crate) fn pieces(ends: Ends, id: u32, whole: &[u8], size: usize) -> Vec<Vec<u8>> {
+    let protocol = whole[if ends.is_v4() { LINK + 9 } else { LINK + 6 }];
+    let payload = &whole[ends.transport()..];
+    let cut = |(n, part): (usize, &[u8])| {
+        piece(ends, protocol, id, (n * size, n * size + part.len() < payload.len()), part)
+    };
+    payload.chunks(size).enumerate().map(cut).collect()
+}
+
+/// Makes the checksum of an IPv4 header right.
+pub(crate) fn sum_header(frame: &mut [u8]) {
+    frame[LINK + 10..LINK + 12].fill(0);
+    let sum = checksum(&frame[LINK..LINK + 20]);
+    frame[LINK + 10..LINK + 12].copy_from_slice(&sum);
+}
+
 /// A packet whose payload has its checksum at `at`, over pseudo-header and payload.
 fn summed(ends: Ends, protocol: u8, ttl: u8, mut payload: Vec<u8>, at: usize) -> Vec<u8> {
     let sum = transport_checksum(ends, protocol, &payload);

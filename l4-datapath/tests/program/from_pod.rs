@@ -76,26 +76,6 @@ fn multicast_and_broadcast_are_refused() {
     node.drops_from(A, &igmp, DropReason::Multicast);
 }
 
-/// T27.
-#[test]
-fn fragments_are_refused_first_or_not() {
-    let mut node = open_node();
-    let whole = udp(Family::V4.from(A, Family::V4.peer()), (4000, 53), &[0; 32]);
-    // More fragments; last one; overlapping the header; tiny offset.
-    for field in [[0x20, 0], [0, 4], [0x20, 1], [0x3f, 0xff], [0, 1]] {
-        let mut frame = whole.clone();
-        frame[LINK + 6..LINK + 8].copy_from_slice(&field);
-        node.drops_from(A, &frame, DropReason::Fragment);
-    }
-    let v6 = Family::V6.from(A, Family::V6.peer());
-    // First, later, and atomic.
-    for field in [[0, 1], [0, 8], [0, 0]] {
-        let header = [17, 0, field[0], field[1], 0, 0, 0, 1];
-        let frame = ip(v6, 44, 64, &[&header[..], &[0; 16]].concat());
-        node.drops_from(A, &frame, DropReason::Fragment);
-    }
-}
-
 /// T28.
 #[test]
 fn ipv4_options_and_lying_lengths_are_refused() {
@@ -155,18 +135,6 @@ fn lying_ipv6_and_transport_lengths_are_refused() {
         frame[LINK + offset] = value;
         node.drops_from(A, &frame, DropReason::InvalidPacket);
     }
-}
-
-/// T29.
-#[test]
-fn ipv6_extension_headers_are_refused() {
-    let mut node = open_node();
-    let ends = Family::V6.from(A, Family::V6.peer());
-    for header in [0, 43, 50, 51, 60, 135, 139, 140] {
-        let chain = [&[6, 0, 1, 4, 0, 0, 0, 0][..], &[0; 40]].concat();
-        node.drops_from(A, &ip(ends, header, 64, &chain), DropReason::Ipv6Extension);
-    }
-    node.drops_from(A, &ip(ends, 59, 64, &[]), DropReason::UnknownL4);
 }
 
 /// T30: tunnels, and ICMP of the other family.

@@ -110,10 +110,6 @@ impl Lab {
                 if event.length as usize != frame.len() {
                     return Err(format!("told {} bytes", event.length));
                 }
-                if matches!(reason, DropReason::TtlExceeded | DropReason::TooBig) {
-                    // Found on delivery: it has been judged, and may have opened a connection.
-                    self.model.allowed(hook, frame)?;
-                }
                 if outcome.verdict == REDIRECT {
                     answer::check_refusal(hook, reason, frame, &outcome)?;
                     Fate::Answered
