@@ -6,7 +6,7 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 # Builds run as you, tests as root.
 RUN_TESTS := $(if $(SUDO),CARGO_TARGET_$(shell uname -m | tr a-z A-Z)_UNKNOWN_LINUX_GNU_RUNNER="sudo -E env PATH=$(PATH)")
 
-.PHONY: help setup build demo test check install uninstall dist clean
+.PHONY: help setup build demo test test-kernels check install uninstall dist clean
 
 help: ## list the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -22,6 +22,9 @@ demo: ## the Star Wars story on this machine; KEEP=1 leaves it running
 
 test: setup ## every test, those that need root and the kernel included
 	@$(CARGO) build --workspace --bins --examples && $(RUN_TESTS) $(CARGO) test --workspace
+
+test-kernels: setup ## the kernel programs and the lab on emulated 6.1 and 6.12; root, Debian; KERNELS= and ONLY= choose
+	@conformance/kernels/run
 
 check: setup ## format and lints, as CI runs them
 	@$(CARGO) fmt --check && deploy/check-ebpf && $(CARGO) clippy --workspace --all-targets -- -D warnings

@@ -127,7 +127,7 @@ fn without_an_agent_each_verb_says_how_to_start_one() {
 #[test]
 fn status_says_that_policy_stays_in_force_when_its_programs_are_pinned() {
     let directory = tempfile::tempdir().unwrap();
-    std::fs::create_dir_all(directory.path().join("v1/links/fm1")).unwrap();
+    std::fs::create_dir_all(directory.path().join(format!("v{}/links/fm1", abi::SCHEMA))).unwrap();
     let pins = directory.path().to_str().unwrap();
     let output = ferromesh(&directory.path().join("none"), &["status", "--pins", pins]).output().unwrap();
     let (code, stdout, stderr) = told(&output);

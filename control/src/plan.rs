@@ -6,13 +6,14 @@
 mod subjects;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use mesh::flow::TrafficDirection;
 use mesh::identity::Identity;
 use mesh::labels::{LabelSet, Source};
-use mesh::plan::{EndpointPlan, NodePlan};
+use mesh::plan::{EndpointPlan, Masquerade, NodePlan};
 use mesh::policy::{Enforcement, PeerPorts, Policy, Ruleset, Universe, compile};
 use mesh::workload::Endpoint;
 
@@ -33,6 +34,8 @@ pub struct NodeFacts {
     pub ipv4_pool: Ipv4Net,
     /// Pool of its workloads' IPv6 addresses.
     pub ipv6_pool: Ipv6Net,
+    /// Ports that its own sockets leave to masquerading.
+    pub masquerade_ports: RangeInclusive<u16>,
 }
 
 /// Why there is no plan; the earlier one stays in force.
@@ -80,7 +83,7 @@ pub fn plan(
         rulesets: BTreeMap::new(),
         shared: BTreeMap::new(),
     };
-    let mut plan = NodePlan::default();
+    let mut plan = NodePlan { masquerade: masquerade(world, node), ..NodePlan::default() };
     for (endpoint, identity, standing) in running {
         let (ingress, egress) = compiled.rulesets(standing);
         let audit = world.configuration.audit;
@@ -93,6 +96,18 @@ pub fn plan(
     plan.ipcache.insert(Ipv4Net::default().into(), Identity::WORLD_IPV4);
     plan.ipcache.insert(Ipv6Net::default().into(), Identity::WORLD_IPV6);
     Ok(Planned { plan: Arc::new(plan), universe })
+}
+
+/// Workloads of one mesh see each other's own addresses: what goes to a pool is never masqueraded.
+fn masquerade(world: &World, node: &NodeFacts) -> Masquerade {
+    let configuration = &world.configuration;
+    let pools: [IpNet; 2] = [node.ipv4_pool.into(), node.ipv6_pool.into()];
+    Masquerade {
+        ipv4: configuration.ipv4_masquerade,
+        ipv6: configuration.ipv6_masquerade,
+        ports: node.masquerade_ports.clone(),
+        exceptions: configuration.masquerade_exceptions.iter().copied().chain(pools).collect(),
+    }
 }
 
 /// Workloads by identity.

@@ -179,6 +179,11 @@ impl Endpoints {
         state.slots.values().filter_map(|slot| Some(slot.live.as_ref()?.endpoint.clone())).collect()
     }
 
+    /// Network namespaces of all that have been prepared or adopted.
+    pub(crate) fn network_namespaces(&self) -> Vec<PathBuf> {
+        self.list().iter().map(|endpoint| self.namespace(&endpoint.interface)).collect()
+    }
+
     fn reserve(&self, workload: &WorkloadName) -> Result<Reserved> {
         let mut state = self.state.lock();
         for (id, _) in state.slots.iter().filter(|(_, slot)| slot.workload == *workload) {

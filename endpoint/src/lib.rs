@@ -14,13 +14,16 @@ mod address;
 mod config;
 mod conflict;
 mod device;
+pub mod dns;
 mod enrolment;
 mod error;
 mod host;
 mod record;
+mod sockets;
 mod wiring;
 
 pub use config::Config;
 pub use enrolment::{Emptied, Endpoints, Opened, Prepared};
 pub use error::{Error, Result};
 pub use host::{Change, Host};
+pub use sockets::Departed;

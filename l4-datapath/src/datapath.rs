@@ -9,11 +9,12 @@ use aya::programs::{SchedClassifier, TestRun, TestRunOptions};
 use aya::{Ebpf, EbpfLoader};
 use maps::Sizes;
 use mesh::plan::NodePlan;
+use mesh::service::{Frontend, Services};
 use mesh::workload::{Endpoint, EndpointId};
 use nix::net::if_::if_nametoindex;
 use node_api::MapUse;
 
-use crate::apply::{Kernel, PolicyMaps, Report};
+use crate::apply::{Kernel, PolicyMaps, Report, ServiceKernel, ServiceMaps, ServiceReport};
 use crate::attach::{self, Hook, Place};
 use crate::counters::{Counters, DropRow, GcReport};
 use crate::event::Events;
@@ -66,6 +67,7 @@ pub struct Datapath {
     pins: Pins,
     hook: Hook,
     kernel: Kernel,
+    services: ServiceKernel,
     usage: maps::Usage,
     drops: maps::Drops,
     lost: maps::Lost,
@@ -103,9 +105,17 @@ impl Datapath {
             interfaces: interfaces(&pins)?,
             mounted,
         };
+        let service_maps = ServiceMaps {
+            frontends: maps::Frontends::new(take(&mut ebpf, abi::map::FRONTENDS)?)?,
+            services: maps::Services::new(take(&mut ebpf, abi::map::SERVICES)?)?,
+            slots: maps::Slots::new(take(&mut ebpf, abi::map::SLOTS)?)?,
+            backends: maps::Backends::new(take(&mut ebpf, abi::map::BACKENDS)?)?,
+            members: maps::Members::new(take(&mut ebpf, abi::map::MEMBERS)?)?,
+        };
         let lost = maps::Lost::new(take(&mut ebpf, abi::map::LOST)?)?;
         let datapath = Self {
             hook: resolve(options.hook),
+            services: ServiceKernel::read(service_maps, options.sizes)?,
             usage: maps::Usage::new(take(&mut ebpf, abi::map::USAGE)?)?,
             drops: maps::Drops::new(take(&mut ebpf, abi::map::DROPS)?)?,
             lost_before: lost.total()?,
@@ -180,13 +190,28 @@ impl Datapath {
         report
     }
 
+    /// Makes what services say true in the kernel, or refuses it whole.
+    ///
+    /// # Errors
+    /// [`Error::Full`] before anything is written. After any other error each service is as it was or as it should be, and
+    /// the next call continues.
+    pub fn apply_services(&mut self, services: &Services) -> Result<ServiceReport, Error> {
+        self.services.apply(services)
+    }
+
     /// Removes what the last apply left for packets in flight. Call it when there is nothing else to do, so that the
     /// next apply need not wait; it takes some milliseconds.
     ///
     /// # Errors
     /// What the kernel refused.
     pub fn settle(&mut self) -> Result<(), Error> {
-        self.kernel.settle()
+        self.kernel.settle()?;
+        self.services.settle()
+    }
+
+    /// Index of a frontend in the kernel's `SERVICES`.
+    pub fn service_id(&self, frontend: &Frontend) -> Option<u32> {
+        self.services.index(frontend)
     }
 
     /// Rulesets of an endpoint in force: ingress, egress.

@@ -11,6 +11,8 @@ use mesh::plan::NodePlan;
 use mesh::policy::{PolicyName, Ruleset, protocol};
 use mesh::workload::{Endpoint, EndpointId};
 
+use crate::address::ip;
+
 /// Who is behind the numbers that rules carry; a copy of what was in force when it was taken.
 #[derive(Clone, Default, Debug)]
 pub struct Attribution {
@@ -139,11 +141,6 @@ fn direction(number: u8) -> TrafficDirection {
 
 fn is_ip(event: &Event) -> bool {
     matches!(u16::from_be_bytes(event.ethertype), 0x0800 | 0x86dd)
-}
-
-/// IPv4 where it is v4-mapped.
-fn ip(address: Address) -> IpAddr {
-    IpAddr::from(address.0).to_canonical()
 }
 
 #[cfg(test)]

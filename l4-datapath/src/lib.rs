@@ -5,6 +5,7 @@
 //! a restart with an unchanged plan disturbs no packet; [`remove`] leaves nothing. Nothing here decides who may talk to
 //! whom: that is `mesh::policy`, and the programs ask its tables.
 
+mod address;
 mod apply;
 mod attach;
 pub mod counters;
@@ -19,7 +20,7 @@ mod pins;
 pub mod probe;
 mod sys;
 
-pub use apply::Report;
+pub use apply::{Report, ServiceReport};
 pub use attach::Hook;
 pub use datapath::{Adoption, Datapath, Options};
 pub use error::Error;

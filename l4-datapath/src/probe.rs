@@ -57,6 +57,7 @@ pub fn capabilities() -> Capabilities {
     rows.extend(HELPERS.iter().map(|(capability, helper, hint)| self::helper(capability, *helper, hint)));
     rows.extend(hooks());
     rows.push(cgroup2());
+    rows.push(ending_sockets());
     Capabilities(rows)
 }
 
@@ -143,6 +144,16 @@ fn cgroup2() -> Finding {
         |mount| format!("yes, at {}", mount.path.display()),
     );
     Finding { capability: "cgroup v2", works: mount.is_some(), required: false, text }
+}
+
+fn ending_sockets() -> Finding {
+    let tried = linux::scratch::Namespace::new("ferromesh-probe")
+        .and_then(|scratch| scratch.namespace().inside(|| linux::sock_diag::Diagnosis::open()?.works())?);
+    let text = tried.as_ref().map_or_else(
+        |error| format!("no: {error}; UDP clients of a backend that is gone notice by themselves"),
+        |()| "yes".to_owned(),
+    );
+    Finding { capability: "ending sockets", works: tried.is_ok(), required: false, text }
 }
 
 #[cfg(test)]

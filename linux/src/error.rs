@@ -29,6 +29,14 @@ pub enum Error {
         /// What would be accepted.
         expected: &'static str,
     },
+    /// The kernel has been built without it.
+    #[error("this kernel does not support {what}: it needs {needs}")]
+    Unsupported {
+        /// What was asked for.
+        what: &'static str,
+        /// Configuration or version that would have it.
+        needs: &'static str,
+    },
 }
 
 impl Error {
@@ -36,7 +44,7 @@ impl Error {
     pub fn errno(&self) -> Option<i32> {
         match self {
             Self::Call { source, .. } => source.raw_os_error(),
-            Self::Unexpected { .. } => None,
+            Self::Unexpected { .. } | Self::Unsupported { .. } => None,
         }
     }
 

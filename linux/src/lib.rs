@@ -1,5 +1,5 @@
 //! The operating system as typed calls: links, addresses and routes by netlink, namespaces, cgroups, sysctls, mounts,
-//! capabilities, seccomp, processes.
+//! capabilities, seccomp, sockets, processes.
 //!
 //! Promise: mechanism only. Nothing here knows of workloads or policy, nothing starts another program (`ip`, `nft`,
 //! `mount`), and nothing assumes the machine's first network namespace. Each error names the object and the call.
@@ -15,6 +15,7 @@ pub mod netlink;
 pub mod process;
 pub mod scratch;
 pub mod seccomp;
+pub mod sock_diag;
 pub mod sysctl;
 pub mod user;
 

@@ -3,7 +3,7 @@
 //! Promise: resolved. Selectors, slices, named ports, `internalTrafficPolicy` and readiness have been turned into
 //! lists of addresses by `control::plan`; whoever reads this only carries it out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
@@ -172,9 +172,80 @@ pub struct Services {
     pub names: BTreeMap<ServiceName, NamePlan>,
 }
 
+impl Services {
+    /// Whether a client of `frontend` may go on talking with `backend`.
+    pub fn answers(&self, frontend: &Frontend, backend: &Backend) -> bool {
+        self.frontends.get(frontend).is_some_and(|plan| plan.answers(backend))
+    }
+
+    /// Who answered here on UDP and does no longer in `next`: nothing tells their clients but us. TCP has the
+    /// endpoint itself for that, as long as it lives.
+    pub fn departed(&self, next: &Self) -> BTreeSet<(Frontend, Backend)> {
+        let mut departed = BTreeSet::new();
+        for (frontend, plan) in
+            self.frontends.iter().filter(|(frontend, _)| frontend.protocol == protocol::UDP)
+        {
+            let backends = plan.backends.iter().chain(plan.draining.iter());
+            let left = backends.filter(|backend| !next.answers(frontend, backend));
+            departed.extend(left.map(|backend| (*frontend, *backend)));
+        }
+        departed
+    }
+}
+
+impl FrontendPlan {
+    fn answers(&self, backend: &Backend) -> bool {
+        self.backends.binary_search(backend).is_ok() || self.draining.binary_search(backend).is_ok()
+    }
+}
+
 fn by_name<S: serde::Serializer>(
     names: &BTreeMap<ServiceName, NamePlan>,
     serializer: S,
 ) -> Result<S::Ok, S::Error> {
     serializer.collect_map(names.iter().map(|(name, plan)| (name.to_string(), plan)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn services(rows: &[(&str, &[&str], &[&str])]) -> Services {
+        let backends = |list: &[&str]| list.iter().map(|backend| backend.parse().unwrap()).collect();
+        let rows = rows.iter().map(|(frontend, ready, draining)| {
+            let plan = FrontendPlan {
+                service: ServiceName { namespace: "default".to_owned(), name: "deathstar".to_owned() },
+                port_name: String::new(),
+                backends: backends(ready),
+                draining: backends(draining),
+                affinity: None,
+            };
+            (frontend.parse().unwrap(), plan)
+        });
+        Services { frontends: rows.collect(), names: BTreeMap::new() }
+    }
+
+    #[test]
+    fn a_backend_departs_when_it_neither_answers_nor_drains_at_that_frontend_any_more() {
+        const UDP: &str = "10.96.0.7:53/UDP";
+        let (a, b) = ("10.42.0.2:53", "10.42.0.3:53");
+        let before = services(&[(UDP, &[a], &[b])]);
+        let cases: [(&str, Services, &[&str]); 5] = [
+            ("nothing changed", services(&[(UDP, &[a], &[b])]), &[]),
+            ("one drains now, one answers", services(&[(UDP, &[b], &[a])]), &[]),
+            ("one is gone", services(&[(UDP, &[b], &[])]), &[a]),
+            ("both answer elsewhere only", services(&[("10.96.0.8:53/UDP", &[a, b], &[])]), &[a, b]),
+            ("the service is gone", Services::default(), &[a, b]),
+        ];
+        for (case, after, gone) in cases {
+            let gone = gone.iter().map(|backend| (UDP.parse().unwrap(), backend.parse().unwrap()));
+            assert_eq!(before.departed(&after), gone.collect(), "{case}");
+        }
+    }
+
+    #[test]
+    fn tcp_clients_are_left_to_their_endpoint() {
+        let before = services(&[("10.96.0.7:80/TCP", &["10.42.0.2:80"], &[])]);
+        assert!(before.departed(&Services::default()).is_empty());
+    }
 }

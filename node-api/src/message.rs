@@ -143,6 +143,12 @@ pub struct Status {
     pub policies: usize,
     /// Objects with an error; their last valid version, if any, is in force.
     pub invalid: usize,
+    /// What can be called.
+    pub services: ServiceCounts,
+    /// How workloads reach what is beyond the node.
+    pub masquerading: Masquerading,
+    /// Where the node answers for names; empty: it does not.
+    pub dns: Vec<SocketAddr>,
     /// Endpoints adopted from an earlier agent at start.
     pub adopted: usize,
     /// What works only in part, a sentence each; empty when all is well.
@@ -155,6 +161,30 @@ pub struct Status {
     pub maps: BTreeMap<String, MapUse>,
     /// Events lost since the agent started.
     pub lost_events: u64,
+}
+
+/// How much can be called.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct ServiceCounts {
+    /// Services with a name.
+    pub services: usize,
+    /// Their ports, each of each VIP.
+    pub frontends: usize,
+    /// Who answers there, each once.
+    pub backends: usize,
+}
+
+/// Whose packets leave the node under its own address.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Masquerading {
+    /// Workloads' IPv4.
+    pub ipv4: bool,
+    /// Workloads' IPv6.
+    pub ipv6: bool,
+    /// First and last port that stand for workloads' own.
+    pub ports: (u16, u16),
+    /// Interfaces by which they leave.
+    pub devices: Vec<String>,
 }
 
 /// How full a map is.

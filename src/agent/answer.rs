@@ -100,6 +100,12 @@ impl Node {
             ("mtu", old.mtu != new.mtu),
             ("metricsAddress", old.metrics_address != new.metrics_address),
             ("cgroupRoot", old.cgroup_root != new.cgroup_root),
+            ("serviceCgroup", old.service_cgroup != new.service_cgroup),
+            ("masqueradePorts", old.masquerade_ports != new.masquerade_ports),
+            ("devices", old.devices != new.devices),
+            ("clusterDomain", old.cluster_domain != new.cluster_domain),
+            ("dnsUpstreams", old.dns_upstreams != new.dns_upstreams),
+            ("hostResolver", old.host_resolver != new.host_resolver),
             ("attach", old.attach != new.attach),
             ("traceLevel", old.trace_level != new.trace_level),
         ];

@@ -299,6 +299,7 @@ async fn facts(world: &World, endpoints: &endpoint::Config) -> Result<NodeFacts,
         addresses: own_addresses().await?,
         ipv4_pool: endpoints.ipv4_pool,
         ipv6_pool: endpoints.ipv6_pool,
+        masquerade_ports: world.configuration.masquerade_ports.clone(),
     })
 }
 

@@ -8,8 +8,12 @@ use mesh::flow::{Drop, Flow, Peer, TrafficDirection, Verdict};
 use mesh::identity::Identity;
 use mesh::labels::LabelSet;
 use mesh::policy::{PolicyKind, PolicyName, protocol};
+use mesh::service::ServiceName;
 use mesh::workload::{Endpoint, EndpointId, Mac};
-use node_api::{ConfigEntry, EndpointView, IdentityView, MapUse, PolicyView, Status};
+use node_api::{
+    AddressView, ConfigEntry, ConnectionView, EndpointView, IdentityView, LoadBalancerView, MapUse,
+    PolicyView, ServiceView, Status,
+};
 use serde_json::{Value, json};
 
 /// Compares with `tests/golden/NAME.txt`.
@@ -61,6 +65,14 @@ pub(crate) fn status() -> Status {
         egress_enforced: 0,
         policies: 1,
         invalid: 0,
+        services: ServiceCounts { services: 3, frontends: 5, backends: 12 },
+        masquerading: Masquerading {
+            ipv4: true,
+            ipv6: true,
+            ports: (49_152, 65_535),
+            devices: text(&["eth0"]),
+        },
+        dns: vec!["10.1.0.1:53".parse().unwrap(), "[fd00:10:1::1]:53".parse().unwrap()],
         adopted: 3,
         degraded: Vec::new(),
         host_changes: text(&[
@@ -129,6 +141,101 @@ pub(crate) fn identities() -> Vec<IdentityView> {
         view(2, "reserved:world"),
         view(17_839, "org=empire,class=deathstar,io.kubernetes.pod.namespace=default"),
         view(16_777_217, "cidr:10.0.0.0/8,reserved:world"),
+    ]
+}
+
+pub(crate) fn services() -> Vec<ServiceView> {
+    let view = |id, name: (&str, &str), frontend: &str, port: &str, backends: &[&str], draining: &[&str]| {
+        let addresses = |list: &[&str]| list.iter().map(|backend| backend.parse().unwrap()).collect();
+        ServiceView {
+            id,
+            service: ServiceName { namespace: name.0.to_owned(), name: name.1.to_owned() },
+            kind: "ClusterIP".to_owned(),
+            frontend: frontend.parse().unwrap(),
+            port_name: port.to_owned(),
+            backends: addresses(backends),
+            draining: addresses(draining),
+            affinity: (name.1 == "deathstar").then_some(10_800),
+        }
+    };
+    let (deathstar, dns, empty) =
+        (("default", "deathstar"), ("kube-system", "kube-dns"), ("default", "empty"));
+    vec![
+        view(
+            1,
+            deathstar,
+            "10.96.0.7:80/TCP",
+            "http",
+            &["10.1.0.3:8080", "10.1.0.4:8080"],
+            &["10.1.0.9:8080"],
+        ),
+        view(2, deathstar, "[fd00:10:96::7]:80/TCP", "http", &["[fd00:10:1::3]:8080"], &[]),
+        view(3, dns, "10.96.0.10:53/UDP", "", &["10.1.0.5:53"], &[]),
+        view(0, empty, "10.96.0.11:80/TCP", "", &[], &[]),
+    ]
+}
+
+pub(crate) fn load_balancer() -> Vec<LoadBalancerView> {
+    let view = |id, frontend: &str, slots: &[(u32, &str)], affinity| LoadBalancerView {
+        id,
+        frontend: frontend.parse().unwrap(),
+        slots: slots.iter().map(|(number, backend)| (*number, backend.parse().unwrap())).collect(),
+        affinity,
+    };
+    vec![
+        view(1, "10.96.0.7:80/TCP", &[(1, "10.1.0.3:8080"), (2, "10.1.0.4:8080")], 10_800),
+        view(4, "10.96.0.11:80/TCP", &[], 0),
+        view(2, "[fd00:10:96::7]:80/TCP", &[(3, "[fd00:10:1::3]:8080")], 0),
+    ]
+}
+
+pub(crate) fn connections() -> Vec<ConnectionView> {
+    let through_service = ConnectionView {
+        protocol: protocol::TCP,
+        source: "10.1.0.7:49446".parse().unwrap(),
+        destination: "10.1.0.3:8080".parse().unwrap(),
+        called: Some("10.96.0.7:80".parse().unwrap()),
+        masqueraded: None,
+        state: "established".to_owned(),
+        expires: 7_999,
+        generation: 17,
+        audited: false,
+        charged: Some(7),
+    };
+    let outside = ConnectionView {
+        protocol: protocol::UDP,
+        destination: "198.51.100.1:53".parse().unwrap(),
+        called: None,
+        masqueraded: Some("192.0.2.1:61001".parse().unwrap()),
+        state: "opening".to_owned(),
+        expires: 58,
+        audited: true,
+        ..through_service.clone()
+    };
+    let probe = ConnectionView {
+        protocol: protocol::ICMPV6,
+        source: "[fd00:10:1::1]:4711".parse().unwrap(),
+        destination: "[fd00:10:1::3]:4711".parse().unwrap(),
+        called: None,
+        charged: None,
+        ..through_service.clone()
+    };
+    vec![through_service, outside, probe]
+}
+
+pub(crate) fn addresses() -> Vec<AddressView> {
+    let view = |prefix: &str, number, text: &str, source: &str, workload: Option<&str>| AddressView {
+        prefix: prefix.parse().unwrap(),
+        identity: identity(number),
+        labels: labels(text),
+        source: source.to_owned(),
+        workload: workload.map(|name| name.parse().unwrap()),
+    };
+    vec![
+        view("0.0.0.0/0", 9, "reserved:world-ipv4", "world", None),
+        view("10.1.0.1/32", 1, "reserved:host", "node", None),
+        view("10.1.0.3/32", 17_839, "org=empire,class=deathstar", "endpoint", Some("default/deathstar")),
+        view("198.51.100.0/24", 16_777_217, "cidr:198.51.100.0/24,reserved:world", "policy", None),
     ]
 }
 

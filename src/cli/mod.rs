@@ -10,16 +10,20 @@ mod analyze;
 mod check;
 mod completions;
 mod config;
+mod ct;
 mod down;
 mod endpoint;
 #[cfg(test)]
 mod golden;
 mod identity;
+mod ip;
+mod lb;
 mod observe;
 mod output;
 mod plan;
 mod policy;
 mod run;
+mod service;
 mod status;
 mod table;
 mod up;
@@ -43,6 +47,7 @@ Examples:
   ferromesh status                       Is this node well?
   ferromesh observe --verdict DROPPED    What was dropped, and by which policy?
   ferromesh policy list                  Which policies are in force, which are broken and where?
+  ferromesh service list                 What can be called, and who answers?
 
 `ferromesh help VERB` shows examples of each verb.")]
 pub(crate) struct Cli {
@@ -63,8 +68,12 @@ enum Verb {
     Status(status::Args),
     Endpoint(endpoint::Args),
     Identity(identity::Args),
+    Service(service::Args),
     Policy(policy::Args),
     Observe(observe::Args),
+    Lb(lb::Args),
+    Ct(ct::Args),
+    Ip(ip::Args),
     Plan(plan::Args),
     Config(config::Args),
     Analyze(analyze::Args),
@@ -88,8 +97,12 @@ fn dispatch(agent: &Agent, verb: Verb) -> Result<ExitCode, CliError> {
         Verb::Status(args) => wait(status::run(agent, args)),
         Verb::Endpoint(args) => wait(endpoint::run(agent, args)),
         Verb::Identity(args) => wait(identity::run(agent, args)),
+        Verb::Service(args) => wait(service::run(agent, args)),
         Verb::Policy(args) => wait(policy::run(agent, args)),
         Verb::Observe(args) => wait(observe::run(agent, args)),
+        Verb::Lb(args) => wait(lb::run(agent, args)),
+        Verb::Ct(args) => wait(ct::run(agent, args)),
+        Verb::Ip(args) => wait(ip::run(agent, args)),
         Verb::Plan(args) => wait(plan::run(agent, args)),
         Verb::Config(args) => wait(config::run(agent, args)),
         Verb::Analyze(args) => analyze::run(&args),
@@ -118,6 +131,22 @@ impl Agent {
     /// One question, one answer.
     async fn ask(&self, request: Request) -> Result<Reply, ClientError> {
         self.connect().await?.ask(&request).await
+    }
+
+    /// All rows of an answer that comes in pieces; `piece` knows them from other replies.
+    async fn rows<T>(
+        &self,
+        request: Request,
+        piece: impl Fn(Reply) -> Option<Vec<T>>,
+    ) -> Result<Vec<T>, CliError> {
+        let mut replies = self.connect().await?.stream(&request).await?;
+        let mut rows = Vec::new();
+        loop {
+            match replies.next().await? {
+                Reply::Done => return Ok(rows),
+                reply => rows.extend(piece(reply).ok_or(CliError::Unexpected)?),
+            }
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use node_api::{ClientError, MapUse, Reply, Request, Status};
+use node_api::{ClientError, MapUse, Masquerading, Reply, Request, ServiceCounts, Status};
 
 use super::output::{FormatArg, Paint, Tone};
 use super::table::{Cell, fields, table};
@@ -84,6 +84,9 @@ fn summary(status: &Status, verbose: bool) -> Vec<(&'static str, Cell)> {
             .into(),
         ),
         ("Policies", policies(status)),
+        ("Services", services(status)),
+        ("Masquerading", masquerading(&status.masquerading)),
+        ("DNS", list(&status.dns).unwrap_or_else(|| "off".to_owned()).into()),
         ("Lost events", count(status.lost_events, Tone::Warning, "")),
         ("Degraded", degraded(status)),
         ("Host changes", host_changes(&status.host_changes, verbose)),
@@ -98,6 +101,31 @@ fn policies(status: &Status) -> Cell {
             Cell::toned(Tone::Bad, format!("{in_force}, {invalid} invalid: see `ferromesh policy list`"))
         }
     }
+}
+
+fn services(status: &Status) -> Cell {
+    let ServiceCounts { services, frontends, backends } = status.services;
+    format!("{services} (frontends {frontends}, backends {backends})").into()
+}
+
+fn masquerading(masquerading: &Masquerading) -> Cell {
+    let Masquerading { ipv4, ipv6, ports: (first, last), devices } = masquerading;
+    let families = match (ipv4, ipv6) {
+        (false, false) => return "off".into(),
+        (true, false) => "IPv4",
+        (false, true) => "IPv6",
+        (true, true) => "IPv4 and IPv6",
+    };
+    match list(devices) {
+        Some(devices) => format!("{families} on {devices}, ports {first}-{last}").into(),
+        None => Cell::toned(Tone::Warning, format!("{families}, but no interface leads out of this node")),
+    }
+}
+
+/// None of none.
+fn list(values: &[impl ToString]) -> Option<String> {
+    let texts: Vec<_> = values.iter().map(ToString::to_string).collect();
+    (!texts.is_empty()).then(|| texts.join(", "))
 }
 
 fn count(number: u64, tone: Tone, more: &str) -> Cell {
@@ -161,6 +189,25 @@ mod tests {
             "map RULES: 91% full".to_owned(),
         ];
         golden("status-degraded", &render(&status, false, Paint::NONE));
+    }
+
+    #[test]
+    fn masquerading_is_off_partly_on_or_without_a_way_out() {
+        let with = |ipv4, ipv6, devices: &[&str]| Masquerading {
+            ipv4,
+            ipv6,
+            ports: (49_152, 65_535),
+            devices: devices.iter().map(ToString::to_string).collect(),
+        };
+        let cases = [
+            (with(false, false, &["eth0"]), "off"),
+            (with(true, false, &["eth0", "eth1"]), "IPv4 on eth0, eth1, ports 49152-65535"),
+            (with(true, true, &[]), "IPv4 and IPv6, but no interface leads out of this node"),
+        ];
+        for (state, expected) in cases {
+            let text = fields(vec![("Masquerading", masquerading(&state))], Paint::NONE);
+            assert_eq!(text, format!("Masquerading:   {expected}\n"));
+        }
     }
 
     #[test]

@@ -2,13 +2,16 @@
 //!
 //! Every key is optional. An object that has an error leaves the previous settings in force.
 
-use std::net::SocketAddr;
+mod values;
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
-use ipnet::{Ipv4Net, Ipv6Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use mesh::policy::Enforcement;
 
-use super::metadata;
+use super::{metadata, prefix};
 use crate::yaml::{At, Fields, Place};
 
 /// How programs are attached to interfaces.
@@ -59,6 +62,29 @@ pub struct Configuration {
     pub metrics_address: SocketAddr,
     /// Cgroup (v2) directory that holds those of the workloads; `None` `ferromesh` below the mount.
     pub cgroup_root: Option<PathBuf>,
+    /// Cgroup whose processes, and those of the cgroups below it, can call services; at or above `cgroup_root`. `None`
+    /// the mount: every process of the host.
+    pub service_cgroup: Option<PathBuf>,
+    /// VIPs of services that give none, IPv4.
+    pub ipv4_service_pool: Ipv4Net,
+    /// VIPs of services that give none, IPv6.
+    pub ipv6_service_pool: Ipv6Net,
+    /// Workloads' IPv4 leaves the node under the node's address.
+    pub ipv4_masquerade: bool,
+    /// Workloads' IPv6 leaves the node under the node's address.
+    pub ipv6_masquerade: bool,
+    /// Ports that stand for workloads' own; the node's own sockets do not use them.
+    pub masquerade_ports: RangeInclusive<u16>,
+    /// Destinations that see workloads' own addresses.
+    pub masquerade_exceptions: Vec<IpNet>,
+    /// Interfaces by which packets leave the node; `None` those of the default routes.
+    pub devices: Option<Vec<String>>,
+    /// Domain below which services have their names.
+    pub cluster_domain: String,
+    /// Name servers for all other names; empty: those of the host's `/etc/resolv.conf`.
+    pub dns_upstreams: Vec<SocketAddr>,
+    /// The host's own `/etc/resolv.conf` names the node's DNS, so that the host too calls services by name.
+    pub host_resolver: bool,
     /// How programs are attached.
     pub attach: Attach,
     /// Which packets make an event.
@@ -73,13 +99,24 @@ impl Default for Configuration {
     fn default() -> Self {
         Self {
             node_name: None,
-            ipv4_pool: Ipv4Net::new_assert(std::net::Ipv4Addr::new(10, 217, 0, 0), 16),
-            ipv6_pool: Ipv6Net::new_assert(std::net::Ipv6Addr::new(0xfd00, 0x217, 0, 0, 0, 0, 0, 0), 64),
+            ipv4_pool: Ipv4Net::new_assert(Ipv4Addr::new(10, 217, 0, 0), 16),
+            ipv6_pool: Ipv6Net::new_assert(Ipv6Addr::new(0xfd00, 0x217, 0, 0, 0, 0, 0, 0), 64),
             enforcement: Enforcement::Default,
             audit: false,
             mtu: None,
             metrics_address: SocketAddr::from(([127, 0, 0, 1], 9962)),
             cgroup_root: None,
+            service_cgroup: None,
+            ipv4_service_pool: Ipv4Net::new_assert(Ipv4Addr::new(10, 218, 0, 0), 16),
+            ipv6_service_pool: Ipv6Net::new_assert(Ipv6Addr::new(0xfd00, 0x218, 0, 0, 0, 0, 0, 0), 108),
+            ipv4_masquerade: true,
+            ipv6_masquerade: true,
+            masquerade_ports: 49_152..=65_535,
+            masquerade_exceptions: Vec::new(),
+            devices: None,
+            cluster_domain: "cluster.local".to_owned(),
+            dns_upstreams: Vec::new(),
+            host_resolver: false,
             attach: Attach::Auto,
             trace_level: TraceLevel::None,
             workload_labels: WorkloadLabels::Run,
@@ -113,21 +150,41 @@ fn settings(fields: &Fields<'_>) -> Configuration {
         Some(at)
     };
     all.node_name = key("nodeName").and_then(|at| metadata::name(&at));
-    set(&mut all.ipv4_pool, key("ipv4Pool").and_then(|at| ipv4_pool(&at)));
-    set(&mut all.ipv6_pool, key("ipv6Pool").and_then(|at| ipv6_pool(&at)));
+    set(&mut all.ipv4_pool, key("ipv4Pool").and_then(|at| values::ipv4_pool(&at)));
+    set(&mut all.ipv6_pool, key("ipv6Pool").and_then(|at| values::ipv6_pool(&at)));
     set(&mut all.enforcement, key("policyEnforcementMode").and_then(|at| at.one_of(&ENFORCEMENT)));
     set(&mut all.audit, key("policyAuditMode").map(|at| at.boolean()));
-    all.mtu = key("mtu").and_then(|at| mtu(&at));
+    all.mtu = key("mtu").and_then(|at| values::mtu(&at));
     set(
         &mut all.metrics_address,
         key("metricsAddress").and_then(|at| at.parse("address:port such as 127.0.0.1:9962")),
     );
-    all.cgroup_root = key("cgroupRoot").and_then(|at| directory(&at));
+    all.cgroup_root = key("cgroupRoot").and_then(|at| values::directory(&at));
     set(&mut all.attach, key("attach").and_then(|at| at.one_of(&ATTACH)));
     set(&mut all.trace_level, key("traceLevel").and_then(|at| at.one_of(&TRACE)));
     set(&mut all.workload_labels, key("workloadLabels").and_then(|at| at.one_of(&LABELS)));
+    services(&mut all, &mut key);
     all.given = given;
+    values::disjoint(fields, &all);
     all
+}
+
+/// Keys about services and the way out.
+fn services<'a>(all: &mut Configuration, key: &mut impl FnMut(&'static str) -> Option<At<'a>>) {
+    let root = all.cgroup_root.as_deref();
+    all.service_cgroup = key("serviceCgroup").and_then(|at| values::service_cgroup(&at, root));
+    set(&mut all.ipv4_service_pool, key("ipv4ServicePool").and_then(|at| values::ipv4_pool(&at)));
+    set(&mut all.ipv6_service_pool, key("ipv6ServicePool").and_then(|at| values::ipv6_pool(&at)));
+    set(&mut all.ipv4_masquerade, key("ipv4Masquerade").map(|at| at.boolean()));
+    set(&mut all.ipv6_masquerade, key("ipv6Masquerade").map(|at| at.boolean()));
+    set(&mut all.masquerade_ports, key("masqueradePorts").and_then(|at| values::ports(&at)));
+    let exceptions = key("masqueradeExceptions").map(|at| at.list()).unwrap_or_default();
+    all.masquerade_exceptions = exceptions.iter().filter_map(prefix::prefix_or_address).collect();
+    all.devices = key("devices").map(|at| at.list().iter().filter_map(values::interface).collect());
+    set(&mut all.cluster_domain, key("clusterDomain").and_then(|at| metadata::name(&at)));
+    let upstreams = key("dnsUpstreams").map(|at| at.list()).unwrap_or_default();
+    all.dns_upstreams = upstreams.iter().filter_map(values::name_server).collect();
+    set(&mut all.host_resolver, key("hostResolver").map(|at| at.boolean()));
 }
 
 fn set<T>(field: &mut T, value: Option<T>) {
@@ -136,81 +193,56 @@ fn set<T>(field: &mut T, value: Option<T>) {
     }
 }
 
-fn ipv4_pool(at: &At<'_>) -> Option<Ipv4Net> {
-    let net: Ipv4Net = at.parse("an IPv4 prefix such as 10.217.0.0/16")?;
-    if net.trunc() != net || !(8..=29).contains(&net.prefix_len()) {
-        at.error(format_args!("found {net}, expected a prefix of length 8 to 29 without host bits"));
-        return None;
-    }
-    if net.addr().is_loopback() || net.addr().is_multicast() || net.addr().is_unspecified() {
-        at.error(format_args!("found {net}, expected addresses that can be routed"));
-        return None;
-    }
-    Some(net)
-}
-
-fn ipv6_pool(at: &At<'_>) -> Option<Ipv6Net> {
-    let net: Ipv6Net = at.parse("an IPv6 prefix such as fd00:217::/64")?;
-    if net.trunc() != net || !(32..=124).contains(&net.prefix_len()) {
-        at.error(format_args!("found {net}, expected a prefix of length 32 to 124 without host bits"));
-        return None;
-    }
-    let address = net.addr();
-    if address.is_loopback()
-        || address.is_multicast()
-        || address.is_unspecified()
-        || address.is_unicast_link_local()
-    {
-        at.error(format_args!("found {net}, expected addresses that can be routed"));
-        return None;
-    }
-    Some(net)
-}
-
-/// 1280 is IPv6's least (RFC 8200 section 5).
-fn mtu(at: &At<'_>) -> Option<u32> {
-    let mtu = at.text("1280-65535")?.parse().ok().filter(|mtu| (1280..=65_535).contains(mtu));
-    if mtu.is_none() {
-        at.expected("1280-65535");
-    }
-    mtu
-}
-
-fn directory(at: &At<'_>) -> Option<PathBuf> {
-    let path = PathBuf::from(at.string());
-    if !path.is_absolute() {
-        at.expected("an absolute path");
-        return None;
-    }
-    Some(path)
-}
-
 impl Configuration {
     /// Every key with its value as text, in order, and the line that gave it.
     pub(crate) fn entries(&self) -> Vec<(&'static str, String, Option<Place>)> {
-        let or = |value: Option<String>, absent: &str| value.unwrap_or_else(|| absent.to_owned());
-        let values = [
+        let node = [
             ("nodeName", or(self.node_name.clone(), "(host name)")),
             ("ipv4Pool", self.ipv4_pool.to_string()),
             ("ipv6Pool", self.ipv6_pool.to_string()),
             ("policyEnforcementMode", name(&ENFORCEMENT, self.enforcement)),
             ("policyAuditMode", self.audit.to_string()),
-            ("mtu", or(self.mtu.map(|mtu| mtu.to_string()), "(of the default route)")),
+            ("mtu", or(self.mtu, "(of the default route)")),
             ("metricsAddress", self.metrics_address.to_string()),
-            (
-                "cgroupRoot",
-                or(
-                    self.cgroup_root.as_ref().map(|path| path.display().to_string()),
-                    "(ferromesh below the cgroup v2 mount)",
-                ),
-            ),
+            ("cgroupRoot", or(path(self.cgroup_root.as_ref()), "(ferromesh below the cgroup v2 mount)")),
             ("attach", name(&ATTACH, self.attach)),
             ("traceLevel", name(&TRACE, self.trace_level)),
             ("workloadLabels", name(&LABELS, self.workload_labels)),
         ];
         let place = |key: &str| self.given.iter().find(|(given, _)| *given == key).map(|(_, place)| *place);
-        values.into_iter().map(|(key, value)| (key, value, place(key))).collect()
+        node.into_iter().chain(self.services()).map(|(key, value)| (key, value, place(key))).collect()
     }
+
+    fn services(&self) -> [(&'static str, String); 11] {
+        let ports = &self.masquerade_ports;
+        let devices = self.devices.as_ref().map(|devices| list(devices, "(none)"));
+        [
+            ("serviceCgroup", or(path(self.service_cgroup.as_ref()), "(the cgroup v2 mount)")),
+            ("ipv4ServicePool", self.ipv4_service_pool.to_string()),
+            ("ipv6ServicePool", self.ipv6_service_pool.to_string()),
+            ("ipv4Masquerade", self.ipv4_masquerade.to_string()),
+            ("ipv6Masquerade", self.ipv6_masquerade.to_string()),
+            ("masqueradePorts", format!("{}-{}", ports.start(), ports.end())),
+            ("masqueradeExceptions", list(&self.masquerade_exceptions, "(none)")),
+            ("devices", or(devices, "(of the default routes)")),
+            ("clusterDomain", self.cluster_domain.clone()),
+            ("dnsUpstreams", list(&self.dns_upstreams, "(of the host's resolv.conf)")),
+            ("hostResolver", self.host_resolver.to_string()),
+        ]
+    }
+}
+
+fn or(value: Option<impl ToString>, absent: &str) -> String {
+    value.map_or_else(|| absent.to_owned(), |value| value.to_string())
+}
+
+fn path(path: Option<&PathBuf>) -> Option<String> {
+    path.map(|path| path.display().to_string())
+}
+
+fn list(values: &[impl ToString], empty: &str) -> String {
+    let texts: Vec<_> = values.iter().map(ToString::to_string).collect();
+    if texts.is_empty() { empty.to_owned() } else { texts.join(", ") }
 }
 
 fn name<T: PartialEq>(names: &[(T, &str)], value: T) -> String {

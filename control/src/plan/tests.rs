@@ -37,6 +37,7 @@ fn facts() -> NodeFacts {
         addresses: vec!["192.0.2.1/32".parse().unwrap(), "2001:db8::1/128".parse().unwrap()],
         ipv4_pool: "10.217.0.0/16".parse().unwrap(),
         ipv6_pool: "fd00:217::/64".parse().unwrap(),
+        masquerade_ports: 49_152..=65_535,
     }
 }
 

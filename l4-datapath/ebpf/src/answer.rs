@@ -80,24 +80,22 @@ fn answer(skb: Skb, packet: &Packet, reason: u8, mtu: u32) -> Option<()> {
     if packet.is_later() {
         return None;
     }
-    match (reason, packet.is_v4()) {
-        (NO_CONNECTION | NO_BACKEND, _) if packet.protocol == protocol::TCP => reset(skb, packet),
-        (NO_BACKEND, true) if packet.protocol == protocol::UDP => {
-            error4(skb, packet, icmp4::UNREACHABLE, PORT4, [0; 4])
-        }
-        (NO_BACKEND, false) if packet.protocol == protocol::UDP => {
-            error6(skb, packet, icmp6::UNREACHABLE, PORT6, [0; 4])
-        }
-        (TTL_EXCEEDED | TOO_BIG, _) if is_error(packet) => None,
-        (TTL_EXCEEDED, true) => error4(skb, packet, icmp4::TIME_EXCEEDED, 0, [0; 4]),
-        (TTL_EXCEEDED, false) => error6(skb, packet, icmp6::TIME_EXCEEDED, 0, [0; 4]),
+    let (kind, code, rest) = match (reason, packet.is_v4()) {
+        (NO_CONNECTION | NO_BACKEND, _) if packet.protocol == protocol::TCP => return reset(skb, packet),
+        (NO_BACKEND, _) if packet.protocol != protocol::UDP => return None,
+        (NO_BACKEND, true) => (icmp4::UNREACHABLE, PORT4, [0; 4]),
+        (NO_BACKEND, false) => (icmp6::UNREACHABLE, PORT6, [0; 4]),
+        (TTL_EXCEEDED | TOO_BIG, _) if is_error(packet) => return None,
+        (TTL_EXCEEDED, true) => (icmp4::TIME_EXCEEDED, 0, [0; 4]),
+        (TTL_EXCEEDED, false) => (icmp6::TIME_EXCEEDED, 0, [0; 4]),
         (TOO_BIG, true) => {
             let [high, low] = u16::try_from(mtu).unwrap_or(u16::MAX).to_be_bytes();
-            error4(skb, packet, icmp4::UNREACHABLE, FRAG_NEEDED, [0, 0, high, low])
+            (icmp4::UNREACHABLE, FRAG_NEEDED, [0, 0, high, low])
         }
-        (TOO_BIG, false) => error6(skb, packet, icmp6::TOO_BIG, 0, mtu.to_be_bytes()),
-        _ => None,
-    }
+        (TOO_BIG, false) => (icmp6::TOO_BIG, 0, mtu.to_be_bytes()),
+        _ => return None,
+    };
+    if packet.is_v4() { error4(skb, packet, kind, code, rest) } else { error6(skb, packet, kind, code, rest) }
 }
 
 /// RFC 9293 section 3.10.7.1. Every flag combination that is legal and not a first packet carries ACK, but RST alone,
@@ -147,23 +145,33 @@ fn error4(skb: Skb, packet: &Packet, kind: u8, code: u8, rest: [u8; 4]) -> Optio
     turn_round(skb, packet, protocol::ICMP, error)
 }
 
-/// ICMPv6 with the IPv6 header and eight bytes of what it is about. RFC 4443 would have as much as fits; ports are all
-/// that a receiver uses.
+/// ICMPv6 with the start of what it is about. RFC 4443 would have as much as fits; ports are all that a receiver uses.
 #[derive(Clone, Copy)]
 #[repr(C)]
-struct Error6 {
+struct Error6<const ABOUT: usize> {
     icmp: Icmp,
-    /// IPv6 header and eight bytes.
-    about: [u8; 48],
+    about: [u8; ABOUT],
+}
+
+/// IPv6 header and eight bytes; where there are extension headers, the first eight of them too: with a fragment header
+/// or a router alert that reaches the ports.
+#[inline(always)]
+fn error6(skb: Skb, packet: &Packet, kind: u8, code: u8, rest: [u8; 4]) -> Option<()> {
+    let icmp = Icmp { kind, code, checksum: [0; 2], rest };
+    if packet.transport() == ETHERNET + packet.network_length() {
+        error6_quoting::<48>(skb, packet, icmp)
+    } else {
+        error6_quoting::<56>(skb, packet, icmp)
+    }
 }
 
 #[inline(always)]
-fn error6(skb: Skb, packet: &Packet, kind: u8, code: u8, rest: [u8; 4]) -> Option<()> {
-    let mut space = Space::<Error6>::new();
+fn error6_quoting<const ABOUT: usize>(skb: Skb, packet: &Packet, icmp: Icmp) -> Option<()> {
+    let mut space = Space::<Error6<ABOUT>>::new();
     let error = skb.read(ETHERNET - size_of::<Icmp>() as u32, &mut space)?;
-    error.icmp = Icmp { kind, code, checksum: [0; 2], rest };
-    let pseudo =
-        checksum::pseudo(&packet.destination, &packet.source, size_of::<Error6>() as u16, protocol::ICMPV6);
+    error.icmp = icmp;
+    let length = size_of::<Error6<ABOUT>>() as u16;
+    let pseudo = checksum::pseudo(&packet.destination, &packet.source, length, protocol::ICMPV6);
     error.icmp.checksum = checksum::finish(checksum::add(pseudo, error));
     turn_round(skb, packet, protocol::ICMPV6, error)
 }

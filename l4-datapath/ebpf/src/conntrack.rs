@@ -119,18 +119,10 @@ pub(crate) fn find(tuple: &Tuple) -> Option<Entry> {
 }
 
 /// Stores a new entry; the error is the kernel's, [`EXISTS`] if there is one.
-#[inline(always)]
-pub(crate) fn insert(tuple: &Tuple, value: &Connection) -> i32 {
-    conntrack_insert(tuple, value)
-}
-
-#[unsafe(no_mangle)]
+///
+/// Not a global function, and [`remove`] neither: until 6.2 what a global function was given cannot be a map's key.
 #[inline(never)]
-extern "C" fn conntrack_insert(tuple: *const Tuple, value: *const Connection) -> i32 {
-    // SAFETY: the caller passes references; the test for null is for the verifier.
-    let (Some(tuple), Some(value)) = (unsafe { tuple.as_ref() }, unsafe { value.as_ref() }) else {
-        return -1;
-    };
+pub(crate) fn insert(tuple: &Tuple, value: &Connection) -> i32 {
     let result = if tuple.v4 {
         CONNECTIONS4.insert(tuple.key4(), value, u64::from(BPF_NOEXIST))
     } else {
@@ -140,18 +132,10 @@ extern "C" fn conntrack_insert(tuple: *const Tuple, value: *const Connection) ->
 }
 
 /// Deletes the entry; `true` for the one caller that did, so that its charge is taken back once.
-#[inline(always)]
-pub(crate) fn remove(tuple: &Tuple) -> bool {
-    conntrack_remove(tuple) == 0
-}
-
-#[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn conntrack_remove(tuple: *const Tuple) -> i32 {
-    // SAFETY: the caller passes a reference; the test for null is for the verifier.
-    let Some(tuple) = (unsafe { tuple.as_ref() }) else { return -1 };
+pub(crate) fn remove(tuple: &Tuple) -> bool {
     let result = if tuple.v4 { CONNECTIONS4.remove(tuple.key4()) } else { CONNECTIONS6.remove(&tuple.key) };
-    result.err().unwrap_or(0)
+    result.is_ok()
 }
 
 /// Seconds since boot, time asleep not included: while nobody can send, nothing ages.

@@ -9,8 +9,8 @@ use abi::DropReason;
 use aya_ebpf::bindings::__sk_buff;
 
 use crate::{
-    fragment::{Part, Piece},
-    header::{ETHERNET, Extension, Ipv6, protocol},
+    fragment::Piece,
+    header::{Extension, Ipv6, protocol},
     refusal::Refusal,
     skb::{Skb, Space},
 };
@@ -28,7 +28,14 @@ pub(crate) struct Chain {
     pub(crate) at: u32,
     /// Offset behind the last byte that may be read.
     end: u32,
-    pub(crate) piece: Piece,
+    /// Offset of the fragment header; 0: there is none.
+    fragment: u32,
+    /// Of the fragment header.
+    id: [u8; 4],
+    /// Of the fragment header: where its payload stands, in bytes.
+    offset: u16,
+    /// Of the fragment header: 1 if its payload is not the last.
+    more: u8,
     /// What stands at `at`.
     pub(crate) protocol: u8,
     /// In the order of the RFC: which header was the last.
@@ -38,7 +45,34 @@ pub(crate) struct Chain {
 impl Chain {
     #[inline(always)]
     pub(crate) fn new(protocol: u8, at: u32, end: u32) -> Self {
-        Self { at, end, piece: Piece::WHOLE, protocol, place: 0 }
+        Self { at, end, fragment: 0, id: [0; 4], offset: 0, more: 0, protocol, place: 0 }
+    }
+
+    /// At the payload of a fragment that is not the first.
+    #[inline(always)]
+    pub(crate) fn is_later(&self) -> bool {
+        self.offset != 0
+    }
+
+    /// What the packet is of its datagram, whose IP header stands at `network`.
+    #[inline(always)]
+    pub(crate) fn piece(&self, network: u32) -> Result<Piece, DropReason> {
+        if self.fragment == 0 {
+            return Ok(Piece::WHOLE);
+        }
+        if self.offset == 0 && self.more == 0 {
+            return Ok(Piece::ATOMIC);
+        }
+        let length = self.end.wrapping_sub(self.fragment).wrapping_sub(FRAGMENT);
+        // What stays before the payload once the datagram is put together: the headers without this one.
+        let before = self.fragment.wrapping_sub(network).wrapping_sub(size_of::<Ipv6>() as u32);
+        Piece::new(self.id, self.offset.into(), self.more == 1, length, before)
+    }
+
+    /// As [`crate::parse::Packet`] has it: RFC 7112 asks for the whole chain in the first fragment.
+    #[inline(always)]
+    fn cut(&self) -> DropReason {
+        if self.more == 1 { DropReason::Fragment } else { DropReason::InvalidPacket }
     }
 }
 
@@ -64,7 +98,7 @@ extern "C" fn extension_walk(skb: *mut __sk_buff, chain: *mut Chain) -> u32 {
     let Some(chain) = (unsafe { chain.as_mut() }) else { return Refusal::ABSURD };
     let (skb, start) = (Skb::from(skb), chain.at);
     for _ in 0..PLACES {
-        if !is_one(chain.protocol) || chain.piece.part == Part::Later {
+        if !is_one(chain.protocol) || chain.is_later() {
             break;
         }
         if let Err(reason) = step(skb, chain, start) {
@@ -78,7 +112,7 @@ extern "C" fn extension_walk(skb: *mut __sk_buff, chain: *mut Chain) -> u32 {
 fn step(skb: Skb, chain: &mut Chain, start: u32) -> Result<(), DropReason> {
     chain.place = place(chain.protocol, chain.place).ok_or(DropReason::Ipv6Extension)?;
     let mut space = Space::<Extension>::new();
-    let header = skb.read(chain.at, &mut space).ok_or(cut(chain))?;
+    let header = skb.read(chain.at, &mut space).ok_or(chain.cut())?;
     let length = match chain.protocol {
         protocol::FRAGMENT => FRAGMENT,
         _ => (u32::from(header.length) + 1) * 8,
@@ -89,20 +123,17 @@ fn step(skb: Skb, chain: &mut Chain, start: u32) -> Result<(), DropReason> {
     }
     let next = chain.at.wrapping_add(length);
     if next > chain.end {
-        return Err(cut(chain));
+        return Err(chain.cut());
     }
     if next.wrapping_sub(start) > LONGEST {
         return Err(DropReason::Ipv6Extension);
     }
     if chain.protocol == protocol::FRAGMENT {
-        // What the datagram has before its payload once it is put together: the headers so far without this one.
-        let before = chain.at.wrapping_sub(ETHERNET + size_of::<Ipv6>() as u32);
         let field = u16::from_be_bytes([header.routing_type, header.segments_left]);
-        let (offset, more) = (u32::from(field & !7), field & 1 != 0);
-        chain.piece = match (offset, more) {
-            (0, false) => Piece::ATOMIC,
-            _ => Piece::new(header.id, offset, more, chain.end.wrapping_sub(next), before)?,
-        };
+        chain.fragment = chain.at;
+        chain.id = header.id;
+        chain.offset = field & !7;
+        chain.more = (field & 1) as u8;
     }
     chain.protocol = header.next_header;
     chain.at = next;
@@ -120,10 +151,4 @@ fn place(protocol: u8, last: u8) -> Option<u8> {
         protocol::DESTINATION_OPTIONS if last < PLACES => Some(PLACES),
         _ => None,
     }
-}
-
-/// As [`crate::parse::Packet`] has it: RFC 7112 asks for the whole chain in the first fragment.
-#[inline(always)]
-fn cut(chain: &Chain) -> DropReason {
-    if chain.piece.part == Part::First { DropReason::Fragment } else { DropReason::InvalidPacket }
 }

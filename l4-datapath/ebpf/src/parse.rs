@@ -171,7 +171,7 @@ fn ipv6(skb: Skb, packet: &mut Packet) -> Result<(), Refusal> {
         extension::walk(skb, &mut chain)?;
     }
     packet.protocol = chain.protocol;
-    packet.piece = chain.piece;
+    packet.piece = chain.piece(ETHERNET)?;
     packet.transport = chain.at as u16;
     packet.transport_length = end.wrapping_sub(chain.at);
     Ok(())

@@ -9,6 +9,7 @@ use aya_ebpf::bindings::__sk_buff;
 
 use crate::{
     conntrack::{self, Tuple},
+    extension::{self, Chain},
     flow::Flow,
     header::{Icmp, Ipv4, Ipv6, icmp4, icmp6, protocol},
     identity::Moment,
@@ -21,14 +22,41 @@ use crate::{
 /// Fragment offset alone: a first fragment has ports, and routers quote the fragment they dropped.
 const OFFSET_MASK: u16 = 0x1fff;
 
+/// What an error is about.
+#[repr(C, align(8))]
+pub(crate) struct Quote {
+    /// The tuple that an answer to the quoted packet would have.
+    pub(crate) answer: PacketTuple,
+    /// Offset of the quoted transport header.
+    pub(crate) transport: u32,
+}
+
+impl Quote {
+    /// To be filled by [`quoted`].
+    pub(crate) const NONE: Self = Self {
+        answer: PacketTuple {
+            source: Address([0; 16]),
+            destination: Address([0; 16]),
+            source_port: [0; 2],
+            destination_port: [0; 2],
+            protocol: 0,
+            zero: [0; 3],
+        },
+        transport: 0,
+    };
+}
+
 /// The quoted packet must have come from the error's receiver and, if a workload sent the error, have been addressed to
 /// that workload: a pod cannot tear down a connection between two others. Nor can anybody beyond the stack tear down
 /// one between two workloads, for nothing of it comes there.
+///
+/// Makes the error an answer ([`Role::ANSWER`]) if the connection's opener called a VIP.
 #[inline(always)]
 pub(crate) fn check(skb: Skb, packet: &Packet, flow: &mut Flow, now: &Moment) -> Result<(), Refusal> {
     Refusal::check(related_check(skb.as_ptr(), packet, flow, now))
 }
 
+/// In two parts, one after the other: neither has to share its stack with the other.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn related_check(
@@ -38,17 +66,101 @@ extern "C" fn related_check(
     now: *const Moment,
 ) -> u32 {
     // SAFETY: the caller passes references; the tests for null are for the verifier.
-    let (Some(packet), Some(flow), Some(now)) = (unsafe { (packet.as_ref(), flow.as_mut(), now.as_ref()) })
-    else {
+    let (Some(packet), Some(flow)) = (unsafe { (packet.as_ref(), flow.as_mut()) }) else {
         return Refusal::ABSURD;
     };
-    let mut about = NOTHING;
-    if !tell(Skb::from(skb), packet, flow, &mut about) {
-        return DropReason::UnrelatedIcmp as u32;
+    let mut quote = Quote::NONE;
+    let is_call = flow.role == Role::CALL;
+    let receiver = if is_call { &flow.called } else { &packet.destination };
+    let related = quoted(Skb::from(skb), packet, receiver, &mut quote)
+        && (!flow.source.is_local() || quote.answer.source == packet.source)
+        && (!is_call || is_for_backend(&mut quote.answer))
+        && related_is_open(&quote.answer, packet, flow, now) == 1;
+    Refusal::encode(if related { Ok(()) } else { Err(DropReason::UnrelatedIcmp) })
+}
+
+/// Makes the answer that a workload would send to a VIP the one to whom the VIP stands for.
+#[inline(always)]
+fn is_for_backend(answer: &mut PacketTuple) -> bool {
+    let Some(half) = translation::find(answer) else { return false };
+    answer.destination = half.tuple.destination;
+    answer.destination_port = half.tuple.destination_port;
+    true
+}
+
+/// Reads what an error is about, if that came from `receiver` and has ports.
+#[inline(always)]
+pub(crate) fn quoted(skb: Skb, packet: &Packet, receiver: &Address, quote: &mut Quote) -> bool {
+    related_quoted(skb.as_ptr(), packet, receiver, quote) == 1
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn related_quoted(
+    skb: *mut __sk_buff,
+    packet: *const Packet,
+    receiver: *const Address,
+    quote: *mut Quote,
+) -> u32 {
+    // SAFETY: the caller passes references; the tests for null are for the verifier.
+    let (Some(packet), Some(receiver), Some(quote)) =
+        (unsafe { (packet.as_ref(), receiver.as_ref(), quote.as_mut()) })
+    else {
+        return 0;
+    };
+    let skb = Skb::from(skb);
+    quote.answer.destination = *receiver;
+    let read = if packet.is_v4() { read4(skb, packet, quote) } else { read6(skb, packet, quote) };
+    read.and_then(|()| ports(skb, packet, quote)).is_some().into()
+}
+
+#[inline(always)]
+fn read4(skb: Skb, packet: &Packet, quote: &mut Quote) -> Option<()> {
+    let offset = packet.transport() + size_of::<Icmp>() as u32;
+    let mut space = Space::<Ipv4>::new();
+    let ip = skb.read(offset, &mut space)?;
+    let plain = ip.version_ihl == 0x45 && u16::from_be_bytes(ip.fragment) & OFFSET_MASK == 0;
+    quote.answer.source = Address::v4(ip.destination);
+    quote.answer.protocol = ip.protocol;
+    quote.transport = offset + size_of::<Ipv4>() as u32;
+    (plain && ip.source == quote.answer.destination.last4()).then_some(())
+}
+
+#[inline(always)]
+fn read6(skb: Skb, packet: &Packet, quote: &mut Quote) -> Option<()> {
+    let offset = packet.transport() + size_of::<Icmp>() as u32;
+    let mut space = Space::<Ipv6>::new();
+    let ip = skb.read(offset, &mut space)?;
+    let plain = ip.version_class_flow[0] >> 4 == 6;
+    if !(plain && ip.source == quote.answer.destination.0) {
+        return None;
     }
-    let ports = (u16::from_be_bytes(about.source_port), u16::from_be_bytes(about.destination_port));
-    let tuple = Tuple::new(&about.source, &about.destination, ports, about.protocol, packet.is_v4());
-    // An answer to the quoted packet runs from the error's sender to its receiver; of a router, `instance` is 0.
+    quote.answer.source = Address(ip.destination);
+    let mut chain = Chain::new(ip.next_header, offset + size_of::<Ipv6>() as u32, end(packet));
+    if extension::is_one(chain.protocol) {
+        extension::walk(skb, &mut chain).ok()?;
+    }
+    quote.transport = chain.at;
+    quote.answer.protocol = chain.protocol;
+    (!chain.is_later()).then_some(())
+}
+
+/// 1 if the connection of `answer` is open, between the error's ends, and was judged lately.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn related_is_open(
+    answer: *const PacketTuple,
+    packet: *const Packet,
+    flow: *mut Flow,
+    now: *const Moment,
+) -> u32 {
+    // SAFETY: the caller passes references; the tests for null are for the verifier.
+    let (Some(answer), Some(packet)) = (unsafe { (answer.as_ref(), packet.as_ref()) }) else { return 0 };
+    // SAFETY: as above.
+    let (Some(flow), Some(now)) = (unsafe { (flow.as_mut(), now.as_ref()) }) else { return 0 };
+    let ports = (u16::from_be_bytes(answer.source_port), u16::from_be_bytes(answer.destination_port));
+    let tuple = Tuple::new(&answer.source, &answer.destination, ports, answer.protocol, packet.is_v4());
+    // An answer would run as the error does; of a router, `instance` is 0.
     let instances = tuple.instances(flow.source.instance, flow.destination.instance);
     let open = conntrack::find(&tuple).is_some_and(|entry| {
         if flow.role == Role::NONE && entry.is_translated() {
@@ -59,97 +171,25 @@ extern "C" fn related_check(
             && entry.verdict(now.generation).is_some()
             && entry.is_translated() == (flow.role != Role::NONE)
     });
-    Refusal::encode(if open { Ok(()) } else { Err(DropReason::UnrelatedIcmp) })
+    open.into()
 }
 
-/// Tells of which connection the quoted packet is: `about` becomes an answer to it, as the connection table knows it.
+/// Offset behind the error.
 #[inline(always)]
-fn tell(skb: Skb, packet: &Packet, flow: &Flow, about: &mut PacketTuple) -> bool {
-    let is_call = flow.role == Role::CALL;
-    let receiver = if is_call { &flow.called } else { &packet.destination };
-    if !answered(skb, packet, receiver, about) || (flow.source.is_local() && about.source != packet.source) {
-        return false;
-    }
-    if is_call {
-        // Whom the workload knows as a VIP.
-        let Some(half) = translation::find(about) else { return false };
-        about.destination = half.tuple.destination;
-        about.destination_port = half.tuple.destination_port;
-    }
-    true
+fn end(packet: &Packet) -> u32 {
+    packet.transport().wrapping_add(packet.transport_length)
 }
 
-/// To be filled by [`answered`].
-pub(crate) const NOTHING: PacketTuple = PacketTuple {
-    source: Address([0; 16]),
-    destination: Address([0; 16]),
-    source_port: [0; 2],
-    destination_port: [0; 2],
-    protocol: 0,
-    zero: [0; 3],
-};
-
-/// The tuple of an answer to the packet that an error quotes, if `receiver` sent that.
+/// The first eight bytes of the quoted transport header are all that RFC 792 promises; they must be there.
 #[inline(always)]
-pub(crate) fn answered(skb: Skb, packet: &Packet, receiver: &Address, tuple: &mut PacketTuple) -> bool {
-    related_answered(skb.as_ptr(), packet, receiver, tuple) == 1
-}
-
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn related_answered(
-    skb: *mut __sk_buff,
-    packet: *const Packet,
-    receiver: *const Address,
-    tuple: *mut PacketTuple,
-) -> u32 {
-    // SAFETY: the caller passes references; the tests for null are for the verifier.
-    let (Some(packet), Some(receiver), Some(tuple)) =
-        (unsafe { (packet.as_ref(), receiver.as_ref(), tuple.as_mut()) })
-    else {
-        return 0;
-    };
-    let skb = Skb::from(skb);
-    tuple.destination = *receiver;
-    let read = if packet.is_v4() { quoted4(skb, packet, tuple) } else { quoted6(skb, packet, tuple) };
-    read.is_some().into()
-}
-
-#[inline(always)]
-fn quoted4(skb: Skb, packet: &Packet, answer: &mut PacketTuple) -> Option<()> {
-    let offset = packet.transport() + size_of::<Icmp>() as u32;
-    let mut space = Space::<Ipv4>::new();
-    let ip = skb.read(offset, &mut space)?;
-    let plain = ip.version_ihl == 0x45 && u16::from_be_bytes(ip.fragment) & OFFSET_MASK == 0;
-    let complete = packet.transport_length as usize >= size_of::<Icmp>() + size_of::<Ipv4>() + 8;
-    if !(plain && complete && ip.source == answer.destination.last4()) {
-        return None;
-    }
-    answer.source = Address::v4(ip.destination);
-    answer.protocol = ip.protocol;
-    ports(skb, offset + size_of::<Ipv4>() as u32, true, answer)
-}
-
-#[inline(always)]
-fn quoted6(skb: Skb, packet: &Packet, answer: &mut PacketTuple) -> Option<()> {
-    let offset = packet.transport() + size_of::<Icmp>() as u32;
-    let mut space = Space::<Ipv6>::new();
-    let ip = skb.read(offset, &mut space)?;
-    let plain = ip.version_class_flow[0] >> 4 == 6;
-    let complete = packet.transport_length as usize >= size_of::<Icmp>() + size_of::<Ipv6>() + 8;
-    if !(plain && complete && ip.source == answer.destination.0) {
-        return None;
-    }
-    answer.source = Address(ip.destination);
-    answer.protocol = ip.next_header;
-    ports(skb, offset + size_of::<Ipv6>() as u32, false, answer)
-}
-
-/// The first eight bytes of the quoted transport header are all that RFC 792 promises.
-#[inline(always)]
-fn ports(skb: Skb, offset: u32, v4: bool, answer: &mut PacketTuple) -> Option<()> {
+fn ports(skb: Skb, packet: &Packet, quote: &mut Quote) -> Option<()> {
     let mut space = Space::<[u8; 8]>::new();
-    let [a, b, c, d, e, f, _, _] = *skb.read(offset, &mut space)?;
+    if quote.transport.wrapping_add(8) > end(packet) {
+        return None;
+    }
+    let [a, b, c, d, e, f, _, _] = *skb.read(quote.transport, &mut space)?;
+    let v4 = packet.is_v4();
+    let answer = &mut quote.answer;
     (answer.destination_port, answer.source_port) = match answer.protocol {
         protocol::TCP | protocol::UDP | protocol::SCTP => ([a, b], [c, d]),
         protocol::ICMP if v4 && matches!(a, icmp4::ECHO_REQUEST | icmp4::ECHO_REPLY) => ([e, f], [e, f]),

@@ -19,7 +19,8 @@ use crate::{
     judge,
     parse::Packet,
     refusal::Refusal,
-    related, rewrite,
+    related::{self, Quote},
+    rewrite,
     skb::Skb,
     translation::{self, Role, Standing},
 };
@@ -150,9 +151,9 @@ extern "C" fn service_complaint(skb: *mut __sk_buff, packet: *mut Packet, flow: 
     let (Some(packet), Some(flow)) = (unsafe { (packet.as_mut(), flow.as_mut()) }) else {
         return Refusal::ABSURD;
     };
-    let mut about = related::NOTHING;
-    if related::answered(Skb::from(skb), packet, &flow.called, &mut about)
-        && let Some(half) = translation::find(&about)
+    let mut quote = Quote::NONE;
+    if related::quoted(Skb::from(skb), packet, &flow.called, &mut quote)
+        && let Some(half) = translation::find(&quote.answer)
     {
         packet.destination = half.tuple.destination;
         flow.role = Role::CALL;
@@ -186,16 +187,16 @@ extern "C" fn service_error(skb: *mut __sk_buff, packet: *mut Packet, flow: *con
     let (Some(packet), Some(flow)) = (unsafe { (packet.as_mut(), flow.as_ref()) }) else {
         return Refusal::ABSURD;
     };
-    let (skb, mut about) = (Skb::from(skb), related::NOTHING);
+    let (skb, mut quote) = (Skb::from(skb), Quote::NONE);
     let receiver = if flow.role == Role::CALL { &flow.called } else { &packet.destination };
-    if !related::answered(skb, packet, receiver, &mut about) {
+    if !related::quoted(skb, packet, receiver, &mut quote) {
         return DropReason::UnrelatedIcmp as u32;
     }
-    let Some(half) = translation::find(&about) else { return DropReason::UnrelatedIcmp as u32 };
-    if packet.source == about.source {
+    let Some(half) = translation::find(&quote.answer) else { return DropReason::UnrelatedIcmp as u32 };
+    if packet.source == quote.answer.source {
         packet.source = half.tuple.source;
     }
-    about = half.tuple.reversed();
-    let rewritten = rewrite::packet(skb, packet, true).and_then(|()| rewrite::quote(skb, packet, &about));
+    quote.answer = half.tuple;
+    let rewritten = rewrite::packet(skb, packet, true).and_then(|()| rewrite::quote(skb, packet, &quote));
     Refusal::encode(rewritten)
 }

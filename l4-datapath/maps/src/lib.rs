@@ -5,14 +5,19 @@
 //! written when is decided by `l4-datapath`.
 
 mod array;
+mod connection;
 mod hash;
+mod mapped;
 mod node;
+mod service;
 mod spec;
 mod trie;
 
 pub use array::{Assignments, Lost, Usage};
+pub use connection::{Connections4, Connections6, Sockets, Translations};
 pub use hash::{Drops, Endpoints};
 pub use node::Node;
+pub use service::{Backends, Frontends, Members, Services, Slots};
 pub use spec::{Difference, Sizes, Spec, specs};
 pub use trie::{Ipcache, Prefix, Rules};
 

@@ -114,6 +114,10 @@ impl Spec {
         Self { key, flags: NO_PREALLOC, ..Self::of::<K, V>(name, MapType::LpmTrie, entries) }
     }
 
+    fn mapped<V>(name: &'static str, entries: u32) -> Self {
+        Self { flags: MMAPABLE, ..Self::of::<u32, V>(name, MapType::Array, entries) }
+    }
+
     /// The first property in which a map differs; `None` if it can be used.
     pub fn difference(&self, found: &MapInfo) -> Option<Difference> {
         let kind = found.map_type().map_or_else(|_| "unknown".to_owned(), |kind| format!("{kind:?}"));
@@ -135,7 +139,7 @@ impl Spec {
 pub fn specs(sizes: &Sizes) -> [Spec; 23] {
     use abi::map;
     [
-        Spec { flags: MMAPABLE, ..Spec::of::<u32, abi::Node>(map::NODE, MapType::Array, 1) },
+        Spec::mapped::<abi::Node>(map::NODE, 1),
         Spec {
             flags: NO_PREALLOC,
             ..Spec::of::<abi::Address, abi::Endpoint>(map::ENDPOINTS, MapType::Hash, sizes.endpoints)
@@ -161,9 +165,9 @@ pub fn specs(sizes: &Sizes) -> [Spec; 23] {
             flags: NO_PREALLOC,
             ..Spec::of::<abi::Frontend, u32>(map::FRONTENDS, MapType::Hash, sizes.frontends)
         },
-        Spec::of::<u32, abi::Service>(map::SERVICES, MapType::Array, sizes.services),
-        Spec::of::<u32, u32>(map::SLOTS, MapType::Array, sizes.slots),
-        Spec::of::<u32, abi::Backend>(map::BACKENDS, MapType::Array, sizes.backends),
+        Spec::mapped::<abi::Service>(map::SERVICES, sizes.services),
+        Spec::mapped::<u32>(map::SLOTS, sizes.slots),
+        Spec::mapped::<abi::Backend>(map::BACKENDS, sizes.backends),
         Spec {
             flags: NO_PREALLOC,
             ..Spec::of::<abi::Member, u32>(map::MEMBERS, MapType::Hash, sizes.backends)

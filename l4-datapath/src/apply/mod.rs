@@ -15,6 +15,7 @@ mod change;
 mod cookie;
 mod kernel;
 mod ruleset;
+mod service;
 mod target;
 
 use std::time::{Duration, Instant};
@@ -24,6 +25,8 @@ use mesh::plan::NodePlan;
 use crate::Error;
 use change::Change;
 pub(crate) use kernel::{Kernel, PolicyMaps};
+pub use service::ServiceReport;
+pub(crate) use service::{ServiceKernel, ServiceMaps};
 use target::Target;
 
 /// What an apply did.

@@ -90,7 +90,7 @@ pub(crate) fn piece(
         return ip(ends, 44, 64, &[&[protocol, 0, high, low, id0, id1, id2, id3], payload].concat());
     }
     let mut frame = ip(ends, protocol, 64, payload);
-    let [high, low] = (offset as u16 / 8 | if more { 0x2000 } else { 0 }).to_be_bytes();
+    let [high, low] = ((offset as u16 / 8) | (u16::from(more) << 13)).to_be_bytes();
     frame[LINK + 4..LINK + 8].copy_from_slice(&[id2, id3, high, low]);
     sum_header(&mut frame);
     frame
@@ -104,6 +104,24 @@ pub(crate) fn pieces(ends: Ends, id: u32, whole: &[u8], size: usize) -> Vec<Vec<
         piece(ends, protocol, id, (n * size, n * size + part.len() < payload.len()), part)
     };
     payload.chunks(size).enumerate().map(cut).collect()
+}
+
+/// An IPv6 frame with extension headers in front of what it carries: (its number, what follows *next header* in it).
+pub(crate) fn extended(frame: &[u8], headers: &[(u8, &[u8])]) -> Vec<u8> {
+    let mut all = frame[..LINK + 40].to_vec();
+    let mut next = LINK + 6;
+    let behind = std::mem::replace(&mut all[next], 0);
+    for (number, rest) in headers {
+        all[next] = *number;
+        next = all.len();
+        all.push(0);
+        all.extend(*rest);
+    }
+    all[next] = behind;
+    all.extend(&frame[LINK + 40..]);
+    let length = (all.len() - LINK - 40) as u16;
+    all[LINK + 4..LINK + 6].copy_from_slice(&length.to_be_bytes());
+    all
 }
 
 /// Makes the checksum of an IPv4 header right.

@@ -13,6 +13,7 @@
 mod answers;
 mod budget;
 mod connections;
+mod extensions;
 mod fragments;
 mod frame;
 mod from_pod;

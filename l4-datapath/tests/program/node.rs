@@ -10,8 +10,8 @@ use std::{
 
 use abi::{
     Address, Assignment, Assignments, Connection, ConnectionKey4, ConnectionKey6, Direction, DropCount,
-    DropKey, DropReason, Endpoint, Event, EventKind, Node as NodeValue, Remote, RuleKey, RuleValue,
-    RuleVerdict, map,
+    DropKey, DropReason, Endpoint, Event, EventKind, Fragment, FragmentKey, Node as NodeValue, Remote,
+    RuleKey, RuleValue, RuleVerdict, map,
 };
 use aya::{
     Ebpf, EbpfLoader, TestRun as _, TestRunOptions,
@@ -334,6 +334,24 @@ impl Node {
                     map.insert(key, value, 0).unwrap();
                 }
             }
+        }
+    }
+
+    /// What is remembered of first fragments.
+    pub(crate) fn fragments(&self) -> BTreeMap<FragmentKey, Fragment> {
+        let map: HashMap<_, FragmentKey, Fragment> =
+            HashMap::try_from(self.bpf.map(map::FRAGMENTS).unwrap()).unwrap();
+        map.iter().map(Result::unwrap).collect()
+    }
+
+    /// Changes all of it.
+    pub(crate) fn change_fragments(&mut self, change: impl Fn(&mut Fragment)) {
+        let all = self.fragments();
+        let mut map: HashMap<_, FragmentKey, Fragment> =
+            HashMap::try_from(self.bpf.map_mut(map::FRAGMENTS).unwrap()).unwrap();
+        for (key, mut value) in all {
+            change(&mut value);
+            map.insert(key, value, 0).unwrap();
         }
     }
 }

@@ -37,6 +37,7 @@ pub(super) fn check_refusal(
     ensure(unicast && told.macs == (asked.macs.1, asked.macs.0), "link", outcome)?;
     ensure(told.length == outcome.frame.len(), "length", outcome)?;
     ensure(told.checksums == (true, true) && told.ttl == 64, "header", outcome)?;
+    ensure(told.piece.is_none(), "in pieces", outcome)?;
     let about = frame.get(LINK..).unwrap_or_default();
     match reason {
         DropReason::NoConnection => ensure(resets(&asked, &told), "no reset", outcome),
@@ -68,7 +69,7 @@ fn resets(asked: &Read, told: &Read) -> bool {
 
 fn complains(asked: &Read, told: &Read, wanted: u8, about: &[u8]) -> bool {
     match (&asked.body, &told.body) {
-        (Body::Error { .. }, _) => false,
+        (Body::Error { .. } | Body::Later, _) => false,
         (_, Body::Error { kind, quoted }) => *kind == wanted && about.starts_with(quoted),
         _ => false,
     }
@@ -92,7 +93,7 @@ pub(super) fn check_neighbour(hook: Hook, frame: &[u8], outcome: &Outcome) -> Re
         return Ok(true);
     }
     let Some(Read { body: Body::OtherIcmp { kind: 135, rest: asked }, source, macs, ttl: 255, .. }) =
-        read(frame)
+        read(frame).filter(|read| !read.fragment_header)
     else {
         return Ok(false);
     };

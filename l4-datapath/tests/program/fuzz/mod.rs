@@ -2,8 +2,8 @@
 //!
 //! Each frame of the corpus ([`seeds`]) is mutated ([`mutation`]) and given to the programs; an independent reader
 //! ([`reader`], `etherparse`, strict) and an obvious [`model`] of policy and connections say what may come of it:
-//! - A packet passes only if the reader takes it for one plain packet, of a connection that is open or allowed by a
-//!   rule for exactly these ends, protocol and port; and only what a router changes is changed.
+//! - A packet passes only if the reader takes it for one packet, of a connection that is open or allowed by a rule for
+//!   exactly these ends, protocol and port, or for a later piece of one; and only what a router changes is changed.
 //! - Every drop is one event and one count with a known reason, but for the noise that is documented as quiet.
 //! - Everything else that leaves is an answer of ours, to the sender alone, and well-formed.
 //!
@@ -13,6 +13,7 @@
 mod answer;
 mod model;
 mod mutation;
+mod network;
 mod reader;
 mod seeds;
 
@@ -94,7 +95,7 @@ impl Lab {
         for pod in [A, B] {
             node.set_quota(pod, 1_000_000);
         }
-        let model = Model { rules, opened: BTreeSet::new() };
+        let model = Model { rules, opened: BTreeSet::new(), firsts: BTreeMap::new() };
         Self { node, model, drops: BTreeMap::new(), fates: BTreeMap::new() }
     }
 
@@ -211,13 +212,18 @@ fn a_mutated_frame_passes_only_as_what_a_strict_reader_finds_allowed() {
     lab.run();
     let all = [Fate::Passed, Fate::Dropped, Fate::Answered, Fate::Silent];
     assert!(all.iter().all(|fate| lab.fates.contains_key(fate)), "{:?}", lab.fates);
-    // These need faults of the node, not of the frame.
+    // These need faults of the node, not of the frame, or services and masquerading.
     let others = [
         DropReason::ConnectionMapFull,
         DropReason::ConnectionQuota,
         DropReason::NotReady,
         DropReason::PolicyDeny,
         DropReason::NoIdentity,
+        DropReason::NoBackend,
+        DropReason::NoMapping,
+        DropReason::UnsupportedMasquerade,
+        DropReason::TranslationConflict,
+        DropReason::TranslationMapFull,
     ];
     let expected = DropReason::ALL.iter().copied().filter(|reason| !others.contains(reason)).collect();
     assert_eq!(lab.reasons(), expected, "the corpus meets every check of the programs");

@@ -1,9 +1,13 @@
 //! What may pass, in the obvious way: a list of rules and a set of connections.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use super::{
     Hook,
+    network::Piece,
     reader::{Body, Read, quoted, read},
 };
 use crate::{
@@ -89,6 +93,15 @@ pub(super) struct Model {
     pub(super) rules: &'static [Rule],
     /// Whatever was ever opened: more than is open now, for some frames close a connection.
     pub(super) opened: BTreeSet<Tuple>,
+    /// The latest first piece of each datagram that passed: more than is remembered now, for some pieces end it.
+    pub(super) firsts: BTreeMap<Datagram, (Tuple, Piece)>,
+}
+
+/// What the pieces of a datagram share: ends, id, for IPv4 the protocol.
+pub(super) type Datagram = (IpAddr, IpAddr, u32, Option<u8>);
+
+fn datagram(read: &Read, piece: Piece) -> Datagram {
+    (read.source, read.destination, piece.id, read.source.is_ipv4().then_some(read.protocol))
 }
 
 impl Model {
@@ -122,6 +135,11 @@ impl Model {
                 let seen = if from_pod { about.1 == read.source } else { beyond };
                 return seen && about.0 == read.destination && self.knows(about);
             }
+            Body::Later => {
+                let Some(piece) = read.piece else { return false };
+                let first = self.firsts.get(&datagram(read, piece));
+                return first.is_some_and(|(tuple, first)| first.is_before(piece) && self.knows(*tuple));
+            }
         };
         let tuple = (read.source, read.destination, read.protocol, ports);
         let (forth, back) = (self.opened.contains(&tuple), self.opened.contains(&reversed(tuple)));
@@ -140,6 +158,9 @@ impl Model {
         }
         // An echo reply never goes the way of its request.
         let forth = forth && !matches!(read.body, Body::Echo { request: false, .. });
+        if let Some(piece) = read.piece {
+            self.firsts.insert(datagram(read, piece), (tuple, piece));
+        }
         opens || forth || (back && answers)
     }
 

@@ -26,7 +26,7 @@ const BYTES: [u8; 34] = [
 ];
 
 /// Fields that say how long something is or what follows: offset, and whether it has two bytes.
-const LENGTHS: [(usize, bool); 12] = [
+const LENGTHS: [(usize, bool); 16] = [
     (12, true),  // EtherType
     (14, false), // version and header length
     (16, true),  // IPv4 total length
@@ -36,7 +36,11 @@ const LENGTHS: [(usize, bool); 12] = [
     (38, true),  // UDP over IPv4
     (46, false), // TCP over IPv4: offset
     (47, false), // TCP over IPv4: flags
+    (54, true),  // first extension header: next header and length
+    (56, true),  // fragment over IPv6; routing
     (58, true),  // UDP over IPv6
+    (62, true),  // second extension header
+    (64, true),  // fragment in second place
     (66, false), // TCP over IPv6: offset
     (67, false), // TCP over IPv6: flags
 ];

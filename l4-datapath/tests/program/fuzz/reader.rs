@@ -1,20 +1,21 @@
 //! The second reader: what `etherparse` makes of a frame, read strictly.
 //!
-//! It shares nothing with the programs' parser. A frame it does not read as one plain packet must not pass.
+//! It shares nothing with the programs' parser. A frame it does not read as one packet, or one fragment, must not pass.
 
 use std::net::IpAddr;
 
 use etherparse::{
-    ArpEthIpv4Packet, Ethernet2Slice, Ipv4HeaderSlice, Ipv6HeaderSlice, NetSlice, SlicedPacket,
-    TransportSlice,
+    ArpEthIpv4Packet, Ethernet2Slice, Icmpv4Slice, Icmpv6Slice, Ipv4HeaderSlice, Ipv6HeaderSlice, NetSlice,
+    SlicedPacket, TcpSlice, UdpHeaderSlice, UdpSlice,
 };
 
+use super::network::{Network, Piece, chain, network};
 use crate::{
     frame::{ICMP, ICMPV6, LINK, SCTP, TCP, UDP, octets},
     world::{Family, Pod},
 };
 
-/// An IP packet with its transport header directly behind the IP header.
+/// An IP packet, or a fragment of one.
 #[derive(Debug)]
 pub(super) struct Read {
     /// Source and destination.
@@ -26,6 +27,10 @@ pub(super) struct Read {
     /// Bytes by the word of the IP header, Ethernet header included.
     pub(super) length: usize,
     pub(super) body: Body,
+    /// Its place in its datagram, if it is not all of it.
+    pub(super) piece: Option<Piece>,
+    /// It has a fragment header, whatever that says.
+    pub(super) fragment_header: bool,
     /// IPv4 header and, for TCP and ICMP, transport.
     pub(super) checksums: (bool, bool),
 }
@@ -53,6 +58,8 @@ pub(super) enum Body {
         kind: u8,
         rest: Vec<u8>,
     },
+    /// No header: a fragment that is not the first.
+    Later,
 }
 
 /// TCP flags that mean something to a connection.
@@ -76,98 +83,95 @@ impl Flags {
     }
 }
 
-/// `None` for whatever is not exactly one plain packet of a protocol that can be judged.
+/// `None` for whatever is not exactly one packet, or fragment, of a protocol that can be judged.
 pub(super) fn read(frame: &[u8]) -> Option<Read> {
     let link = Ethernet2Slice::from_slice_without_fcs(frame).ok()?;
-    let packet = SlicedPacket::from_ethernet(frame).ok().filter(|packet| packet.link_exts.is_empty())?;
-    let (source, destination, ttl, header, checksum): (IpAddr, IpAddr, _, _, _) = match packet.net.as_ref()? {
-        NetSlice::Ipv4(ip) => {
-            let header = ip.header();
-            let plain =
-                header.options().is_empty() && !ip.is_payload_fragmented() && ip.extensions().is_empty();
-            let checksum = header.to_header().calc_header_checksum() == header.header_checksum();
-            let ends = plain.then_some((header.source_addr(), header.destination_addr()))?;
-            (ends.0.into(), ends.1.into(), header.ttl(), 20, checksum)
-        }
-        NetSlice::Ipv6(ip) => {
-            let header = ip.header();
-            // A payload length of zero is a jumbogram to etherparse; here it is a packet without payload.
-            let plain = ip.extensions().is_empty() && header.payload_length() != 0;
-            let ends = plain.then_some((header.source_addr(), header.destination_addr()))?;
-            (ends.0.into(), ends.1.into(), header.hop_limit(), 40, true)
-        }
-        NetSlice::Arp(_) => return None,
+    let ip = network(link.ether_type(), link.payload_slice())?;
+    let (body, sum) = match ip.piece {
+        Some(Piece { start: 1.., .. }) => (Body::Later, false),
+        _ => body(&ip)?,
     };
-    let ip = packet.ip_payload()?;
-    let body = body(packet.transport.as_ref(), ip.ip_number.0, ip.payload)?;
-    let sum = transport_checksum(packet.transport.as_ref(), source, destination);
     Some(Read {
         macs: (link.source(), link.destination()),
-        source,
-        destination,
-        ttl,
-        protocol: ip.ip_number.0,
-        length: LINK + header + ip.payload.len(),
+        source: ip.source,
+        destination: ip.destination,
+        ttl: ip.ttl,
+        protocol: ip.protocol,
+        length: LINK + ip.length,
         body,
-        checksums: (checksum, sum),
+        piece: ip.piece,
+        fragment_header: ip.fragment_header,
+        checksums: (ip.checksum, sum),
     })
 }
 
-fn body(transport: Option<&TransportSlice<'_>>, protocol: u8, payload: &[u8]) -> Option<Body> {
-    match transport {
-        Some(TransportSlice::Tcp(tcp)) => Some(Body::Tcp {
-            ports: (tcp.source_port(), tcp.destination_port()),
-            flags: Flags { syn: tcp.syn(), ack: tcp.ack(), rst: tcp.rst(), fin: tcp.fin() },
-            sequence: tcp.sequence_number(),
-            acknowledgement: tcp.acknowledgment_number(),
-        }),
-        Some(TransportSlice::Udp(udp)) if udp.length() != 0 => {
-            Some(Body::Ports((udp.source_port(), udp.destination_port())))
+/// What is behind the IP header, and whether its checksum is right.
+fn body(ip: &Network<'_>) -> Option<(Body, bool)> {
+    let first = ip.piece.is_some();
+    match (ip.protocol, ip.source.is_ipv4()) {
+        (TCP, _) => tcp(ip),
+        (UDP, _) if first => {
+            let udp = UdpHeaderSlice::from_slice(ip.payload).ok().filter(|udp| udp.length() >= 8)?;
+            Some((Body::Ports((udp.source_port(), udp.destination_port())), false))
         }
-        Some(TransportSlice::Icmpv4(icmp)) => {
-            let rest = icmp.slice()[4..].to_vec();
-            Some(message(icmp.type_u8(), (8, 0), matches!(icmp.type_u8(), 3 | 11 | 12), rest))
+        (UDP, _) => {
+            let udp = UdpSlice::from_slice(ip.payload).ok().filter(|udp| udp.length() != 0)?;
+            Some((Body::Ports((udp.source_port(), udp.destination_port())), false))
         }
-        Some(TransportSlice::Icmpv6(icmp)) => {
-            let rest = icmp.slice()[4..].to_vec();
-            Some(message(icmp.type_u8(), (128, 129), matches!(icmp.type_u8(), 1..=4), rest))
+        (SCTP, _) if ip.payload.len() >= 12 => Some((Body::Ports(ports(ip.payload)?), false)),
+        (ICMP, true) | (ICMPV6, false) => {
+            let body = message(ip)?;
+            // Pieces of other messages belong to no connection.
+            (!first || matches!(body.0, Body::Echo { .. })).then_some(body)
         }
-        None if protocol == SCTP && payload.len() >= 12 => Some(Body::Ports(ports(payload)?)),
         _ => None,
     }
 }
 
-fn message(kind: u8, (request, reply): (u8, u8), is_error: bool, rest: Vec<u8>) -> Body {
-    if is_error {
-        return Body::Error { kind, quoted: rest[4..].to_vec() };
-    }
-    if kind != request && kind != reply {
-        return Body::OtherIcmp { kind, rest };
-    }
-    Body::Echo { request: kind == request, identifier: u16::from_be_bytes([rest[0], rest[1]]) }
+fn tcp(ip: &Network<'_>) -> Option<(Body, bool)> {
+    let tcp = TcpSlice::from_slice(ip.payload).ok()?;
+    let sum = match (ip.source, ip.destination) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => tcp.calc_checksum_ipv4(from.octets(), to.octets()),
+        (IpAddr::V6(from), IpAddr::V6(to)) => tcp.calc_checksum_ipv6(from.octets(), to.octets()),
+        _ => return None,
+    };
+    let body = Body::Tcp {
+        ports: (tcp.source_port(), tcp.destination_port()),
+        flags: Flags { syn: tcp.syn(), ack: tcp.ack(), rst: tcp.rst(), fin: tcp.fin() },
+        sequence: tcp.sequence_number(),
+        acknowledgement: tcp.acknowledgment_number(),
+    };
+    Some((body, sum == Ok(tcp.checksum())))
+}
+
+fn message(ip: &Network<'_>) -> Option<(Body, bool)> {
+    let (kind, rest) = (*ip.payload.first()?, ip.payload.get(4..).filter(|rest| rest.len() >= 4)?.to_vec());
+    let (request, reply, is_error, sum) = match (ip.source, ip.destination) {
+        (IpAddr::V4(_), _) => {
+            // It refuses timestamps of another length than theirs.
+            let sum = Icmpv4Slice::from_slice(ip.payload)
+                .is_ok_and(|icmp| icmp.icmp_type().calc_checksum(icmp.payload()) == icmp.checksum());
+            (8, 0, matches!(kind, 3 | 11 | 12), sum)
+        }
+        (IpAddr::V6(from), IpAddr::V6(to)) => {
+            let icmp = Icmpv6Slice::from_slice(ip.payload).ok()?;
+            (128, 129, matches!(kind, 1..=4), icmp.is_checksum_valid(from.octets(), to.octets()))
+        }
+        _ => return None,
+    };
+    let body = if is_error {
+        Body::Error { kind, quoted: rest[4..].to_vec() }
+    } else if kind == request || kind == reply {
+        Body::Echo { request: kind == request, identifier: u16::from_be_bytes([rest[0], rest[1]]) }
+    } else {
+        Body::OtherIcmp { kind, rest }
+    };
+    Some((body, sum))
 }
 
 fn ports(transport: &[u8]) -> Option<(u16, u16)> {
     let [a, b, c, d, ..] = *transport else { return None };
     Some((u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d])))
-}
-
-fn transport_checksum(transport: Option<&TransportSlice<'_>>, source: IpAddr, destination: IpAddr) -> bool {
-    match (transport, source, destination) {
-        (Some(TransportSlice::Tcp(tcp)), IpAddr::V4(from), IpAddr::V4(to)) => {
-            tcp.calc_checksum_ipv4(from.octets(), to.octets()) == Ok(tcp.checksum())
-        }
-        (Some(TransportSlice::Tcp(tcp)), IpAddr::V6(from), IpAddr::V6(to)) => {
-            tcp.calc_checksum_ipv6(from.octets(), to.octets()) == Ok(tcp.checksum())
-        }
-        (Some(TransportSlice::Icmpv4(icmp)), ..) => {
-            icmp.icmp_type().calc_checksum(icmp.payload()) == icmp.checksum()
-        }
-        (Some(TransportSlice::Icmpv6(icmp)), IpAddr::V6(from), IpAddr::V6(to)) => {
-            icmp.is_checksum_valid(from.octets(), to.octets())
-        }
-        _ => false,
-    }
 }
 
 /// The tuple of what an ICMP error quotes: ends, protocol, ports (an echo's identifier twice).
@@ -185,7 +189,8 @@ pub(super) fn quoted(bytes: &[u8]) -> Option<(IpAddr, IpAddr, u8, (u16, u16))> {
         }
         6 => {
             let ip = Ipv6HeaderSlice::from_slice(bytes).ok()?;
-            (ip.source_addr().into(), ip.destination_addr().into(), ip.next_header().0, 40)
+            let chain = chain(ip.next_header().0, &bytes[40..]).filter(|chain| !chain.is_later())?;
+            (ip.source_addr().into(), ip.destination_addr().into(), chain.protocol, 40 + chain.length)
         }
         _ => return None,
     };
@@ -226,22 +231,20 @@ pub(super) fn silence(pod: Pod, from_pod: bool, frame: &[u8]) -> Option<Silence>
         let detection = arp.sender_ipv4 == [0; 4] || arp.sender_ipv4 == arp.target_ipv4;
         return detection.then_some(Silence::Private);
     }
-    let ip = Ipv6HeaderSlice::from_slice(link.payload_slice()).ok()?;
-    let payload = &link.payload_slice()[40..];
-    let (protocol, kind) = (ip.next_header().0, payload.first().copied());
-    if from_pod && protocol == ICMPV6 {
-        match kind {
-            Some(136) => return Some(Silence::Private),
-            Some(135) => {
-                let target: [u8; 16] = payload.get(8..24)?.try_into().ok()?;
-                let own = target == octets(Family::V6.pool(pod.host))[..];
-                let detection = ip.source_addr().is_unspecified() || target == ip.source() || own;
-                return detection.then_some(Silence::Private);
-            }
-            _ => {}
+    let ip = network(link.ether_type(), link.payload_slice()).filter(|ip| !ip.fragment_header)?;
+    let (IpAddr::V6(destination), ICMPV6, Some(kind)) = (ip.destination, ip.protocol, ip.rest.first()) else {
+        return None;
+    };
+    match kind {
+        136 if from_pod => return Some(Silence::Private),
+        135 if from_pod => {
+            let target = ip.rest.get(8..24)?;
+            let own = target == octets(Family::V6.pool(pod.host));
+            let detection = ip.source.is_unspecified() || target == octets(ip.source) || own;
+            return detection.then_some(Silence::Private);
         }
+        _ => {}
     }
-    let on_link = ip.destination()[0] == 0xff && ip.destination()[1] & 0xf == 2;
-    let noise = protocol == 0 || (protocol == ICMPV6 && matches!(kind, Some(130..=133 | 135 | 136 | 143)));
-    (on_link && noise).then_some(Silence::Noise)
+    let on_link = destination.octets()[0] == 0xff && destination.octets()[1] & 0xf == 2;
+    (on_link && matches!(kind, 130..=133 | 135 | 136 | 143)).then_some(Silence::Noise)
 }

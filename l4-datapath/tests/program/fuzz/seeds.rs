@@ -6,8 +6,8 @@ use std::{fs, net::IpAddr, path::Path};
 use super::Hook;
 use crate::{
     frame::{
-        ACK, Ends, FIN, ICMPV6, LINK, PSH, RST, SCTP, SYN, TCP, UDP, arp, checksum, echo, icmp, ip, sctp,
-        tcp, tcp_with, udp, unreachable,
+        ACK, Ends, FIN, ICMPV6, LINK, PSH, RST, SCTP, SYN, TCP, UDP, arp, checksum, echo, extended, icmp, ip,
+        piece, pieces, sctp, tcp, tcp_with, udp, unreachable,
     },
     world::{A, B, FAMILIES, Family},
 };
@@ -29,7 +29,11 @@ pub(super) fn seeds() -> Vec<Seed> {
         conversations(family, &mut add);
         errors(family, &mut add);
         refused(family, &mut add);
+        fragments(family, &mut add);
     }
+    let mut add =
+        |name: &str, hook, frame| all.push(Seed { name: format!("{name} behind headers"), hook, frame });
+    extensions(&mut add);
     neighbours(&mut |name: &str, frame| all.push(Seed { name: name.into(), hook: Hook::FromPod(A), frame }));
     all.extend(kept());
     all
@@ -83,7 +87,6 @@ fn refused(family: Family, add: Add<'_>) {
     let (near, back) = (family.between(A, B), family.between(B, A));
     let into = family.to(family.peer(), A);
     let syn = tcp(near, (4000, 80), SYN);
-    let transport = &syn[near.transport()..];
     add("denied", Hook::FromPod(A), tcp(near, (4000, 81), SYN));
     add("denied back", Hook::FromPod(B), tcp(back, (4000, 80), SYN));
     add("mid-stream", Hook::FromPod(A), tcp(near, (5000, 80), ACK));
@@ -99,9 +102,6 @@ fn refused(family: Family, add: Add<'_>) {
         for sum in [[0xfe, 0xff], [0xff, 0x00], [0xff, 0xfe]] {
             add("checksum about to carry", Hook::FromPod(A), with_header_checksum(syn.clone(), sum));
         }
-        let mut fragment = syn.clone();
-        fragment[LINK + 6] = 0x20;
-        add("first fragment", Hook::FromPod(A), fragment);
         let mut options = syn.clone();
         options[LINK] = 0x46;
         options.splice(LINK + 20..LINK + 20, [148, 4, 0, 0]);
@@ -114,19 +114,79 @@ fn refused(family: Family, add: Add<'_>) {
         let ends = Ends { addresses: ("fe80::a".parse().unwrap(), "ff02::16".parse().unwrap()), ..near };
         ip(ends, 0, 1, &[ICMPV6, 0, 5, 2, 0, 0, 1, 0, 143, 0, 0, 0, 0, 0, 0, 0])
     });
-    // Eight bytes each; what follows is the segment that would pass by itself.
-    for (name, protocol) in
-        [("hop-by-hop", 0), ("routing", 43), ("fragment", 44), ("destination options", 60), ("AH", 51)]
-    {
-        let mut chain = vec![TCP, 0, 0, 0, 0, 0, 0, 0];
-        chain.extend(transport);
-        add(name, Hook::FromPod(A), ip(near, protocol, 64, &chain));
-    }
+    let hidden = extended(&syn, &[(51, &[0; 7])]);
+    add("AH", Hook::FromPod(A), hidden);
     add(
         "IPv4 in IPv6",
         Hook::FromPod(A),
         ip(near, 4, 64, &tcp(Family::V4.between(A, B), (1, 80), SYN)[LINK..]),
     );
+}
+
+/// Each datagram under an id of its own: some pieces end theirs.
+fn fragments(family: Family, add: Add<'_>) {
+    let (near, back) = (family.between(A, B), family.between(B, A));
+    let (far, into) = (family.from(A, family.peer()), family.to(family.peer(), A));
+    let question = udp(near, (4000, 53), &[7; 120]);
+    for frame in pieces(near, 1, &question, 64) {
+        add("piece of a datagram", Hook::FromPod(A), frame);
+    }
+    for frame in pieces(back, 1, &udp(back, (53, 4000), &[7; 120]), 64) {
+        add("piece of an answer", Hook::FromPod(B), frame);
+    }
+    for frame in pieces(into, 1, &udp(into, (4000, 53), &[7; 120]), 64) {
+        add("piece from beyond", Hook::ToPod(A), frame);
+    }
+    for frame in pieces(near, 2, &tcp_with(near, (4000, 80), ACK, 64, &[7; 40]), 32) {
+        add("piece of a segment", Hook::FromPod(A), frame);
+    }
+    for frame in pieces(near, 3, &echo(near, true, 7), 8) {
+        add("piece of an echo", Hook::FromPod(A), frame);
+    }
+    add("stray piece", Hook::FromPod(A), piece(near, UDP, 4, (64, false), &[7; 32]));
+    add(
+        "tiny first piece",
+        Hook::FromPod(A),
+        piece(near, TCP, 5, (0, true), &[0x0f, 0xa0, 0, 80, 0, 0, 0, 0]),
+    );
+    add("first piece, overlapped", Hook::FromPod(A), pieces(near, 6, &question, 64).remove(0));
+    add("overlapping piece", Hook::FromPod(A), piece(near, UDP, 6, (56, false), &[7; 32]));
+    let large = pieces(far, 7, &udp(far, (4000, 53), &[7; 120]), 64).remove(0);
+    add("first piece to beyond", Hook::FromPod(A), large.clone());
+    let kind = if near.is_v4() { 3 } else { 1 };
+    let error = icmp(into, kind, 4, 64, &[&[0; 4], &large[LINK..]].concat());
+    add("error about a first piece", Hook::ToPod(A), error);
+}
+
+fn extensions(add: Add<'_>) {
+    let (near, into) = (Family::V6.between(A, B), Family::V6.to(Family::V6.peer(), A));
+    let hop_by_hop: (u8, &[u8]) = (0, &[0, 5, 2, 0, 0, 1, 0]);
+    let options: (u8, &[u8]) = (60, &[0, 1, 4, 0, 0, 0, 0]);
+    let routing: (u8, &[u8]) = (43, &[0, 3, 0, 0, 0, 0, 0]);
+    let atomic: (u8, &[u8]) = (44, &[0, 0, 0, 0, 0, 0, 9]);
+    let source_route: (u8, &[u8]) = (43, &[0, 0, 1, 0, 0, 0, 0]);
+    let first: (u8, &[u8]) = (44, &[0, 0, 1, 0, 0, 0, 8]);
+    let later: (u8, &[u8]) = (44, &[0, 0, 64, 0, 0, 0, 8]);
+    let segment = tcp(near, (4000, 80), ACK);
+    let question = udp(near, (4000, 53), &[7; 40]);
+    add("segment", Hook::FromPod(A), extended(&segment, &[hop_by_hop]));
+    add("segment at length", Hook::FromPod(A), extended(&segment, &[hop_by_hop, options, routing, options]));
+    add("atomic fragment", Hook::FromPod(A), extended(&question, &[atomic]));
+    add("source route", Hook::FromPod(A), extended(&segment, &[source_route]));
+    add("first piece", Hook::FromPod(A), extended(&question, &[options, first]));
+    add("later piece", Hook::FromPod(A), extended(&question, &[options, later]));
+    add("options in pieces", Hook::FromPod(A), extended(&question, &[first, options]));
+    add("mid-stream", Hook::FromPod(A), extended(&tcp(near, (5000, 80), ACK), &[options]));
+    let asked = extended(&udp(into.reversed(), (4000, 53), b"question"), &[options]);
+    let error = icmp(into, 1, 4, 64, &[&[0; 4], &asked[LINK..]].concat());
+    add("error about a datagram", Hook::ToPod(A), extended(&error, &[hop_by_hop]));
+    let solicited = Ends {
+        macs: (A.mac, [0x33, 0x33, 0xff, 0, 0, 1]),
+        addresses: (Family::V6.pool(A.host), "ff02::1:ff00:1".parse().unwrap()),
+    };
+    let asked = [&[0; 4][..], &[0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1], &[1, 1], &A.mac].concat();
+    add("solicitation", Hook::FromPod(A), extended(&icmp(solicited, 135, 0, 255, &asked), &[options]));
+    add("solicitation, atomic", Hook::FromPod(A), extended(&icmp(solicited, 135, 0, 255, &asked), &[atomic]));
 }
 
 fn neighbours(add: &mut dyn FnMut(&str, Vec<u8>)) {
