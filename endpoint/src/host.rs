@@ -212,10 +212,8 @@ impl Host {
         }
         let changes = record::read::<Record>(&record_path(config))?.unwrap_or_default().changes;
         let settings = changes.iter().filter(|change| {
-            matches!(
-                change,
-                Change::Sysctl { .. } | Change::ReservedPorts { .. } | Change::Resolver { .. }
-            ) && !change.is_idle()
+            matches!(change, Change::Sysctl { .. } | Change::ReservedPorts { .. } | Change::Resolver { .. })
+                && !change.is_idle()
         });
         found.extend(settings.map(Change::to_string));
         let directories = [config.namespaces(), config.records(), config.cgroup.clone()];

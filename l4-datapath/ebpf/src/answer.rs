@@ -1,4 +1,4 @@
-//! Replies we make ourselves, in the packet that caused them: RST, time exceeded, too big.
+//! Replies we make ourselves, in the packet that caused them: RST, unreachable, time exceeded, too big.
 //!
 //! Never an answer to an RST, to an ICMP error, or to what was sent to a group of the link (RFC 1122 section 3.2.2).
 //! The source is the address that was called: no router here has one of its own, and it is the one source both sides'
@@ -21,8 +21,11 @@ use crate::{
 
 const HOP_LIMIT: u8 = 64;
 const DONT_FRAGMENT: [u8; 2] = [0x40, 0];
-/// `ICMP_FRAG_NEEDED`, a code of *unreachable*.
+/// `ICMP_PORT_UNREACH` and `ICMP_FRAG_NEEDED`, codes of *unreachable*.
+const PORT4: u8 = 3;
 const FRAG_NEEDED: u8 = 4;
+/// `ICMPV6_PORT_UNREACH`.
+const PORT6: u8 = 4;
 
 /// Where the sender is.
 #[derive(Clone, Copy)]
@@ -72,40 +75,48 @@ fn answer(skb: Skb, packet: &Packet, reason: u8, mtu: u32) -> Option<()> {
     const NO_CONNECTION: u8 = DropReason::NoConnection as u8;
     const TTL_EXCEEDED: u8 = DropReason::TtlExceeded as u8;
     const TOO_BIG: u8 = DropReason::TooBig as u8;
+    const NO_BACKEND: u8 = DropReason::NoBackend as u8;
     // Whoever reads an answer wants the ports of what it is about (RFC 1122 section 3.2.2).
     if packet.is_later() {
         return None;
     }
-    match (reason, packet.is_v4()) {
-        (NO_CONNECTION, _) if packet.protocol == protocol::TCP => reset(skb, packet),
-        (TTL_EXCEEDED | TOO_BIG, _) if is_error(packet) => None,
-        (TTL_EXCEEDED, true) => error4(skb, packet, icmp4::TIME_EXCEEDED, 0, [0; 4]),
-        (TTL_EXCEEDED, false) => error6(skb, packet, icmp6::TIME_EXCEEDED, [0; 4]),
+    let (kind, code, rest) = match (reason, packet.is_v4()) {
+        (NO_CONNECTION | NO_BACKEND, _) if packet.protocol == protocol::TCP => return reset(skb, packet),
+        (NO_BACKEND, _) if packet.protocol != protocol::UDP => return None,
+        (NO_BACKEND, true) => (icmp4::UNREACHABLE, PORT4, [0; 4]),
+        (NO_BACKEND, false) => (icmp6::UNREACHABLE, PORT6, [0; 4]),
+        (TTL_EXCEEDED | TOO_BIG, _) if is_error(packet) => return None,
+        (TTL_EXCEEDED, true) => (icmp4::TIME_EXCEEDED, 0, [0; 4]),
+        (TTL_EXCEEDED, false) => (icmp6::TIME_EXCEEDED, 0, [0; 4]),
         (TOO_BIG, true) => {
             let [high, low] = u16::try_from(mtu).unwrap_or(u16::MAX).to_be_bytes();
-            error4(skb, packet, icmp4::UNREACHABLE, FRAG_NEEDED, [0, 0, high, low])
+            (icmp4::UNREACHABLE, FRAG_NEEDED, [0, 0, high, low])
         }
-        (TOO_BIG, false) => error6(skb, packet, icmp6::TOO_BIG, mtu.to_be_bytes()),
-        _ => None,
-    }
+        (TOO_BIG, false) => (icmp6::TOO_BIG, 0, mtu.to_be_bytes()),
+        _ => return None,
+    };
+    if packet.is_v4() { error4(skb, packet, kind, code, rest) } else { error6(skb, packet, kind, code, rest) }
 }
 
 /// RFC 9293 section 3.10.7.1. Every flag combination that is legal and not a first packet carries ACK, but RST alone,
-/// so the acknowledged number is the one the sender will accept.
+/// so the acknowledged number is the one the sender will accept. The sender of a SYN wants that acknowledged; what it
+/// may carry besides is not counted, which Linux accepts.
 #[inline(always)]
 fn reset(skb: Skb, packet: &Packet) -> Option<()> {
-    if packet.tcp_flags & tcp::RST != 0 || packet.tcp_flags & tcp::ACK == 0 {
+    if packet.tcp_flags & tcp::RST != 0 || packet.tcp_flags & (tcp::SYN | tcp::ACK) == 0 {
         return None;
     }
+    let opens = packet.tcp_flags & tcp::ACK == 0;
     let mut space = Space::<Tcp>::new();
     let heard = skb.read(packet.transport(), &mut space)?;
+    let heard_syn = u32::from_be_bytes(heard.sequence).wrapping_add(1).to_be_bytes();
     let mut rst = Tcp {
         source: heard.destination,
         destination: heard.source,
-        sequence: heard.acknowledgement,
-        acknowledgement: [0; 4],
+        sequence: if opens { [0; 4] } else { heard.acknowledgement },
+        acknowledgement: if opens { heard_syn } else { [0; 4] },
         offset: (size_of::<Tcp>() as u8 / 4) << 4,
-        flags: tcp::RST,
+        flags: if opens { tcp::RST | tcp::ACK } else { tcp::RST },
         window: [0; 2],
         checksum: [0; 2],
         urgent: [0; 2],
@@ -145,19 +156,20 @@ struct Error6<const ABOUT: usize> {
 /// IPv6 header and eight bytes; where there are extension headers, the first eight of them too: with a fragment header
 /// or a router alert that reaches the ports.
 #[inline(always)]
-fn error6(skb: Skb, packet: &Packet, kind: u8, rest: [u8; 4]) -> Option<()> {
+fn error6(skb: Skb, packet: &Packet, kind: u8, code: u8, rest: [u8; 4]) -> Option<()> {
+    let icmp = Icmp { kind, code, checksum: [0; 2], rest };
     if packet.transport() == ETHERNET + packet.network_length() {
-        error6_quoting::<48>(skb, packet, kind, rest)
+        error6_quoting::<48>(skb, packet, icmp)
     } else {
-        error6_quoting::<56>(skb, packet, kind, rest)
+        error6_quoting::<56>(skb, packet, icmp)
     }
 }
 
 #[inline(always)]
-fn error6_quoting<const ABOUT: usize>(skb: Skb, packet: &Packet, kind: u8, rest: [u8; 4]) -> Option<()> {
+fn error6_quoting<const ABOUT: usize>(skb: Skb, packet: &Packet, icmp: Icmp) -> Option<()> {
     let mut space = Space::<Error6<ABOUT>>::new();
     let error = skb.read(ETHERNET - size_of::<Icmp>() as u32, &mut space)?;
-    error.icmp = Icmp { kind, code: 0, checksum: [0; 2], rest };
+    error.icmp = icmp;
     let length = size_of::<Error6<ABOUT>>() as u16;
     let pseudo = checksum::pseudo(&packet.destination, &packet.source, length, protocol::ICMPV6);
     error.icmp.checksum = checksum::finish(checksum::add(pseudo, error));

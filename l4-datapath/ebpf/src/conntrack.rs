@@ -176,6 +176,12 @@ impl Entry {
         get!(self, opened_by_high) == 1
     }
 
+    /// Its opener called a VIP.
+    #[inline(always)]
+    pub(crate) fn is_translated(self) -> bool {
+        get!(self, translated) == 1
+    }
+
     /// Endpoint id that carries the charge, 0 none.
     #[inline(always)]
     pub(crate) fn charged(self) -> u32 {

@@ -4,14 +4,16 @@
 //! listener reports) is an event too. A new connection between two local endpoints makes *two* events, egress of the
 //! opener and ingress of the other, each with the rule that decided it.
 
-use abi::{Direction, DropCount, DropKey, Event, EventFlags, EventKind};
+use abi::{Address, Direction, DropCount, DropKey, Event, EventFlags, EventKind};
 use aya_ebpf::{bindings::BPF_NOEXIST, helpers::bpf_ktime_get_boot_ns};
 
 use crate::{
+    address::is_unspecified,
     identity::{End, Moment},
     maps::{DROPS, EVENTS, LOST},
     parse::Packet,
     policy::Decision,
+    translation::Role,
 };
 
 /// What is known of a packet beyond its headers, as far as the judgement has come. Plain numbers, see
@@ -30,7 +32,13 @@ pub(crate) struct Flow {
     pub(crate) direction: u8,
     /// [`abi::EventFlags`].
     pub(crate) flags: u8,
-    pub(crate) zero: [u8; 2],
+    /// Port of [`Flow::called`], machine order.
+    pub(crate) called_port: u16,
+    /// The VIP the packet came to; all zero if to none. The packet in memory then goes to a backend, or will.
+    pub(crate) called: Address,
+    /// [`crate::translation::Role`].
+    pub(crate) role: u8,
+    pub(crate) zero: [u8; 3],
 }
 
 impl Flow {
@@ -46,7 +54,25 @@ impl Flow {
             mtu: 0,
             direction: direction as u8,
             flags: 0,
-            zero: [0; 2],
+            called_port: 0,
+            called: Address([0; 16]),
+            role: Role::NONE,
+            zero: [0; 3],
+        }
+    }
+
+    /// Both ends are one endpoint.
+    #[inline(always)]
+    pub(crate) fn is_to_itself(&self) -> bool {
+        self.source.is_local() && self.source.id == self.destination.id
+    }
+
+    /// Makes the packet in memory again one to the VIP it came to, if it came to one.
+    #[inline(always)]
+    pub(crate) fn restore(&self, packet: &mut Packet) {
+        if !is_unspecified(&self.called) {
+            packet.destination = self.called;
+            packet.destination_port = self.called_port;
         }
     }
 

@@ -8,21 +8,15 @@
 //!
 //! A packet that is not for a workload's masquerade is the node's own affair and stays untouched.
 
-use abi::{Direction, DropReason, ReservedIdentity};
-use aya_ebpf::{
-    bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC},
-    macros::classifier,
-    programs::TcContext,
-};
+use abi::{Direction, DropReason};
+use aya_ebpf::{bindings::TC_ACT_UNSPEC, macros::classifier, programs::TcContext};
 
 use crate::{
-    flow::{self, Flow},
     identity::{self, Moment},
-    masquerade,
+    masquerade, netdev,
     parse::{self, Packet},
     refusal::Refusal,
     skb::Skb,
-    to_netdev::is_ip,
 };
 
 /// See the module.
@@ -30,29 +24,24 @@ use crate::{
 pub(crate) fn from_netdev(ctx: TcContext) -> i32 {
     let skb = Skb::new(&ctx);
     let mut packet = Packet::new(skb.len());
-    let mut flow = Flow::new(skb.ifindex(), Direction::Ingress);
     // Before the node is configured there is nobody to give it to.
     let Ok(now) = Moment::current() else { return TC_ACT_UNSPEC };
-    match admit(skb, &mut packet, &mut flow, &now) {
+    match admit(skb, &mut packet, &now) {
         Ok(()) => TC_ACT_UNSPEC,
-        Err(refusal) => {
-            flow.identify_destination(&packet, &now);
-            flow::dropped(&packet, &flow, refusal.number());
-            TC_ACT_SHOT
-        }
+        Err(refusal) => netdev::stop(skb, &packet, &now, Direction::Ingress, refusal),
     }
 }
 
 #[inline(always)]
-fn admit(skb: Skb, packet: &mut Packet, flow: &mut Flow, now: &Moment) -> Result<(), Refusal> {
-    if !is_ip(skb, packet) {
+fn admit(skb: Skb, packet: &mut Packet, now: &Moment) -> Result<(), Refusal> {
+    if !netdev::is_ip(skb, packet) {
         return Ok(());
     }
     let parsed = parse::network(skb, packet);
-    flow.source.set_remote(&packet.source, now.generation);
-    if flow.source.identity == ReservedIdentity::UNMANAGED || identity::endpoint(&packet.source).is_some() {
+    if identity::endpoint(&packet.source).is_some() {
         return Err(DropReason::InvalidSourceIp.into());
     }
+    netdev::check_free(packet, now)?;
     match parsed {
         Ok(()) => masquerade::arriving(skb, packet, now),
         Err(_) => Ok(()),

@@ -2,8 +2,9 @@
 //!
 //! - Hook: tc ingress of the host-side veth of each endpoint; tcx (kernel 6.6) or clsact. `redirect_peer` and
 //!   `check_mtu` make 5.12 the oldest kernel that loads it.
-//! - Reads `NODE`, `ENDPOINTS`, `ASSIGNMENTS`, `IPCACHE`, `RULES`.
-//! - Writes `CONNECTIONS4`, `CONNECTIONS6`, `USAGE`, `FRAGMENTS`, `DROPS`, `EVENTS`, `LOST`.
+//! - Reads `NODE`, `ENDPOINTS`, `ASSIGNMENTS`, `IPCACHE`, `RULES`, and what [`crate::balance`] reads.
+//! - Writes `CONNECTIONS4`, `CONNECTIONS6`, `TRANSLATIONS`, `AFFINITIES`, `USAGE`, `FRAGMENTS`, `DROPS`, `EVENTS`,
+//!   `LOST`.
 //! - Verdicts: REDIRECT into a workload of this node (or back, with an answer of ours), OK to the host's stack for all
 //!   others, SHOT.
 
@@ -26,7 +27,9 @@ use crate::{
     neighbour,
     parse::{self, Packet},
     refusal::Refusal,
+    service,
     skb::{Skb, Space},
+    translation::{self, Role},
 };
 
 /// See the module.
@@ -46,6 +49,8 @@ pub(crate) fn from_pod(ctx: TcContext) -> i32 {
         Err(refusal) => {
             let reason = refusal.number();
             flow::dropped(&packet, &flow, reason);
+            // An answer of ours comes from whom the workload called.
+            flow.restore(&mut packet);
             answer::refuse(skb, &packet, &flow, reason, Sender::Workload)
         }
     }
@@ -75,21 +80,39 @@ fn admit(skb: Skb, packet: &mut Packet, flow: &mut Flow) -> Result<i32, Refusal>
     flow.source.set_local(sender(skb, packet, link)?, now.generation)?;
     parse::transport(skb, packet)?;
     fragment::recall(packet, &now)?;
-    let receiver = identity::endpoint(&packet.destination);
+    let mut receiver = identity::endpoint(&packet.destination);
+    if receiver.is_none() {
+        call(skb, packet, flow, &now)?;
+        receiver = identity::endpoint(&packet.destination);
+    }
     if let Some(endpoint) = receiver {
         flow.destination.set_local(endpoint, now.generation)?;
         deliver::check(skb, packet, flow, endpoint)?;
     }
     judge(skb, packet, flow, &now)?;
-    fragment::remember(packet, &now);
+    if matches!(flow.role, Role::FIRST_CALL | Role::CALL_AGAIN) {
+        translation::enter(packet, flow)?;
+    }
+    service::remember(packet, flow, &now);
     if now.trace {
         flow.identify_destination(packet, &now);
         flow::report(packet, flow, EventKind::Trace, 0);
     }
+    service::translate(skb, packet, flow)?;
     match receiver {
         Some(endpoint) => Ok(deliver::to_endpoint(skb, packet, endpoint)?),
         None => Ok(TC_ACT_OK),
     }
+}
+
+/// Makes a packet to a VIP one to a backend, as far as the judgement is concerned.
+#[inline(always)]
+fn call(skb: Skb, packet: &mut Packet, flow: &mut Flow, now: &Moment) -> Result<(), Refusal> {
+    let called = service::call(skb, packet, flow, now);
+    if called.is_err() {
+        flow.identify_destination(packet, now);
+    }
+    called
 }
 
 /// The endpoint behind this hook, if the packet's addresses are its own.

@@ -16,6 +16,7 @@ use crate::{
     refusal::Refusal,
     related,
     skb::Skb,
+    translation::Role,
 };
 
 /// What to do with an ICMP message.
@@ -110,7 +111,7 @@ fn is_request(packet: &Packet) -> bool {
 /// The combinations a TCP can send; as `nf_conntrack_proto_tcp.c` has them, without SYN+URG. PSH, ECE, CWR and the
 /// ninth bit say nothing about state.
 #[inline(always)]
-fn is_legal(flags: u8) -> bool {
+pub(crate) fn is_legal(flags: u8) -> bool {
     const FIN_ACK: u8 = tcp::FIN | tcp::ACK;
     match flags & (tcp::FIN | tcp::SYN | tcp::RST | tcp::ACK | tcp::URG) {
         FIN_ACK | tcp::SYN | tcp::RST | tcp::ACK => true,
@@ -125,7 +126,7 @@ fn is_legal(flags: u8) -> bool {
 
 /// A legal first packet: SYN alone.
 #[inline(always)]
-fn is_first(flags: u8) -> bool {
+pub(crate) fn is_first(flags: u8) -> bool {
     flags & (tcp::SYN | tcp::ACK) == tcp::SYN
 }
 
@@ -190,6 +191,7 @@ fn follow(
         }
         _ => {}
     }
+    flow.role = role(flow, entry.is_translated(), reply).ok_or(DropReason::TranslationConflict)?;
     match entry.verdict(now.generation) {
         Some(memo) if memo & Memo::AUDITED != 0 => flow.flags |= EventFlags::AUDITED,
         Some(_) => {}
@@ -201,6 +203,19 @@ fn follow(
     }
     entry.note(now.second, reply, packet.tcp_flags);
     Ok(())
+}
+
+/// What a packet of a known connection is for services. `None`: the opener uses one pair of ports both with and without
+/// a service, and the backend could not tell the two connections apart.
+#[inline(always)]
+fn role(flow: &Flow, is_translated: bool, reply: bool) -> Option<u8> {
+    match (flow.role, is_translated) {
+        (Role::NONE, true) if reply => Some(Role::ANSWER),
+        (Role::CALL, true) if !reply || flow.is_to_itself() => Some(Role::CALL),
+        (Role::FIRST_CALL, true) if !reply => Some(Role::CALL_AGAIN),
+        (Role::NONE, false) => Some(Role::NONE),
+        _ => None,
+    }
 }
 
 const OPENED: i32 = 0;
@@ -219,6 +234,7 @@ fn open(flow: &Flow, now: &Moment, tuple: &Tuple, verdict: &Verdict) -> i32 {
         seen: now.second,
         charged: payer,
         opened_by_high: u8::from(tuple.source_is_high),
+        translated: u8::from(flow.role != Role::NONE),
         instances: tuple.instances(flow.source.instance, flow.destination.instance),
         ..Connection::EMPTY
     };
@@ -264,6 +280,10 @@ fn ask(
         if reply { (&flow.destination, &flow.source) } else { (&flow.source, &flow.destination) };
     if opener.identity == 0 || other.identity == 0 {
         return Err(DropReason::NoIdentity);
+    }
+    // A workload may always talk with itself; here it does so through a service it is a backend of.
+    if flow.is_to_itself() {
+        return Ok(());
     }
     let ask = Question { port: called_port(packet, reply), protocol: packet.protocol };
     let (from, to) = (opener.ifindex, other.ifindex);

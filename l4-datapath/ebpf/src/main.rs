@@ -34,6 +34,7 @@ mod judge;
 mod maps;
 mod masquerade;
 mod neighbour;
+mod netdev;
 mod node_socket;
 mod parse;
 mod policy;
@@ -44,11 +45,13 @@ mod refusal;
 mod related;
 mod rewrite;
 mod sendmsg;
+mod service;
 mod skb;
 mod sock_release;
 mod socket;
 mod to_netdev;
 mod to_pod;
+mod translation;
 mod translation_gc;
 
 /// GPL helpers (`bpf_ringbuf_*` is not, `bpf_skb_*` partly) load only with a GPL-compatible licence string.

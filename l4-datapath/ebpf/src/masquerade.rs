@@ -19,7 +19,7 @@ use aya_ebpf::{
 };
 
 use crate::{
-    address::is_mapped4,
+    address::{is_mapped4, is_unspecified},
     conntrack::{self, EXISTS, Tuple},
     fragment,
     header::{icmp4, icmp6, protocol},
@@ -29,7 +29,8 @@ use crate::{
     node_socket,
     parse::{self, Packet},
     refusal::Refusal,
-    related, rewrite,
+    related::{self, Quote},
+    rewrite,
     skb::Skb,
 };
 
@@ -55,17 +56,30 @@ extern "C" fn masquerade_leaving(skb: *mut __sk_buff, packet: *mut Packet, now: 
 
 #[inline(always)]
 fn leave(skb: Skb, packet: &mut Packet, now: &Moment) -> Result<(), Refusal> {
-    let Some(address) = address(skb, packet)? else { return Ok(()) };
+    let mut address = Address([0; 16]);
+    match masquerade_address(skb.as_ptr(), packet, &mut address) {
+        FOUND => {}
+        UNTOUCHED => return Ok(()),
+        reason => return Refusal::check(reason),
+    }
     parse::transport(skb, packet)?;
     fragment::recall(packet, now)?;
     if judge::is_error(packet) {
-        return complain(skb, packet);
+        return Refusal::check(masquerade_complain(skb.as_ptr(), packet));
     }
-    let key = tuple(packet).ok_or(DropReason::UnsupportedMasquerade)?;
-    let mut becomes = key;
-    match masquerade_find(skb.as_ptr(), &key, &address, now, &mut becomes) {
+    let (mut key, mut becomes) = (NO_TUPLE, NO_TUPLE);
+    if !fill(&mut key, packet) {
+        return Err(DropReason::UnsupportedMasquerade.into());
+    }
+    match masquerade_find(&key, &address, now, &mut becomes) {
         FOUND => {}
         UNTOUCHED => return Ok(()),
+        NEW => {
+            Refusal::check(masquerade_allocate(skb.as_ptr(), &key, &address))?;
+            if masquerade_half(&key, 1, &mut becomes) != FOUND {
+                return Err(DropReason::NoMapping.into());
+            }
+        }
         reason => return Refusal::check(reason),
     }
     fragment::remember(packet, now);
@@ -74,61 +88,76 @@ fn leave(skb: Skb, packet: &mut Packet, now: &Moment) -> Result<(), Refusal> {
     rewrite::packet(skb, packet, !packet.is_later())
 }
 
-/// What the packet is masqueraded by; `None` if it goes as it is.
-#[inline(always)]
-fn address(skb: Skb, packet: &Packet) -> Result<Option<Address>, DropReason> {
+/// Fills in what the packet is masqueraded by: [`FOUND`], [`UNTOUCHED`] or a reason.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn masquerade_address(skb: *mut __sk_buff, packet: *const Packet, address: *mut Address) -> u32 {
+    // SAFETY: the caller passes references; the tests for null are for the verifier.
+    let (Some(packet), Some(address)) = (unsafe { (packet.as_ref(), address.as_mut()) }) else {
+        return Refusal::ABSURD;
+    };
     // SAFETY: an element says the same of its device for as long as that has one.
-    let device = unsafe { DEVICES.get(skb.ifindex()) }.ok_or(DropReason::NotReady)?;
-    let (flag, address) = if packet.is_v4() {
-        (DeviceFlags::MASQUERADE4, Address::v4(device.ipv4))
+    let Some(device) = (unsafe { DEVICES.get(Skb::from(skb).ifindex()) }) else {
+        return DropReason::NotReady as u32;
+    };
+    let (flag, has_none) = if packet.is_v4() {
+        *address = Address::v4(device.ipv4);
+        (DeviceFlags::MASQUERADE4, device.ipv4 == [0; 4])
     } else {
-        (DeviceFlags::MASQUERADE6, Address(device.ipv6))
+        address.0 = device.ipv6;
+        (DeviceFlags::MASQUERADE6, is_unspecified(address))
     };
     if device.flags & flag == 0 || UNMASQUERADED.get(&Key::new(128, packet.destination)).is_some() {
-        return Ok(None);
+        return UNTOUCHED;
     }
-    if address.0 == [0; 16] || address.0 == Address::v4([0; 4]).0 {
-        return Err(DropReason::NoMapping);
-    }
-    Ok(Some(address))
+    if has_none { DropReason::NoMapping as u32 } else { FOUND }
 }
 
-/// The packet's tuple; of an ICMP echo, the identifier stands for both ports. `None` for what has nothing to tell one
-/// workload's answers from another's, and for SCTP: nobody could set its checksum right for another port.
+/// To be filled.
+const NO_TUPLE: PacketTuple = PacketTuple {
+    source: Address([0; 16]),
+    destination: Address([0; 16]),
+    source_port: [0; 2],
+    destination_port: [0; 2],
+    protocol: 0,
+    zero: [0; 3],
+};
+
+/// Fills in the packet's tuple; of an ICMP echo, the identifier stands for both ports. Not for what has nothing to tell
+/// one workload's answers from another's, nor for SCTP: nobody could set its checksum right for another port.
 #[inline(always)]
-fn tuple(packet: &Packet) -> Option<PacketTuple> {
-    let destination_port = match packet.protocol {
-        protocol::TCP | protocol::UDP => packet.destination_port,
-        protocol::ICMP if matches!(packet.icmp_type(), icmp4::ECHO_REQUEST | icmp4::ECHO_REPLY) => {
-            packet.source_port
+fn fill(tuple: &mut PacketTuple, packet: &Packet) -> bool {
+    tuple.source = packet.source;
+    tuple.destination = packet.destination;
+    tuple.protocol = packet.protocol;
+    tuple.source_port = packet.source_port.to_be_bytes();
+    let kind = packet.icmp_type();
+    match packet.protocol {
+        protocol::TCP | protocol::UDP => {
+            tuple.destination_port = packet.destination_port.to_be_bytes();
+            return true;
         }
-        protocol::ICMPV6 if matches!(packet.icmp_type(), icmp6::ECHO_REQUEST | icmp6::ECHO_REPLY) => {
-            packet.source_port
-        }
-        // The type of later fragments is not known; only echoes have any.
-        protocol::ICMP | protocol::ICMPV6 if packet.is_later() => packet.source_port,
-        _ => return None,
-    };
-    Some(PacketTuple {
-        source: packet.source,
-        destination: packet.destination,
-        source_port: packet.source_port.to_be_bytes(),
-        destination_port: destination_port.to_be_bytes(),
-        protocol: packet.protocol,
-        zero: [0; 3],
-    })
+        protocol::ICMP if packet.is_later() || matches!(kind, icmp4::ECHO_REQUEST | icmp4::ECHO_REPLY) => {}
+        protocol::ICMPV6 if packet.is_later() || matches!(kind, icmp6::ECHO_REQUEST | icmp6::ECHO_REPLY) => {}
+        _ => return false,
+    }
+    tuple.destination_port = tuple.source_port;
+    true
 }
 
 /// `becomes` says what the packet becomes.
 const FOUND: u32 = 0;
-/// The packet goes as it is. No reason has this number.
+/// The packet goes as it is. No reason has this number, nor the next two.
 const UNTOUCHED: u32 = 1;
+/// The port is in use towards this peer.
+const TAKEN: u32 = 2;
+/// The connection needs a port.
+const NEW: u32 = 3;
 
-/// Finds or makes the translation of the connection with this tuple: [`FOUND`], [`UNTOUCHED`] or a reason.
+/// Finds the translation of the connection with this tuple: [`FOUND`], [`UNTOUCHED`], [`NEW`] or a reason.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn masquerade_find(
-    skb: *mut __sk_buff,
     key: *const PacketTuple,
     address: *const Address,
     now: *const Moment,
@@ -146,17 +175,10 @@ extern "C" fn masquerade_find(
     let connection = connection(key);
     match conntrack::find(&connection) {
         Some(entry) if entry.is_alive(key.protocol, now.second) => {
-            if entry.opened_by_high() != connection.source_is_high {
-                return UNTOUCHED;
-            }
+            if entry.opened_by_high() == connection.source_is_high { NEW } else { UNTOUCHED }
         }
-        _ => return DropReason::NoConnection as u32,
+        _ => DropReason::NoConnection as u32,
     }
-    let made = masquerade_allocate(skb, key, address);
-    if made == FOUND && !known(key, address, now, becomes) {
-        return DropReason::NoMapping as u32;
-    }
-    made
 }
 
 /// Where the connection of an outgoing packet stands.
@@ -225,8 +247,11 @@ extern "C" fn masquerade_allocate(
     key: *const PacketTuple,
     address: *const Address,
 ) -> u32 {
-    // SAFETY: the caller passes references; the test for null is for the verifier.
-    let (Some(key), Some(node)) = (unsafe { key.as_ref() }, NODE.get_ptr(0)) else { return Refusal::ABSURD };
+    // SAFETY: the caller passes references; the tests for null are for the verifier.
+    let (Some(key), Some(address)) = (unsafe { (key.as_ref(), address.as_ref()) }) else {
+        return Refusal::ABSURD;
+    };
+    let Some(node) = NODE.get_ptr(0) else { return DropReason::NotReady as u32 };
     // SAFETY: an array element lives as long as the map; the agent stores to it meanwhile, hence volatile.
     let ports = unsafe { read_volatile(&raw const (*node).masquerade) };
     let (first, last) = (ports >> 16, ports & 0xffff);
@@ -246,7 +271,7 @@ extern "C" fn masquerade_allocate(
             break;
         }
         let port = first + (start + attempt * step) % span;
-        match masquerade_take(skb, key, address, port) {
+        match take(skb, key, address, port) {
             TAKEN => {}
             result => return result,
         }
@@ -254,42 +279,63 @@ extern "C" fn masquerade_allocate(
     DropReason::NoMapping as u32
 }
 
-/// The port is in use towards this peer. No reason has this number.
-const TAKEN: u32 = 2;
-
 /// Makes both halves under this very port: [`FOUND`] (also if another CPU made them), [`TAKEN`] or a reason.
+#[inline(always)]
+fn take(skb: *mut __sk_buff, key: &PacketTuple, address: &Address, port: u32) -> u32 {
+    if masquerade_is_free(skb, key, address, port) == 0 {
+        return TAKEN;
+    }
+    masquerade_enter(key, address, port)
+}
+
+/// The tuple under which answers come to `address` and this port.
+#[inline(always)]
+fn answer(key: &PacketTuple, address: &Address, port: u32) -> PacketTuple {
+    let port = (port as u16).to_be_bytes();
+    PacketTuple {
+        source: key.destination,
+        destination: *address,
+        source_port: if is_echo(key) { port } else { key.destination_port },
+        destination_port: port,
+        ..*key
+    }
+}
+
+#[inline(always)]
+fn is_echo(key: &PacketTuple) -> bool {
+    matches!(key.protocol, protocol::ICMP | protocol::ICMPV6)
+}
+
+/// 1 if neither a workload nor the node itself has the port towards this peer.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn masquerade_take(
+extern "C" fn masquerade_is_free(
     skb: *mut __sk_buff,
     key: *const PacketTuple,
     address: *const Address,
     port: u32,
 ) -> u32 {
     // SAFETY: the caller passes references; the tests for null are for the verifier.
+    let (Some(key), Some(address)) = (unsafe { (key.as_ref(), address.as_ref()) }) else { return 0 };
+    if !is_echo(key) && is_bound(port) {
+        return 0;
+    }
+    let answer = answer(key, address, port);
+    // SAFETY: nothing is read of it.
+    if unsafe { TRANSLATIONS.get(&answer) }.is_some() {
+        return 0;
+    }
+    u32::from(!node_socket::expects(Skb::from(skb), &answer))
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn masquerade_enter(key: *const PacketTuple, address: *const Address, port: u32) -> u32 {
+    // SAFETY: the caller passes references; the tests for null are for the verifier.
     let (Some(key), Some(address)) = (unsafe { (key.as_ref(), address.as_ref()) }) else {
         return Refusal::ABSURD;
     };
-    let is_echo = matches!(key.protocol, protocol::ICMP | protocol::ICMPV6);
-    if !is_echo && is_bound(port) {
-        return TAKEN;
-    }
-    let number = (port as u16).to_be_bytes();
-    let mut becomes = PacketTuple { source: *address, source_port: number, ..*key };
-    if is_echo {
-        becomes.destination_port = number;
-    }
-    let answer = becomes.reversed();
-    // Most are found taken by this alone.
-    // SAFETY: nothing is read of it.
-    if unsafe { TRANSLATIONS.get(&answer) }.is_some() || node_socket::expects(Skb::from(skb), &answer) {
-        return TAKEN;
-    }
-    enter(key, &becomes, &answer)
-}
-
-#[inline(always)]
-fn enter(key: &PacketTuple, becomes: &PacketTuple, answer: &PacketTuple) -> u32 {
+    let mut at = answer(key, address, port);
     let mut half = Translation {
         tuple: key.reversed(),
         kind: TranslationKind::Masquerade as u8,
@@ -297,21 +343,22 @@ fn enter(key: &PacketTuple, becomes: &PacketTuple, answer: &PacketTuple) -> u32 
         orphaned: 0,
         zero: 0,
     };
-    match TRANSLATIONS.insert(answer, &half, BPF_NOEXIST.into()) {
+    match TRANSLATIONS.insert(&at, &half, BPF_NOEXIST.into()) {
         Ok(()) => {}
         Err(EXISTS) => return TAKEN,
         Err(_) => return DropReason::TranslationMapFull as u32,
     }
-    half.tuple = *becomes;
+    half.tuple = at.reversed();
     half.is_forward = 1;
-    let key = *key;
-    let result = match TRANSLATIONS.insert(&key, &half, BPF_NOEXIST.into()) {
+    at = *key;
+    let result = match TRANSLATIONS.insert(&at, &half, BPF_NOEXIST.into()) {
         Ok(()) => return FOUND,
         Err(EXISTS) => FOUND,
         Err(_) => DropReason::TranslationMapFull as u32,
     };
+    at = half.tuple.reversed();
     // It cannot be gone: `conntrack_gc` takes none the first time it sees it.
-    let _ = TRANSLATIONS.remove(answer);
+    let _ = TRANSLATIONS.remove(&at);
     result
 }
 
@@ -325,22 +372,42 @@ fn is_bound(port: u32) -> bool {
 }
 
 /// An error of a workload about what came to it by its masquerade: whoever hears of it knows that alone.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn masquerade_complain(skb: *mut __sk_buff, packet: *mut Packet) -> u32 {
+    // SAFETY: the caller passes a reference; the test for null is for the verifier.
+    let Some(packet) = (unsafe { packet.as_mut() }) else { return Refusal::ABSURD };
+    Refusal::encode(complain(Skb::from(skb), packet))
+}
+
 #[inline(always)]
 fn complain(skb: Skb, packet: &mut Packet) -> Result<(), Refusal> {
-    let quoted = related::quoted(skb, packet, &packet.destination, true).ok_or(DropReason::UnrelatedIcmp)?;
-    let key = quoted.reversed();
-    let mut becomes = key;
-    if masquerade_half(&key, 1, &mut becomes) != FOUND {
-        let connection = connection(&key);
-        return match conntrack::find(&connection) {
-            // It came to the workload's own address.
-            Some(entry) if entry.opened_by_high() != connection.source_is_high => Ok(()),
-            _ => Err(DropReason::NoMapping.into()),
-        };
+    let mut quote = Quote::NONE;
+    if !related::quoted(skb, packet, &packet.destination, &mut quote) || quote.answer.source != packet.source
+    {
+        return Err(DropReason::UnrelatedIcmp.into());
     }
-    rewrite::quote(skb, packet, &becomes.reversed())?;
+    let mut becomes = NO_TUPLE;
+    if masquerade_half(&quote.answer, 1, &mut becomes) != FOUND {
+        return Refusal::check(masquerade_is_called(&quote.answer));
+    }
+    quote.answer = becomes;
     packet.source = becomes.source;
-    rewrite::packet(skb, packet, true)
+    rewrite::packet(skb, packet, true)?;
+    rewrite::quote(skb, packet, &quote)
+}
+
+/// Whether the connection of an answer was opened from beyond, to the workload's own address.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn masquerade_is_called(answer: *const PacketTuple) -> u32 {
+    // SAFETY: the caller passes a reference; the test for null is for the verifier.
+    let Some(answer) = (unsafe { answer.as_ref() }) else { return Refusal::ABSURD };
+    let connection = connection(answer);
+    Refusal::encode(match conntrack::find(&connection) {
+        Some(entry) if entry.opened_by_high() != connection.source_is_high => Ok(()),
+        _ => Err(DropReason::NoMapping),
+    })
 }
 
 /// Gives a packet from beyond that is for a workload's masquerade to the workload. All others stay as they are.
@@ -366,11 +433,10 @@ fn arrive(skb: Skb, packet: &mut Packet, now: &Moment) -> Result<(), Refusal> {
         return Ok(());
     }
     if judge::is_error(packet) {
-        return hear(skb, packet);
+        return Refusal::check(masquerade_hear(skb.as_ptr(), packet));
     }
-    let Some(key) = tuple(packet) else { return Ok(()) };
-    let mut becomes = key;
-    if masquerade_half(&key, 0, &mut becomes) != FOUND {
+    let (mut key, mut becomes) = (NO_TUPLE, NO_TUPLE);
+    if !fill(&mut key, packet) || masquerade_half(&key, 0, &mut becomes) != FOUND {
         return Ok(());
     }
     fragment::remember(packet, now);
@@ -384,15 +450,26 @@ fn arrive(skb: Skb, packet: &mut Packet, now: &Moment) -> Result<(), Refusal> {
 }
 
 /// An error about what a workload sent, as its masquerade, to somebody beyond.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn masquerade_hear(skb: *mut __sk_buff, packet: *mut Packet) -> u32 {
+    // SAFETY: the caller passes a reference; the test for null is for the verifier.
+    let Some(packet) = (unsafe { packet.as_mut() }) else { return Refusal::ABSURD };
+    Refusal::encode(hear(Skb::from(skb), packet))
+}
+
 #[inline(always)]
 fn hear(skb: Skb, packet: &mut Packet) -> Result<(), Refusal> {
-    let Some(quoted) = related::quoted(skb, packet, &packet.destination, false) else { return Ok(()) };
-    let key = quoted.reversed();
-    let mut becomes = key;
-    if masquerade_half(&key, 0, &mut becomes) != FOUND {
+    let mut quote = Quote::NONE;
+    if !related::quoted(skb, packet, &packet.destination, &mut quote) {
         return Ok(());
     }
-    rewrite::quote(skb, packet, &becomes.reversed())?;
+    let mut becomes = NO_TUPLE;
+    if masquerade_half(&quote.answer, 0, &mut becomes) != FOUND {
+        return Ok(());
+    }
+    quote.answer = becomes;
     packet.destination = becomes.destination;
-    rewrite::packet(skb, packet, true)
+    rewrite::packet(skb, packet, true)?;
+    rewrite::quote(skb, packet, &quote)
 }

@@ -4,7 +4,7 @@
 //! generation does not count, or two ends could go on talking by errors about what policy no longer allows; the next
 //! packet of the connection renews it. RFC 5927 says why the quote is checked.
 
-use abi::{Address, DropReason};
+use abi::{Address, DropReason, PacketTuple};
 use aya_ebpf::bindings::__sk_buff;
 
 use crate::{
@@ -16,6 +16,7 @@ use crate::{
     parse::Packet,
     refusal::Refusal,
     skb::{Skb, Space},
+    translation::{self, Role},
 };
 
 /// Fragment offset alone: a first fragment has ports, and routers quote the fragment they dropped.
@@ -23,18 +24,35 @@ const OFFSET_MASK: u16 = 0x1fff;
 
 /// What an error is about.
 #[repr(C, align(8))]
-struct Quote {
-    destination: Address,
-    /// Offset of the transport header.
-    transport: u32,
-    protocol: u8,
+pub(crate) struct Quote {
+    /// The tuple that an answer to the quoted packet would have.
+    pub(crate) answer: PacketTuple,
+    /// Offset of the quoted transport header.
+    pub(crate) transport: u32,
+}
+
+impl Quote {
+    /// To be filled by [`quoted`].
+    pub(crate) const NONE: Self = Self {
+        answer: PacketTuple {
+            source: Address([0; 16]),
+            destination: Address([0; 16]),
+            source_port: [0; 2],
+            destination_port: [0; 2],
+            protocol: 0,
+            zero: [0; 3],
+        },
+        transport: 0,
+    };
 }
 
 /// The quoted packet must have come from the error's receiver and, if a workload sent the error, have been addressed to
 /// that workload: a pod cannot tear down a connection between two others. Nor can anybody beyond the stack tear down
 /// one between two workloads, for nothing of it comes there.
+///
+/// Makes the error an answer ([`Role::ANSWER`]) if the connection's opener called a VIP.
 #[inline(always)]
-pub(crate) fn check(skb: Skb, packet: &Packet, flow: &Flow, now: &Moment) -> Result<(), Refusal> {
+pub(crate) fn check(skb: Skb, packet: &Packet, flow: &mut Flow, now: &Moment) -> Result<(), Refusal> {
     Refusal::check(related_check(skb.as_ptr(), packet, flow, now))
 }
 
@@ -44,94 +62,114 @@ pub(crate) fn check(skb: Skb, packet: &Packet, flow: &Flow, now: &Moment) -> Res
 extern "C" fn related_check(
     skb: *mut __sk_buff,
     packet: *const Packet,
-    flow: *const Flow,
+    flow: *mut Flow,
     now: *const Moment,
 ) -> u32 {
-    // SAFETY: the caller passes references; the test for null is for the verifier.
-    let Some(flow) = (unsafe { flow.as_ref() }) else { return Refusal::ABSURD };
-    let mut quote = Quote { destination: Address([0; 16]), transport: 0, protocol: 0 };
-    let related = related_read(skb, packet, flow.source.is_local().into(), &mut quote) == 1
-        && related_is_open(skb, packet, flow, now, &quote) == 1;
+    // SAFETY: the caller passes references; the tests for null are for the verifier.
+    let (Some(packet), Some(flow)) = (unsafe { (packet.as_ref(), flow.as_mut()) }) else {
+        return Refusal::ABSURD;
+    };
+    let mut quote = Quote::NONE;
+    let is_call = flow.role == Role::CALL;
+    let receiver = if is_call { &flow.called } else { &packet.destination };
+    let related = quoted(Skb::from(skb), packet, receiver, &mut quote)
+        && (!flow.source.is_local() || quote.answer.source == packet.source)
+        && (!is_call || is_for_backend(&mut quote.answer))
+        && related_is_open(&quote.answer, packet, flow, now) == 1;
     Refusal::encode(if related { Ok(()) } else { Err(DropReason::UnrelatedIcmp) })
 }
 
-/// Reads what the error is about; 1 if that concerns its ends and has ports.
+/// Makes the answer that a workload would send to a VIP the one to whom the VIP stands for.
+#[inline(always)]
+fn is_for_backend(answer: &mut PacketTuple) -> bool {
+    let Some(half) = translation::find(answer) else { return false };
+    answer.destination = half.tuple.destination;
+    answer.destination_port = half.tuple.destination_port;
+    true
+}
+
+/// Reads what an error is about, if that came from `receiver` and has ports.
+#[inline(always)]
+pub(crate) fn quoted(skb: Skb, packet: &Packet, receiver: &Address, quote: &mut Quote) -> bool {
+    related_quoted(skb.as_ptr(), packet, receiver, quote) == 1
+}
+
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn related_read(
+extern "C" fn related_quoted(
     skb: *mut __sk_buff,
     packet: *const Packet,
-    from_workload: u32,
+    receiver: *const Address,
     quote: *mut Quote,
 ) -> u32 {
     // SAFETY: the caller passes references; the tests for null are for the verifier.
-    let (Some(packet), Some(quote)) = (unsafe { (packet.as_ref(), quote.as_mut()) }) else { return 0 };
-    let (skb, from_workload) = (Skb::from(skb), from_workload == 1);
-    let read = if packet.is_v4() {
-        read4(skb, packet, from_workload, quote)
-    } else {
-        read6(skb, packet, from_workload, quote)
+    let (Some(packet), Some(receiver), Some(quote)) =
+        (unsafe { (packet.as_ref(), receiver.as_ref(), quote.as_mut()) })
+    else {
+        return 0;
     };
-    read.is_some().into()
+    let skb = Skb::from(skb);
+    quote.answer.destination = *receiver;
+    let read = if packet.is_v4() { read4(skb, packet, quote) } else { read6(skb, packet, quote) };
+    read.and_then(|()| ports(skb, packet, quote)).is_some().into()
 }
 
 #[inline(always)]
-fn read4(skb: Skb, packet: &Packet, from_workload: bool, quote: &mut Quote) -> Option<()> {
+fn read4(skb: Skb, packet: &Packet, quote: &mut Quote) -> Option<()> {
     let offset = packet.transport() + size_of::<Icmp>() as u32;
     let mut space = Space::<Ipv4>::new();
     let ip = skb.read(offset, &mut space)?;
     let plain = ip.version_ihl == 0x45 && u16::from_be_bytes(ip.fragment) & OFFSET_MASK == 0;
-    let concerned = ip.source == packet.destination.last4()
-        && (!from_workload || ip.destination == packet.source.last4());
-    quote.destination = Address::v4(ip.destination);
+    quote.answer.source = Address::v4(ip.destination);
+    quote.answer.protocol = ip.protocol;
     quote.transport = offset + size_of::<Ipv4>() as u32;
-    quote.protocol = ip.protocol;
-    (plain && concerned).then_some(())
+    (plain && ip.source == quote.answer.destination.last4()).then_some(())
 }
 
 #[inline(always)]
-fn read6(skb: Skb, packet: &Packet, from_workload: bool, quote: &mut Quote) -> Option<()> {
+fn read6(skb: Skb, packet: &Packet, quote: &mut Quote) -> Option<()> {
     let offset = packet.transport() + size_of::<Icmp>() as u32;
     let mut space = Space::<Ipv6>::new();
     let ip = skb.read(offset, &mut space)?;
     let plain = ip.version_class_flow[0] >> 4 == 6;
-    let concerned =
-        ip.source == packet.destination.0 && (!from_workload || ip.destination == packet.source.0);
-    if !(plain && concerned) {
+    if !(plain && ip.source == quote.answer.destination.0) {
         return None;
     }
-    quote.destination = Address(ip.destination);
+    quote.answer.source = Address(ip.destination);
     let mut chain = Chain::new(ip.next_header, offset + size_of::<Ipv6>() as u32, end(packet));
     if extension::is_one(chain.protocol) {
         extension::walk(skb, &mut chain).ok()?;
     }
     quote.transport = chain.at;
-    quote.protocol = chain.protocol;
+    quote.answer.protocol = chain.protocol;
     (!chain.is_later()).then_some(())
 }
 
-/// 1 if the connection that the error is about is open, between the error's ends, and was judged lately.
+/// 1 if the connection of `answer` is open, between the error's ends, and was judged lately.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn related_is_open(
-    skb: *mut __sk_buff,
+    answer: *const PacketTuple,
     packet: *const Packet,
-    flow: *const Flow,
+    flow: *mut Flow,
     now: *const Moment,
-    quote: *const Quote,
 ) -> u32 {
     // SAFETY: the caller passes references; the tests for null are for the verifier.
-    let (Some(packet), Some(flow)) = (unsafe { (packet.as_ref(), flow.as_ref()) }) else { return 0 };
+    let (Some(answer), Some(packet)) = (unsafe { (answer.as_ref(), packet.as_ref()) }) else { return 0 };
     // SAFETY: as above.
-    let (Some(now), Some(quote)) = (unsafe { (now.as_ref(), quote.as_ref()) }) else { return 0 };
-    let Some(ports) = ports(Skb::from(skb), packet, quote) else { return 0 };
-    let tuple = Tuple::new(&packet.destination, &quote.destination, ports, quote.protocol, packet.is_v4());
-    // The quoted packet ran from the error's receiver to its sender; of a router, `source` is 0.
-    let instances = tuple.instances(flow.destination.instance, flow.source.instance);
+    let (Some(flow), Some(now)) = (unsafe { (flow.as_mut(), now.as_ref()) }) else { return 0 };
+    let ports = (u16::from_be_bytes(answer.source_port), u16::from_be_bytes(answer.destination_port));
+    let tuple = Tuple::new(&answer.source, &answer.destination, ports, answer.protocol, packet.is_v4());
+    // An answer would run as the error does; of a router, `instance` is 0.
+    let instances = tuple.instances(flow.source.instance, flow.destination.instance);
     let open = conntrack::find(&tuple).is_some_and(|entry| {
+        if flow.role == Role::NONE && entry.is_translated() {
+            flow.role = Role::ANSWER;
+        }
         entry.is_between(instances)
             && entry.is_alive(tuple.protocol(), now.second)
             && entry.verdict(now.generation).is_some()
+            && entry.is_translated() == (flow.role != Role::NONE)
     });
     open.into()
 }
@@ -144,18 +182,19 @@ fn end(packet: &Packet) -> u32 {
 
 /// The first eight bytes of the quoted transport header are all that RFC 792 promises; they must be there.
 #[inline(always)]
-fn ports(skb: Skb, packet: &Packet, quote: &Quote) -> Option<(u16, u16)> {
+fn ports(skb: Skb, packet: &Packet, quote: &mut Quote) -> Option<()> {
     let mut space = Space::<[u8; 8]>::new();
     if quote.transport.wrapping_add(8) > end(packet) {
         return None;
     }
     let [a, b, c, d, e, f, _, _] = *skb.read(quote.transport, &mut space)?;
     let v4 = packet.is_v4();
-    let (source, destination) = match quote.protocol {
+    let answer = &mut quote.answer;
+    (answer.destination_port, answer.source_port) = match answer.protocol {
         protocol::TCP | protocol::UDP | protocol::SCTP => ([a, b], [c, d]),
         protocol::ICMP if v4 && matches!(a, icmp4::ECHO_REQUEST | icmp4::ECHO_REPLY) => ([e, f], [e, f]),
         protocol::ICMPV6 if !v4 && matches!(a, icmp6::ECHO_REQUEST | icmp6::ECHO_REPLY) => ([e, f], [e, f]),
         _ => return None,
     };
-    Some((u16::from_be_bytes(source), u16::from_be_bytes(destination)))
+    Some(())
 }

@@ -20,6 +20,7 @@ use crate::{
     header::{ETHERNET, Icmp, Ipv4, Ipv6, Tcp, Udp, icmp4, icmp6, protocol},
     parse::Packet,
     refusal::Refusal,
+    related::Quote,
     skb::{Skb, Space},
 };
 
@@ -141,82 +142,80 @@ fn is_echo(protocol: u8, kind: u8) -> bool {
     }
 }
 
-/// Makes the packet that an ICMP error quotes say what `quoted` says; the error's own addresses are for [`packet()`].
-///
-/// The quote must be one that `related` accepts: no options, no extension headers, eight bytes of transport header.
-/// The error's length must be the one its IP header announced.
+/// Makes the packet that an ICMP error quotes one whose answer would have the tuple `quote.answer`: [`crate::related::quoted`] has
+/// read it, and the caller has put another answer there. The error's own addresses are for [`packet()`].
 #[inline(always)]
-pub(crate) fn quote(skb: Skb, packet: &Packet, quoted: &PacketTuple) -> Result<(), Refusal> {
-    Refusal::check(rewrite_quote(skb.as_ptr(), packet, quoted))
+pub(crate) fn quote(skb: Skb, packet: &Packet, quote: &Quote) -> Result<(), Refusal> {
+    Refusal::check(rewrite_quote(skb.as_ptr(), packet, quote))
 }
 
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn rewrite_quote(skb: *mut __sk_buff, packet: *const Packet, quoted: *const PacketTuple) -> u32 {
+extern "C" fn rewrite_quote(skb: *mut __sk_buff, packet: *const Packet, quote: *const Quote) -> u32 {
     // SAFETY: the caller passes references; the tests for null are for the verifier.
-    let (Some(packet), Some(quoted)) = (unsafe { (packet.as_ref(), quoted.as_ref()) }) else {
+    let (Some(packet), Some(quote)) = (unsafe { (packet.as_ref(), quote.as_ref()) }) else {
         return Refusal::ABSURD;
     };
     let skb = Skb::from(skb);
-    let quote = Quote { skb, packet, offset: packet.transport() + size_of::<Icmp>() as u32 };
-    let written = quote.write(quoted).and_then(|difference| {
+    let network = packet.transport() + size_of::<Icmp>() as u32;
+    let end = packet.transport().wrapping_add(packet.transport_length);
+    let place = Quoted { skb, v4: packet.is_v4(), network, transport: quote.transport, end };
+    let written = place.write(&quote.answer).and_then(|difference| {
         // All of the quote is under the error's checksum, its checksums included.
         skb.adjust_transport_checksum(packet.transport() + ICMP_CHECKSUM, difference, 0)
     });
     Refusal::encode(written.ok_or(DropReason::InvalidPacket))
 }
 
-/// The quoted packet within an error.
-struct Quote<'a> {
+/// The quoted packet within an error, by offsets.
+struct Quoted {
     skb: Skb,
-    /// The error.
-    packet: &'a Packet,
-    /// Of the quoted IP header.
-    offset: u32,
+    v4: bool,
+    network: u32,
+    transport: u32,
+    end: u32,
 }
 
-impl Quote<'_> {
+impl Quoted {
     /// Returns the difference all of it makes.
     #[inline(always)]
-    fn write(&self, new: &PacketTuple) -> Option<u32> {
-        let (ends, total) = if self.packet.is_v4() { self.ends4(new)? } else { self.ends6(new)? };
-        self.transport(new, ends, total)
+    fn write(&self, answer: &PacketTuple) -> Option<u32> {
+        let (ends, total) = if self.v4 { self.ends4(answer)? } else { self.ends6(answer)? };
+        self.transport(answer, ends, total)
     }
 
     /// Writes the addresses; returns the difference they make to a pseudo-header, and to the quote.
     #[inline(always)]
-    fn ends4(&self, new: &PacketTuple) -> Option<(u32, u32)> {
-        let new: Ends4 = [new.source.last4(), new.destination.last4()];
+    fn ends4(&self, answer: &PacketTuple) -> Option<(u32, u32)> {
+        let new: Ends4 = [answer.destination.last4(), answer.source.last4()];
         let mut space = Space::<Ends4>::new();
-        let old = self.skb.read(self.offset + ENDS4, &mut space)?;
+        let old = self.skb.read(self.network + ENDS4, &mut space)?;
         let ends = checksum::difference(0, old, &new);
-        self.skb.store_balanced(self.offset + ENDS4, &new)?;
-        let total = self.adjust(self.offset + HEADER_CHECKSUM - 2, 1, ends, ends)?;
+        self.skb.store_balanced(self.network + ENDS4, &new)?;
+        let total = self.adjust(self.network + HEADER_CHECKSUM - 2, 1, ends, ends)?;
         Some((ends, total))
     }
 
     #[inline(always)]
-    fn ends6(&self, new: &PacketTuple) -> Option<(u32, u32)> {
-        let new: Ends6 = [new.source.0, new.destination.0];
+    fn ends6(&self, answer: &PacketTuple) -> Option<(u32, u32)> {
+        let new: Ends6 = [answer.destination.0, answer.source.0];
         let mut space = Space::<Ends6>::new();
-        let old = self.skb.read(self.offset + ENDS6, &mut space)?;
+        let old = self.skb.read(self.network + ENDS6, &mut space)?;
         let ends = checksum::difference(0, old, &new);
-        self.skb.store_balanced(self.offset + ENDS6, &new)?;
+        self.skb.store_balanced(self.network + ENDS6, &new)?;
         Some((ends, ends))
     }
 
     /// Writes the ports, or the identifier, and the checksum if the quote goes as far.
     #[inline(always)]
-    fn transport(&self, new: &PacketTuple, ends: u32, total: u32) -> Option<u32> {
-        let network = if self.packet.is_v4() { size_of::<Ipv4>() } else { size_of::<Ipv6>() } as u32;
-        let at = self.offset + network;
-        let ports = [new.source_port, new.destination_port];
-        match new.protocol {
+    fn transport(&self, answer: &PacketTuple, ends: u32, total: u32) -> Option<u32> {
+        let at = self.transport;
+        let ports = [answer.destination_port, answer.source_port];
+        match answer.protocol {
             protocol::TCP => {
                 let (change, total) = self.halves(at, ports, total)?;
                 let covered = checksum::sum(ends, change);
-                let quoted = self.packet.transport_length - size_of::<Icmp>() as u32;
-                if quoted < network + size_of::<Tcp>() as u32 {
+                if at + size_of::<Tcp>() as u32 > self.end {
                     return Some(total);
                 }
                 self.adjust(at + TCP_CHECKSUM, 0, covered, total)
@@ -232,8 +231,9 @@ impl Quote<'_> {
             protocol::ICMP | protocol::ICMPV6 => {
                 let mut space = Space::<Halves>::new();
                 let sequence = self.skb.read(at + IDENTIFIER, &mut space)?[1];
-                let (change, total) = self.halves(at + IDENTIFIER, [new.source_port, sequence], total)?;
-                let pseudo = if self.packet.is_v4() { 0 } else { ends };
+                let (change, total) =
+                    self.halves(at + IDENTIFIER, [answer.destination_port, sequence], total)?;
+                let pseudo = if self.v4 { 0 } else { ends };
                 self.adjust(at, 1, checksum::sum(pseudo, change), total)
             }
             _ => None,

@@ -2,7 +2,7 @@
 //!
 //! - Hook: tc egress of the host-side veth of each endpoint; tcx (kernel 6.6) or clsact. Oldest kernel 5.12, as
 //!   `from_pod`.
-//! - Reads `NODE`, `ENDPOINTS`, `ASSIGNMENTS`, `IPCACHE`, `RULES`.
+//! - Reads `NODE`, `ENDPOINTS`, `ASSIGNMENTS`, `IPCACHE`, `RULES`, `TRANSLATIONS`.
 //! - Writes `CONNECTIONS4`, `CONNECTIONS6`, `USAGE`, `FRAGMENTS`, `DROPS`, `EVENTS`, `LOST`.
 //! - Verdicts: OK into the workload, REDIRECT with an answer of ours back to the stack, SHOT.
 //!
@@ -30,6 +30,7 @@ use crate::{
     neighbour,
     parse::{self, Packet},
     refusal::Refusal,
+    service,
     skb::{Skb, Space},
 };
 
@@ -79,6 +80,7 @@ fn admit(skb: Skb, packet: &mut Packet, flow: &mut Flow) -> Result<i32, Refusal>
     if now.trace {
         flow::report(packet, flow, EventKind::Trace, 0);
     }
+    service::translate(skb, packet, flow)?;
     Ok(TC_ACT_OK)
 }
 

@@ -28,7 +28,7 @@ pub(crate) unsafe extern "C" fn visit(
     let (key, half, walk) = unsafe { (*key, &mut *value, &mut *walk) };
     let other = half.tuple.reversed();
     if half.is_forward == 1 {
-        if is_alive(&key, half, walk.second) {
+        if is_alive(&key, walk.second) {
             walk.live += 1;
         } else {
             walk.expired += delete(&key);
@@ -38,7 +38,7 @@ pub(crate) unsafe extern "C" fn visit(
         }
     } else if !is_pair(&key, &other) {
         orphan(&key, half, walk);
-    } else if is_forward_alive(&other, walk.second) {
+    } else if is_alive(&other, walk.second) {
         walk.live += 1;
     } else {
         walk.expired += delete(&key);
@@ -58,30 +58,54 @@ fn orphan(key: &PacketTuple, half: &mut Translation, walk: &mut Walk) {
 }
 
 /// Whether the half under the key `other` leads back to `key`.
-#[inline(never)]
+#[inline(always)]
 fn is_pair(key: &PacketTuple, other: &PacketTuple) -> bool {
-    // SAFETY: only compared; whatever it is by then.
-    unsafe { TRANSLATIONS.get(other) }.is_some_and(|found| found.tuple.reversed() == *key)
+    translation_is_pair(key, other) == 1
 }
 
+#[unsafe(no_mangle)]
 #[inline(never)]
-fn is_forward_alive(key: &PacketTuple, second: u32) -> bool {
-    // SAFETY: as above.
-    unsafe { TRANSLATIONS.get(key) }.is_some_and(|half| is_alive(key, half, second))
+extern "C" fn translation_is_pair(key: *const PacketTuple, other: *const PacketTuple) -> u32 {
+    // SAFETY: the caller passes references; the tests for null are for the verifier.
+    let (Some(key), Some(other)) = (unsafe { (key.as_ref(), other.as_ref()) }) else { return 0 };
+    // Until 6.2 what a global function was given cannot be a map's key.
+    let other = *other;
+    // SAFETY: only compared; whatever it is by then.
+    unsafe { TRANSLATIONS.get(&other) }.is_some_and(|found| found.tuple.reversed() == *key).into()
+}
+
+/// Whether the connection of the forward half under this key lives.
+#[inline(always)]
+fn is_alive(key: &PacketTuple, second: u32) -> bool {
+    translation_is_alive(key, second) == 1
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn translation_is_alive(key: *const PacketTuple, second: u32) -> u32 {
+    // SAFETY: the caller passes a reference; the test for null is for the verifier.
+    let Some(key) = (unsafe { key.as_ref() }) else { return 0 };
+    let key = *key;
+    // SAFETY: copied from; whatever it is by then, a connection is looked for that way only to keep it.
+    let Some(half) = (unsafe { TRANSLATIONS.get(&key) }) else { return 0 };
+    // A service is called by another address than its connection has, and a masquerade is nobody's connection.
+    let to = if half.kind == TranslationKind::Service as u8 { &half.tuple } else { &key };
+    let ports = (u16::from_be_bytes(key.source_port), u16::from_be_bytes(to.destination_port));
+    let tuple = Tuple::new(&key.source, &to.destination, ports, key.protocol, is_mapped4(&key.source));
+    conntrack::find(&tuple).is_some_and(|entry| entry.is_alive(key.protocol, second)).into()
 }
 
 /// How many elements that deleted.
 #[inline(always)]
 fn delete(key: &PacketTuple) -> u64 {
-    u64::from(TRANSLATIONS.remove(key).is_ok())
+    translation_delete(key).into()
 }
 
-/// Whether the connection of a forward half lives.
+#[unsafe(no_mangle)]
 #[inline(never)]
-fn is_alive(key: &PacketTuple, half: &Translation, second: u32) -> bool {
-    // A service is called by another address than its connection has, and a masquerade is nobody's connection.
-    let to = if half.kind == TranslationKind::Service as u8 { &half.tuple } else { key };
-    let ports = (u16::from_be_bytes(key.source_port), u16::from_be_bytes(to.destination_port));
-    let tuple = Tuple::new(&key.source, &to.destination, ports, key.protocol, is_mapped4(&key.source));
-    conntrack::find(&tuple).is_some_and(|entry| entry.is_alive(key.protocol, second))
+extern "C" fn translation_delete(key: *const PacketTuple) -> u32 {
+    // SAFETY: the caller passes a reference; the test for null is for the verifier.
+    let Some(key) = (unsafe { key.as_ref() }) else { return 0 };
+    let key = *key;
+    TRANSLATIONS.remove(&key).is_ok().into()
 }

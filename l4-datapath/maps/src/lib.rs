@@ -5,8 +5,8 @@
 //! written when is decided by `l4-datapath`.
 
 mod array;
-mod device;
 mod connection;
+mod device;
 mod hash;
 mod mapped;
 mod node;
@@ -15,8 +15,8 @@ mod spec;
 mod trie;
 
 pub use array::{Assignments, Lost, Usage};
-pub use device::Devices;
 pub use connection::{Connections4, Connections6, Sockets, Translations};
+pub use device::Devices;
 pub use hash::{Drops, Endpoints};
 pub use node::Node;
 pub use service::{Backends, Frontends, Members, Services, Slots};

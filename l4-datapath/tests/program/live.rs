@@ -31,7 +31,8 @@ pub(crate) struct Shell {
 }
 
 impl Shell {
-    pub(crate) fn new(pod: Pod) -> Self {
+    /// One without a device.
+    pub(crate) fn bare() -> Self {
         let mut child = Command::new("unshare")
             .args(["--net", "sh"])
             .stdin(Stdio::piped())
@@ -43,7 +44,16 @@ impl Shell {
         let mut shell = Self { child, input, output };
         // Its answer also says that the namespace is there.
         assert!(shell.run("true"));
-        let (id, pid) = (pod.id, shell.child.id().to_string());
+        shell
+    }
+
+    pub(crate) fn pid(&self) -> String {
+        self.child.id().to_string()
+    }
+
+    pub(crate) fn new(pod: Pod) -> Self {
+        let mut shell = Self::bare();
+        let (id, pid) = (pod.id, shell.pid());
         let name = format!("pod{id}");
         ip(&["link", "set", &format!("host{id}"), "address", &mac(pod.gateway_mac), "up"]);
         ip(&["link", "set", &name, "address", &mac(pod.mac), "netns", &pid]);

@@ -110,9 +110,9 @@ fn answers_find_the_one_that_asked() {
         }
     }
     let keys: Vec<_> = node.translations().into_iter().map(|(key, _)| key).collect();
-    assert!(keys.iter().all(|key| FAMILIES.iter().any(|family| {
-        [key.source, key.destination].contains(&address(family.peer()))
-    })));
+    assert!(keys.iter().all(|key| {
+        FAMILIES.iter().any(|family| [key.source, key.destination].contains(&address(family.peer())))
+    }));
 }
 
 #[test]

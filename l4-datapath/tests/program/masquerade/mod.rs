@@ -87,7 +87,8 @@ impl Node {
     #[track_caller]
     fn goes_on(&mut self, program: &str, context: Context, frame: &[u8]) -> Vec<u8> {
         let outcome = self.on_device(program, context, frame);
-        let events: Vec<_> = self.events().iter().map(|event| DropReason::from_number(event.reason)).collect();
+        let events: Vec<_> =
+            self.events().iter().map(|event| DropReason::from_number(event.reason)).collect();
         assert_eq!((outcome.verdict, events), (UNSPEC, vec![]), "{program} {frame:02x?}");
         outcome.frame
     }
@@ -186,17 +187,16 @@ fn assert_sound(ends: Ends, frame: &[u8]) {
                 TransportHeader::Tcp(tcp) => (tcp.checksum, tcp.calc_checksum_ipv4(&ip, payload).unwrap()),
                 TransportHeader::Udp(udp) => (udp.checksum, udp.calc_checksum_ipv4(&ip, payload).unwrap()),
                 TransportHeader::Icmpv4(icmp) => (icmp.checksum, icmp.icmp_type.calc_checksum(payload)),
-                TransportHeader::Icmpv6(_) => panic!("ICMPv6 over IPv4"),
+                other => panic!("{other:?} over IPv4"),
             }
         }
         (NetHeaders::Ipv6(ip, _), transport) => match transport {
             TransportHeader::Tcp(tcp) => (tcp.checksum, tcp.calc_checksum_ipv6(&ip, payload).unwrap()),
             TransportHeader::Udp(udp) => (udp.checksum, udp.calc_checksum_ipv6(&ip, payload).unwrap()),
-            TransportHeader::Icmpv6(icmp) => (
-                icmp.checksum,
-                icmp.icmp_type.calc_checksum(ip.source, ip.destination, payload).unwrap(),
-            ),
-            TransportHeader::Icmpv4(_) => panic!("ICMP over IPv6"),
+            TransportHeader::Icmpv6(icmp) => {
+                (icmp.checksum, icmp.icmp_type.calc_checksum(ip.source, ip.destination, payload).unwrap())
+            }
+            other => panic!("{other:?} over IPv6"),
         },
         (NetHeaders::Arp(_), _) => panic!("ARP has no transport header"),
     };
