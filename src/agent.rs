@@ -8,7 +8,9 @@ mod answer;
 mod error;
 mod events;
 mod node;
+mod rows;
 mod socket;
+mod sockets;
 
 use std::io::{self, Write};
 use std::time::Duration;
@@ -35,7 +37,8 @@ const COUNTING: Duration = Duration::from_secs(1);
 pub(crate) async fn agent(directories: &Directories) -> Result<(), AgentError> {
     // Before they are read, so that no change falls between.
     let mut own_routes = OwnRoutes::listen()?;
-    let (mut node, mut source, mut emptied) = Node::build(directories).await?;
+    let (mut node, mut source, mut emptied, dns) = Node::build(directories).await?;
+    let dns = tokio::spawn(dns.run());
     let (sender, mut calls) = mpsc::channel(64);
     tokio::spawn(socket::serve(directories.socket(), sender, node.ring())?);
     let metrics = tokio::spawn(node.serve_metrics().await?);
@@ -70,8 +73,8 @@ pub(crate) async fn agent(directories: &Directories) -> Result<(), AgentError> {
         }
     };
 
-    // Whoever starts a node next finds everything free: the ring, the port, the lock on the pins.
-    for task in [events, metrics] {
+    // Whoever starts a node next finds everything free: the ring, the ports, the lock on the pins.
+    for task in [events, metrics, dns] {
         task.abort();
         let _ = task.await;
     }

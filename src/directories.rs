@@ -4,6 +4,9 @@ use std::path::PathBuf;
 
 use control::World;
 
+/// Whom the host asks for names.
+pub(crate) const RESOLVER: &str = "/etc/resolv.conf";
+
 /// Directories of a node.
 #[derive(clap::Args, Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Directories {
@@ -44,7 +47,12 @@ impl Directories {
             Some(cgroup) => cgroup.clone(),
             None => linux::cgroup::hierarchy()?.join("ferromesh"),
         };
+        let resolver = endpoint::HostResolver {
+            file: PathBuf::from(RESOLVER),
+            domain: configuration.cluster_domain.clone(),
+        };
         Ok(endpoint::Config {
+            host_resolver: configuration.host_resolver.then_some(resolver),
             run_dir: self.run_dir.clone(),
             state_dir: self.state.clone(),
             cgroup,
@@ -52,5 +60,13 @@ impl Directories {
             ipv6_pool: configuration.ipv6_pool,
             mtu: configuration.mtu,
         })
+    }
+
+    /// The cgroup whose processes reach services by their VIPs; it holds the workloads' own.
+    pub(crate) fn service_cgroup(world: &World) -> linux::Result<PathBuf> {
+        match &world.configuration.service_cgroup {
+            Some(cgroup) => Ok(cgroup.clone()),
+            None => linux::cgroup::hierarchy(),
+        }
     }
 }

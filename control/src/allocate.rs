@@ -4,7 +4,11 @@
 //! and connections in the kernel still carry it, and a workload that restarts gets it back. Numbers are handed out
 //! upwards, so that a released one is used again as late as possible.
 //!
+//! The addresses of services are remembered the same way, in a file of their own.
+//!
 //! Nothing is written before [`Allocator::save`]; call it before a new number reaches the kernel.
+
+mod vips;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -18,6 +22,7 @@ use mesh::labels::LabelSet;
 use serde::{Deserialize, Serialize};
 
 use crate::durable;
+pub(crate) use vips::Vips;
 
 /// How long an unused number is kept from others.
 pub const KEPT: Duration = Duration::from_secs(3600);
@@ -37,8 +42,16 @@ pub enum AllocateError {
         /// Why.
         reason: String,
     },
+    /// Which service had which address cannot be known.
+    #[error("{path}: {reason}; restore it, or remove it: services without clusterIP then get new addresses")]
+    UnusableVips {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
     /// It cannot be made durable.
-    #[error("{path}: {source}; identity numbers must be durable before they are used")]
+    #[error("{path}: {source}; what is allocated must be durable before it is used")]
     Write {
         /// The file.
         path: PathBuf,
@@ -61,6 +74,7 @@ pub struct Allocator {
     path: PathBuf,
     workloads: Pool<LabelSet>,
     prefixes: Pool<IpNet>,
+    pub(crate) vips: Vips,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -77,7 +91,7 @@ struct StoredNumber<K> {
 }
 
 impl Allocator {
-    /// Reads `identities.json` of the state directory; without one, nothing is allocated yet.
+    /// Reads `identities.json` and `services.json` of the state directory; without them, nothing is allocated yet.
     pub fn open(state: &Path) -> Result<Self, AllocateError> {
         let path = state.join("identities.json");
         let unusable = |reason: String| AllocateError::Unusable { path: path.clone(), reason };
@@ -93,7 +107,7 @@ impl Allocator {
         }
         let workloads = Pool::restore(stored.workloads, WORKLOADS).map_err(unusable)?;
         let prefixes = Pool::restore(stored.prefixes, PREFIXES).map_err(unusable)?;
-        Ok(Self { path, workloads, prefixes })
+        Ok(Self { path, workloads, prefixes, vips: Vips::open(state)? })
     }
 
     /// The number of a workload's labels.
@@ -110,6 +124,7 @@ impl Allocator {
     /// aged for [`KEPT`] are released.
     pub fn save(&mut self, now: SystemTime) -> Result<(), AllocateError> {
         let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.vips.save(now)?;
         let changed = self.workloads.age(now) | self.prefixes.age(now);
         if !changed {
             return Ok(());

@@ -1,12 +1,16 @@
 //! `ferromesh analyze FILE…`: what an agent would say of these files, without an agent.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use ipnet::IpNet;
+use mesh::policy::compile;
+
 use crate::authority;
-use crate::kind::{Decoded, Object, ObjectKey, decode};
+use crate::kind::{Decoded, Object, ObjectKey, Written, decode};
 use crate::objects::{File, Objects};
+use crate::plan;
 use crate::source::files::{list, text};
 use crate::status::selects;
 use crate::world::World;
@@ -65,7 +69,12 @@ fn judge(files: &[File], analysis: &mut Analysis) {
     let mut objects = Objects::default();
     objects.update(files, None);
     analysis.objects = objects.accepted.len();
-    unselected(&World::new(&objects, 0), files, analysis);
+    let world = World::new(&objects, 0);
+    unselected(&world, files, analysis);
+    among_themselves(&world, files, analysis);
+    for (key, message) in vips_as_prefixes(&world) {
+        note(files, &key, at(Severity::Warning, 0, "spec", message), analysis);
+    }
     analysis.findings.sort_by(|a, b| (&a.file, a.finding.line).cmp(&(&b.file, b.finding.line)));
 }
 
@@ -121,18 +130,63 @@ fn identified(files: &[File]) -> impl Iterator<Item = (&File, &Decoded)> {
     files.iter().flat_map(|file| file.documents.iter().map(move |(_, decoded)| (file, decoded)))
 }
 
-/// Hints at policies that select none of the declared workloads; says nothing where none is declared.
+/// What only shows when objects are held against each other.
+fn among_themselves(world: &World, files: &[File], analysis: &mut Analysis) {
+    for (key, severity, message) in plan::review(world).iter() {
+        note(files, key, at(severity, 0, "", message.to_owned()), analysis);
+    }
+}
+
+/// Adds a finding at the object it is about.
+fn note(files: &[File], key: &ObjectKey, finding: Finding, analysis: &mut Analysis) {
+    let found = identified(files).find(|(_, decoded)| decoded.key.as_ref() == Some(key));
+    if let Some((file, decoded)) = found {
+        let finding = Finding { line: decoded.line, ..finding };
+        analysis.findings.push(Located { file: file.name.clone(), finding });
+    }
+}
+
+/// Policies that name the address of a service: it is never asked for, and the rule is a mistake.
+fn vips_as_prefixes(world: &World) -> Vec<(ObjectKey, String)> {
+    let configuration = &world.configuration;
+    let pools: [IpNet; 2] = [configuration.ipv4_service_pool.into(), configuration.ipv6_service_pool.into()];
+    let explicit: BTreeSet<IpNet> =
+        world.services.values().flat_map(|s| s.explicit()).map(IpNet::from).collect();
+    let is_vip = |prefix: &IpNet| explicit.contains(prefix) || pools.iter().any(|pool| pool.contains(prefix));
+    let mut all = Vec::new();
+    for policy in &world.policies {
+        for prefix in compile::prefixes([policy.as_ref()]).into_iter().filter(is_vip) {
+            let message = format!(
+                "{prefix} is an address of services, which no prefix matches: who answers is judged; use toServices or toEndpoints"
+            );
+            all.push((plan::of_policy(&policy.name), message));
+        }
+    }
+    all
+}
+
+/// Hints at policies and services that select none of the declared workloads; says nothing where none is declared.
 fn unselected(world: &World, files: &[File], analysis: &mut Analysis) {
     let declared: Vec<_> = world.workloads.values().map(|w| authority::declared(world, w).labels).collect();
     if declared.is_empty() {
         return;
     }
     for (file, decoded) in identified(files) {
-        let Some(Object::Policy(policy)) = &decoded.object else { continue };
-        if !declared.iter().any(|labels| selects(policy, labels)) {
-            let message =
-                format!("{} selects none of the {} declared workloads", policy.name, declared.len());
-            let finding = at(Severity::Hint, decoded.line, "spec", message);
+        let (what, path, selected) = match &decoded.object {
+            Some(Object::Policy(Written { policy, .. })) => {
+                let selected = declared.iter().any(|labels| selects(policy, labels));
+                (policy.name.to_string(), "spec", selected)
+            }
+            Some(Object::Service(service)) => {
+                let Some(selector) = &service.selector else { continue };
+                let selected = declared.iter().any(|labels| selector.matches(labels));
+                (plan::of_service(&service.name).to_string(), "spec.selector", selected)
+            }
+            _ => continue,
+        };
+        if !selected {
+            let message = format!("{what} selects none of the {} declared workloads", declared.len());
+            let finding = at(Severity::Hint, decoded.line, path, message);
             analysis.findings.push(Located { file: file.name.clone(), finding });
         }
     }

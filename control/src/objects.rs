@@ -54,6 +54,8 @@ pub struct ObjectStatus {
     pub line: usize,
     /// What is wrong and what is in force instead; or that validation succeeded, and what is worth knowing.
     pub message: String,
+    /// There is more to say than that it is valid.
+    pub remarkable: bool,
 }
 
 /// The objects in force.
@@ -130,18 +132,13 @@ impl Objects {
                 message: format!(
                     "metadata.name: {key} is already given in {place}, which stays; rename or remove one"
                 ),
+                remarkable: true,
             });
         }
         let refusal = owner.document.object.as_ref().and_then(|object| pools_moved(object, pools));
         match (&owner.document.object, refusal) {
             (Some(object), None) => {
-                self.statuses.push(ObjectStatus {
-                    key: Some(key.clone()),
-                    valid: true,
-                    file: owner.file.name.clone(),
-                    line: owner.document.line,
-                    message: succeeded(&owner.document.findings),
-                });
+                self.statuses.push(succeeded(key, owner));
                 let accepted = Accepted {
                     object: object.clone(),
                     file: owner.file.name.clone(),
@@ -181,6 +178,7 @@ impl Objects {
             file: file.to_owned(),
             line,
             message,
+            remarkable: true,
         });
     }
 
@@ -234,13 +232,26 @@ fn pools_moved(object: &Object, pools: Option<(Ipv4Net, Ipv6Net)>) -> Option<Fin
         .or_else(|| moved("ipv6Pool", configuration.ipv6_pool.to_string(), ipv6.to_string()))
 }
 
-/// What `kubectl describe` says of a valid policy, and the warnings.
-fn succeeded(findings: &[Finding]) -> String {
-    let mut message = "Policy validation succeeded".to_owned();
-    for finding in findings.iter().filter(|f| f.severity == Severity::Warning) {
+/// What `kubectl describe` says of a valid policy, its like for other kinds, and the warnings.
+fn succeeded(key: &ObjectKey, claim: &Claim<'_>) -> ObjectStatus {
+    let mut message = match key.kind {
+        Kind::Policy(_) => "Policy validation succeeded".to_owned(),
+        kind => format!("{} is valid", kind.as_str()),
+    };
+    let warnings = claim.document.findings.iter().filter(|f| f.severity == Severity::Warning);
+    let mut remarkable = false;
+    for finding in warnings {
         message.push_str(&format!("; {finding}"));
+        remarkable = true;
     }
-    message
+    ObjectStatus {
+        key: Some(key.clone()),
+        valid: true,
+        file: claim.file.name.clone(),
+        line: claim.document.line,
+        message,
+        remarkable,
+    }
 }
 
 /// The first error as it is, for its line stands in the status; some more with their places.

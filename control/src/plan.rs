@@ -3,7 +3,10 @@
 //! Promise: a function of values (the allocator remembers numbers, nothing else). The same world, endpoints and
 //! numbers give the same plan; endpoints with equal rulesets share one.
 
+mod notes;
+mod services;
 mod subjects;
+mod to_services;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
@@ -15,11 +18,14 @@ use mesh::identity::Identity;
 use mesh::labels::{LabelSet, Source};
 use mesh::plan::{EndpointPlan, Masquerade, NodePlan};
 use mesh::policy::{Enforcement, PeerPorts, Policy, Ruleset, Universe, compile};
-use mesh::workload::Endpoint;
+use mesh::service::Services;
+use mesh::workload::{Endpoint, EndpointId};
 
 use crate::allocate::{AllocateError, Allocator};
 use crate::authority::{self, Standing};
 use crate::world::World;
+pub(crate) use notes::{Notes, of_policy, of_service};
+use services::backends::Running;
 use subjects::Subjects;
 
 /// What only the node itself knows.
@@ -46,18 +52,34 @@ pub enum PlanError {
     Allocate(#[from] AllocateError),
 }
 
-/// The plan, and the universe it was compiled in, for explanation.
+/// What is on the node now.
+#[derive(Clone, Copy)]
+pub struct Present<'a> {
+    /// Its endpoints.
+    pub endpoints: &'a [Endpoint],
+    /// Those of them that are about to be removed. Policy stays in force for them, but services send nobody new to
+    /// them: plan and apply with this before their processes end.
+    pub leaving: &'a BTreeSet<EndpointId>,
+    /// The plan in force: what has not changed since is shared with it.
+    pub plan: Option<&'a NodePlan>,
+}
+
+/// The plan, and what explains it.
 pub struct Planned {
     /// For the datapath.
     pub plan: Arc<NodePlan>,
     /// Every identity that policy can name.
     pub universe: Universe,
+    /// Policies in force, in order of their names, with all of their peers.
+    pub policies: Vec<Arc<Policy>>,
+    /// What planning has found to be said of objects.
+    pub(crate) notes: Notes,
 }
 
 /// Computes the plan of a node. Save the allocator before the plan is applied.
 pub fn plan(
     world: &World,
-    endpoints: &[Endpoint],
+    present: Present<'_>,
     node: &NodeFacts,
     allocator: &mut Allocator,
 ) -> Result<Planned, PlanError> {
@@ -65,37 +87,82 @@ pub fn plan(
     for workload in world.workloads.values() {
         known.add(authority::declared(world, workload), allocator)?;
     }
-    let mut running = Vec::new();
-    for endpoint in endpoints {
-        let standing = authority::running(world, &node.name, endpoint);
-        running.push((endpoint, known.add(standing.clone(), allocator)?, standing));
+    let running: Vec<_> =
+        present.endpoints.iter().map(|endpoint| running(world, node, present, endpoint)).collect();
+    let mut notes = Notes::default();
+    let services = services::services(world, &running, node, &mut allocator.vips, &mut notes);
+    let policies = to_services::resolve(world, &running, &mut notes);
+    let mut identified = Vec::new();
+    for workload in running {
+        identified.push((
+            workload.endpoint,
+            known.add(workload.standing.clone(), allocator)?,
+            workload.standing,
+        ));
     }
-    let policies = || world.policies.iter().map(Arc::as_ref);
     let taken = taken_addresses(world, node);
-    let prefixes = prefixes(policies(), &taken, allocator)?;
+    let prefixes = prefixes(policies.iter().map(Arc::as_ref), &taken, allocator)?;
     let universe = Universe::new(&known.identities, &prefixes, &known.ports);
-    let subjects = Subjects::new(policies());
-    let enforcement = world.configuration.enforcement;
     let mut compiled = Compiled {
-        subjects,
-        enforcement,
+        subjects: Subjects::new(policies.iter().map(Arc::as_ref)),
+        enforcement: world.configuration.enforcement,
         universe: &universe,
         rulesets: BTreeMap::new(),
         shared: BTreeMap::new(),
     };
-    let mut plan = NodePlan { masquerade: masquerade(world, node), ..NodePlan::default() };
-    for (endpoint, identity, standing) in running {
+    let audit = world.configuration.audit;
+    let endpoints = identified.into_iter().map(|(endpoint, identity, standing)| {
         let (ingress, egress) = compiled.rulesets(standing);
-        let audit = world.configuration.audit;
-        let planned = EndpointPlan { endpoint: endpoint.clone(), identity, ingress, egress, audit };
-        plan.endpoints.insert(endpoint.id, planned);
+        (endpoint.id, EndpointPlan { endpoint: endpoint.clone(), identity, ingress, egress, audit })
+    });
+    let plan = NodePlan {
+        endpoints: endpoints.collect(),
+        identities: identities(&known, &prefixes),
+        ipcache: ipcache(prefixes, taken),
+        services: shared(services, present.plan),
+        masquerade: masquerade(world, node),
+    };
+    Ok(Planned { plan: Arc::new(plan), universe, policies, notes })
+}
+
+/// What planning has to say of a world wherever it is planned: of services and slices among themselves, and of peers
+/// that are services.
+pub(crate) fn review(world: &World) -> Notes {
+    let nowhere = NodeFacts {
+        name: String::new(),
+        addresses: Vec::new(),
+        ipv4_pool: world.configuration.ipv4_pool,
+        ipv6_pool: world.configuration.ipv6_pool,
+        masquerade_ports: world.configuration.masquerade_ports.clone(),
+    };
+    let mut notes = Notes::default();
+    services::review(world, &nowhere, &mut notes);
+    to_services::resolve(world, &[], &mut notes);
+    notes
+}
+
+fn running<'a>(world: &World, node: &NodeFacts, present: Present<'_>, endpoint: &'a Endpoint) -> Running<'a> {
+    let standing = authority::running(world, &node.name, endpoint);
+    Running { endpoint, standing, leaving: present.leaving.contains(&endpoint.id) }
+}
+
+/// Whoever applies or serves the same services again sees it by the pointer.
+fn shared(services: Services, earlier: Option<&NodePlan>) -> Arc<Services> {
+    match earlier {
+        Some(earlier) if *earlier.services == services => Arc::clone(&earlier.services),
+        _ => Arc::new(services),
     }
-    plan.identities = identities(&known, &prefixes);
-    plan.ipcache.extend(prefixes);
-    plan.ipcache.extend(taken);
-    plan.ipcache.insert(Ipv4Net::default().into(), Identity::WORLD_IPV4);
-    plan.ipcache.insert(Ipv6Net::default().into(), Identity::WORLD_IPV6);
-    Ok(Planned { plan: Arc::new(plan), universe })
+}
+
+fn ipcache(
+    prefixes: BTreeMap<IpNet, Identity>,
+    taken: BTreeMap<IpNet, Identity>,
+) -> BTreeMap<IpNet, Identity> {
+    let mut ipcache = prefixes;
+    ipcache.extend(taken);
+    ipcache.insert(Ipv4Net::default().into(), Identity::WORLD_IPV4);
+    ipcache.insert(Ipv6Net::default().into(), Identity::WORLD_IPV6);
+    ipcache
 }
 
 /// Workloads of one mesh see each other's own addresses: what goes to a pool is never masqueraded.

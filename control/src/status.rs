@@ -2,16 +2,21 @@
 
 use std::collections::BTreeMap;
 
+use ipnet::IpNet;
 use mesh::identity::Identity;
 use mesh::labels::LabelSet;
 use mesh::plan::NodePlan;
 use mesh::policy::{Policy, PolicyName};
-use node_api::{IdentityView, PolicyView};
+use mesh::service::{Frontend, FrontendPlan};
+use mesh::workload::WorkloadName;
+use node_api::{AddressView, IdentityView, PolicyView, ServiceView};
 
+use crate::plan::Planned;
 use crate::world::World;
 
 /// Rows of `policy list`, in order of files and lines.
-pub fn policies(world: &World, plan: &NodePlan) -> Vec<PolicyView> {
+pub fn policies(world: &World, planned: &Planned) -> Vec<PolicyView> {
+    let plan = &planned.plan;
     let mut endpoints: BTreeMap<Identity, usize> = BTreeMap::new();
     for planned in plan.endpoints.values() {
         *endpoints.entry(planned.identity).or_default() += 1;
@@ -37,7 +42,64 @@ pub fn policies(world: &World, plan: &NodePlan) -> Vec<PolicyView> {
             message: format!("{what}{}", status.message),
         }
     };
-    world.statuses.iter().filter(|status| World::is_listed(status)).map(row).collect()
+    let noted = world.statuses.iter().map(|status| planned.notes.add_to(status));
+    noted.filter(World::is_listed).map(|status| row(&status)).collect()
+}
+
+/// Objects that have an error, of their own or with the others.
+pub fn invalid(world: &World, planned: &Planned) -> usize {
+    world.invalid() + planned.notes.refused(&world.statuses)
+}
+
+/// Rows of `service list`; the kernel's numbers are left at 0.
+pub fn services(plan: &NodePlan) -> Vec<ServiceView> {
+    let row = |(frontend, plan): (&Frontend, &FrontendPlan)| ServiceView {
+        id: 0,
+        service: plan.service.clone(),
+        kind: "ClusterIP".to_owned(),
+        frontend: *frontend,
+        port_name: plan.port_name.clone(),
+        backends: plan.backends.to_vec(),
+        draining: plan.draining.to_vec(),
+        affinity: plan.affinity,
+    };
+    plan.services.frontends.iter().map(row).collect()
+}
+
+/// Rows of `ip list`: endpoints and everything else that policy knows by address, in order of addresses.
+pub fn addresses(plan: &NodePlan) -> Vec<AddressView> {
+    let view =
+        |prefix: IpNet, identity: Identity, source: &str, workload: Option<WorkloadName>| AddressView {
+            prefix,
+            identity,
+            labels: plan.identities.get(&identity).cloned().unwrap_or_default(),
+            source: source.to_owned(),
+            workload,
+        };
+    let endpoints = plan.endpoints.values().flat_map(|planned| {
+        let endpoint = &planned.endpoint;
+        let addresses: [IpNet; 2] = [
+            IpNet::from(std::net::IpAddr::from(endpoint.ipv4)),
+            IpNet::from(std::net::IpAddr::from(endpoint.ipv6)),
+        ];
+        addresses.map(|prefix| view(prefix, planned.identity, "endpoint", Some(endpoint.workload.clone())))
+    });
+    let others =
+        plan.ipcache.iter().map(|(prefix, identity)| view(*prefix, *identity, source(*identity), None));
+    let mut all: Vec<_> = endpoints.chain(others).collect();
+    all.sort_by_key(|row| row.prefix);
+    all
+}
+
+/// How an address that is no endpoint's came to its identity.
+fn source(identity: Identity) -> &'static str {
+    match identity {
+        Identity::HOST => "node",
+        Identity::REMOTE_NODE => "remote-node",
+        Identity::UNMANAGED => "pool",
+        Identity::WORLD | Identity::WORLD_IPV4 | Identity::WORLD_IPV6 => "world",
+        _ => "policy",
+    }
 }
 
 /// Rows of `identity list`.

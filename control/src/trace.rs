@@ -1,7 +1,9 @@
 //! May this reach that, and why: `policy trace`.
 //!
 //! A flow between two workloads is judged twice, by the sender's egress and the receiver's ingress; both must allow
-//! it. Addresses and reserved entities judge nothing themselves.
+//! it. Addresses and reserved entities judge nothing themselves. A service is never judged, but those who answer for it.
+
+mod service;
 
 use std::net::IpAddr;
 
@@ -11,6 +13,7 @@ use mesh::identity::Identity;
 use mesh::labels::LabelSet;
 use mesh::plan::NodePlan;
 use mesh::policy::explain::{End, Explanation, Question, explain};
+use mesh::service::ServiceName;
 use mesh::workload::{NamedPorts, WorkloadName};
 use node_api::{Trace, TraceQuery};
 
@@ -38,6 +41,24 @@ pub enum TraceError {
         /// The workloads.
         all: String,
     },
+    /// Nothing is sent from a VIP.
+    #[error("{from}: is Service {service}, and nothing is sent from a service; name the workload that calls")]
+    FromService {
+        /// As it was given.
+        from: String,
+        /// The service.
+        service: ServiceName,
+    },
+    /// The service is not served, or leads elsewhere.
+    #[error("{to}: Service {service} {why}")]
+    Service {
+        /// As it was given.
+        to: String,
+        /// The service.
+        service: ServiceName,
+        /// What is the matter, and what to do.
+        why: String,
+    },
     /// No policy is asked.
     #[error("neither {from} nor {to} is a workload: policy judges nothing between them")]
     NoSubject {
@@ -61,27 +82,55 @@ struct Found {
 
 /// Answers from the policies in force.
 pub fn trace(world: &World, planned: &Planned, query: &TraceQuery) -> Result<Trace, TraceError> {
+    let asked = Asked { world, planned, query };
+    if let Some((service, _)) = service::named(world, &planned.plan, &query.from) {
+        return Err(TraceError::FromService { from: query.from.clone(), service });
+    }
     let from = find(world, &planned.plan, &query.from)?;
-    let to = find(world, &planned.plan, &query.to)?;
-    let mut judged = Vec::new();
-    let sides = [(&from, &to, TrafficDirection::Egress), (&to, &from, TrafficDirection::Ingress)];
-    for (subject, peer, direction) in sides.into_iter().filter(|(subject, ..)| subject.judges) {
-        let (subject, peer) = (subject.end(), peer.end());
-        let question = Question { subject, direction, peer, protocol: query.protocol, port: query.port };
-        let policies = world.policies.iter().map(AsRef::as_ref);
-        judged.push(explain(&question, policies, &planned.universe, world.configuration.enforcement));
-    }
-    if judged.is_empty() {
-        return Err(TraceError::NoSubject { from: query.from.clone(), to: query.to.clone() });
-    }
-    let allowed = judged.iter().all(|explanation| explanation.allowed);
-    // What denies is what was asked for.
-    judged.sort_by_key(|explanation| explanation.allowed);
-    let mut lines: Vec<String> = judged.into_iter().flat_map(|Explanation { lines, .. }| lines).collect();
+    let (allowed, mut lines) = match service::named(world, &planned.plan, &query.to) {
+        Some((name, vip)) => service::judge(asked, &from, &name, vip)?,
+        None => {
+            let to = find(world, &planned.plan, &query.to)?;
+            asked.judge(&from, &to, query.port).ok_or_else(|| asked.no_subject())?
+        }
+    };
     if !allowed && world.configuration.audit {
         lines.push("audit mode: the denial is reported, and the packet passes".to_owned());
     }
     Ok(Trace { allowed, lines })
+}
+
+/// A question and what it is answered from.
+#[derive(Clone, Copy)]
+struct Asked<'a> {
+    world: &'a World,
+    planned: &'a Planned,
+    query: &'a TraceQuery,
+}
+
+impl Asked<'_> {
+    /// The verdict and its explanation, the denial first, for that is what was asked for. `None`: neither end judges.
+    fn judge(self, from: &Found, to: &Found, port: u16) -> Option<(bool, Vec<String>)> {
+        let mut judged = Vec::new();
+        let sides = [(from, to, TrafficDirection::Egress), (to, from, TrafficDirection::Ingress)];
+        for (subject, peer, direction) in sides.into_iter().filter(|(subject, ..)| subject.judges) {
+            let (subject, peer) = (subject.end(), peer.end());
+            let question = Question { subject, direction, peer, protocol: self.query.protocol, port };
+            let policies = self.planned.policies.iter().map(AsRef::as_ref);
+            let enforcement = self.world.configuration.enforcement;
+            judged.push(explain(&question, policies, &self.planned.universe, enforcement));
+        }
+        if judged.is_empty() {
+            return None;
+        }
+        judged.sort_by_key(|explanation| explanation.allowed);
+        let allowed = judged.iter().all(|explanation| explanation.allowed);
+        Some((allowed, judged.into_iter().flat_map(|Explanation { lines, .. }| lines).collect()))
+    }
+
+    fn no_subject(self) -> TraceError {
+        TraceError::NoSubject { from: self.query.from.clone(), to: self.query.to.clone() }
+    }
 }
 
 impl Found {
@@ -237,6 +286,93 @@ mod tests {
         assert_eq!(
             ask(&mixed, "ship", "192.0.2.1", 80).unwrap_err(),
             "ship: several workloads begin with this name and their labels differ; name one of default/ship-1, default/ship-2"
+        );
+    }
+
+    const SERVICES: &str = "
+---
+apiVersion: v1
+kind: Service
+metadata: {name: deathstar}
+spec: {selector: {class: deathstar}, ipFamilyPolicy: PreferDualStack, ports: [{port: 8000, targetPort: 80}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: mixed}
+spec: {selector: {org: empire}, ports: [{port: 80}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: fleet}
+spec: {clusterIP: None, selector: {class: deathstar}}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: nobody}
+spec: {selector: {class: nobody}, ports: [{port: 80}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: away}
+spec: {type: ExternalName, externalName: example.org}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: stolen}
+spec: {clusterIP: 10.217.0.9, ports: [{port: 80}]}
+";
+
+    #[test]
+    fn a_service_is_judged_where_it_is_answered() {
+        let bench = Bench::new(&[RULE1, SERVICES].concat(), &SHIPS);
+        let where_at = "Service default/deathstar is judged where it is answered: ";
+        for to in
+            ["deathstar.default.svc", "deathstar.default.svc.cluster.local", "10.218.0.1", "fd00:218::1"]
+        {
+            let denied = ask(&bench, "xwing", to, 8000).unwrap();
+            assert!(!denied.allowed, "{to}");
+            assert!(denied.lines[0].starts_with("denied: rule1 selects deathstar-1"), "{denied:?}");
+            assert!(denied.lines.last().unwrap().starts_with(where_at), "{denied:?}");
+            assert!(ask(&bench, "tiefighter", to, 8000).unwrap().allowed, "{to}");
+        }
+        let six = ask(&bench, "tiefighter", "fd00:218::1", 8000).unwrap();
+        assert_eq!(*six.lines.last().unwrap(), format!("{where_at}[fd00:217::1]:80, [fd00:217::2]:80"));
+        let fleet = ask(&bench, "tiefighter", "fleet.default.svc", 80).unwrap();
+        assert!(fleet.allowed, "{fleet:?}");
+    }
+
+    #[test]
+    fn one_who_answers_and_is_out_of_reach_is_a_denial() {
+        let bench = Bench::new(&[RULE1, SERVICES].concat(), &SHIPS);
+        let mixed = ask(&bench, "xwing", "mixed.default.svc", 80).unwrap();
+        assert!(!mixed.allowed);
+        assert!(mixed.lines[0].starts_with("denied: "), "{mixed:?}");
+        assert!(mixed.lines.contains(&"  so it is at 10.217.0.3:80".to_owned()), "{mixed:?}");
+        let nobody = ask(&bench, "xwing", "nobody.default.svc", 80).unwrap();
+        assert_eq!((nobody.allowed, nobody.lines.len()), (false, 1));
+        assert_eq!(nobody.lines[0], "denied: nobody answers for Service default/nobody: calls are refused");
+    }
+
+    #[test]
+    fn a_service_that_cannot_be_traced_says_why() {
+        let bench = Bench::new(&[RULE1, SERVICES].concat(), &SHIPS);
+        let error = |to: &str, port: u16| ask(&bench, "xwing", to, port).unwrap_err();
+        assert_eq!(
+            error("10.218.0.1", 80),
+            "10.218.0.1: Service default/deathstar has no port 80/TCP; it has 8000/TCP"
+        );
+        assert_eq!(
+            error("away.default.svc", 80),
+            "away.default.svc: Service default/away leads to the name example.org; trace to an address of it"
+        );
+        assert_eq!(
+            error("stolen.default.svc", 80),
+            "stolen.default.svc: Service default/stolen is not served; `ferromesh policy list` says why"
+        );
+        assert_eq!(error("none.x.svc", 80), "none.x.svc: Service x/none does not exist");
+        assert_eq!(
+            ask(&bench, "10.218.0.1", "xwing", 80).unwrap_err(),
+            "10.218.0.1: is Service default/deathstar, and nothing is sent from a service; name the workload that calls"
         );
     }
 }

@@ -5,10 +5,13 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use mesh::policy::{Policy, PolicyName};
+use mesh::service::ServiceName;
 use mesh::workload::WorkloadName;
 use node_api::ConfigEntry;
 
-use crate::kind::{Configuration, Kind, Namespace, Node, Object, Workload};
+use crate::kind::{
+    Configuration, EndpointSlice, Kind, Namespace, Node, Object, Service, ToService, Workload,
+};
 use crate::objects::{ObjectStatus, Objects};
 
 /// A snapshot. Two that compare equal but for their generation ask for the same.
@@ -26,8 +29,14 @@ pub struct World {
     pub nodes: BTreeMap<String, Node>,
     /// Declared workloads, of every node.
     pub workloads: BTreeMap<WorkloadName, Workload>,
-    /// Policies in force, in order of their names.
+    /// Services in force.
+    pub services: BTreeMap<ServiceName, Arc<Service>>,
+    /// Slices of services' endpoints in force, by their own names.
+    pub slices: BTreeMap<ServiceName, Arc<EndpointSlice>>,
+    /// Policies in force, in order of their names, without those peers that are services.
     pub policies: Vec<Arc<Policy>>,
+    /// Peers that are services, of the policies that have such.
+    pub to_services: BTreeMap<PolicyName, Arc<[ToService]>>,
     /// What became of every object and of what could not be read, in order of files and lines.
     pub statuses: Vec<ObjectStatus>,
     /// What is wrong with the source as a whole, a sentence each.
@@ -55,7 +64,19 @@ impl World {
                 Object::Workload(workload) => {
                     world.workloads.insert(workload.name.clone(), workload.clone());
                 }
-                Object::Policy(policy) => world.policies.push(Arc::clone(policy)),
+                Object::Service(service) => {
+                    world.services.insert(service.name.clone(), Arc::clone(service));
+                }
+                Object::EndpointSlice(slice) => {
+                    world.slices.insert(slice.name.clone(), Arc::clone(slice));
+                }
+                Object::Policy(written) => {
+                    let policy = Arc::clone(&written.policy);
+                    if !written.services.is_empty() {
+                        world.to_services.insert(policy.name.clone(), Arc::clone(&written.services));
+                    }
+                    world.policies.push(policy);
+                }
             }
         }
         world
@@ -87,7 +108,7 @@ impl World {
         self.configuration.entries().into_iter().map(entry).collect()
     }
 
-    /// Objects that have an error.
+    /// Objects that have an error of their own; [`crate::status::invalid`] counts what planning refuses too.
     pub fn invalid(&self) -> usize {
         self.statuses.iter().filter(|status| !status.valid).count()
     }
@@ -105,8 +126,8 @@ impl World {
         status.key.as_ref().and_then(crate::kind::ObjectKey::policy)
     }
 
-    /// Whether `policy list` shows a status: policies always, other objects when something is wrong with them.
+    /// Whether `policy list` shows a status: policies always, other objects when there is something to say of them.
     pub(crate) fn is_listed(status: &ObjectStatus) -> bool {
-        !status.valid || status.key.as_ref().is_some_and(|key| matches!(key.kind, Kind::Policy(_)))
+        status.remarkable || status.key.as_ref().is_some_and(|key| matches!(key.kind, Kind::Policy(_)))
     }
 }

@@ -22,6 +22,17 @@ pub struct Config {
     pub ipv6_pool: Ipv6Net,
     /// MTU of workloads' devices in bytes; that of the default route's device if not given.
     pub mtu: Option<u32>,
+    /// The host too asks the node's DNS.
+    pub host_resolver: Option<HostResolver>,
+}
+
+/// How the host is to ask the node's DNS.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct HostResolver {
+    /// Its file: `/etc/resolv.conf`.
+    pub file: PathBuf,
+    /// The cluster domain.
+    pub domain: String,
 }
 
 impl Config {

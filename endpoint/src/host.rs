@@ -20,6 +20,7 @@ use crate::conflict;
 use crate::device::{HOST_DEVICE, NET_DEVICE, id_of};
 use crate::enrolment::check_pools;
 use crate::error::{AtFile, Error, Result};
+use crate::host_file::{self, HostFile};
 use crate::record::{self, Allocation};
 use crate::wiring;
 
@@ -56,6 +57,15 @@ pub enum Change {
         /// What it is now.
         new: String,
     },
+    /// Whom the host asks for names.
+    Resolver {
+        /// The file that says so.
+        path: PathBuf,
+        /// What was there.
+        old: HostFile,
+        /// What it says now.
+        new: String,
+    },
     /// A cgroup.
     Cgroup {
         /// Its directory.
@@ -86,6 +96,9 @@ impl fmt::Display for Change {
             Self::Sysctl { key, old, new } => {
                 write!(f, "sysctl {} = {new}: `ferromesh down` restores {old}", key.replace('/', "."))
             }
+            Self::Resolver { path, .. } => {
+                write!(f, "file {} names this node's DNS: `ferromesh down` restores it", path.display())
+            }
             Self::Cgroup { path } => write!(f, "cgroup {}: `ferromesh down` removes it", path.display()),
         }
     }
@@ -112,7 +125,8 @@ impl Host {
         check_pools(config, &netlink).await?;
         let path = record_path(config);
         let old = record::read::<Record>(&path)?.unwrap_or_default().changes;
-        let topology = topology(config);
+        let mut topology = topology(config);
+        topology.extend(host_file::change(config, &old)?);
         let (obsolete, mut changes): (Vec<_>, Vec<_>) = (old.into_iter())
             .partition(|change| !matches!(change, Change::Sysctl { .. }) && !topology.contains(change));
         for change in obsolete.iter().rev() {
@@ -180,7 +194,8 @@ impl Host {
         found.extend(
             changes
                 .iter()
-                .filter(|change| matches!(change, Change::Sysctl { .. }) && !change.is_idle())
+                .filter(|change| matches!(change, Change::Sysctl { .. } | Change::Resolver { .. }))
+                .filter(|change| !change.is_idle())
                 .map(Change::to_string),
         );
         let directories = [config.namespaces(), config.records(), config.cgroup.clone()];
@@ -261,6 +276,7 @@ fn same_object(a: &Change, b: &Change) -> bool {
 fn is_unchanged(change: &Change) -> bool {
     match change {
         Change::Sysctl { key, new, .. } => sysctl::get(key).is_ok_and(|value| value == *new),
+        Change::Resolver { path, new, .. } => host_file::says(path, new),
         _ => true,
     }
 }
@@ -280,6 +296,7 @@ async fn make(netlink: &Netlink, change: &Change) -> Result<()> {
             // A device on record may be gone.
             unless(linux::Error::is_absent, sysctl::set(key, new).map(drop))
         }
+        Change::Resolver { path, old, new } => host_file::write(path, old, new),
         Change::Cgroup { path } => Ok(Cgroup::create(path).map(drop)?),
     }
 }
@@ -312,6 +329,7 @@ async fn take_back(netlink: &Netlink, change: &Change) -> Result<()> {
             netlink.delete_route(Route { destination: *pool, via: Via::Unreachable, source: None }).await,
         ),
         Change::Sysctl { key, old, .. } => unless(linux::Error::is_absent, sysctl::set(key, old).map(drop)),
+        Change::Resolver { path, old, new } => host_file::restore(path, old, new),
         // It may have been there before us, with processes in it.
         Change::Cgroup { path } => Ok(Cgroup::remove_empty(path)?),
     }

@@ -18,11 +18,12 @@ pub mod dns;
 mod enrolment;
 mod error;
 mod host;
+mod host_file;
 mod record;
 mod sockets;
 mod wiring;
 
-pub use config::Config;
+pub use config::{Config, HostResolver};
 pub use enrolment::{Emptied, Endpoints, Opened, Prepared};
 pub use error::{Error, Result};
 pub use host::{Change, Host};

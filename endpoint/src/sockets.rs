@@ -27,6 +27,8 @@ const ROUNDS: u32 = 4;
 pub struct Departed {
     /// Those that left a service: [`mesh::service::Services::departed`].
     pub backends: BTreeSet<(Frontend, Backend)>,
+    /// Those that no service lists any more, by IP protocol: what an agent finds at its start.
+    pub unlisted: BTreeSet<(u8, Backend)>,
     /// Addresses of endpoints that are gone.
     pub addresses: BTreeSet<IpAddr>,
 }
@@ -34,7 +36,7 @@ pub struct Departed {
 impl Departed {
     /// Nobody.
     pub fn is_empty(&self) -> bool {
-        self.backends.is_empty() && self.addresses.is_empty()
+        self.backends.is_empty() && self.unlisted.is_empty() && self.addresses.is_empty()
     }
 
     /// TCP sockets have no business here while their endpoint lives.
@@ -44,8 +46,9 @@ impl Departed {
 
     /// Whether a socket that called `frontend` and was connected to `remote` has outlived it.
     fn ends(&self, protocol: Protocol, frontend: Frontend, remote: Backend) -> bool {
-        let left = protocol == Protocol::Udp && self.backends.contains(&(frontend, remote));
-        left || self.addresses.contains(&remote.ip())
+        let left = self.backends.contains(&(frontend, remote))
+            || self.unlisted.contains(&(protocol.number(), remote));
+        (protocol == Protocol::Udp && left) || self.addresses.contains(&remote.ip())
     }
 }
 
@@ -67,7 +70,9 @@ impl Endpoints {
                 return Ok(0);
             }
             // The oracle is asked only of those that may be concerned.
-            let left: BTreeSet<Backend> = departed.backends.iter().map(|(_, backend)| *backend).collect();
+            let left = departed.backends.iter().map(|(_, backend)| *backend);
+            let left: BTreeSet<Backend> =
+                left.chain(departed.unlisted.iter().map(|(_, backend)| *backend)).collect();
             let outlived = |socket: &Socket| {
                 let (protocol, remote) = (socket.protocol, socket.remote);
                 (left.contains(&remote) || departed.addresses.contains(&remote.ip()))

@@ -4,7 +4,11 @@
 
 mod node;
 
-use endpoint::{Change, Endpoints, Error, Host};
+use std::fs;
+use std::os::unix::fs::{MetadataExt, symlink};
+use std::path::{Path, PathBuf};
+
+use endpoint::{Change, Config, Endpoints, Error, Host, HostResolver};
 use linux::cgroup::Cgroup;
 use linux::netlink::{LOOPBACK, Netlink};
 use linux::sysctl;
@@ -170,5 +174,91 @@ fn what_disturbs_is_named() {
         for name in ["net.ipv4.conf.all.rp_filter is 1", "net.ipv4.conf.all.src_valid_mark is 1"] {
             assert!(conflicts.iter().any(|line| line.starts_with(name)), "{name} in {conflicts:?}");
         }
+    });
+}
+
+const HOST: &str = "# by hand\nnameserver 192.0.2.53\nnameserver 192.0.2.54\nnameserver 192.0.2.55\nsearch corp.example\noptions rotate\n";
+
+/// With the file in a directory of its own, which exists.
+fn resolved(config: &mut Config) -> PathBuf {
+    let directory = config.state_dir.join("etc");
+    fs::create_dir_all(&directory).unwrap();
+    let file = directory.join("resolv.conf");
+    config.host_resolver = Some(HostResolver { file: file.clone(), domain: "cluster.local".to_owned() });
+    file
+}
+
+#[test]
+fn the_host_asks_the_node_first_and_gets_its_file_back() {
+    Node::new().run(|mut config| async move {
+        let file = resolved(&mut config);
+        fs::write(&file, HOST).unwrap();
+        let inode = fs::metadata(&file).unwrap().ino();
+        let changes = Host::ensure(&config).await.unwrap();
+        let expected = "# Written by Ferromesh.\nnameserver 10.42.0.1\nnameserver 192.0.2.53\nnameserver 192.0.2.54\n\
+             search default.svc.cluster.local svc.cluster.local cluster.local corp.example\noptions rotate\n";
+        assert_eq!(fs::read_to_string(&file).unwrap(), expected);
+        assert_eq!(Host::ensure(&config).await.unwrap(), changes, "repeated, nothing changes");
+        let line = format!("file {} names this node's DNS: `ferromesh down` restores it", file.display());
+        assert!(changes.iter().any(|change| change.to_string() == line), "{changes:?}");
+        assert!(Host::leftovers(&config).await.unwrap().contains(&line));
+
+        let other = HostResolver { file: file.clone(), domain: "mesh.example".to_owned() };
+        config.host_resolver = Some(other);
+        Host::ensure(&config).await.unwrap();
+        let text = fs::read_to_string(&file).unwrap();
+        assert!(text.contains("search default.svc.mesh.example svc.mesh.example mesh.example corp.example\n"), "{text}");
+
+        Host::undo(&config).await.unwrap();
+        assert_eq!(fs::read_to_string(&file).unwrap(), HOST);
+        assert_eq!(fs::metadata(&file).unwrap().ino(), inode, "written in place: it may be a mount");
+        assert_eq!(Host::leftovers(&config).await.unwrap(), [""; 0]);
+    });
+}
+
+#[test]
+fn a_resolver_file_that_is_a_link_or_absent_is_so_again_afterwards() {
+    Node::new().run(|mut config| async move {
+        let file = resolved(&mut config);
+        for target in ["stub.conf", "nowhere.conf"] {
+            let stub = file.with_file_name("stub.conf");
+            fs::write(&stub, "nameserver 127.0.0.53\n").unwrap();
+            symlink(target, &file).unwrap();
+            Host::ensure(&config).await.unwrap();
+            assert!(fs::symlink_metadata(&file).unwrap().is_file());
+            assert!(fs::read_to_string(&file).unwrap().contains("nameserver 10.42.0.1\n"));
+            assert_eq!(
+                fs::read_to_string(&stub).unwrap(),
+                "nameserver 127.0.0.53\n",
+                "systemd-resolved's own"
+            );
+            Host::undo(&config).await.unwrap();
+            assert_eq!(fs::read_link(&file).unwrap(), Path::new(target));
+            fs::remove_file(&file).unwrap();
+        }
+        Host::ensure(&config).await.unwrap();
+        assert!(file.exists());
+        config.host_resolver = None;
+        Host::ensure(&config).await.unwrap();
+        assert!(!file.exists(), "without the setting nothing of it stays");
+    });
+}
+
+#[test]
+fn a_resolver_file_that_someone_else_changed_since_is_left_alone() {
+    Node::new().run(|mut config| async move {
+        let file = resolved(&mut config);
+        fs::write(&file, HOST).unwrap();
+        Host::ensure(&config).await.unwrap();
+        fs::write(&file, "nameserver 192.0.2.99\n").unwrap();
+        Host::undo(&config).await.unwrap();
+        assert_eq!(fs::read_to_string(&file).unwrap(), "nameserver 192.0.2.99\n");
+        Host::ensure(&config).await.unwrap();
+        Host::undo(&config).await.unwrap();
+        assert_eq!(
+            fs::read_to_string(&file).unwrap(),
+            "nameserver 192.0.2.99\n",
+            "what it said last comes back"
+        );
     });
 }

@@ -1,7 +1,7 @@
 //! The datapath of this node as one object: open it, attach endpoints, apply plans, read what it says.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use aya::maps::Map;
@@ -20,7 +20,8 @@ use crate::counters::{Counters, DropRow, GcReport};
 use crate::event::Events;
 use crate::flow::Attribution;
 use crate::pins::{Pins, children};
-use crate::{Error, probe};
+use crate::view::View;
+use crate::{Error, cgroup, memory, probe};
 
 /// The compiled programs.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/ferromesh.bpf.o"));
@@ -68,6 +69,7 @@ pub struct Datapath {
     hook: Hook,
     kernel: Kernel,
     services: ServiceKernel,
+    view: Arc<View>,
     usage: maps::Usage,
     drops: maps::Drops,
     lost: maps::Lost,
@@ -105,17 +107,12 @@ impl Datapath {
             interfaces: interfaces(&pins)?,
             mounted,
         };
-        let service_maps = ServiceMaps {
-            frontends: maps::Frontends::new(take(&mut ebpf, abi::map::FRONTENDS)?)?,
-            services: maps::Services::new(take(&mut ebpf, abi::map::SERVICES)?)?,
-            slots: maps::Slots::new(take(&mut ebpf, abi::map::SLOTS)?)?,
-            backends: maps::Backends::new(take(&mut ebpf, abi::map::BACKENDS)?)?,
-            members: maps::Members::new(take(&mut ebpf, abi::map::MEMBERS)?)?,
-        };
+        let service_maps = ServiceMaps::open(|name| take(&mut ebpf, name))?;
         let lost = maps::Lost::new(take(&mut ebpf, abi::map::LOST)?)?;
         let datapath = Self {
             hook: resolve(options.hook),
             services: ServiceKernel::read(service_maps, options.sizes)?,
+            view: Arc::new(View::open(&pins)?),
             usage: maps::Usage::new(take(&mut ebpf, abi::map::USAGE)?)?,
             drops: maps::Drops::new(take(&mut ebpf, abi::map::DROPS)?)?,
             lost_before: lost.total()?,
@@ -142,6 +139,21 @@ impl Datapath {
         }
         self.interfaces.insert(endpoint.id, (endpoint.interface.clone(), endpoint.ifindex));
         Ok(())
+    }
+
+    /// Puts the programs of socket load balancing on a cgroup (version 2), for every socket made in it or below, replacing
+    /// an earlier agent's in one step. If they were on another, they leave it once they are on this.
+    ///
+    /// # Errors
+    /// What the kernel refused; what was attached before still is, and calling it again continues.
+    pub fn attach_cgroup(&mut self, cgroup: &Path) -> Result<(), Error> {
+        cgroup::attach(&mut self.ebpf, &self.pins, cgroup)
+    }
+
+    /// Says which network namespace is the node's own, by its cookie ([`linux::namespace::cookie`]): ports that its
+    /// processes bind are not used for masquerading.
+    pub fn set_namespace(&mut self, cookie: u64) {
+        self.kernel.set_namespace(cookie);
     }
 
     /// Forgets an endpoint: from now on nothing from it or to it passes; then its programs and counters go. One that is
@@ -199,6 +211,12 @@ impl Datapath {
         self.services.apply(services)
     }
 
+    /// Lets applies of services fail after this many writes, as if the agent died there.
+    #[cfg(feature = "testing")]
+    pub fn die_after(&mut self, writes: Option<u64>) {
+        self.services.tables.writes_left = writes;
+    }
+
     /// Removes what the last apply left for packets in flight. Call it when there is nothing else to do, so that the
     /// next apply need not wait; it takes some milliseconds.
     ///
@@ -212,6 +230,11 @@ impl Datapath {
     /// Index of a frontend in the kernel's `SERVICES`.
     pub fn service_id(&self, frontend: &Frontend) -> Option<u32> {
         self.services.index(frontend)
+    }
+
+    /// What the kernel has, to be read at leisure and on any thread.
+    pub fn view(&self) -> Arc<View> {
+        Arc::clone(&self.view)
     }
 
     /// Rulesets of an endpoint in force: ingress, egress.
@@ -265,26 +288,29 @@ impl Datapath {
             usage: usage
                 .map(|(id, number)| Ok((id, self.usage.get(number)?)))
                 .collect::<Result<_, maps::Error>>()?,
-            maps: self.map_use(rows.len() as u64),
+            maps: self.map_use(rows.len() as u64)?,
             lost_events: self.lost.total()?.saturating_sub(self.lost_before),
         })
     }
 
-    /// Connections are as of the last collection: counting them is walking them.
-    fn map_use(&self, drops: u64) -> BTreeMap<String, MapUse> {
-        let sizes = &self.kernel.sizes;
-        let rows = [
-            (abi::map::ENDPOINTS, Some(self.kernel.endpoints.len() as u64), sizes.endpoints),
-            (abi::map::IPCACHE, Some(self.kernel.ipcache.len() as u64), sizes.ipcache),
-            (abi::map::RULES, Some(self.kernel.rules), sizes.rules),
-            (abi::map::CONNECTIONS4, self.collected.map(|report| report.live4), sizes.connections),
-            (abi::map::CONNECTIONS6, self.collected.map(|report| report.live6), sizes.connections),
-            (abi::map::DROPS, Some(drops), sizes.drops),
+    /// Every map. Connections are as of the last collection: counting them is walking them.
+    fn map_use(&self, drops: u64) -> Result<BTreeMap<String, MapUse>, Error> {
+        let policy = [
+            (abi::map::ENDPOINTS, Some(self.kernel.endpoints.len() as u64)),
+            (abi::map::IPCACHE, Some(self.kernel.ipcache.len() as u64)),
+            (abi::map::RULES, Some(self.kernel.rules)),
+            (abi::map::CONNECTIONS4, self.collected.map(|report| report.live4)),
+            (abi::map::CONNECTIONS6, self.collected.map(|report| report.live6)),
+            (abi::map::DROPS, Some(drops)),
         ];
-        let row = |(map, used, capacity): (&str, _, u32)| {
-            (map.to_owned(), MapUse { used, capacity: u64::from(capacity) })
+        let services = self.services.tables.used().map(|(map, used, _)| (map, Some(used)));
+        let used: BTreeMap<_, _> = policy.into_iter().chain(services).collect();
+        let row = |spec: &maps::Spec| {
+            let used = used.get(spec.name).copied().flatten();
+            let bytes = memory::bytes(&self.pins.maps().join(spec.name))?;
+            Ok((spec.name.to_owned(), MapUse { used, capacity: spec.entries.into(), bytes }))
         };
-        rows.into_iter().map(row).collect()
+        maps::specs(&self.kernel.sizes).iter().map(row).collect()
     }
 }
 
@@ -321,7 +347,10 @@ fn load(pins: &Pins, specs: &[maps::Spec]) -> Result<Ebpf, Error> {
         loader.map_max_entries(spec.name, spec.entries);
         loader.map_pin_path(spec.name, pins.maps().join(spec.name));
     }
-    let mut ebpf = loader.load(OBJECT)?;
+    // What `probe` says below 6.1: a refused call fails with EPERM.
+    let can_set_result = u32::from(probe::set_retval());
+    let mut ebpf = loader.override_global("CAN_SET_RESULT", &can_set_result, true).load(OBJECT)?;
+    cgroup::load(&mut ebpf)?;
     for name in [Place::FromPod.program(), Place::ToPod.program(), COLLECT] {
         program(&mut ebpf, name)?.load().map_err(Error::program(name, "loading"))?;
     }

@@ -8,6 +8,7 @@
 mod address;
 mod apply;
 mod attach;
+mod cgroup;
 pub mod counters;
 mod datapath;
 mod error;
@@ -15,10 +16,12 @@ pub mod event;
 pub mod flow;
 pub mod foreign;
 mod grace;
+mod memory;
 pub mod metrics;
 mod pins;
 pub mod probe;
 mod sys;
+mod view;
 
 pub use apply::{Report, ServiceReport};
 pub use attach::Hook;
@@ -26,3 +29,4 @@ pub use datapath::{Adoption, Datapath, Options};
 pub use error::Error;
 pub use maps::Sizes;
 pub use pins::{leftovers, remove};
+pub use view::View;

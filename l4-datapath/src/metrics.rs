@@ -16,6 +16,7 @@ pub struct Metrics {
     dropped_bytes: Family<DropLabels, Counter>,
     entries: Family<MapLabels, Gauge>,
     capacity: Family<MapLabels, Gauge>,
+    bytes: Family<MapLabels, Gauge>,
     revision: Gauge,
     lost: Counter,
 }
@@ -36,11 +37,12 @@ impl Metrics {
     /// Registers them; the registry adds the prefix `ferromesh_`.
     pub fn register(registry: &mut Registry) -> Self {
         let metrics = Self::default();
-        let Self { drops, dropped_bytes, entries, capacity, revision, lost } = &metrics;
+        let Self { drops, dropped_bytes, entries, capacity, bytes, revision, lost } = &metrics;
         registry.register("drop", "Packets dropped", drops.clone());
         registry.register("drop_bytes", "Bytes of packets dropped", dropped_bytes.clone());
         registry.register("map_entries", "Entries in a kernel map", entries.clone());
         registry.register("map_capacity", "Entries a kernel map can hold", capacity.clone());
+        registry.register("map_bytes", "Memory of a kernel map", bytes.clone());
         registry.register("policy_revision", "Generation of policy in force", revision.clone());
         registry.register("lost_events", "Flow events that found the ring full", lost.clone());
         metrics
@@ -66,6 +68,7 @@ impl Metrics {
             let labels = MapLabels { map: map.clone() };
             let number = |entries: u64| i64::try_from(entries).unwrap_or(i64::MAX);
             self.capacity.get_or_create(&labels).set(number(found.capacity));
+            self.bytes.get_or_create(&labels).set(number(found.bytes));
             if let Some(used) = found.used {
                 self.entries.get_or_create(&labels).set(number(used));
             }

@@ -1,8 +1,8 @@
 //! The pin directory: `ROOT/v<SCHEMA>/{maps,links,filters}` on a BPF file system.
 //!
 //! Promise: one agent at a time (an advisory lock on ROOT, gone with its process); a pin is compared with what this
-//! version expects before anything is reused; pins of another schema are never touched. `links` holds tcx links, which
-//! keep a program attached when the agent is dead; `filters` holds the program of each clsact filter, which has no
+//! version expects before anything is reused; pins of another schema are never touched. `links` holds tcx and cgroup
+//! links, which keep a program attached when the agent is dead; `filters` holds the program of each clsact filter, which has no
 //! object of its own to pin, so that a later agent knows where to look.
 
 use std::fs::{self, File};
@@ -49,7 +49,7 @@ impl Pins {
         schema_directory(&self.root).join("maps")
     }
 
-    /// Directory of the tcx links.
+    /// Directory of the tcx and cgroup links.
     pub(crate) fn links(&self) -> PathBuf {
         schema_directory(&self.root).join("links")
     }
@@ -120,6 +120,12 @@ fn schemas(root: &Path) -> Result<Vec<(u32, PathBuf)>, Error> {
         }
     }
     Ok(found)
+}
+
+/// Every pinned link under the root, of any schema.
+pub(crate) fn links(root: &Path) -> Result<Vec<PathBuf>, Error> {
+    let directories = schemas(root)?.into_iter().map(|(_, schema)| children(&schema.join("links")));
+    directories.collect::<Result<Vec<_>, _>>().map(|links| links.concat())
 }
 
 fn refuse_other_schemas(root: &Path) -> Result<(), Error> {

@@ -57,6 +57,8 @@ pub fn capabilities() -> Capabilities {
     rows.extend(HELPERS.iter().map(|(capability, helper, hint)| self::helper(capability, *helper, hint)));
     rows.extend(hooks());
     rows.push(cgroup2());
+    rows.extend(SOCKETS.map(socket_hook));
+    rows.push(refusal());
     rows.push(ending_sockets());
     Capabilities(rows)
 }
@@ -73,6 +75,22 @@ const HELPERS: [(&str, BpfHelper, &str); 4] = [
     ("check_mtu", BpfHelper::BPF_FUNC_check_mtu, "needs Linux 5.12"),
     ("for_each_map_elem", BpfHelper::BPF_FUNC_for_each_map_elem, "needs Linux 5.13"),
     ("boot time clock", BpfHelper::BPF_FUNC_ktime_get_boot_ns, "needs Linux 5.8"),
+];
+
+/// Hooks of sockets: each kind of program, by a helper that ours want of it.
+const SOCKETS: [(&str, ProgramType, BpfHelper, &str); 2] = [
+    (
+        "cgroup address hooks",
+        ProgramType::CgroupSockAddr,
+        BpfHelper::BPF_FUNC_get_netns_cookie,
+        "needs Linux 5.8, CONFIG_CGROUP_BPF",
+    ),
+    (
+        "cgroup socket hooks",
+        ProgramType::CgroupSock,
+        BpfHelper::BPF_FUNC_get_netns_cookie,
+        "needs Linux 5.9, CONFIG_CGROUP_BPF",
+    ),
 ];
 
 fn required(capability: &'static str, works: Result<bool, String>, hint: &str) -> Finding {
@@ -103,8 +121,30 @@ fn map(capability: &'static str, kind: MapType, hint: &str) -> Finding {
 }
 
 fn helper(capability: &'static str, helper: BpfHelper, hint: &str) -> Finding {
-    let works = is_helper_supported(ProgramType::SchedClassifier, helper);
-    required(capability, works.map_err(|error| error.to_string()), hint)
+    required(capability, supports(ProgramType::SchedClassifier, helper), hint)
+}
+
+fn supports(kind: ProgramType, helper: BpfHelper) -> Result<bool, String> {
+    is_helper_supported(kind, helper).map_err(|error| error.to_string())
+}
+
+/// Whether a program of a socket's hook can say why the call fails.
+pub(crate) fn set_retval() -> bool {
+    supports(ProgramType::CgroupSockAddr, BpfHelper::BPF_FUNC_set_retval) == Ok(true)
+}
+
+fn socket_hook((capability, kind, helper, hint): (&'static str, ProgramType, BpfHelper, &str)) -> Finding {
+    required(capability, supports(kind, helper), hint)
+}
+
+fn refusal() -> Finding {
+    let works = set_retval();
+    let text = if works {
+        "yes"
+    } else {
+        "no: needs Linux 6.1; calls to a service without endpoints fail with EPERM (operation not permitted)"
+    };
+    Finding { capability: "set_retval", works, required: false, text: text.to_owned() }
 }
 
 /// Whether the kernel has tcx: it answers a query for the programs on a device.

@@ -4,10 +4,13 @@
 //! that is used for nothing else. A namespace lives until its file is deleted and its last process, socket and
 //! descriptor are gone.
 
+#![allow(unsafe_code, reason = "getsockopt(2) takes a pointer to where the answer goes")]
+
 use std::fs::{self, File, OpenOptions};
 use std::future::Future;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -19,6 +22,8 @@ use crate::netlink::Netlink;
 
 /// The calling thread's network namespace. Not `/proc/self`, which is the first thread's.
 const OWN: &str = "/proc/thread-self/ns/net";
+/// Of `asm-generic/socket.h`; the libc crate has it for other C libraries only.
+const SO_NETNS_COOKIE: libc::c_int = 71;
 /// `NSFS_MAGIC` of `linux/magic.h`.
 const NSFS: FsType = FsType(0x6e73_6673);
 
@@ -131,6 +136,25 @@ impl AsFd for NetworkNamespace {
     }
 }
 
+/// The kernel's number of the calling thread's network namespace, never used again while it runs: what programs know
+/// namespaces by (`bpf_get_netns_cookie`). Linux 5.14.
+pub fn cookie() -> Result<u64> {
+    // Every socket knows its namespace, also one that belongs to no protocol of the network.
+    let socket = UnixDatagram::unbound().context("open", "a socket")?;
+    let mut cookie = 0_u64;
+    let mut length = size_of::<u64>() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `length` bytes over `cookie`, which has as many.
+    let result = unsafe {
+        let place = (&raw mut cookie).cast();
+        libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, SO_NETNS_COOKIE, place, &raw mut length)
+    };
+    if result == 0 {
+        Ok(cookie)
+    } else {
+        Err(io::Error::last_os_error()).context("ask for", "SO_NETNS_COOKIE")
+    }
+}
+
 /// A thread that has entered a namespace must do nothing else afterwards, so it is never one of a pool.
 fn on_own_thread<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
     std::thread::scope(|scope| {
@@ -158,6 +182,15 @@ mod tests {
             fs::read_link(OWN).unwrap(),
             scratch.namespace().inside(|| fs::read_link(OWN).unwrap()).unwrap()
         );
+    }
+
+    #[test]
+    fn a_namespace_has_a_cookie_of_its_own_whichever_thread_asks() {
+        let scratch = scratch::Namespace::new("linux").unwrap();
+        let [first, second] = [(); 2].map(|()| scratch.namespace().inside(cookie).unwrap().unwrap());
+        assert_eq!(first, second);
+        assert_ne!(first, cookie().unwrap());
+        assert_ne!(first, 0, "zero stands for no namespace");
     }
 
     #[test]

@@ -194,6 +194,8 @@ pub struct MapUse {
     pub used: Option<u64>,
     /// Capacity.
     pub capacity: u64,
+    /// Memory, as the kernel accounts for it.
+    pub bytes: u64,
 }
 
 /// A row of `endpoint list`; `endpoint get` prints all of it.
@@ -339,6 +341,8 @@ pub struct Enrolled {
     pub cgroup: PathBuf,
     /// Directories that must not be visible inside: configuration, run, state.
     pub hidden: Vec<PathBuf>,
+    /// Text of its `/etc/resolv.conf`.
+    pub resolver: String,
 }
 
 /// A row of `service list`: a port of a VIP as the plan has it.

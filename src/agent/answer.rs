@@ -1,19 +1,27 @@
 //! Answers to questions: views of the world, the plan and the kernel. Only an enrolment, and the end of its lease,
 //! change anything.
 
+use std::collections::BTreeSet;
+
 use mesh::identity::Identity;
 use mesh::labels::LabelSet;
 use mesh::plan::EndpointPlan;
-use node_api::{EndpointView, Reply, Request, Status};
+use node_api::{EndpointView, Masquerading, Reply, Request, ServiceCounts, Status};
 
 use super::node::Node;
-use super::socket::Call;
+use super::socket::{Answer, Call};
 
 impl Node {
     /// Answers one call; who asked may be gone by then.
     pub(super) async fn answer(&mut self, call: Call) {
         match call {
-            Call::Ask(question, reply) => drop(reply.send(self.reply(question))),
+            Call::Ask(question, reply) => {
+                let answer = match self.rows(&question) {
+                    Some(rows) => Answer::Rows(rows),
+                    None => Answer::One(Box::new(self.reply(question))),
+                };
+                drop(reply.send(answer));
+            }
             Call::Enrol(request, reply) => {
                 let made = self.enrol(&request).await;
                 let id = made.as_ref().ok().map(|enrolled| enrolled.endpoint.id);
@@ -32,7 +40,7 @@ impl Node {
             Request::Status => Reply::Status(self.status()),
             Request::Endpoints => Reply::Endpoints(self.endpoint_views()),
             Request::Identities => Reply::Identities(control::status::identities(&self.planned.plan)),
-            Request::Policies => Reply::Policies(control::status::policies(&self.world, &self.planned.plan)),
+            Request::Policies => Reply::Policies(control::status::policies(&self.world, &self.planned)),
             Request::Plan => match serde_json::to_value(&self.planned.plan) {
                 Ok(plan) => Reply::Plan(plan),
                 Err(error) => Reply::Error(format!("the plan cannot be written as JSON: {error}")),
@@ -70,7 +78,10 @@ impl Node {
             ingress_enforced: endpoints.values().filter(|endpoint| endpoint.ingress.enforced).count(),
             egress_enforced: endpoints.values().filter(|endpoint| endpoint.egress.enforced).count(),
             policies: self.world.policies.len(),
-            invalid: self.world.invalid(),
+            invalid: self.invalid(),
+            services: self.service_counts(),
+            masquerading: self.masquerading(),
+            dns: self.dns.clone(),
             adopted: self.adopted,
             degraded: self.degraded().into_iter().chain(unread).collect(),
             host_changes: self.host_changes.clone(),
@@ -80,10 +91,31 @@ impl Node {
         }
     }
 
+    fn service_counts(&self) -> ServiceCounts {
+        let services = &self.planned.plan.services;
+        let plans = services.frontends.values();
+        let backends: BTreeSet<_> = plans.flat_map(|plan| plan.backends.iter()).collect();
+        ServiceCounts {
+            services: services.names.len(),
+            frontends: services.frontends.len(),
+            backends: backends.len(),
+        }
+    }
+
+    fn masquerading(&self) -> Masquerading {
+        let masquerade = &self.planned.plan.masquerade;
+        Masquerading {
+            ipv4: masquerade.ipv4,
+            ipv6: masquerade.ipv6,
+            ports: (*masquerade.ports.start(), *masquerade.ports.end()),
+            devices: self.devices.clone(),
+        }
+    }
+
     /// What works only in part.
     fn degraded(&self) -> Vec<String> {
         let refused = self.refused.iter().map(|why| format!("the latest edit is not in force: {why}"));
-        let invalid = self.world.invalid();
+        let invalid = self.invalid();
         let objects =
             (invalid > 0).then(|| format!("{invalid} objects have an error: see `ferromesh policy list`"));
         let source = self.world.degraded.iter().cloned();

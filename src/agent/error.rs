@@ -17,6 +17,9 @@ pub(crate) enum AgentError {
     /// Host and endpoints.
     #[error(transparent)]
     Endpoint(#[from] endpoint::Error),
+    /// Port 53.
+    #[error(transparent)]
+    Dns(#[from] endpoint::dns::BindError),
     /// Programs and maps.
     #[error(transparent)]
     Datapath(#[from] l4_datapath::Error),

@@ -3,15 +3,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::future::Future;
+use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use control::allocate::Allocator;
 use control::kind::configuration::{Attach, Configuration, TraceLevel};
 use control::source::files::Directory;
-use control::{NodeFacts, Planned, World, admit, plan};
-use endpoint::{Emptied, Endpoints, Host};
+use control::{NodeFacts, Planned, Present, World, admit, plan};
+use endpoint::{Departed, Emptied, Endpoints, Host, dns};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use l4_datapath::flow::Context;
 use l4_datapath::metrics::Metrics as DatapathMetrics;
@@ -25,7 +27,7 @@ use prometheus_client::registry::Registry;
 
 use super::error::AgentError;
 use super::events::Explanation;
-use crate::directories::Directories;
+use crate::directories::{Directories, RESOLVER};
 
 /// How long after a change its leavings are removed; a burst of edits comes faster than that.
 const SETTLE: Duration = Duration::from_millis(5);
@@ -41,6 +43,10 @@ pub(super) struct Node {
     pub(super) datapath: Datapath,
     pub(super) adopted: usize,
     pub(super) host_changes: Vec<String>,
+    /// Interfaces by which masqueraded packets leave.
+    pub(super) devices: Vec<String>,
+    /// Where names are answered.
+    pub(super) dns: Vec<SocketAddr>,
     /// Why the latest edit is not in force, if it is not.
     pub(super) refused: Option<String>,
     /// What the kernel offers.
@@ -48,6 +54,8 @@ pub(super) struct Node {
     /// Settings the node was built with; some cannot change while it runs.
     pub(super) built_with: Configuration,
     allocator: Allocator,
+    /// Endpoints that are being removed: no service sends anybody new to them.
+    leaving: BTreeSet<EndpointId>,
     explanation: Explanation,
     ring: Arc<FlowRing>,
     registry: Arc<Registry>,
@@ -55,6 +63,7 @@ pub(super) struct Node {
     settle_at: Option<tokio::time::Instant>,
     /// Events lost when the counters were last read.
     lost_events: u64,
+    pub(super) names: dns::Names,
     policy_metrics: PolicyMetrics,
     datapath_metrics: DatapathMetrics,
     flow_metrics: FlowMetrics,
@@ -62,7 +71,9 @@ pub(super) struct Node {
 
 impl Node {
     /// Brings host, kernel and endpoints in line with the directory; adopts what an earlier agent left.
-    pub(super) async fn build(directories: &Directories) -> Result<(Self, Directory, Emptied), AgentError> {
+    pub(super) async fn build(
+        directories: &Directories,
+    ) -> Result<(Self, Directory, Emptied, dns::Server), AgentError> {
         make_directory(&directories.run_dir)?;
         make_directory(&directories.state)?;
         let source = Directory::open(&directories.config, &directories.state)?;
@@ -76,20 +87,29 @@ impl Node {
         let opened = Endpoints::open(endpoint_config.clone()).await?;
         let facts = facts(&world, &endpoint_config).await?;
         let mut allocator = Allocator::open(&directories.state)?;
-        let planned = plan(&world, &opened.adopted, &facts, &mut allocator)?;
+        let present = Present { endpoints: &opened.adopted, leaving: &BTreeSet::new(), plan: None };
+        let planned = plan(&world, present, &facts, &mut allocator)?;
         allocator.save(SystemTime::now())?;
-        // What did not fit before does not fit now: what is pinned stays in force, as it did while the last agent ran.
-        let refused = match datapath.apply(&planned.plan) {
-            Err(error @ l4_datapath::Error::Full { .. }) => Some(error.to_string()),
-            applied => applied.map(|_| None)?,
-        };
+        let mut unlisted = BTreeSet::new();
+        let refused = refusal(datapath.apply(&planned.plan))?;
         adopt(&mut datapath, &opened.adopted, &adoption)?;
+        let tables = datapath.apply_services(&planned.plan.services).map(|report| unlisted = report.gone);
+        let refused = refused.or(refusal(tables)?);
+        datapath.set_namespace(linux::namespace::cookie()?);
+        datapath.attach_cgroup(&Directories::service_cgroup(&world)?)?;
         let mut registry = metrics::registry(env!("CARGO_PKG_VERSION"), crate::COMMIT, abi::SCHEMA);
+        let settings = dns_settings(&world.configuration);
+        let dns =
+            dns::Server::bind(&endpoint_config, &settings, dns::Metrics::register(&mut registry)).await?;
+        let names = dns.names();
+        names.set(&planned.plan.services);
+        names.set_own_addresses(facts.addresses.iter().map(IpNet::addr));
         let mounted = adoption.mounted.map(|path| format!("BPF file system mounted at {}", path.display()));
         let mut node = Self {
             flow_metrics: FlowMetrics::register(&mut registry),
             policy_metrics: PolicyMetrics::register(&mut registry),
             datapath_metrics: DatapathMetrics::register(&mut registry),
+            names,
             explanation: explanation(&facts, &planned, &datapath),
             directories: directories.clone(),
             facts,
@@ -99,6 +119,8 @@ impl Node {
             endpoints: opened.endpoints,
             endpoint_config,
             adopted: opened.adopted.len(),
+            devices: Vec::new(),
+            dns: dns.addresses(),
             host_changes: host.iter().map(ToString::to_string).chain(mounted).collect(),
             refused,
             capabilities: capabilities
@@ -107,15 +129,18 @@ impl Node {
                 .map(|row| (row.capability.to_owned(), row.text.clone()))
                 .collect(),
             allocator,
+            leaving: BTreeSet::new(),
             lost_events: 0,
             settle_at: Some(tokio::time::Instant::now()),
             ring: FlowRing::new(observe::ring::CAPACITY),
             registry: Arc::new(registry),
             datapath,
         };
+        // Backends that left while no agent ran.
+        node.end_sockets(Departed { unlisted, ..Departed::default() });
         node.count();
-        node.policy_metrics.set_invalid(node.world.invalid());
-        Ok((node, source, opened.emptied))
+        node.policy_metrics.set_invalid(node.invalid());
+        Ok((node, source, opened.emptied, dns))
     }
 
     pub(super) fn name(&self) -> &str {
@@ -149,7 +174,7 @@ impl Node {
         self.world = world;
         self.reconcile();
         self.policy_metrics.observe_edit(start.elapsed());
-        self.policy_metrics.set_invalid(self.world.invalid());
+        self.policy_metrics.set_invalid(self.invalid());
     }
 
     /// Plans whole and applies the difference. On an error the earlier plan stays in force.
@@ -163,14 +188,25 @@ impl Node {
     }
 
     fn plan_and_apply(&mut self, endpoints: &[Endpoint]) -> Result<(), AgentError> {
-        let planned = plan(&self.world, endpoints, &self.facts, &mut self.allocator)?;
+        let present = Present { endpoints, leaving: &self.leaving, plan: Some(&self.planned.plan) };
+        let planned = plan(&self.world, present, &self.facts, &mut self.allocator)?;
         // Numbers are durable before the kernel knows them: after a crash they mean the same.
         self.allocator.save(SystemTime::now())?;
         if self.datapath.apply(&planned.plan)?.changed {
             self.settle_at = Some(tokio::time::Instant::now() + SETTLE);
         }
-        self.planned = planned;
+        // Policy first: whoever a service leads to is already judged by it.
+        if self.datapath.apply_services(&planned.plan.services)?.changed {
+            self.settle_at = Some(tokio::time::Instant::now() + SETTLE);
+        }
+        // Last: what has a name can be called.
+        self.names.set(&planned.plan.services);
+        let earlier = std::mem::replace(&mut self.planned, planned);
         *self.explanation.lock() = context(&self.facts, &self.planned, &self.datapath);
+        self.end_sockets(Departed {
+            backends: earlier.plan.services.departed(&self.planned.plan.services),
+            ..Departed::default()
+        });
         Ok(())
     }
 
@@ -180,6 +216,7 @@ impl Node {
             Ok(own) if own == self.facts.addresses => {}
             Ok(own) => {
                 self.facts.addresses = own;
+                self.names.set_own_addresses(self.facts.addresses.iter().map(IpNet::addr));
                 self.reconcile();
             }
             Err(error) => tracing::error!(%error, "the host's addresses cannot be read"),
@@ -200,6 +237,7 @@ impl Node {
             network_namespace: prepared.network_namespace,
             cgroup: prepared.cgroup,
             hidden: self.directories.hidden(),
+            resolver: self.names.workload_file(&request.workload.namespace),
         })
     }
 
@@ -220,10 +258,18 @@ impl Node {
         }
     }
 
-    /// Takes an endpoint away: first its processes and devices, then its place in the kernel's maps.
+    /// Objects that have an error.
+    pub(super) fn invalid(&self) -> usize {
+        control::status::invalid(&self.world, &self.planned)
+    }
+
+    /// Takes an endpoint away: first from the services that it answers for, then its processes and devices, then its
+    /// place in the kernel's maps.
     pub(super) async fn remove(&mut self, id: EndpointId) {
-        if self.endpoints.get(id).is_none() {
-            return;
+        let Some(endpoint) = self.endpoints.get(id) else { return };
+        self.leaving.insert(id);
+        if !self.planned.plan.services.frontends.is_empty() {
+            self.reconcile();
         }
         if let Err(error) = self.endpoints.remove(id).await {
             return tracing::error!(endpoint = %id, %error, "not removed; tried again when the agent starts");
@@ -231,7 +277,10 @@ impl Node {
         if let Err(error) = self.datapath.detach(id) {
             tracing::error!(endpoint = %id, %error, "its place in the kernel's maps is not cleared");
         }
+        self.leaving.remove(&id);
         self.reconcile();
+        let addresses = [endpoint.ipv4.into(), endpoint.ipv6.into()].into();
+        self.end_sockets(Departed { addresses, ..Departed::default() });
     }
 
     /// What can wait: connections that have expired.
@@ -283,6 +332,14 @@ impl Node {
     }
 }
 
+/// What did not fit before does not fit now: what is pinned stays in force, as it did while the last agent ran.
+fn refusal<T>(applied: Result<T, l4_datapath::Error>) -> Result<Option<String>, AgentError> {
+    match applied {
+        Err(error @ l4_datapath::Error::Full { .. }) => Ok(Some(error.to_string())),
+        applied => Ok(applied.map(|_| None)?),
+    }
+}
+
 fn make_directory(path: &std::path::Path) -> Result<(), AgentError> {
     let made = fs::DirBuilder::new().recursive(true).mode(0o755).create(path);
     made.map_err(|error| AgentError::Io { what: format!("directory {}", path.display()), error })
@@ -318,6 +375,14 @@ fn options(directories: &Directories, configuration: &Configuration) -> Options 
     };
     let trace = configuration.trace_level == TraceLevel::Trace;
     Options { pin_root: directories.pins.clone(), hook, trace, ..Options::default() }
+}
+
+fn dns_settings(configuration: &Configuration) -> dns::Settings {
+    dns::Settings {
+        domain: configuration.cluster_domain.clone(),
+        upstreams: configuration.dns_upstreams.clone(),
+        host_file: PathBuf::from(RESOLVER),
+    }
 }
 
 /// Puts this agent's programs in the place of the earlier one's, and takes those of ended workloads away.

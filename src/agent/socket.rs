@@ -9,17 +9,28 @@ use node_api::server::{BindError, ReplySink, Server};
 use node_api::{Enrol, Enrolled, ObserveQuery, Reply, Request};
 use observe::{FlowRing, Observed};
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::{spawn_blocking, yield_now};
+
+use super::rows::Rows;
 
 /// A request on its way to the loop.
 pub(super) enum Call {
     /// A question about the node.
-    Ask(Request, oneshot::Sender<Reply>),
+    Ask(Request, oneshot::Sender<Answer>),
     /// A workload is to be started.
     Enrol(Enrol, oneshot::Sender<Result<Enrolled, String>>),
     /// Whoever started the workload is gone, or has handed it to its processes.
     LeaseEnded(EndpointId),
     /// Everything is to be undone; how that went, and something to drop once it has been told.
     Down(oneshot::Sender<(Result<(), String>, oneshot::Sender<()>)>),
+}
+
+/// The answer to a question.
+pub(super) enum Answer {
+    /// Whole.
+    One(Box<Reply>),
+    /// To be made.
+    Rows(Rows),
 }
 
 /// Opens the socket; the future answers until it is dropped.
@@ -79,11 +90,23 @@ async fn answer(
             Ok(sink.send(&reply).await?)
         }
         question => {
-            let (sender, reply) = oneshot::channel();
+            let (sender, answer) = oneshot::channel();
             calls.send(Call::Ask(question, sender)).await?;
-            Ok(sink.send(&reply.await?).await?)
+            match answer.await? {
+                Answer::One(reply) => Ok(sink.send(&reply).await?),
+                Answer::Rows(rows) => tell(rows, sink).await,
+            }
         }
     }
+}
+
+async fn tell(rows: Rows, mut sink: ReplySink) -> Result<(), Over> {
+    for reply in spawn_blocking(rows).await? {
+        sink.send(&reply).await?;
+        // A reader that is fast enough would have all pieces written without a pause.
+        yield_now().await;
+    }
+    Ok(())
 }
 
 async fn observe(query: &ObserveQuery, mut sink: ReplySink, ring: &Arc<FlowRing>) -> Result<(), Over> {

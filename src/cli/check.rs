@@ -34,6 +34,7 @@ pub(super) async fn run(args: Args) -> Result<ExitCode, CliError> {
     let capabilities = l4_datapath::probe::capabilities();
     let mut conflicts = Host::conflicts(&endpoints).await.map_err(failed)?;
     conflicts.extend(l4_datapath::foreign::programs());
+    conflicts.extend(l4_datapath::foreign::socket_programs(&endpoints.cgroup, &args.directories.pins));
     let conflicts: String = conflicts.iter().map(|sentence| format!("‼ {sentence}\n")).collect();
     output::write(&format!("{capabilities}{conflicts}"))?;
     capabilities.check().map_err(failed)?;

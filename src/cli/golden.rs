@@ -12,7 +12,7 @@ use mesh::service::ServiceName;
 use mesh::workload::{Endpoint, EndpointId, Mac};
 use node_api::{
     AddressView, ConfigEntry, ConnectionView, EndpointView, IdentityView, LoadBalancerView, MapUse,
-    PolicyView, ServiceView, Status,
+    Masquerading, PolicyView, ServiceCounts, ServiceView, Status,
 };
 use serde_json::{Value, json};
 
@@ -81,9 +81,9 @@ pub(crate) fn status() -> Status {
         ]),
         capabilities: found(&[("redirect_peer", "yes"), ("tcx", "yes (links)")]),
         maps: [
-            ("CONNECTIONS4".to_owned(), MapUse { used: None, capacity: 524_288 }),
-            ("IPCACHE".to_owned(), MapUse { used: Some(12), capacity: 512_000 }),
-            ("RULES".to_owned(), MapUse { used: Some(950_000), capacity: 1_048_576 }),
+            ("CONNECTIONS4".to_owned(), MapUse { used: None, capacity: 524_288, bytes: 58_721_792 }),
+            ("IPCACHE".to_owned(), MapUse { used: Some(12), capacity: 512_000, bytes: 1544 }),
+            ("RULES".to_owned(), MapUse { used: Some(950_000), capacity: 1_048_576, bytes: 60_800_008 }),
         ]
         .into(),
         lost_events: 0,

@@ -14,7 +14,7 @@ use tokio::runtime::Runtime;
 use tokio::time::timeout;
 
 use super::{Agent, CliError, output};
-use crate::workload::{self, Failure, Workload};
+use crate::workload::{self, Failure, OwnFile, Workload};
 
 /// How long the agent may take to put policy in force.
 const ENROLMENT: Duration = Duration::from_secs(30);
@@ -28,7 +28,8 @@ Examples:
   sudo ferromesh run --name web --user www-data --writable /srv/web -- nginx -g 'daemon off;'
   sudo ferromesh run --name shell --namespace test -- bash
 
-The command sees the host's files read-only, a /run and /tmp of its own, and no device, host process or kernel interface.")]
+The command sees the host's files read-only, a /run and /tmp of its own, and no device, host process or kernel interface.
+Its /etc/resolv.conf names the node's DNS: services are called by name.")]
 pub(super) struct Args {
     /// Name of the workload; in use once on a node
     #[arg(long)]
@@ -75,7 +76,10 @@ fn start(agent: &Agent, args: Args) -> Result<u8, Failure> {
     let enrol = Enrol { workload, labels, service_account: args.service_account };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::own)?;
     let (enrolled, lease) = runtime.block_on(enrolled(agent, enrol)).map_err(Failure::own)?;
+    let addresses = [enrolled.endpoint.ipv4.into(), enrolled.endpoint.ipv6.into()];
+    let resolver = OwnFile::resolver(enrolled.resolver);
     let workload = Workload {
+        files: [resolver].into_iter().chain(OwnFile::hosts(&args.name, &addresses)).collect(),
         name: args.name,
         network_namespace: enrolled.network_namespace,
         cgroup: enrolled.cgroup,

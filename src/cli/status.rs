@@ -64,7 +64,7 @@ fn render(status: &Status, verbose: bool, paint: Paint) -> String {
         let capabilities = capabilities.map(|(name, found)| [name.into(), found.into()]).collect();
         let maps = status.maps.iter().map(|(name, fill)| map_row(name, *fill)).collect();
         let _ = write!(text, "\n{}", table(["CAPABILITY", "THIS KERNEL"], capabilities, paint));
-        let _ = write!(text, "\n{}", table(["MAP", "USED", "CAPACITY", "PRESSURE"], maps, paint));
+        let _ = write!(text, "\n{}", table(["MAP", "USED", "CAPACITY", "PRESSURE", "MEMORY"], maps, paint));
     }
     text
 }
@@ -147,7 +147,7 @@ fn host_changes(changes: &[String], verbose: bool) -> Cell {
     }
 }
 
-fn map_row(name: &str, MapUse { used, capacity }: MapUse) -> [Cell; 4] {
+fn map_row(name: &str, MapUse { used, capacity, bytes }: MapUse) -> [Cell; 5] {
     let percent = used.and_then(|used| used.saturating_mul(100).checked_div(capacity));
     let pressure = match percent {
         None => Cell::from("-"),
@@ -159,6 +159,7 @@ fn map_row(name: &str, MapUse { used, capacity }: MapUse) -> [Cell; 4] {
         used.map_or_else(|| "-".to_owned(), |used| used.to_string()).into(),
         capacity.into(),
         pressure,
+        format!("{} KiB", bytes.div_ceil(1024)).into(),
     ]
 }
 

@@ -69,7 +69,8 @@ const LINKS: [(&str, &str); 5] = [
     ("stderr", "/proc/self/fd/2"),
 ];
 
-const UNPRIVILEGED: Restrictions =
+/// What of the host a workload may do something with.
+pub(super) const UNPRIVILEGED: Restrictions =
     Restrictions { read_only: false, no_devices: true, no_set_user_id: true, no_execute: false };
 
 /// A path that `--writable` does not give.

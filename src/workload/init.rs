@@ -13,6 +13,7 @@ use std::path::Path;
 use linux::namespace::NetworkNamespace;
 use linux::process::{self, Reaped, Signals};
 
+use super::own_files::OwnFile;
 use super::report::Report;
 use super::{Failure, Workload, filesystem, privileges};
 
@@ -41,6 +42,7 @@ fn enter(workload: &Workload, signals: &Signals, report: &PipeWriter) -> Result<
     process::set_hostname(host_name(workload)).map_err(Failure::own)?;
     let directory = std::env::current_dir().unwrap_or_else(|_| Path::new("/").to_owned());
     filesystem::build(&workload.hidden, &workload.kept, &workload.writable)?;
+    workload.files.iter().try_for_each(OwnFile::put)?;
     arrive(&directory)?;
     privileges::reduce(&workload.credentials, workload.capabilities).map_err(Failure::own)?;
     process::hide().map_err(Failure::own)?;

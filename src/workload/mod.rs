@@ -14,6 +14,7 @@
 
 mod filesystem;
 mod init;
+mod own_files;
 mod privileges;
 mod report;
 mod supervise;
@@ -21,6 +22,7 @@ mod supervise;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+pub(crate) use own_files::OwnFile;
 pub(crate) use privileges::added_capabilities;
 pub(crate) use supervise::run;
 
@@ -42,6 +44,8 @@ pub(crate) struct Workload {
     pub(crate) kept: Vec<PathBuf>,
     /// Files and directories that are the host's own and can be changed.
     pub(crate) writable: Vec<PathBuf>,
+    /// Files that are its own.
+    pub(crate) files: Vec<OwnFile>,
     /// Who it runs as.
     pub(crate) credentials: Credentials,
     /// Capabilities beside the usual ones.

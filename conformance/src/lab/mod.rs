@@ -1,7 +1,13 @@
 //! Nodes as network namespaces: each has its own directories, pins, cgroup and agent, and runs the real binary.
+//!
+//! The node's own processes run in its cgroup, the workloads' cgroups are below it: what the agent attaches there sees
+//! both and nothing else of the machine.
 
 mod command;
+mod namespace;
 mod node;
+mod outside;
 
 pub use command::{Outcome, Session, wait_until};
 pub use node::{Node, Workload, binary};
+pub use outside::{Outside, UPLINK};

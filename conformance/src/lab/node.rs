@@ -11,6 +11,8 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use super::command::{Outcome, Session, wait_until};
+use super::namespace::{Namespace, beside, within};
+use super::outside::Outside;
 
 static COUNT: AtomicU32 = AtomicU32::new(0);
 static BPFFS: Once = Once::new();
@@ -18,9 +20,11 @@ static BPFFS: Once = Once::new();
 /// A node of the lab.
 pub struct Node {
     name: String,
+    agent: Option<Session>,
+    outside: Option<Outside>,
+    network: Namespace,
     directory: TempDir,
     cgroup: PathBuf,
-    agent: Option<Session>,
 }
 
 /// A workload that was started and has an address. Ended when dropped.
@@ -42,19 +46,35 @@ impl Node {
         BPFFS.call_once(mount_bpffs);
         let name = format!("fmlab{}x{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let directory = TempDir::with_prefix("fmlab").expect("a temporary directory");
-        Outcome::of(Command::new("ip").args(["netns", "add", &name])).success();
+        let network = Namespace::new(name.clone());
         let cgroup = linux::cgroup::hierarchy().expect("cgroup v2").join(&name);
-        let node = Self { name, directory, cgroup, agent: None };
-        node.inside("ip").args(["link", "set", "lo", "up"]).status().expect("ip runs");
+        fs::create_dir(&cgroup).expect("a cgroup");
+        let node = Self { name, agent: None, outside: None, network, directory, cgroup };
         fs::create_dir(node.config()).expect("a directory for configuration");
         node.write(
             "ferromesh.yaml",
             "apiVersion: ferromesh.io/v1alpha1\nkind: Configuration\nmetadata: {name: node}\n\
-             spec: {nodeName: lab, ipv4Pool: 10.77.0.0/24, ipv6Pool: 'fd00:77::/112', cgroupRoot: CGROUP}\n"
-                .replace("CGROUP", &format!("{}{settings}", node.cgroup.display()))
+             spec: {nodeName: lab, ipv4Pool: 10.77.0.0/24, ipv6Pool: 'fd00:77::/112', \
+             ipv4ServicePool: 10.78.0.0/16, ipv6ServicePool: 'fd00:78::/108', \
+             cgroupRoot: CGROUP/workloads, serviceCgroup: CGROUP SETTINGS}\n"
+                .replace("CGROUP", &node.cgroup.display().to_string())
+                .replace(" SETTINGS", settings)
                 .as_str(),
         );
         node
+    }
+
+    /// A node with a way out whose agent is up.
+    pub fn up_with_outside(settings: &str) -> Self {
+        let mut node = Self::with(settings);
+        node.outside = Some(Outside::new(&node.network, &node.name));
+        node.start_agent();
+        node
+    }
+
+    /// What is beyond it.
+    pub fn outside(&self) -> &Outside {
+        self.outside.as_ref().expect("made by up_with_outside")
     }
 
     /// A node whose agent is up.
@@ -84,11 +104,19 @@ impl Node {
         self.agent.take().expect("an agent runs").kill();
     }
 
-    /// A program in the node's namespace.
+    /// A program of the node's own: in its namespace and its cgroup.
     pub fn inside(&self, program: impl AsRef<Path>) -> Command {
-        let mut command = Command::new("nsenter");
-        command.arg(format!("--net=/run/netns/{}", self.name)).arg("--").arg(program.as_ref());
-        command
+        within(&self.network.path(), &self.cgroup, program)
+    }
+
+    /// A program in a workload's namespace and cgroup, with the host's files: one that starts faster than a workload.
+    pub fn within(&self, workload: &str, program: impl AsRef<Path>) -> Command {
+        within(&self.namespace(workload), &self.cgroup(workload), program)
+    }
+
+    /// A program in a workload's namespace whose sockets the agent's cgroup programs cannot see.
+    pub fn beside(&self, workload: &str, program: impl AsRef<Path>) -> Command {
+        beside(&self.namespace(workload), program)
     }
 
     /// The command line, asking this node's agent.
@@ -200,8 +228,17 @@ impl Node {
 
     /// The cgroup of a live workload.
     pub fn cgroup(&self, name: &str) -> PathBuf {
+        self.cgroup.join("workloads").join(self.interface(name))
+    }
+
+    /// The network namespace of a live workload.
+    fn namespace(&self, name: &str) -> PathBuf {
+        self.directory.path().join("run/netns").join(self.interface(name))
+    }
+
+    fn interface(&self, name: &str) -> String {
         let view = self.json(&["endpoint", "get", name]);
-        self.cgroup.join(view["endpoint"]["interface"].as_str().expect("a name"))
+        view["endpoint"]["interface"].as_str().expect("a name").to_owned()
     }
 
     /// The agent's socket.
@@ -231,10 +268,13 @@ impl Drop for Node {
         if let Some(mut agent) = self.agent.take() {
             agent.kill();
         }
-        let removed = Outcome::of(Command::new("ip").args(["netns", "delete", &self.name]));
+        // The namespace goes with its field. What the agent did not remove of the cgroup is the test's to find.
         if !std::thread::panicking() {
             down.success();
-            removed.success();
+            wait_until("the node's cgroup is empty", || fs::remove_dir(&self.cgroup).is_ok());
+        } else {
+            let _ = fs::remove_dir(self.cgroup.join("workloads"));
+            let _ = fs::remove_dir(&self.cgroup);
         }
     }
 }

@@ -46,7 +46,11 @@ fn namespace(kind: Kind, fields: &Fields<'_>) -> Option<String> {
 
 fn is_namespaced(kind: Kind) -> bool {
     use mesh::policy::PolicyKind::{CiliumNetworkPolicy, NetworkPolicy};
-    matches!(kind, Kind::Workload | Kind::Policy(NetworkPolicy | CiliumNetworkPolicy))
+    match kind {
+        Kind::Workload | Kind::Service | Kind::EndpointSlice => true,
+        Kind::Policy(kind) => matches!(kind, NetworkPolicy | CiliumNetworkPolicy),
+        Kind::Configuration | Kind::Namespace | Kind::Node => false,
+    }
 }
 
 /// A DNS subdomain (RFC 1123), as Kubernetes asks of names.
@@ -56,15 +60,26 @@ pub(super) fn name(at: &At<'_>) -> Option<String> {
         at.expected("a name");
         return None;
     }
-    let edge = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
-    let part = |part: &str| {
-        part.starts_with(edge) && part.ends_with(edge) && part.chars().all(|c| edge(c) || c == '-')
-    };
-    if text.len() > 253 || !text.split('.').all(part) {
+    if !is_name(&text) {
         at.expected("a name of lower-case letters, digits, '-' and '.', at most 253 long");
         return None;
     }
     Some(text)
+}
+
+/// Whether a text is a DNS subdomain in lower case.
+pub(super) fn is_name(text: &str) -> bool {
+    text.len() <= 253 && text.split('.').all(is_part)
+}
+
+/// Whether a text is one DNS label in lower case.
+pub(crate) fn is_label(text: &str) -> bool {
+    text.len() <= 63 && is_part(text)
+}
+
+fn is_part(part: &str) -> bool {
+    let edge = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    part.starts_with(edge) && part.ends_with(edge) && part.chars().all(|c| edge(c) || c == '-')
 }
 
 /// `metadata.labels` of objects whose labels mean something.

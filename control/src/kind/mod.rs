@@ -6,12 +6,14 @@
 
 mod cilium;
 pub mod configuration;
+mod endpoint_slice;
 mod metadata;
 mod named;
 mod network_policy;
 mod ports;
 mod prefix;
 mod selector;
+mod service;
 mod workload;
 
 use std::fmt;
@@ -19,8 +21,12 @@ use std::sync::Arc;
 
 use mesh::policy::{Policy, PolicyKind, PolicyName};
 
+pub use cilium::{ToService, Which};
 pub use configuration::Configuration;
+pub use endpoint_slice::{EndpointSlice, SliceEndpoint, SlicePort};
+pub(crate) use metadata::is_label;
 pub use named::{Namespace, Node};
+pub use service::{Family, Port, Reach, Service, Target};
 pub use workload::Workload;
 pub(crate) use workload::is_derived;
 
@@ -37,16 +43,22 @@ pub enum Kind {
     Node,
     /// A workload as its administrator declares it.
     Workload,
+    /// What is called by an address or a name.
+    Service,
+    /// Who answers for a service.
+    EndpointSlice,
     /// Any kind of policy.
     Policy(PolicyKind),
 }
 
 impl Kind {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 9] = [
         Self::Configuration,
         Self::Namespace,
         Self::Node,
         Self::Workload,
+        Self::Service,
+        Self::EndpointSlice,
         Self::Policy(PolicyKind::NetworkPolicy),
         Self::Policy(PolicyKind::CiliumNetworkPolicy),
         Self::Policy(PolicyKind::CiliumClusterwideNetworkPolicy),
@@ -59,6 +71,8 @@ impl Kind {
             Self::Namespace => "Namespace",
             Self::Node => "Node",
             Self::Workload => "Workload",
+            Self::Service => "Service",
+            Self::EndpointSlice => "EndpointSlice",
             Self::Policy(kind) => kind.as_str(),
         }
     }
@@ -66,7 +80,8 @@ impl Kind {
     fn api_versions(self) -> &'static [&'static str] {
         match self {
             Self::Configuration | Self::Workload => &["ferromesh.io/v1alpha1"],
-            Self::Namespace => &["v1"],
+            Self::Namespace | Self::Service => &["v1"],
+            Self::EndpointSlice => &["discovery.k8s.io/v1"],
             Self::Node => &["v1", "ferromesh.io/v1alpha1"],
             Self::Policy(PolicyKind::NetworkPolicy) => &["networking.k8s.io/v1"],
             Self::Policy(_) => &["cilium.io/v2"],
@@ -115,8 +130,21 @@ pub enum Object {
     Node(Node),
     /// A workload.
     Workload(Workload),
+    /// A service.
+    Service(Arc<Service>),
+    /// A slice of a service's endpoints.
+    EndpointSlice(Arc<EndpointSlice>),
     /// A policy of any kind.
-    Policy(Arc<Policy>),
+    Policy(Written),
+}
+
+/// A policy as it is written: peers that are services are still to be found.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Written {
+    /// Complete but for `services`; a statement with one of them lacks its peers.
+    pub policy: Arc<Policy>,
+    /// The peers that are missing.
+    pub services: Arc<[ToService]>,
 }
 
 /// What one document came to.
@@ -133,7 +161,7 @@ pub(crate) struct Decoded {
 }
 
 impl Decoded {
-    /// Whether the document is of a kind that means nothing here, such as a Service or a Deployment.
+    /// Whether the document is of a kind that means nothing here, such as a Deployment or an Ingress.
     pub(crate) fn is_foreign(&self) -> bool {
         self.object.is_none() && !self.findings.iter().any(|f| f.severity == Severity::Error)
     }
@@ -171,15 +199,21 @@ fn object(at: &At<'_>) -> (Option<ObjectKey>, Option<Object>) {
             Kind::Namespace => Some(Object::Namespace(named::namespace(name, fields))),
             Kind::Node => Some(Object::Node(named::node(name, fields))),
             Kind::Workload => Some(Object::Workload(workload::decode(namespace, name, fields))),
+            Kind::Service => service::decode(namespace, name, fields).map(|s| Object::Service(Arc::new(s))),
+            Kind::EndpointSlice => {
+                Some(Object::EndpointSlice(Arc::new(endpoint_slice::decode(namespace, name, fields))))
+            }
             Kind::Policy(policy_kind) => {
-                let rules = match policy_kind {
-                    PolicyKind::NetworkPolicy => network_policy::rules(&namespace, fields),
+                let (rules, services) = match policy_kind {
+                    PolicyKind::NetworkPolicy => (network_policy::rules(&namespace, fields), Vec::new()),
                     PolicyKind::CiliumNetworkPolicy => cilium::rules(Some(&namespace), fields),
                     PolicyKind::CiliumClusterwideNetworkPolicy => cilium::rules(None, fields),
                 };
-                key.as_ref()
-                    .and_then(ObjectKey::policy)
-                    .map(|name| Object::Policy(Arc::new(Policy { name, rules })))
+                let name = key.as_ref().and_then(ObjectKey::policy);
+                name.map(|name| {
+                    let policy = Arc::new(Policy { name, rules });
+                    Object::Policy(Written { policy, services: services.into() })
+                })
             }
         };
         (key, object)

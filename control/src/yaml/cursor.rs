@@ -60,6 +60,15 @@ impl<'a> At<'a> {
         self.findings.failed()
     }
 
+    /// Whether it is an empty text or an empty list.
+    pub(crate) fn is_empty(&self) -> bool {
+        match &self.node.value {
+            Value::Scalar { text, .. } => text.is_empty(),
+            Value::List(items) => items.is_empty(),
+            Value::Mapping(_) => false,
+        }
+    }
+
     /// Whether it is null.
     pub(crate) fn is_null(&self) -> bool {
         self.node.is_null()
@@ -193,6 +202,11 @@ impl<'a> Fields<'a> {
             return None;
         }
         Some(field)
+    }
+
+    /// A field that an API server writes as null where it has no value.
+    pub(crate) fn nullable(&self, name: &'static str) -> Option<At<'a>> {
+        self.given(name).filter(|field| !field.is_null())
     }
 
     /// A field that must be given.

@@ -14,7 +14,7 @@ mod forward;
 mod message;
 mod metrics;
 mod places;
-mod resolver;
+pub(crate) mod resolver;
 mod reverse;
 mod server;
 mod upstreams;

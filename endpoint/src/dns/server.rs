@@ -126,6 +126,11 @@ impl Server {
         Ok(Self { state: Arc::new(state), sockets })
     }
 
+    /// Where it answers.
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        self.sockets.iter().filter_map(|(udp, _)| udp.local_addr().ok()).collect()
+    }
+
     /// The way to change what is answered.
     pub fn names(&self) -> Names {
         Names(Arc::clone(&self.state))

@@ -36,6 +36,7 @@ impl Node {
             ipv4_pool: "10.42.0.0/24".parse().unwrap(),
             ipv6_pool: "fd42::/112".parse().unwrap(),
             mtu: None,
+            host_resolver: None,
         };
         Self { scratch, _directory: directory, config }
     }

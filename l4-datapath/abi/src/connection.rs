@@ -119,6 +119,35 @@ impl Connection {
     };
 }
 
+/// Seconds since the latest packet after which an entry is dead.
+pub mod timeout {
+    /// TCP after an answer: more than the two hours of the default keep-alive.
+    pub const ESTABLISHED: u32 = 8000;
+    /// TCP before an answer.
+    pub const OPENING: u32 = 60;
+    /// TCP after both FINs or an RST.
+    pub const CLOSING: u32 = 10;
+    /// UDP and SCTP after an answer.
+    pub const CONVERSATION: u32 = 180;
+    /// Anything else.
+    pub const SINGLE: u32 = 60;
+
+    /// That of a connection; whether it `is_closing` is asked only of TCP.
+    #[inline(always)]
+    pub fn of(protocol: u8, replied: bool, is_closing: impl FnOnce() -> bool) -> u32 {
+        const TCP: u8 = 6;
+        const UDP: u8 = 17;
+        const SCTP: u8 = 132;
+        match protocol {
+            TCP if is_closing() => CLOSING,
+            TCP if replied => ESTABLISHED,
+            TCP => OPENING,
+            UDP | SCTP if replied => CONVERSATION,
+            _ => SINGLE,
+        }
+    }
+}
+
 /// What one run of the program `conntrack_gc` did. It writes this over the first bytes of the packet it is run with.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]

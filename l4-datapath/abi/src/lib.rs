@@ -21,7 +21,7 @@ mod service;
 mod translation;
 
 pub use address::{Address, AddressKey, Remote, ReservedIdentity};
-pub use connection::{Collected, Connection, ConnectionKey4, ConnectionKey6, Leg, Memo};
+pub use connection::{Collected, Connection, ConnectionKey4, ConnectionKey6, Leg, Memo, timeout};
 pub use endpoint::{Assignment, Assignments, Endpoint, EndpointFlags};
 pub use event::{Event, EventFlags, EventKind};
 pub use fragment::{Fragment, FragmentKey};

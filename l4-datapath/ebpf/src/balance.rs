@@ -28,6 +28,16 @@ pub(crate) struct Call {
     pub(crate) client: Address,
 }
 
+impl Call {
+    /// What is called, as numbers.
+    #[inline(always)]
+    pub(crate) fn words(&self) -> Words {
+        const { assert!(align_of::<Self>() == 8 && offset_of!(Self, frontend) == 0) };
+        // SAFETY: as asserted.
+        unsafe { Words::of(&raw const self.frontend) }
+    }
+}
+
 /// Who answers a call.
 #[repr(C, align(8))]
 pub(crate) struct Choice {
@@ -90,25 +100,36 @@ fn give(call: &Call, choice: &mut Choice) -> Option<()> {
 /// The service that is called by exactly this.
 #[inline(always)]
 fn find(call: &Call) -> Option<(u32, *const Service)> {
-    let found = FRONTENDS.get_ptr(&call.frontend)?;
+    // Until 6.2 what a global function was given cannot be a map's key: a copy can.
+    let asked = call.words();
+    // SAFETY: words of a frontend, in their order, are a frontend.
+    let found = FRONTENDS.get_ptr(unsafe { &*(&raw const asked).cast::<Frontend>() })?;
     // SAFETY: an element may become another's under us, but is never freed to anything else: the number is read once,
     // and the comparison below says whose it is.
     let index = unsafe { read_volatile(found) };
     let service = SERVICES.get_ptr(index)?;
-    // SAFETY: `Call` and `Service` are aligned to words, and so is where `frontend` stands in them.
-    let is_same = unsafe { words(&raw const (*service).frontend) == words(&call.frontend) };
-    is_same.then_some((index, service))
+    // SAFETY: a service is aligned to words, and so is where its frontend stands in it.
+    let own = unsafe { Words::of(&raw const (*service).frontend) };
+    (own == asked).then_some((index, service))
 }
 
 const _: () = assert!(align_of::<Service>() == 8 && offset_of!(Service, frontend) == 8);
-const _: () = assert!(align_of::<Call>() == 8 && offset_of!(Call, frontend) == 0);
 
-/// A frontend in three loads instead of twenty. It must be aligned to eight bytes.
-#[inline(always)]
-unsafe fn words(frontend: *const Frontend) -> (u64, u64, u32) {
-    let halves: *const u64 = frontend.cast();
-    // SAFETY: the caller says it is aligned; 20 bytes are two words and a half.
-    unsafe { (read_volatile(halves), read_volatile(halves.add(1)), read_volatile(halves.add(2).cast())) }
+/// A frontend in three loads instead of twenty.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Words(pub(crate) u64, pub(crate) u64, pub(crate) u32);
+
+impl Words {
+    /// # Safety
+    /// The frontend is aligned to eight bytes.
+    #[inline(always)]
+    unsafe fn of(frontend: *const Frontend) -> Self {
+        const { assert!(size_of::<Frontend>() == offset_of!(Self, 2) + size_of::<u32>()) };
+        let words: *const u64 = frontend.cast();
+        // SAFETY: the caller says it is aligned.
+        unsafe { Self(read_volatile(words), read_volatile(words.add(1)), read_volatile(words.add(2).cast())) }
+    }
 }
 
 /// The backend of a slot, by the call's entropy: the product is spread over the slots without a division.

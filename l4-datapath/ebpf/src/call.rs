@@ -1,41 +1,93 @@
-//! What `connect` and `sendmsg` share: a socket calls a VIP, and a backend takes its place.
+//! What the hooks of one call share: `connect` and `sendmsg` put a backend in the place of a VIP and note it,
+//! `recvmsg` and `getpeername` put the VIP back.
+//!
+//! The note is per socket and backend: if two VIPs gave one socket the same backend, the later one is shown for both.
+
+use core::ptr::read_volatile;
 
 use abi::{AffinityKey, Called, Frontend, SocketKey};
 
 use crate::{
-    balance::{self, Call, Choice},
+    balance::{self, Choice},
     maps::SOCKETS,
     socket::{PROCEED, Socket},
 };
 
-/// The verdict on a call to the socket's address. `entropy` is asked only when a VIP is called.
+pub(crate) use crate::balance::Call;
+
+/// The verdict on a call to the socket's address. `entropy` is asked, with the socket's cookie, only when a VIP is called.
 #[inline(always)]
-pub(crate) fn call(socket: Socket, entropy: impl FnOnce(&Frontend, u64) -> u32) -> i32 {
+pub(crate) fn call(socket: Socket, entropy: impl FnOnce(&Call, u64) -> u32) -> i32 {
     let Some(protocol) = socket.protocol() else { return PROCEED };
     let address = socket.address();
     if !balance::is_vip(&address) {
         return PROCEED;
     }
     let cookie = socket.cookie();
-    let frontend = Frontend { address, port: socket.port(), protocol, scope: 0 };
-    let entropy = entropy(&frontend, cookie);
-    let call = Call { frontend, entropy, client: AffinityKey::namespace(socket.namespace()) };
+    let mut call = Call {
+        frontend: Frontend { address, port: socket.port(), protocol, scope: 0 },
+        entropy: 0,
+        client: AffinityKey::namespace(socket.namespace()),
+    };
+    call.entropy = entropy(&call, cookie);
     let mut choice = Choice::NONE;
     if !balance::choose(&call, &mut choice) {
         return socket.refuse();
     }
     let backend = &choice.backend;
+    if !socket.set(&backend.address, backend.port) {
+        return socket.refuse();
+    }
     let key = SocketKey { cookie, address: backend.address, port: backend.port, protocol, zero: [0; 5] };
-    remember(&key, &Called { frontend: call.frontend, service: choice.service });
-    if socket.set(&backend.address, backend.port) { PROCEED } else { socket.refuse() }
+    remember(&key, Note(Called { frontend: call.frontend, service: choice.service }));
+    PROCEED
+}
+
+/// Puts what was called in the place of the address of who answers, if that was a backend of a call.
+#[inline(always)]
+pub(crate) fn recall(socket: Socket) {
+    let Some(protocol) = socket.protocol() else { return };
+    let key = SocketKey {
+        cookie: socket.cookie(),
+        address: socket.address(),
+        port: socket.port(),
+        protocol,
+        zero: [0; 5],
+    };
+    // SAFETY: LRU may recycle the element under us, for another socket's: then a peer is shown that was somebody's.
+    if let Some(called) = unsafe { SOCKETS.get(&key) } {
+        // An address of the wrong family cannot be shown; none is noted by a hook of the other.
+        socket.set(&called.frontend.address, called.frontend.port);
+    }
+}
+
+/// A value of `SOCKETS`. Aligned to words, as it is in the map: LLVM copies by bytes what it does not know to be aligned.
+#[repr(C, align(8))]
+struct Note(Called);
+
+impl Note {
+    /// # Safety
+    /// Aligned to eight bytes.
+    #[inline(always)]
+    unsafe fn words(called: *const Called) -> [u64; 3] {
+        const { assert!(size_of::<Called>() == 24) };
+        let words: *const u64 = called.cast();
+        // SAFETY: the caller says it is aligned; it is three words long.
+        unsafe { [read_volatile(words), read_volatile(words.add(1)), read_volatile(words.add(2))] }
+    }
 }
 
 /// Notes what was called. A datagram socket calls again and again: an entry that says so already is left alone.
 #[inline(always)]
-fn remember(key: &SocketKey, called: &Called) {
-    // SAFETY: LRU may recycle the element under us: then it differs, or an entry is missed and shows the backend.
-    if unsafe { SOCKETS.get(key) } != Some(called) {
-        // Refused only in want of memory: then the owner sees the backend, nothing worse.
-        let _ = SOCKETS.insert(key, called, 0);
+fn remember(key: &SocketKey, note: Note) {
+    if let Some(found) = SOCKETS.get_ptr(key) {
+        // SAFETY: values of hash maps are aligned to eight bytes. LRU may recycle the element under us: then it
+        // differs, and is written again.
+        let is_same = unsafe { Note::words(found) == Note::words(&raw const note.0) };
+        if is_same {
+            return;
+        }
     }
+    // Refused only in want of memory: then the owner sees the backend, nothing worse.
+    let _ = SOCKETS.insert(key, &note.0, 0);
 }

@@ -2,7 +2,7 @@
 
 use core::ptr::{NonNull, read_volatile, write_volatile};
 
-use abi::{Address, Connection, ConnectionKey4, ConnectionKey6, Leg, Memo};
+use abi::{Address, Connection, ConnectionKey4, ConnectionKey6, Leg, Memo, timeout};
 use aya_ebpf::{bindings::BPF_NOEXIST, helpers::bpf_ktime_get_coarse_ns};
 
 use crate::{
@@ -11,20 +11,6 @@ use crate::{
     maps::{CONNECTIONS4, CONNECTIONS6},
     parse::Packet,
 };
-
-/// Seconds since the latest packet after which an entry is dead.
-mod timeout {
-    /// TCP after an answer: more than the two hours of the default keep-alive.
-    pub(super) const ESTABLISHED: u32 = 8000;
-    /// TCP before an answer.
-    pub(super) const OPENING: u32 = 60;
-    /// TCP after both FINs or an RST.
-    pub(super) const CLOSING: u32 = 10;
-    /// UDP and SCTP after an answer.
-    pub(super) const CONVERSATION: u32 = 180;
-    /// Anything else.
-    pub(super) const SINGLE: u32 = 60;
-}
 
 /// `EEXIST`, as map helpers return it.
 pub(crate) const EXISTS: i32 = -17;
@@ -212,13 +198,7 @@ impl Entry {
     #[inline(always)]
     pub(crate) fn is_alive(self, protocol: u8, now: u32) -> bool {
         let replied = get!(self, replied) == 1;
-        let limit = match protocol {
-            protocol::TCP if self.is_closing() => timeout::CLOSING,
-            protocol::TCP if replied => timeout::ESTABLISHED,
-            protocol::TCP => timeout::OPENING,
-            protocol::UDP | protocol::SCTP if replied => timeout::CONVERSATION,
-            _ => timeout::SINGLE,
-        };
+        let limit = timeout::of(protocol, replied, || self.is_closing());
         // Saturating: another CPU may have seen a packet in the second after our `now`.
         now.saturating_sub(get!(self, seen)) < limit
     }

@@ -6,6 +6,7 @@
 //! Nothing here holds configuration: all of it is in maps, see [`maps`].
 //!
 //! The way of a packet: [`from_pod`] or [`to_pod`] → [`parse`] → [`identity`] → [`judge`] → [`deliver`].
+//! The way of a socket's call: [`connect`] or [`sendmsg`] → [`call`] → [`balance`]; back by [`recvmsg`], [`getpeername`].
 //! Packets are read with `bpf_skb_load_bytes` into typed headers, never through raw packet pointers: no pointer can go
 //! stale after a helper moved the data, and no bound can be forgotten. Each packet's scratch is its own stack.
 #![no_std]
@@ -25,6 +26,7 @@ mod extension;
 mod flow;
 mod fragment;
 mod from_pod;
+mod getpeername;
 mod header;
 mod identity;
 mod judge;
@@ -32,12 +34,16 @@ mod maps;
 mod neighbour;
 mod parse;
 mod policy;
+mod post_bind;
 mod quota;
+mod recvmsg;
 mod refusal;
 mod related;
 mod rewrite;
+mod sendmsg;
 mod service;
 mod skb;
+mod sock_release;
 mod socket;
 mod to_pod;
 mod translation;

@@ -10,7 +10,7 @@ use aya_ebpf::{
     programs::SockAddrContext,
 };
 
-use crate::header::protocol;
+use crate::header;
 
 /// `SOCK_STREAM` and `SOCK_DGRAM` of `linux/net.h`.
 const STREAM: u32 = 1;
@@ -60,31 +60,19 @@ impl Socket {
                 read_volatile(&raw const (*self.context).protocol),
             )
         };
-        match (kind, number) {
-            (STREAM, number) if number == u32::from(protocol::TCP) => Some(protocol::TCP),
-            (DATAGRAM, number) if number == u32::from(protocol::UDP) => Some(protocol::UDP),
-            _ => None,
-        }
+        protocol(kind, number)
     }
 
     /// The address.
     #[inline(always)]
     pub(crate) fn address(self) -> Address {
         // SAFETY: as above; each family's hook has its own field.
-        let words = unsafe {
+        from_words(unsafe {
             match self.family {
-                Family::V4 => {
-                    let address = read_volatile(&raw const (*self.context).user_ip4);
-                    [0, 0, u32::from_be(0xffff), address]
-                }
-                Family::V6 => {
-                    let field = &raw const (*self.context).user_ip6;
-                    [0, 1, 2, 3].map(|word| read_volatile(field.cast::<u32>().add(word)))
-                }
+                Family::V4 => mapped(read_volatile(&raw const (*self.context).user_ip4)),
+                Family::V6 => words((&raw const (*self.context).user_ip6).cast()),
             }
-        };
-        // SAFETY: sixteen plain bytes either way.
-        Address(unsafe { core::mem::transmute::<[u32; 4], [u8; 16]>(words) })
+        })
     }
 
     /// The port, network order.
@@ -103,7 +91,7 @@ impl Socket {
         // SAFETY: as above; the fields are writable at these hooks.
         unsafe {
             match self.family {
-                Family::V4 if words[0] | words[1] != 0 || words[2] != u32::from_be(0xffff) => return false,
+                Family::V4 if words != mapped(words[3]) => return false,
                 Family::V4 => write_volatile(&raw mut (*self.context).user_ip4, words[3]),
                 Family::V6 => {
                     let field = &raw mut (*self.context).user_ip6;
@@ -140,4 +128,39 @@ impl Socket {
         }
         FAIL
     }
+}
+
+/// IP protocol number of a socket of this type and protocol, if it is TCP or UDP.
+#[inline(always)]
+pub(crate) fn protocol(kind: u32, number: u32) -> Option<u8> {
+    const TCP: u32 = header::protocol::TCP as u32;
+    const UDP: u32 = header::protocol::UDP as u32;
+    match (kind, number) {
+        (STREAM, TCP) => Some(header::protocol::TCP),
+        (DATAGRAM, UDP) => Some(header::protocol::UDP),
+        _ => None,
+    }
+}
+
+/// The words of an IPv4 address, written v4-mapped.
+#[inline(always)]
+pub(crate) fn mapped(address: u32) -> [u32; 4] {
+    [0, 0, 0xffff_u32.to_be(), address]
+}
+
+/// The four words of an address in a context.
+///
+/// # Safety
+/// A field of a valid context, readable at the hook.
+#[inline(always)]
+pub(crate) unsafe fn words(field: *const u32) -> [u32; 4] {
+    // SAFETY: the caller says so.
+    [0, 1, 2, 3].map(|word| unsafe { read_volatile(field.add(word)) })
+}
+
+/// Words in the order of the network, each as the machine loaded it.
+#[inline(always)]
+pub(crate) fn from_words(words: [u32; 4]) -> Address {
+    // SAFETY: sixteen plain bytes either way.
+    Address(unsafe { core::mem::transmute::<[u32; 4], [u8; 16]>(words) })
 }

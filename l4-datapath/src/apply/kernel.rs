@@ -181,6 +181,12 @@ impl Kernel {
         self.maps.node.set_trace(self.node.trace);
     }
 
+    /// [`abi::Node::namespace`].
+    pub(crate) fn set_namespace(&mut self, cookie: u64) {
+        self.node.namespace = cookie;
+        self.maps.node.set_namespace(cookie);
+    }
+
     /// Entries written and removed since the last call.
     pub(crate) fn counted(&mut self) -> (u64, u64) {
         (std::mem::take(&mut self.written), std::mem::take(&mut self.removed))

@@ -18,6 +18,7 @@ mod fragments;
 mod frame;
 mod from_pod;
 mod fuzz;
+mod lifetimes;
 mod live;
 mod neighbours;
 mod node;

@@ -362,6 +362,14 @@ impl Node {
         }
     }
 
+    /// Takes the connections of a family away, as eviction would: their charges stay.
+    pub(crate) fn forget_connections(&mut self, family: Family) {
+        match family {
+            Family::V4 => forget::<ConnectionKey4>(self.bpf.map_mut(map::CONNECTIONS4).unwrap()),
+            Family::V6 => forget::<ConnectionKey6>(self.bpf.map_mut(map::CONNECTIONS6).unwrap()),
+        }
+    }
+
     /// What is remembered of first fragments.
     pub(crate) fn fragments(&self) -> BTreeMap<FragmentKey, Fragment> {
         let map: HashMap<_, FragmentKey, Fragment> =
@@ -378,5 +386,13 @@ impl Node {
             change(&mut value);
             map.insert(key, value, 0).unwrap();
         }
+    }
+}
+
+fn forget<K: aya::Pod>(map: &mut aya::maps::Map) {
+    let mut map: HashMap<_, K, Connection> = HashMap::try_from(map).unwrap();
+    let keys: Vec<_> = map.keys().map(Result::unwrap).collect();
+    for key in keys {
+        map.remove(&key).unwrap();
     }
 }

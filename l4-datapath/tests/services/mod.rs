@@ -2,6 +2,9 @@
 #![allow(dead_code, reason = "each test binary uses a part")]
 #![allow(clippy::unwrap_used, reason = "clippy knows only functions marked as tests to be tests")]
 
+pub(crate) mod assembly;
+pub(crate) mod random;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
@@ -119,6 +122,17 @@ impl Raw {
         };
         let services = frontends.values().filter(|index| **index != 0).map(service).collect();
         Dump { frontends, services, members: self.members.keys().map(Result::unwrap).collect() }
+    }
+
+    /// Protocol and address of everyone that slots of services in force name.
+    pub(crate) fn listed(&self) -> BTreeSet<(u8, Backend)> {
+        let dump = self.dump();
+        let ports = dump.frontends.iter().filter(|(_, index)| **index != 0);
+        let backends = ports.flat_map(|(key, index)| {
+            let backends = self.region(dump.services[index].0).into_iter();
+            backends.map(|backend| (key.protocol, backend))
+        });
+        backends.collect()
     }
 
     /// Numbers that slots of services in force name.

@@ -7,13 +7,15 @@
 mod icmp;
 mod layer7;
 mod peers;
+mod services;
 mod to_ports;
 
 use mesh::labels::{NAMESPACE, Source};
-use mesh::policy::{Needs, Operator, Peers, Requirement, Rule, Selector, Side, Statement};
+use mesh::policy::{Needs, Operator, Peers, PortMatch, Requirement, Rule, Selector, Side, Statement};
 
 use super::selector::{Keys, in_namespace, selector};
 use crate::yaml::{At, Fields};
+pub use services::{ToService, Which};
 
 /// Where selectors of a policy look.
 #[derive(Clone, Copy, Debug)]
@@ -31,22 +33,25 @@ enum Direction {
     Egress,
 }
 
-/// The rules of `spec` and of each of `specs`.
-pub(super) fn rules(namespace: Option<&str>, fields: &Fields<'_>) -> Vec<Rule> {
-    let mut rules = Vec::new();
+/// The rules of `spec` and of each of `specs`, and those of their peers that are services.
+pub(super) fn rules(namespace: Option<&str>, fields: &Fields<'_>) -> (Vec<Rule>, Vec<ToService>) {
+    let (mut rules, mut services) = (Vec::new(), Vec::new());
     let spec = fields.get("spec");
     let specs = fields.get("specs").map(|at| (at.list(), at));
     if spec.is_none() && specs.as_ref().is_none_or(|(list, _)| list.is_empty()) {
         fields.whole().error("expected spec, or specs with at least one rule");
     }
-    rules.extend(spec.and_then(|at| rule(&at, namespace)));
-    for item in specs.map(|(list, _)| list).unwrap_or_default() {
-        rules.extend(rule(&item, namespace));
+    for at in spec.into_iter().chain(specs.map(|(list, _)| list).unwrap_or_default()) {
+        if let Some((one, of_services)) = rule(&at, namespace) {
+            let place = rules.len();
+            services.extend(of_services.into_iter().map(|service| ToService { rule: place, ..service }));
+            rules.push(one);
+        }
     }
-    rules
+    (rules, services)
 }
 
-fn rule(at: &At<'_>, namespace: Option<&str>) -> Option<Rule> {
+fn rule(at: &At<'_>, namespace: Option<&str>) -> Option<(Rule, Vec<ToService>)> {
     at.mapping(|fields| {
         if let Some(description) = fields.get("description") {
             description.text("a text");
@@ -55,15 +60,15 @@ fn rule(at: &At<'_>, namespace: Option<&str>) -> Option<Rule> {
         let subject = subject(fields, namespace);
         let init = subject.0.iter().any(|r| r.source == Some(Source::Reserved) && r.key == "init");
         let scope = Scope { namespace, init };
-        let mut ingress = side(fields, scope, Direction::Ingress);
-        let mut egress = side(fields, scope, Direction::Egress);
+        let (mut ingress, _) = side(fields, scope, Direction::Ingress);
+        let (mut egress, services) = side(fields, scope, Direction::Egress);
         let empty = |side: &Side| side.allow.is_empty() && side.deny.is_empty();
         if empty(&ingress) && empty(&egress) && !at.failed() {
             let message = "empty: expected a rule in ingress, ingressDeny, egress or egressDeny (ingress: [{}] denies all)";
             fields.whole().error(message);
         }
         default_deny(fields, &mut ingress, &mut egress);
-        Rule { subject, ingress, egress }
+        (Rule { subject, ingress, egress }, services)
     })
 }
 
@@ -110,38 +115,42 @@ fn default_deny(fields: &Fields<'_>, ingress: &mut Side, egress: &mut Side) {
     });
 }
 
-fn side(fields: &Fields<'_>, scope: Scope<'_>, direction: Direction) -> Side {
+fn side(fields: &Fields<'_>, scope: Scope<'_>, direction: Direction) -> (Side, Vec<ToService>) {
     let (allow, deny) = match direction {
         Direction::Ingress => ("ingress", "ingressDeny"),
         Direction::Egress => ("egress", "egressDeny"),
     };
-    let read = |name: &'static str, denies: bool| -> Vec<Statement> {
-        let items = fields.get(name).map(|at| at.list()).unwrap_or_default();
-        items.iter().flat_map(|item| statements(item, scope, direction, denies)).collect()
+    let mut services = Vec::new();
+    let mut read = |name: &'static str, denies: bool| -> Vec<Statement> {
+        let mut all = Vec::new();
+        for item in fields.get(name).map(|at| at.list()).unwrap_or_default() {
+            let (statements, of_item) = statements(&item, scope, direction, denies);
+            for (statement, which) in (all.len()..all.len() + statements.len())
+                .flat_map(|statement| of_item.iter().map(move |which| (statement, which.clone())))
+            {
+                services.push(ToService { rule: 0, denies, statement, which });
+            }
+            all.extend(statements);
+        }
+        all
     };
-    Side { default_deny: false, allow: read(allow, false), deny: read(deny, true) }
+    let side = Side { default_deny: false, allow: read(allow, false), deny: read(deny, true) };
+    (side, services)
 }
 
-/// One item of a list of rules. Each of its `toPorts` becomes a statement of its own, for it may need a proxy where
-/// its neighbour does not.
-fn statements(at: &At<'_>, scope: Scope<'_>, direction: Direction, denies: bool) -> Vec<Statement> {
+/// One item of a list of rules, and those of its peers that are services. Each of its `toPorts` becomes a statement of
+/// its own, for it may need a proxy where its neighbour does not.
+fn statements(
+    at: &At<'_>,
+    scope: Scope<'_>,
+    direction: Direction,
+    denies: bool,
+) -> (Vec<Statement>, Vec<Which>) {
     let read = at.mapping(|fields| {
         let given = peers::peers(fields, scope, direction);
-        let icmps = fields.get("icmps");
-        let to_ports = fields.get("toPorts");
-        if let (Some(icmps), Some(_)) = (&icmps, &to_ports) {
-            icmps.error("stands without toPorts; write a rule of its own for the ports");
-        }
         let authentication = if denies { None } else { authentication(fields) };
-        let mut ports = Vec::new();
-        for item in to_ports.as_ref().map(|at| at.list()).unwrap_or_default() {
-            ports.extend(to_ports::to_ports(&item, direction, denies));
-        }
-        let types = icmps.as_ref().map(icmp::icmps).unwrap_or_default();
-        if !types.is_empty() {
-            ports.push((types, None));
-        }
-        let peers = match given {
+        let mut ports = ports(fields, direction, denies);
+        let peers = match given.peers {
             Some(peers) => peers,
             // `- {}` selects for default deny and allows nobody; with ports it is about everyone.
             None if ports.is_empty() => {
@@ -158,9 +167,27 @@ fn statements(at: &At<'_>, scope: Scope<'_>, direction: Direction, denies: bool)
         let statement = |(ports, needs): (_, Option<Needs>)| {
             Statement { peers: peers.clone(), ports, needs: authentication.or(needs) }
         };
-        ports.into_iter().map(statement).collect()
+        (ports.into_iter().map(statement).collect(), given.services)
     });
     read.unwrap_or_default()
+}
+
+/// `toPorts` and `icmps` of a rule, each with what else must hold.
+fn ports(fields: &Fields<'_>, direction: Direction, denies: bool) -> Vec<(Vec<PortMatch>, Option<Needs>)> {
+    let icmps = fields.get("icmps");
+    let to_ports = fields.get("toPorts");
+    if let (Some(icmps), Some(_)) = (&icmps, &to_ports) {
+        icmps.error("stands without toPorts; write a rule of its own for the ports");
+    }
+    let mut ports = Vec::new();
+    for item in to_ports.as_ref().map(|at| at.list()).unwrap_or_default() {
+        ports.extend(to_ports::to_ports(&item, direction, denies));
+    }
+    let types = icmps.as_ref().map(icmp::icmps).unwrap_or_default();
+    if !types.is_empty() {
+        ports.push((types, None));
+    }
+    ports
 }
 
 fn authentication(fields: &Fields<'_>) -> Option<Needs> {

@@ -3,13 +3,22 @@
 use mesh::labels::{NAMESPACE_LABELS, Source};
 use mesh::policy::{Entity, Peer, Peers, Selector};
 
+use super::services::{self, Which};
 use super::{Direction, Scope, names_namespace};
 use crate::kind::prefix::{prefix_or_address, without};
 use crate::kind::selector::{Keys, in_any_namespace, in_namespace, selector};
 use crate::yaml::{At, Fields};
 
-/// The peers of a rule; `None` if it says nothing about them. A list that is empty names nobody.
-pub(super) fn peers(fields: &Fields<'_>, scope: Scope<'_>, direction: Direction) -> Option<Peers> {
+/// The peers of a rule.
+#[derive(Default)]
+pub(super) struct Given {
+    /// `None` if it says nothing about them. A list that is empty names nobody.
+    pub(super) peers: Option<Peers>,
+    /// Peers that are services.
+    pub(super) services: Vec<Which>,
+}
+
+pub(super) fn peers(fields: &Fields<'_>, scope: Scope<'_>, direction: Direction) -> Given {
     let [endpoints, entities, cidr, cidr_set, nodes, groups, requires] = match direction {
         Direction::Ingress => [
             "fromEndpoints",
@@ -29,10 +38,11 @@ pub(super) fn peers(fields: &Fields<'_>, scope: Scope<'_>, direction: Direction)
     fields.refuse(&[requires], "withdrawn by Cilium; add the labels to each selector");
     if direction == Direction::Egress {
         fields.refuse(&["toFQDNs"], "names are not enforced by this version; use toCIDR or toEndpoints");
-        fields.refuse(&["toServices"], "services are not enforced by this version; use toEndpoints");
     }
+    let services = (direction == Direction::Egress).then_some("toServices");
     let given: Vec<_> = [endpoints, entities, cidr, cidr_set]
         .into_iter()
+        .chain(services)
         .filter_map(|name| Some((name, fields.get(name)?)))
         .map(|(name, at)| (name, at.list(), at))
         .collect();
@@ -41,8 +51,10 @@ pub(super) fn peers(fields: &Fields<'_>, scope: Scope<'_>, direction: Direction)
         second.error(format_args!("cannot stand beside {first} in one rule; write two rules"));
     }
     if given.is_empty() {
-        return None;
+        return Given::default();
     }
+    let (of_services, given): (Vec<_>, Vec<_>) =
+        given.into_iter().partition(|(name, ..)| Some(*name) == services);
     let read = |name: &str, item: &At<'_>| match name {
         name if name == endpoints => Some(Peer::Endpoints(of_endpoints(item, scope))),
         name if name == entities => item.one_of(&Entity::ALL).map(Peer::Entity),
@@ -50,7 +62,11 @@ pub(super) fn peers(fields: &Fields<'_>, scope: Scope<'_>, direction: Direction)
         _ => of_cidr_set(item),
     };
     let selected = given.iter().flat_map(|(name, items, _)| items.iter().filter_map(|item| read(name, item)));
-    Some(Peers::Selected(selected.collect()))
+    let services = of_services.iter().flat_map(|(_, items, _)| items);
+    Given {
+        peers: Some(Peers::Selected(selected.collect())),
+        services: services.filter_map(|item| services::which(item, scope)).collect(),
+    }
 }
 
 /// A selector that names no namespace means the policy's own; in a clusterwide policy, any workload. Reserved labels

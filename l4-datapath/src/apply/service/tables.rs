@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use abi::{Member, Service};
+use aya::maps::Map;
 use mesh::service::{Backend, Frontend};
 
 use super::number::{Backends, Numbers};
@@ -22,6 +23,19 @@ pub(crate) struct ServiceMaps {
     pub(crate) slots: maps::Slots,
     pub(crate) backends: maps::Backends,
     pub(crate) members: maps::Members,
+}
+
+impl ServiceMaps {
+    /// `take` gives a loaded map by its name.
+    pub(crate) fn open(mut take: impl FnMut(&'static str) -> Result<Map, Error>) -> Result<Self, Error> {
+        Ok(Self {
+            frontends: maps::Frontends::new(take(abi::map::FRONTENDS)?)?,
+            services: maps::Services::new(take(abi::map::SERVICES)?)?,
+            slots: maps::Slots::new(take(abi::map::SLOTS)?)?,
+            backends: maps::Backends::new(take(abi::map::BACKENDS)?)?,
+            members: maps::Members::new(take(abi::map::MEMBERS)?)?,
+        })
+    }
 }
 
 /// A frontend in force.
@@ -46,7 +60,7 @@ pub(super) struct Strays {
 
 /// Maps and copy.
 pub(crate) struct Tables {
-    pub(super) maps: ServiceMaps,
+    pub(crate) maps: ServiceMaps,
     grace: Grace,
     pub(super) sizes: Sizes,
     pub(super) held: BTreeMap<Frontend, Held>,
@@ -66,7 +80,7 @@ pub(crate) struct Tables {
     written: u64,
     removed: u64,
     #[cfg(feature = "testing")]
-    pub(super) writes_left: Option<u64>,
+    pub(crate) writes_left: Option<u64>,
 }
 
 impl Tables {

@@ -1,0 +1,121 @@
+//! `probe`: the client and server of the scenarios, small enough to be obviously right.
+//!
+//! Outcomes are words on standard output: `answered`, `refused`, `reset`, `aborted`, `unreachable`, `silent`,
+//! `garbled`.
+
+mod call;
+mod client;
+mod netfilter;
+mod raw;
+mod serve;
+
+use std::io::{self, ErrorKind};
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::str::FromStr;
+use std::time::Duration;
+
+const USAGE: &str = "\
+usage: probe MODE ARGUMENTS
+servers, of both families and of TCP and UDP
+  serve PORT              echo
+  witness PORT NAME       answer each word with NAME and the address it came from
+clients, each on a line of its own; an address is ADDRESS:PORT
+  tcp ADDRESS             connect, say a word, expect it back
+  udp ADDRESS             send a word, expect it back
+  call HOW ADDRESS [FROM] ask a witness, over tcp, udp or unconnected (UDP); tell whom the socket thinks it talks to, who
+                          answered and what; from local port FROM
+  bulk ADDRESS BYTES      send so many bytes over TCP, expect them back
+  datagram ADDRESS BYTES  send one datagram of so many bytes, expect it back
+  resolve NAME            the addresses that the workload's resolver gives
+  ask                     for each line of standard input, one of the above
+clients that stay
+  hold ADDRESS            keep one TCP connection: each line of standard input is said, its outcome printed
+  hold-udp ADDRESS        the same on a connected UDP socket; an error is told as soon as it comes
+  many ADDRESS COUNT      as many UDP sockets at a time; tells how many were answered
+  pulse ADDRESS           datagrams at a steady rate; says since when they are answered, or no longer are
+  steady ADDRESS          connects over TCP again and again; each line of standard input asks for `COUNT good, COUNT bad`
+with raw sockets
+  flood IP COUNT          send a datagram to each of so many ports and source ports, each a connection of its own
+  forge CASE IP [FROM]    send a packet no honest stack sends, to port 80; from its own address unless told otherwise
+  ping IP                 an echo request, and its reply
+  tables                  the iptables and nftables tables of this network namespace
+  capture                 tell every TCP, UDP and SCTP packet of this network namespace";
+
+/// How long an answer may take. Refusals and answers come at once; only silence takes this long.
+const PATIENCE: Duration = Duration::from_millis(700);
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match run(&words) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            println!("{}", word(&error));
+            eprintln!("probe: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(words: &[&str]) -> io::Result<()> {
+    match words {
+        ["serve", port] => serve::echo(read(port)?),
+        ["witness", port, name] => serve::witness(read(port)?, name),
+        ["ask"] => client::ask(),
+        ["hold", address] => client::hold(read(address)?),
+        ["hold-udp", address] => client::hold_udp(read(address)?),
+        ["many", address, count] => client::many(read(address)?, read(count)?),
+        ["pulse", address] => client::pulse(read(address)?),
+        ["steady", address] => client::steady(read(address)?),
+        ["flood", to, count] => raw::flood(read(to)?, read(count)?),
+        ["forge", case, to] => raw::forge(case, read(to)?, None),
+        ["forge", case, to, from] => raw::forge(case, read(to)?, Some(read(from)?)),
+        ["ping", to] => raw::ping(read(to)?),
+        ["tables"] => netfilter::tables(),
+        ["capture"] => raw::capture(),
+        words => one(words).map(|said| println!("{said}")),
+    }
+}
+
+/// The clients that `ask` knows too; what to print.
+fn one(words: &[&str]) -> io::Result<String> {
+    match words {
+        ["tcp", address] => client::tcp(read(address)?).map(|()| "answered".to_owned()),
+        ["udp", address] => client::udp(read(address)?).map(|()| "answered".to_owned()),
+        ["bulk", address, bytes] => {
+            client::bulk(read(address)?, read(bytes)?).map(|()| "answered".to_owned())
+        }
+        ["datagram", address, bytes] => {
+            client::datagram(read(address)?, read(bytes)?).map(|()| "answered".to_owned())
+        }
+        ["call", how, address] => call::call(how, read(address)?, 0),
+        ["call", how, address, from] => call::call(how, read(address)?, read(from)?),
+        ["resolve", name] => client::resolve(name),
+        _ => Err(io::Error::other(USAGE)),
+    }
+}
+
+fn read<T: FromStr>(word: &str) -> io::Result<T> {
+    word.parse().map_err(|_| io::Error::other(format!("{word:?} does not fit\n{USAGE}")))
+}
+
+fn word(error: &io::Error) -> &'static str {
+    match error.kind() {
+        ErrorKind::ConnectionRefused => "refused",
+        ErrorKind::ConnectionReset | ErrorKind::BrokenPipe | ErrorKind::UnexpectedEof => "reset",
+        ErrorKind::ConnectionAborted => "aborted",
+        ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable => "unreachable",
+        ErrorKind::TimedOut | ErrorKind::WouldBlock => "silent",
+        ErrorKind::InvalidData => "garbled",
+        _ => "failed",
+    }
+}
+
+/// The wildcard address of the other's family.
+fn any(other: SocketAddr, port: u16) -> SocketAddr {
+    match other {
+        SocketAddr::V4(_) => SocketAddr::from(([0; 4], port)),
+        SocketAddr::V6(_) => SocketAddr::from(([0; 16], port)),
+    }
+}

@@ -1,0 +1,51 @@
+//! Servers: each on TCP and UDP, on a socket of either family's wildcard address.
+
+use std::io::{self, Read, Write};
+use std::net::{Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
+
+/// What is said comes back.
+pub(crate) fn echo(port: u16) -> io::Result<()> {
+    serve(port, |said, _| said.to_vec(), false)
+}
+
+/// `NAME ADDRESS:PORT`: who was asked, and by whom as far as its sockets can tell. TCP ends with the answer.
+pub(crate) fn witness(port: u16, name: &str) -> io::Result<()> {
+    let name = name.to_owned();
+    let answer = move |_: &[u8], from: SocketAddr| {
+        let from = SocketAddr::new(from.ip().to_canonical(), from.port());
+        format!("{name} {from}\n").into_bytes()
+    };
+    serve(port, answer, true)
+}
+
+fn serve(
+    port: u16,
+    answer: impl Fn(&[u8], SocketAddr) -> Vec<u8> + Clone + Send + 'static,
+    once: bool,
+) -> io::Result<()> {
+    let address = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
+    let datagrams = UdpSocket::bind(address)?;
+    let listener = TcpListener::bind(address)?;
+    println!("serving");
+    let answer_datagram = answer.clone();
+    std::thread::spawn(move || {
+        let mut buffer = [0; 65536];
+        while let Ok((length, from)) = datagrams.recv_from(&mut buffer) {
+            // A peer that is gone by now is its own business.
+            let _ = datagrams.send_to(&answer_datagram(&buffer[..length], from), from);
+        }
+    });
+    for stream in listener.incoming() {
+        let (mut stream, answer) = (stream?, answer.clone());
+        std::thread::spawn(move || {
+            let mut buffer = [0; 65536];
+            let Ok(from) = stream.peer_addr() else { return };
+            while let Ok(length @ 1..) = stream.read(&mut buffer) {
+                if stream.write_all(&answer(&buffer[..length], from)).is_err() || once {
+                    return;
+                }
+            }
+        });
+    }
+    Ok(())
+}

@@ -1,0 +1,102 @@
+//! Answers of many rows: made beside the loop, from what it has shared or the kernel has, and sent in pieces.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use node_api::{LoadBalancerView, Reply, Request, ServiceView};
+
+use super::node::Node;
+
+/// Rows of a piece, backends counted as rows: enough that framing costs nothing, and few enough that a piece is far
+/// below [`node_api::MAX_REPLY`] and does not keep other tasks waiting while it is written as JSON.
+const PIECE: usize = 4096;
+
+/// Makes the pieces of an answer; may take as long as its tables are large.
+pub(super) type Rows = Box<dyn FnOnce() -> Vec<Reply> + Send>;
+
+impl Node {
+    /// Rows that answer a question, if it is one for rows.
+    pub(super) fn rows(&self, question: &Request) -> Option<Rows> {
+        let (plan, view) = (Arc::clone(&self.planned.plan), self.datapath.view());
+        Some(match question {
+            Request::Services => self.services(),
+            Request::Addresses => {
+                Box::new(move || pieces(control::status::addresses(&plan), |_| 1, Reply::Addresses))
+            }
+            Request::LoadBalancer => Box::new(move || {
+                let size = |row: &LoadBalancerView| row.slots.len();
+                read(view.load_balancer(), |rows| pieces(rows, size, Reply::LoadBalancer))
+            }),
+            Request::Connections => {
+                Box::new(move || read(view.connections(), |rows| pieces(rows, |_| 1, Reply::Connections)))
+            }
+            _ => return None,
+        })
+    }
+
+    fn services(&self) -> Rows {
+        let plan = Arc::clone(&self.planned.plan);
+        let frontends = plan.services.frontends.keys();
+        let ids: BTreeMap<_, _> =
+            frontends.filter_map(|frontend| Some((*frontend, self.datapath.service_id(frontend)?))).collect();
+        Box::new(move || {
+            let mut rows = control::status::services(&plan);
+            for row in &mut rows {
+                row.id = ids.get(&row.frontend).copied().unwrap_or(0);
+            }
+            let size = |row: &ServiceView| row.backends.len().saturating_add(row.draining.len());
+            pieces(rows, size, Reply::Services)
+        })
+    }
+}
+
+fn read<T>(
+    rows: Result<Vec<T>, l4_datapath::Error>,
+    answer: impl FnOnce(Vec<T>) -> Vec<Reply>,
+) -> Vec<Reply> {
+    match rows {
+        Ok(rows) => answer(rows),
+        Err(error) => vec![Reply::Error(format!("the kernel's tables cannot be read: {error}"))],
+    }
+}
+
+/// The rows in pieces, and the word that these were all.
+fn pieces<T>(rows: Vec<T>, size: impl Fn(&T) -> usize, reply: impl Fn(Vec<T>) -> Reply) -> Vec<Reply> {
+    let (mut pieces, mut piece, mut filled) = (Vec::new(), Vec::new(), 0usize);
+    for row in rows {
+        filled = filled.saturating_add(size(&row)).saturating_add(1);
+        piece.push(row);
+        if filled >= PIECE {
+            pieces.push(reply(std::mem::take(&mut piece)));
+            filled = 0;
+        }
+    }
+    if !piece.is_empty() {
+        pieces.push(reply(piece));
+    }
+    pieces.push(Reply::Done);
+    pieces
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_told_in_pieces_by_their_size_and_the_end_is_said() {
+        // A flow is none of these answers, so its count stands for the rows of a piece.
+        let counts = |rows: Vec<usize>| -> Vec<u64> {
+            let told = pieces(rows, |size| *size, |piece| Reply::Lost(piece.len() as u64));
+            let (last, told) = told.split_last().unwrap();
+            assert_eq!(*last, Reply::Done);
+            let count = |reply: &Reply| match reply {
+                Reply::Lost(count) => *count,
+                other => panic!("{other:?}"),
+            };
+            told.iter().map(count).collect()
+        };
+        assert_eq!(counts(vec![]), [0; 0]);
+        assert_eq!(counts(vec![0; 5000]), [4096, 904]);
+        assert_eq!(counts(vec![9_000, 0, 0]), [1, 2], "a large row is a piece of its own");
+    }
+}
