@@ -59,6 +59,12 @@ impl Directories {
             ipv4_pool: configuration.ipv4_pool,
             ipv6_pool: configuration.ipv6_pool,
             mtu: configuration.mtu,
+            service_pools: vec![
+                configuration.ipv4_service_pool.into(),
+                configuration.ipv6_service_pool.into(),
+            ],
+            masquerade_ports: (configuration.ipv4_masquerade || configuration.ipv6_masquerade)
+                .then(|| configuration.masquerade_ports.clone()),
         })
     }
 

@@ -89,24 +89,25 @@ fn large_segments_cross_uncut() {
     }
 }
 
-/// The way to one workload is narrower than its own device says: senders learn it from our answers.
+/// One workload's interface is narrower than the others': senders learn it from our answers.
 #[test]
 fn senders_learn_of_a_narrower_way() {
     let node = Node::up();
     let server = node.serve("deathstar", ANY, 80);
-    let narrow = interface(&node, "deathstar");
-    Outcome::of(node.inside("ip").args(["link", "set", "dev", &narrow, "mtu", "1280"])).success();
-    let mut client = asker(&node, "tiefighter", ANY);
-    for to in server.addresses {
-        assert_eq!(ask(&mut client, "bulk", to, 1 << 20), "answered", "TCP to {to}");
-    }
-    assert!(drops(&node, "Packet too big") > 0, "somebody was told");
-    // A client that has not been told yet.
-    let mut another = asker(&node, "tiefighter-2", ANY);
-    for to in server.addresses {
-        wait_until(&format!("datagrams to {to} fit"), || {
-            ask(&mut another, "datagram", to, 8_000) == "answered"
-        });
+    let near = interface(&node, "deathstar");
+    Outcome::of(node.inside("ip").args(["link", "set", "dev", &near, "mtu", "1280"])).success();
+    Outcome::of(node.within("deathstar", "ip").args(["link", "set", "dev", "eth0", "mtu", "1280"])).success();
+    for length in [1_400, 8_000, 60_000] {
+        // Each a client that has not been told yet.
+        let mut client = asker(&node, &format!("tiefighter-{length}"), ANY);
+        for to in server.addresses {
+            let told = drops(&node, "Packet too big");
+            wait_until(&format!("datagrams of {length} bytes to {to} fit"), || {
+                ask(&mut client, "datagram", to, length) == "answered"
+            });
+            wait_until(&format!("{to} was found narrow"), || drops(&node, "Packet too big") > told);
+            assert_eq!(ask(&mut client, "bulk", to, 1 << 20), "answered", "TCP to {to}");
+        }
     }
 }
 

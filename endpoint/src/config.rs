@@ -1,6 +1,7 @@
 //! Where this node keeps things, and which addresses it may give out.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -22,6 +23,10 @@ pub struct Config {
     pub ipv6_pool: Ipv6Net,
     /// MTU of workloads' devices in bytes; that of the default route's device if not given.
     pub mtu: Option<u32>,
+    /// Addresses of services: like those of the pools, they have no way out.
+    pub service_pools: Vec<IpNet>,
+    /// Ports that stand for workloads' own when those are masqueraded; the host's own sockets do not get them.
+    pub masquerade_ports: Option<RangeInclusive<u16>>,
     /// The host too asks the node's DNS.
     pub host_resolver: Option<HostResolver>,
 }
@@ -55,6 +60,11 @@ impl Config {
     /// Both pools.
     pub(crate) fn pools(&self) -> [IpNet; 2] {
         [self.ipv4_pool.trunc().into(), self.ipv6_pool.trunc().into()]
+    }
+
+    /// Everything that must be nobody else's: the pools, and the addresses of services.
+    pub(crate) fn claimed(&self) -> impl Iterator<Item = IpNet> + '_ {
+        self.pools().into_iter().chain(self.service_pools.iter().map(IpNet::trunc))
     }
 
     /// Each pool must hold the node's own and at least one more address.

@@ -35,7 +35,7 @@ pub(crate) async fn overlaps(config: &Config, netlink: &Netlink) -> Result<Vec<O
     let name =
         |index: u32| links.iter().find(|link| link.index == index).map_or("?", |link| link.name.as_str());
     let mut overlaps = Vec::new();
-    for pool in config.pools() {
+    for pool in config.claimed() {
         for address in netlink.addresses().await? {
             let device = name(address.device);
             if pool.contains(&address.address.addr()) && !device::is_own(device) {
@@ -66,7 +66,7 @@ pub(crate) async fn all(config: &Config, netlink: &Netlink) -> Result<Vec<String
 /// A route that contains a pool: hosts behind it become unreachable where the pool covers them.
 async fn shadowed(config: &Config, netlink: &Netlink) -> Result<Vec<String>> {
     let routes = netlink.routes().await?;
-    let pools = config.pools();
+    let pools: Vec<_> = config.claimed().collect();
     let contains =
         |route: &IpNet, pool: &IpNet| route.prefix_len() > 0 && route != pool && route.contains(pool);
     Ok(routes

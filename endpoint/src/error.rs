@@ -1,6 +1,7 @@
 //! What can go wrong here, for the person who must fix it.
 
 use std::io;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use ipnet::IpNet;
@@ -40,6 +41,18 @@ pub enum Error {
         pool: IpNet,
         /// `address A on DEVICE` or `route R`.
         with: String,
+    },
+    /// The host itself would have no ports.
+    #[error(
+        "masqueradePorts {}-{}: take all of net.ipv4.ip_local_port_range ({}-{}), the host itself could open no \
+         connection; choose others",
+        ports.start(), ports.end(), automatic.start(), automatic.end()
+    )]
+    NoPortsLeft {
+        /// Those of the configuration.
+        ports: RangeInclusive<u16>,
+        /// Those that the kernel gives out.
+        automatic: RangeInclusive<u16>,
     },
     /// The pool in the configuration is not the one endpoints were numbered from.
     #[error(

@@ -7,6 +7,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::fs;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
@@ -21,6 +22,7 @@ use crate::device::{HOST_DEVICE, NET_DEVICE, id_of};
 use crate::enrolment::check_pools;
 use crate::error::{AtFile, Error, Result};
 use crate::host_file::{self, HostFile};
+use crate::ports;
 use crate::record::{self, Allocation};
 use crate::wiring;
 
@@ -56,6 +58,13 @@ pub enum Change {
         old: String,
         /// What it is now.
         new: String,
+    },
+    /// Ports that the kernel does not give out by itself.
+    ReservedPorts {
+        /// Which.
+        ports: RangeInclusive<u16>,
+        /// What others had reserved before.
+        others: String,
     },
     /// Whom the host asks for names.
     Resolver {
@@ -96,6 +105,12 @@ impl fmt::Display for Change {
             Self::Sysctl { key, old, new } => {
                 write!(f, "sysctl {} = {new}: `ferromesh down` restores {old}", key.replace('/', "."))
             }
+            Self::ReservedPorts { ports, .. } => write!(
+                f,
+                "sysctl net.ipv4.ip_local_reserved_ports holds {}-{}: `ferromesh down` takes them out",
+                ports.start(),
+                ports.end()
+            ),
             Self::Resolver { path, .. } => {
                 write!(f, "file {} names this node's DNS: `ferromesh down` restores it", path.display())
             }
@@ -117,7 +132,7 @@ impl Host {
     /// Makes the host ready, from whatever state it is in; returns every change that is in force, also earlier ones.
     ///
     /// # Errors
-    /// [`Error::PoolChanged`] or a place that is no cgroup's, before anything is changed; [`Error::PoolOverlaps`], before anything is added.
+    /// [`Error::PoolChanged`], [`Error::NoPortsLeft`] or a place that is no cgroup's, before anything is changed; [`Error::PoolOverlaps`], before anything is added.
     pub async fn ensure(config: &Config) -> Result<Vec<Change>> {
         config.validate()?;
         Cgroup::check(&config.cgroup)?;
@@ -125,10 +140,15 @@ impl Host {
         check_pools(config, &netlink).await?;
         let path = record_path(config);
         let old = record::read::<Record>(&path)?.unwrap_or_default().changes;
-        let mut topology = topology(config);
+        let reserved = reserved_by_others(&old)?;
+        if let Some(ports) = &config.masquerade_ports {
+            ports::check(ports, &reserved)?;
+        }
+        let mut topology = topology(config, &reserved);
         topology.extend(host_file::change(config, &old)?);
-        let (obsolete, mut changes): (Vec<_>, Vec<_>) = (old.into_iter())
-            .partition(|change| !matches!(change, Change::Sysctl { .. }) && !topology.contains(change));
+        let wanted = |change: &Change| topology.iter().any(|wanted| same_object(wanted, change));
+        let (obsolete, mut changes): (Vec<_>, Vec<_>) =
+            (old.into_iter()).partition(|change| !matches!(change, Change::Sysctl { .. }) && !wanted(change));
         for change in obsolete.iter().rev() {
             take_back(&netlink, change).await?;
         }
@@ -184,20 +204,18 @@ impl Host {
                 found.push(format!("device {}", link.name));
             }
         }
-        let pools = config.pools();
+        let claimed: Vec<_> = config.claimed().collect();
         for route in netlink.routes().await? {
-            if route.unreachable && pools.contains(&route.destination) {
+            if route.unreachable && claimed.contains(&route.destination) {
                 found.push(format!("route unreachable {}", route.destination));
             }
         }
         let changes = record::read::<Record>(&record_path(config))?.unwrap_or_default().changes;
-        found.extend(
-            changes
-                .iter()
-                .filter(|change| matches!(change, Change::Sysctl { .. } | Change::Resolver { .. }))
-                .filter(|change| !change.is_idle())
-                .map(Change::to_string),
-        );
+        let settings = changes.iter().filter(|change| {
+            matches!(change, Change::Sysctl { .. } | Change::ReservedPorts { .. } | Change::Resolver { .. })
+                && !change.is_idle()
+        });
+        found.extend(settings.map(Change::to_string));
         let directories = [config.namespaces(), config.records(), config.cgroup.clone()];
         let files = [Allocation::path(config), record_path(config)];
         for path in directories.into_iter().chain(files).filter(|path| path.exists()) {
@@ -216,16 +234,28 @@ fn record_path(config: &Config) -> PathBuf {
     config.state_dir.join("host.json")
 }
 
-/// Devices, routes and cgroup of this configuration.
-fn topology(config: &Config) -> Vec<Change> {
+/// Devices, routes, cgroup and ports of this configuration.
+fn topology(config: &Config, reserved: &str) -> Vec<Change> {
     let devices = Change::Devices {
         name: HOST_DEVICE.to_owned(),
         peer: NET_DEVICE.to_owned(),
         addresses: config.gateways().to_vec(),
     };
     let mut changes = vec![devices, Change::Cgroup { path: config.cgroup.clone() }];
-    changes.extend(config.pools().map(|pool| Change::Unreachable { pool }));
+    changes.extend(config.claimed().map(|pool| Change::Unreachable { pool }));
+    if let Some(ports) = config.masquerade_ports.clone() {
+        changes.push(Change::ReservedPorts { ports, others: reserved.to_owned() });
+    }
     changes
+}
+
+/// Ports that were reserved before us.
+fn reserved_by_others(old: &[Change]) -> Result<String> {
+    let found = old.iter().find_map(|change| match change {
+        Change::ReservedPorts { others, .. } => Some(others.clone()),
+        _ => None,
+    });
+    found.map_or_else(ports::reserved, Ok)
 }
 
 /// The settings that are not yet as we need them.
@@ -268,6 +298,7 @@ fn setting(key: String, new: &str) -> Result<Change> {
 fn same_object(a: &Change, b: &Change) -> bool {
     match (a, b) {
         (Change::Sysctl { key: a, .. }, Change::Sysctl { key: b, .. }) => a == b,
+        (Change::ReservedPorts { ports: a, .. }, Change::ReservedPorts { ports: b, .. }) => a == b,
         _ => a == b,
     }
 }
@@ -296,6 +327,7 @@ async fn make(netlink: &Netlink, change: &Change) -> Result<()> {
             // A device on record may be gone.
             unless(linux::Error::is_absent, sysctl::set(key, new).map(drop))
         }
+        Change::ReservedPorts { ports, .. } => ports::reserve(ports.clone()),
         Change::Resolver { path, old, new } => host_file::write(path, old, new),
         Change::Cgroup { path } => Ok(Cgroup::create(path).map(drop)?),
     }
@@ -329,6 +361,7 @@ async fn take_back(netlink: &Netlink, change: &Change) -> Result<()> {
             netlink.delete_route(Route { destination: *pool, via: Via::Unreachable, source: None }).await,
         ),
         Change::Sysctl { key, old, .. } => unless(linux::Error::is_absent, sysctl::set(key, old).map(drop)),
+        Change::ReservedPorts { ports, others } => ports::release(ports.clone(), others),
         Change::Resolver { path, old, new } => host_file::restore(path, old, new),
         // It may have been there before us, with processes in it.
         Change::Cgroup { path } => Ok(Cgroup::remove_empty(path)?),

@@ -164,6 +164,61 @@ fn a_pool_that_overlaps_the_host_is_refused_before_anything_is_changed() {
     }
 }
 
+/// What is unreachable, as text.
+async fn unreachable() -> Vec<String> {
+    let routes = Netlink::open().unwrap().routes().await.unwrap();
+    routes.iter().filter(|route| route.unreachable).map(|route| route.destination.to_string()).collect()
+}
+
+#[test]
+fn addresses_of_services_have_no_way_out_and_must_be_nobodys() {
+    Node::new().run(|mut config| async move {
+        config.service_pools = vec!["10.96.0.0/12".parse().unwrap(), "fd96::/112".parse().unwrap()];
+        Host::ensure(&config).await.unwrap();
+        let all = ["10.42.0.0/24", "10.96.0.0/12", "fd42::/112", "fd96::/112"];
+        assert_eq!(unreachable().await, all);
+        config.service_pools.pop();
+        Host::ensure(&config).await.unwrap();
+        assert_eq!(unreachable().await, all[..3]);
+        Host::undo(&config).await.unwrap();
+        assert_eq!(unreachable().await, [""; 0]);
+        assert_eq!(Host::leftovers(&config).await.unwrap(), [""; 0]);
+
+        Netlink::open().unwrap().add_address(LOOPBACK, "10.100.0.9/24".parse().unwrap()).await.unwrap();
+        let error = Host::ensure(&config).await.unwrap_err().to_string();
+        assert!(error.starts_with("pool 10.96.0.0/12: overlaps address 10.100.0.9/24 on lo"), "{error}");
+    });
+}
+
+#[test]
+fn ports_for_masquerading_are_reserved_beside_those_of_others_and_taken_out_again() {
+    const RESERVED: &str = "net/ipv4/ip_local_reserved_ports";
+    Node::new().run(|mut config| async move {
+        sysctl::set(RESERVED, "8080,60000").unwrap();
+        config.masquerade_ports = Some(50_000..=60_000);
+        let changes = Host::ensure(&config).await.unwrap();
+        let line =
+            "sysctl net.ipv4.ip_local_reserved_ports holds 50000-60000: `ferromesh down` takes them out";
+        assert!(changes.iter().any(|change| change.to_string() == line), "{changes:?}");
+        assert_eq!(sysctl::get(RESERVED).unwrap(), "8080,50000-60000");
+        assert_eq!(Host::ensure(&config).await.unwrap(), changes, "repeated, nothing changes");
+
+        config.masquerade_ports = Some(55_000..=65_535);
+        Host::ensure(&config).await.unwrap();
+        assert_eq!(sysctl::get(RESERVED).unwrap(), "8080,55000-65535");
+        let left = Host::leftovers(&config).await.unwrap();
+        assert!(left.iter().any(|left| left.contains("holds 55000-65535")), "{left:?}");
+        Host::undo(&config).await.unwrap();
+        assert_eq!(sysctl::get(RESERVED).unwrap(), "8080,60000");
+        assert_eq!(Host::leftovers(&config).await.unwrap(), [""; 0]);
+
+        config.masquerade_ports = Some(1024..=65_535);
+        let error = Host::ensure(&config).await.unwrap_err();
+        assert!(matches!(error, Error::NoPortsLeft { .. }), "{error}");
+        assert_eq!(Host::leftovers(&config).await.unwrap(), [""; 0]);
+    });
+}
+
 #[test]
 fn what_disturbs_is_named() {
     Node::new().run(|config| async move {

@@ -1,10 +1,11 @@
-//! Putting the programs on a workload's host-side veth, by tcx or by clsact.
+//! Putting the programs on workloads' host-side veths and on the node's own devices, by tcx or by clsact.
 //!
 //! Promise: a program that is there is replaced in one step (`BPF_LINK_UPDATE`, or a filter changed in place), so no
 //! packet passes unjudged; when the hook changes, the new one is on before the old one goes. The kernel keeps what is
-//! attached when the agent dies. Programs of others on the same veth are left alone, but ours stand first in the tcx
-//! chain: there the first program that passes a packet ends the chain. The clsact qdisc itself stays on the veth and
-//! goes with it: others may have put filters on it meanwhile.
+//! attached when the agent dies. Programs of others on the same device are left alone, but ours stand first in the tcx
+//! chain: there the first program that passes a packet ends the chain. On a device that is not ours, ours pass a packet
+//! on to the next one. The clsact qdisc itself stays on the device and goes with it: others may have put filters on it
+//! meanwhile.
 
 use std::fs;
 use std::io;
@@ -30,13 +31,17 @@ pub enum Hook {
     Clsact,
 }
 
-/// The two places where a program stands on a veth.
+/// A place where a program stands on a device.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Place {
     /// Ingress of the host-side veth: what the workload sends.
     FromPod,
     /// Egress of the host-side veth: what reaches the workload through the stack.
     ToPod,
+    /// Ingress of a device that leads out of the node.
+    FromNetdev,
+    /// Its egress.
+    ToNetdev,
 }
 
 /// Priority and handle of our filters; together with interface and direction they name a filter.
@@ -44,20 +49,26 @@ const PRIORITY: u16 = 1;
 const HANDLE: TcHandle = TcHandle::new(0xfe, 1);
 
 impl Place {
-    pub(crate) const ALL: [Self; 2] = [Self::FromPod, Self::ToPod];
+    /// Those of a workload's host-side veth.
+    pub(crate) const VETH: [Self; 2] = [Self::FromPod, Self::ToPod];
+    /// Those of a device that leads out of the node.
+    pub(crate) const NETDEV: [Self; 2] = [Self::FromNetdev, Self::ToNetdev];
+    pub(crate) const ALL: [Self; 4] = [Self::FromPod, Self::ToPod, Self::FromNetdev, Self::ToNetdev];
 
     /// Name of the program in the object.
     pub(crate) fn program(self) -> &'static str {
         match self {
             Self::FromPod => "from_pod",
             Self::ToPod => "to_pod",
+            Self::FromNetdev => "from_netdev",
+            Self::ToNetdev => "to_netdev",
         }
     }
 
     fn direction(self) -> TcAttachType {
         match self {
-            Self::FromPod => TcAttachType::Ingress,
-            Self::ToPod => TcAttachType::Egress,
+            Self::FromPod | Self::FromNetdev => TcAttachType::Ingress,
+            Self::ToPod | Self::ToNetdev => TcAttachType::Egress,
         }
     }
 
@@ -94,9 +105,9 @@ pub(crate) fn attach(
     }
 }
 
-/// Takes both programs off the interface. An interface that is gone has none.
-pub(crate) fn detach(pins: &Pins, interface: &str) -> Result<(), Error> {
-    for place in Place::ALL {
+/// Takes the programs of these places off the interface. An interface that is gone has none.
+pub(crate) fn detach(pins: &Pins, interface: &str, places: [Place; 2]) -> Result<(), Error> {
+    for place in places {
         remove_link(&place.pin(&pins.links(), interface))?;
         let filter = place.pin(&pins.filters(), interface);
         if filter.exists() {

@@ -44,4 +44,8 @@ pub struct GcReport {
     pub live6: u64,
     /// Connections removed.
     pub expired: u64,
+    /// Halves of translated connections left.
+    pub translations: u64,
+    /// Halves removed.
+    pub expired_translations: u64,
 }

@@ -8,7 +8,7 @@ use aya::maps::Map;
 use aya::programs::{SchedClassifier, TestRun, TestRunOptions};
 use aya::{Ebpf, EbpfLoader};
 use maps::Sizes;
-use mesh::plan::NodePlan;
+use mesh::plan::{Device, Masquerade, NodePlan};
 use mesh::service::{Frontend, Services};
 use mesh::workload::{Endpoint, EndpointId};
 use nix::net::if_::if_nametoindex;
@@ -19,6 +19,7 @@ use crate::attach::{self, Hook, Place};
 use crate::counters::{Counters, DropRow, GcReport};
 use crate::event::Events;
 use crate::flow::Attribution;
+use crate::masquerade::{self, Masquerading};
 use crate::pins::{Pins, children};
 use crate::view::View;
 use crate::{Error, cgroup, memory, probe};
@@ -56,7 +57,7 @@ pub struct Adoption {
     pub generation: u64,
     /// Endpoints in the maps.
     pub endpoints: BTreeSet<EndpointId>,
-    /// Interfaces with a program on them.
+    /// Veths with a program on them.
     pub interfaces: BTreeSet<String>,
     /// Where a BPF file system was mounted, if that was needed: a change to the host, undone by [`crate::remove`].
     pub mounted: Option<PathBuf>,
@@ -68,6 +69,7 @@ pub struct Datapath {
     pins: Pins,
     hook: Hook,
     kernel: Kernel,
+    masquerading: Masquerading,
     services: ServiceKernel,
     view: Arc<View>,
     usage: maps::Usage,
@@ -104,13 +106,18 @@ impl Datapath {
         let adoption = Adoption {
             generation: kernel.node.generation,
             endpoints: kernel.endpoints.values().filter_map(|endpoint| id(endpoint.id)).collect(),
-            interfaces: interfaces(&pins)?,
+            interfaces: interfaces(&pins, Place::VETH)?,
             mounted,
         };
+        let masquerading = Masquerading::read(
+            maps::Devices::new(take(&mut ebpf, abi::map::DEVICES)?)?,
+            maps::Unmasqueraded::new(take(&mut ebpf, abi::map::UNMASQUERADED)?)?,
+        )?;
         let service_maps = ServiceMaps::open(|name| take(&mut ebpf, name))?;
         let lost = maps::Lost::new(take(&mut ebpf, abi::map::LOST)?)?;
         let datapath = Self {
             hook: resolve(options.hook),
+            masquerading,
             services: ServiceKernel::read(service_maps, options.sizes)?,
             view: Arc::new(View::open(&pins)?),
             usage: maps::Usage::new(take(&mut ebpf, abi::map::USAGE)?)?,
@@ -134,9 +141,7 @@ impl Datapath {
     /// # Errors
     /// What the kernel refused. Nothing was detached by it.
     pub fn attach(&mut self, endpoint: &Endpoint) -> Result<(), Error> {
-        for place in Place::ALL {
-            attach::attach(&mut self.ebpf, &self.pins, self.hook, &endpoint.interface, place)?;
-        }
+        self.attach_all(&endpoint.interface, Place::VETH)?;
         self.interfaces.insert(endpoint.id, (endpoint.interface.clone(), endpoint.ifindex));
         Ok(())
     }
@@ -171,7 +176,7 @@ impl Datapath {
             self.kernel.dirty = true;
         }
         if let Some((interface, index)) = self.interfaces.get(&endpoint) {
-            attach::detach(&self.pins, interface)?;
+            attach::detach(&self.pins, interface, Place::VETH)?;
             indices.insert(*index);
         }
         indices.into_iter().try_for_each(|index| self.drops.forget(index))?;
@@ -185,7 +190,7 @@ impl Datapath {
     /// # Errors
     /// What the kernel refused.
     pub fn detach_interface(&mut self, interface: &str) -> Result<(), Error> {
-        attach::detach(&self.pins, interface)
+        attach::detach(&self.pins, interface, Place::VETH)
     }
 
     /// Makes the plan true in the kernel, or refuses it whole.
@@ -200,6 +205,42 @@ impl Datapath {
             rulesets: self.kernel.rulesets.contents(),
         });
         report
+    }
+
+    /// Makes true whose packets leave the node under its own address, by which devices. A device that has gone since it
+    /// was looked for is left out; look again when the node's addresses change.
+    ///
+    /// # Errors
+    /// [`Error::Full`] before anything is written. Of the devices that fail the first one's error; the others are served.
+    pub fn apply_masquerade(&mut self, masquerade: &Masquerade, devices: &[Device]) -> Result<(), Error> {
+        if self.masquerading.stands(masquerade, devices) {
+            return Ok(());
+        }
+        self.masquerading.unsettle();
+        self.masquerading.add(masquerade, devices)?;
+        self.kernel.set_masquerade(masquerade::ports(masquerade));
+        let present: Vec<_> = devices.iter().filter(|device| masquerade::is_there(device)).collect();
+        let attached: Vec<_> =
+            present.iter().map(|device| self.attach_all(&device.name, Place::NETDEV)).collect();
+        let kept: BTreeSet<&str> = devices.iter().map(|device| device.name.as_str()).collect();
+        for left in interfaces(&self.pins, Place::NETDEV)?.iter().filter(|name| !kept.contains(name.as_str()))
+        {
+            attach::detach(&self.pins, left, Place::NETDEV)?;
+        }
+        for index in self.masquerading.remove(masquerade, devices)? {
+            self.drops.forget(index)?;
+        }
+        attached.into_iter().collect::<Result<(), _>>()?;
+        if present.len() == devices.len() {
+            self.masquerading.applied(masquerade, devices);
+        }
+        Ok(())
+    }
+
+    fn attach_all(&mut self, interface: &str, places: [Place; 2]) -> Result<(), Error> {
+        places
+            .into_iter()
+            .try_for_each(|place| attach::attach(&mut self.ebpf, &self.pins, self.hook, interface, place))
     }
 
     /// Makes what services say true in the kernel, or refuses it whole.
@@ -302,6 +343,9 @@ impl Datapath {
             (abi::map::CONNECTIONS4, self.collected.map(|report| report.live4)),
             (abi::map::CONNECTIONS6, self.collected.map(|report| report.live6)),
             (abi::map::DROPS, Some(drops)),
+            (abi::map::TRANSLATIONS, self.collected.map(|report| report.translations)),
+            (abi::map::DEVICES, Some(self.masquerading.devices.len() as u64)),
+            (abi::map::UNMASQUERADED, Some(self.masquerading.unmasqueraded.len() as u64)),
         ];
         let services = self.services.tables.used().map(|(map, used, _)| (map, Some(used)));
         let used: BTreeMap<_, _> = policy.into_iter().chain(services).collect();
@@ -326,11 +370,14 @@ fn resolve(hook: Hook) -> Hook {
     }
 }
 
-/// Interfaces with a program of an earlier agent. A pin whose interface is gone stands for nothing and goes.
-fn interfaces(pins: &Pins) -> Result<BTreeSet<String>, Error> {
+/// Interfaces with a program in one of these places. A pin whose interface is gone stands for nothing and goes.
+fn interfaces(pins: &Pins, places: [Place; 2]) -> Result<BTreeSet<String>, Error> {
     let mut found = BTreeSet::new();
     for pin in children(&pins.links())?.into_iter().chain(children(&pins.filters())?) {
-        let Some((interface, _)) = attach::parse_pin(&pin) else { continue };
+        let Some((interface, place)) = attach::parse_pin(&pin) else { continue };
+        if !places.contains(&place) {
+            continue;
+        }
         if if_nametoindex(interface).is_ok() {
             found.insert(interface.to_owned());
         } else {
@@ -351,7 +398,7 @@ fn load(pins: &Pins, specs: &[maps::Spec]) -> Result<Ebpf, Error> {
     let can_set_result = u32::from(probe::set_retval());
     let mut ebpf = loader.override_global("CAN_SET_RESULT", &can_set_result, true).load(OBJECT)?;
     cgroup::load(&mut ebpf)?;
-    for name in [Place::FromPod.program(), Place::ToPod.program(), COLLECT] {
+    for name in Place::ALL.map(Place::program).into_iter().chain([COLLECT]) {
         program(&mut ebpf, name)?.load().map_err(Error::program(name, "loading"))?;
     }
     Ok(ebpf)
@@ -373,6 +420,7 @@ fn collect(ebpf: &mut Ebpf) -> Result<GcReport, Error> {
         TestRunOptions { data_in: Some(&packet), data_out: Some(&mut answer), ..TestRunOptions::default() };
     program(ebpf, COLLECT)?.test_run(options).map_err(Error::program(COLLECT, "running"))?;
     let mut numbers = answer.as_chunks::<8>().0.iter().map(|number| u64::from_ne_bytes(*number));
-    let [live4, live6, expired4, expired6] = [(); 4].map(|()| numbers.next().unwrap_or(0));
-    Ok(GcReport { live4, live6, expired: expired4 + expired6 })
+    let [live4, live6, expired4, expired6, translations, expired_translations] =
+        [(); 6].map(|()| numbers.next().unwrap_or(0));
+    Ok(GcReport { live4, live6, expired: expired4 + expired6, translations, expired_translations })
 }

@@ -11,21 +11,24 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use futures_util::TryStreamExt;
 use ipnet::IpNet;
 use netlink_packet_route::AddressFamily;
-use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressHeaderFlags};
+use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage};
 use netlink_packet_route::link::{
     AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags,
     LinkInfo, LinkMessage, State,
 };
 use netlink_packet_route::neighbour::NeighbourState;
-use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteScope, RouteType};
-use rtnetlink::{LinkMessageBuilder, LinkUnspec, RouteMessageBuilder};
+use netlink_packet_route::route::RouteMessage;
+use rtnetlink::{LinkMessageBuilder, LinkUnspec};
 
 use crate::error::{Context, Error, Result};
 
+mod address;
 mod own_routes;
+mod route;
 
+pub use address::Address;
 pub use own_routes::OwnRoutes;
-use own_routes::is_own;
+pub use route::{Route, RouteEntry, Via};
 
 /// Index of `lo` in every network namespace (`LOOPBACK_IFINDEX` of the kernel).
 pub const LOOPBACK: u32 = 1;
@@ -66,52 +69,6 @@ pub struct VethEnd<'a> {
     pub arp: bool,
     /// MTU in bytes; the kernel's default is 1500.
     pub mtu: u32,
-}
-
-/// What a route does with a packet.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Via {
-    /// The destination is a neighbour on this device.
-    Link(u32),
-    /// Through a gateway that is reached on this device, whether or not a route to it exists.
-    Gateway(u32, IpAddr),
-    /// Refused with ICMP unreachable.
-    Unreachable,
-}
-
-/// A route of the main table.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Route {
-    /// Where packets go.
-    pub destination: IpNet,
-    /// How.
-    pub via: Via,
-    /// Source address for packets of the host itself.
-    pub source: Option<IpAddr>,
-}
-
-/// A route as the kernel lists it.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct RouteEntry {
-    /// Where packets go.
-    pub destination: IpNet,
-    /// Outgoing device, where there is one.
-    pub device: Option<u32>,
-    /// `local`, `broadcast`, `anycast` and `multicast` routes are the kernel's own book-keeping of addresses.
-    pub unicast: bool,
-    /// Refused with ICMP unreachable.
-    pub unreachable: bool,
-    /// The host itself receives what goes there, see [`OwnRoutes`].
-    pub own: bool,
-}
-
-/// An address of a device.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Address {
-    /// Device index.
-    pub device: u32,
-    /// Address and prefix length.
-    pub address: IpNet,
 }
 
 impl Netlink {
@@ -194,37 +151,20 @@ impl Netlink {
 
     /// All addresses of all devices.
     pub async fn addresses(&self) -> Result<Vec<Address>> {
-        let list: Vec<_> = (self.handle.address().get().execute().try_collect().await)
+        let list: Vec<AddressMessage> = (self.handle.address().get().execute().try_collect().await)
             .context_netlink("list", "addresses")?;
-        Ok(list
-            .iter()
-            .filter_map(|message: &netlink_packet_route::address::AddressMessage| {
-                // A point-to-point address stands in `Local`; for IPv6 only `Address` is set.
-                let local = message.attributes.iter().find_map(|attribute| match attribute {
-                    AddressAttribute::Local(address) => Some(*address),
-                    _ => None,
-                });
-                let address = local.or_else(|| {
-                    message.attributes.iter().find_map(|attribute| match attribute {
-                        AddressAttribute::Address(address) => Some(*address),
-                        _ => None,
-                    })
-                })?;
-                let address = IpNet::new(address, message.header.prefix_len).ok()?;
-                Some(Address { device: message.header.index, address })
-            })
-            .collect())
+        Ok(list.iter().filter_map(Address::of).collect())
     }
 
     /// Adds a route to the main table.
     pub async fn add_route(&self, route: Route) -> Result<()> {
-        let message = route_message(route).context("encode route", route.destination)?;
+        let message = route.message().context("encode route", route.destination)?;
         self.handle.route().add(message).execute().await.context_netlink("add route", route.destination)
     }
 
     /// Removes the route with this destination and next hop from the main table.
     pub async fn delete_route(&self, route: Route) -> Result<()> {
-        let message = route_message(route).context("encode route", route.destination)?;
+        let message = route.message().context("encode route", route.destination)?;
         self.handle.route().del(message).execute().await.context_netlink("delete route", route.destination)
     }
 
@@ -236,7 +176,7 @@ impl Netlink {
             query.header.address_family = family;
             let list: Vec<RouteMessage> = (self.handle.route().get(query).execute().try_collect().await)
                 .context_netlink("list", "routes")?;
-            routes.extend(list.iter().filter_map(route_entry));
+            routes.extend(list.iter().filter_map(RouteEntry::of));
         }
         Ok(routes)
     }
@@ -274,50 +214,6 @@ fn link_of(message: &LinkMessage) -> Link {
         }
     }
     link
-}
-
-fn route_message(route: Route) -> io::Result<RouteMessage> {
-    let invalid = |error| io::Error::new(io::ErrorKind::InvalidInput, error);
-    let destination = route.destination;
-    let mut builder = RouteMessageBuilder::<IpAddr>::new()
-        .destination_prefix(destination.network(), destination.prefix_len())
-        .map_err(invalid)?;
-    builder = match route.via {
-        Via::Link(device) => builder.output_interface(device).scope(RouteScope::Link),
-        Via::Gateway(device, gateway) => {
-            builder.output_interface(device).gateway(gateway).map_err(invalid)?.onlink()
-        }
-        Via::Unreachable => builder.kind(RouteType::Unreachable),
-    };
-    if let Some(source) = route.source {
-        builder = builder.pref_source(source).map_err(invalid)?;
-    }
-    Ok(builder.build())
-}
-
-fn route_entry(message: &RouteMessage) -> Option<RouteEntry> {
-    let unspecified = match message.header.address_family {
-        AddressFamily::Inet => IpAddr::from([0u8; 4]),
-        AddressFamily::Inet6 => IpAddr::from([0u8; 16]),
-        _ => return None,
-    };
-    let mut address = unspecified;
-    let mut device = None;
-    for attribute in &message.attributes {
-        match attribute {
-            RouteAttribute::Destination(RouteAddress::Inet(v4)) => address = IpAddr::from(*v4),
-            RouteAttribute::Destination(RouteAddress::Inet6(v6)) => address = IpAddr::from(*v6),
-            RouteAttribute::Oif(index) => device = Some(*index),
-            _ => {}
-        }
-    }
-    Some(RouteEntry {
-        destination: IpNet::new(address, message.header.destination_prefix_length).ok()?,
-        device,
-        unicast: message.header.kind == RouteType::Unicast,
-        unreachable: message.header.kind == RouteType::Unreachable,
-        own: is_own(message),
-    })
 }
 
 trait NetlinkContext<T> {
@@ -409,7 +305,8 @@ mod tests {
         for address in ["192.0.2.1/32", "2001:db8::1/128"] {
             let address: IpNet = address.parse().unwrap();
             netlink.add_address(a, address).await.unwrap();
-            assert!(netlink.addresses().await.unwrap().contains(&Address { device: a, address }));
+            let found = Address { device: a, address, global: true, usable: true, preferred: true };
+            assert!(netlink.addresses().await.unwrap().contains(&found), "{address}");
             let bound = here.namespace().inside(|| std::net::UdpSocket::bind((address.addr(), 0)).map(drop));
             bound.unwrap().unwrap();
             netlink.add_neighbour(a, address.addr(), B.mac).await.unwrap();

@@ -1,6 +1,7 @@
 //! What one node should be doing, as a value: computed whole from resources, applied by diff.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
@@ -47,6 +48,19 @@ impl Default for Masquerade {
     fn default() -> Self {
         Self { ipv4: false, ipv6: false, ports: 0..=0, exceptions: BTreeSet::new() }
     }
+}
+
+/// A device that leads out of the node, and the addresses that stand for workloads' own on their way through it.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize)]
+pub struct Device {
+    /// Its name.
+    pub name: String,
+    /// Its index.
+    pub ifindex: u32,
+    /// None: what would have to be masqueraded by it is dropped.
+    pub ipv4: Option<Ipv4Addr>,
+    /// Likewise.
+    pub ipv6: Option<Ipv6Addr>,
 }
 
 /// One endpoint as policy has it.

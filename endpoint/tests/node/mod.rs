@@ -36,6 +36,8 @@ impl Node {
             ipv4_pool: "10.42.0.0/24".parse().unwrap(),
             ipv6_pool: "fd42::/112".parse().unwrap(),
             mtu: None,
+            service_pools: Vec::new(),
+            masquerade_ports: None,
             host_resolver: None,
         };
         Self { scratch, _directory: directory, config }

@@ -160,7 +160,11 @@ pub struct Collected {
     pub expired4: u64,
     /// Entries deleted from `CONNECTIONS6`.
     pub expired6: u64,
+    /// Entries left in `TRANSLATIONS`.
+    pub translations: u64,
+    /// Entries deleted from `TRANSLATIONS`.
+    pub expired_translations: u64,
 }
-const _: () = assert!(size_of::<Collected>() == 32);
+const _: () = assert!(size_of::<Collected>() == 48);
 const _: () = assert!(size_of::<ConnectionKey4>() == 16 && size_of::<ConnectionKey6>() == 40);
 const _: () = assert!(size_of::<Connection>() == 48);

@@ -48,8 +48,11 @@ pub struct Translation {
     pub kind: u8,
     /// 1 if the key is the direction in which the connection was opened.
     pub is_forward: u8,
+    /// 1 once `conntrack_gc` has found a reverse half without its forward half: the next time it goes. Not the first
+    /// time, for the reverse half is entered first.
+    pub orphaned: u8,
     /// Zero.
-    pub zero: [u8; 2],
+    pub zero: u8,
 }
 
 /// Why a packet is translated.

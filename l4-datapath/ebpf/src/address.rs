@@ -51,6 +51,13 @@ pub(crate) fn is_link_multicast6(address: &Address) -> bool {
     address.0[0] == 0xff && address.0[1] & 0x0f == 2
 }
 
+/// An IPv4 address, as all of ours are written: `::ffff:0:0/96`.
+#[inline(always)]
+pub(crate) fn is_mapped4(address: &Address) -> bool {
+    let (high, low) = words(address);
+    high == 0 && low >> 32 == 0xffff
+}
+
 /// `::`.
 #[inline(always)]
 pub(crate) fn is_unspecified(address: &Address) -> bool {

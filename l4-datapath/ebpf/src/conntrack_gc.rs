@@ -1,8 +1,8 @@
-//! `conntrack_gc`: deletes dead connections and takes back their charges.
+//! `conntrack_gc`: deletes dead connections and takes back their charges; then deletes their translations.
 //!
 //! - Hook: none. A classifier only because `BPF_PROG_TEST_RUN` runs one on any packet; the agent does, now and then.
 //!   Kernel 5.13 (`bpf_for_each_map_elem`).
-//! - Writes `CONNECTIONS4`, `CONNECTIONS6`, `USAGE`.
+//! - Writes `CONNECTIONS4`, `CONNECTIONS6`, `USAGE`, `TRANSLATIONS`.
 //! - Result: [`abi::Collected`] over the first bytes of the packet, which must be at least as long. Verdict OK.
 //!
 //! Why in the kernel: user space would copy every entry out and could not compare and delete in one step. An entry that
@@ -20,17 +20,18 @@ use aya_ebpf::{
 
 use crate::{
     conntrack::{self, Entry},
-    maps::{CONNECTIONS4, CONNECTIONS6},
+    maps::{CONNECTIONS4, CONNECTIONS6, TRANSLATIONS},
     quota,
     skb::Skb,
+    translation_gc,
 };
 
 /// One walk over one table.
 #[repr(C)]
-struct Walk {
-    live: u64,
-    expired: u64,
-    second: u32,
+pub(crate) struct Walk {
+    pub(crate) live: u64,
+    pub(crate) expired: u64,
+    pub(crate) second: u32,
     zero: u32,
 }
 
@@ -40,6 +41,7 @@ pub(crate) fn conntrack_gc(ctx: TcContext) -> i32 {
     let second = conntrack::now();
     let mut walk4 = Walk { live: 0, expired: 0, second, zero: 0 };
     let mut walk6 = Walk { live: 0, expired: 0, second, zero: 0 };
+    let mut translations = Walk { live: 0, expired: 0, second, zero: 0 };
     // SAFETY: map, callback and context are what the helper's contract asks; the verifier checks the callbacks.
     unsafe {
         bpf_for_each_map_elem(
@@ -54,9 +56,22 @@ pub(crate) fn conntrack_gc(ctx: TcContext) -> i32 {
             (&raw mut walk6).cast(),
             0,
         );
+        // After them: what belonged to a connection that has just gone goes now.
+        bpf_for_each_map_elem(
+            (&raw const TRANSLATIONS).cast_mut().cast(),
+            translation_gc::visit as *mut c_void,
+            (&raw mut translations).cast(),
+            0,
+        );
     }
-    let collected =
-        Collected { live4: walk4.live, live6: walk6.live, expired4: walk4.expired, expired6: walk6.expired };
+    let collected = Collected {
+        live4: walk4.live,
+        live6: walk6.live,
+        expired4: walk4.expired,
+        expired6: walk6.expired,
+        translations: translations.live,
+        expired_translations: translations.expired,
+    };
     match Skb::new(&ctx).store_link(0, &collected) {
         Some(()) => TC_ACT_OK,
         None => TC_ACT_SHOT,

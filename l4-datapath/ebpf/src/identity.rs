@@ -74,8 +74,14 @@ impl End {
     /// Becomes whoever `IPCACHE` says has `address`.
     #[inline(always)]
     pub(crate) fn set_remote(&mut self, address: &Address, generation: u64) {
-        self.identity = identity_remote(address, (generation & 1) as u32);
+        self.identity = remote(address, generation);
     }
+}
+
+/// Identity of an address that is no endpoint's; 0 if nobody has it.
+#[inline(always)]
+pub(crate) fn remote(address: &Address, generation: u64) -> u32 {
+    identity_remote(address, (generation & 1) as u32)
 }
 
 #[unsafe(no_mangle)]

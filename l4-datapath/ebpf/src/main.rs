@@ -25,13 +25,17 @@ mod deliver;
 mod extension;
 mod flow;
 mod fragment;
+mod from_netdev;
 mod from_pod;
 mod getpeername;
 mod header;
 mod identity;
 mod judge;
 mod maps;
+mod masquerade;
 mod neighbour;
+mod netdev;
+mod node_socket;
 mod parse;
 mod policy;
 mod post_bind;
@@ -45,8 +49,10 @@ mod service;
 mod skb;
 mod sock_release;
 mod socket;
+mod to_netdev;
 mod to_pod;
 mod translation;
+mod translation_gc;
 
 /// GPL helpers (`bpf_ringbuf_*` is not, `bpf_skb_*` partly) load only with a GPL-compatible licence string.
 #[unsafe(link_section = "license")]

@@ -223,7 +223,7 @@ extern "C" fn translation_reverse(packet: *const Packet, flow: *const Flow) -> u
 
 #[inline(always)]
 fn half(tuple: PacketTuple, is_forward: u8) -> Translation {
-    Translation { tuple, kind: TranslationKind::Service as u8, is_forward, zero: [0; 2] }
+    Translation { tuple, kind: TranslationKind::Service as u8, is_forward, orphaned: 0, zero: 0 }
 }
 
 /// Enters one half. What is there already of the same connection is replaced: it has been opened anew, or is being

@@ -7,6 +7,7 @@
 mod array;
 mod batch;
 mod connection;
+mod device;
 mod hash;
 mod mapped;
 mod node;
@@ -16,11 +17,12 @@ mod trie;
 
 pub use array::{Assignments, Lost, Usage};
 pub use connection::{Connections4, Connections6, Sockets, Translations};
+pub use device::Devices;
 pub use hash::{Drops, Endpoints};
 pub use node::Node;
 pub use service::{Backends, Frontends, Members, Services, Slots};
 pub use spec::{Difference, Sizes, Spec, specs};
-pub use trie::{Ipcache, Prefix, Rules};
+pub use trie::{Ipcache, Prefix, Rules, Unmasqueraded};
 
 /// A map operation that failed.
 #[derive(Debug, thiserror::Error)]

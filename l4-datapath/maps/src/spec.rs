@@ -11,10 +11,6 @@ use aya::maps::{MapInfo, MapType};
 const ENDPOINT_IDS: u32 = 1 << 16;
 /// Clients that are remembered by services with affinity.
 const AFFINITIES: u32 = 1 << 16;
-/// Devices that lead out of the node.
-const DEVICES: u32 = 1 << 8;
-/// Prefixes that see workloads' own addresses.
-const UNMASQUERADED: u32 = 1 << 14;
 /// Datagrams in pieces under way at once.
 const FRAGMENTS: u32 = 1 << 13;
 /// `BPF_F_NO_PREALLOC`; the kernel insists on it for tries.
@@ -49,6 +45,13 @@ pub struct Sizes {
     pub translations: u32,
     /// Bytes of the event ring, a power of two and a multiple of the page size.
     pub events: u32,
+}
+
+impl Sizes {
+    /// Devices that lead out of the node.
+    pub const DEVICES: u32 = 1 << 8;
+    /// Prefixes that see workloads' own addresses.
+    pub const UNMASQUERADED: u32 = 1 << 14;
 }
 
 impl Default for Sizes {
@@ -182,8 +185,8 @@ pub fn specs(sizes: &Sizes) -> [Spec; 23] {
                 sizes.translations,
             )
         },
-        Spec::of::<u32, abi::Device>(map::DEVICES, MapType::Hash, DEVICES),
-        Spec::trie::<abi::AddressKey, u32>(map::UNMASQUERADED, UNMASQUERADED),
+        Spec::of::<u32, abi::Device>(map::DEVICES, MapType::Hash, Sizes::DEVICES),
+        Spec::trie::<abi::AddressKey, u32>(map::UNMASQUERADED, Sizes::UNMASQUERADED),
         Spec::of::<u32, u64>(map::BOUND, MapType::Array, abi::BOUND_WORDS),
         Spec::of::<abi::FragmentKey, abi::Fragment>(map::FRAGMENTS, MapType::LruHash, FRAGMENTS),
     ]

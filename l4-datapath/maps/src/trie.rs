@@ -1,4 +1,4 @@
-//! The two tries: rulesets and address prefixes.
+//! The tries: rulesets and address prefixes.
 
 use abi::{AddressKey, Remote, RuleKey, RuleValue};
 use aya::maps::lpm_trie::Key;
@@ -74,4 +74,10 @@ trie! {
 trie! {
     /// `IPCACHE`: address prefix → identity. Since Linux 4.11. Written by the agent; read by every hook.
     Ipcache, abi::map::IPCACHE, AddressKey, Remote
+}
+
+trie! {
+    /// `UNMASQUERADED`: destinations that see workloads' own addresses. Since Linux 4.11. Written by the agent; read by
+    /// `to_netdev`.
+    Unmasqueraded, abi::map::UNMASQUERADED, AddressKey, u32
 }

@@ -181,6 +181,12 @@ impl Kernel {
         self.maps.node.set_trace(self.node.trace);
     }
 
+    /// See [`abi::Node::masquerade`].
+    pub(crate) fn set_masquerade(&mut self, ports: u32) {
+        self.node.masquerade = ports;
+        self.maps.node.set_masquerade(ports);
+    }
+
     /// [`abi::Node::namespace`].
     pub(crate) fn set_namespace(&mut self, cookie: u64) {
         self.node.namespace = cookie;

@@ -28,6 +28,7 @@ pub(crate) use kernel::{Kernel, PolicyMaps};
 pub use service::ServiceReport;
 pub(crate) use service::{ServiceKernel, ServiceMaps};
 use target::Target;
+pub(crate) use target::prefix;
 
 /// What an apply did.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -86,7 +86,7 @@ fn kernel(endpoint: &Endpoint) -> abi::Endpoint {
 }
 
 /// How an address prefix stands in the trie: IPv4 is v4-mapped, so its lengths grow by 96.
-fn prefix(net: &IpNet) -> Prefix<Address> {
+pub(crate) fn prefix(net: &IpNet) -> Prefix<Address> {
     match net.trunc() {
         IpNet::V4(net) => {
             Prefix { bits: 96 + u32::from(net.prefix_len()), data: Address::v4(net.addr().octets()) }

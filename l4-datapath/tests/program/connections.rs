@@ -383,16 +383,25 @@ fn garbage_collection_deletes_the_dead_and_gives_their_charges_back() {
         node.passes("from_pod", A, &tcp(ends, (4000, 80), SYN));
         node.passes("to_pod", A, &tcp(ends.reversed(), (80, 4000), SYN | ACK));
     }
-    assert_eq!(collect(&node), Collected { live4: 6, live6: 6, expired4: 0, expired6: 0 });
+    assert_eq!(
+        collect(&node),
+        Collected { live4: 6, live6: 6, expired4: 0, expired6: 0, ..Collected::default() }
+    );
     for family in FAMILIES {
         node.change_connections(family, |c| c.seen = c.seen.saturating_sub(61));
     }
-    assert_eq!(collect(&node), Collected { live4: 1, live6: 1, expired4: 5, expired6: 5 });
+    assert_eq!(
+        collect(&node),
+        Collected { live4: 1, live6: 1, expired4: 5, expired6: 5, ..Collected::default() }
+    );
     assert_eq!(node.usage(A), 2);
     for family in FAMILIES {
         node.change_connections(family, |c| c.reset = 1);
     }
-    assert_eq!(collect(&node), Collected { live4: 0, live6: 0, expired4: 1, expired6: 1 });
+    assert_eq!(
+        collect(&node),
+        Collected { live4: 0, live6: 0, expired4: 1, expired6: 1, ..Collected::default() }
+    );
     assert_eq!(node.usage(A), 0);
 }
 

@@ -23,17 +23,18 @@ use super::{
 };
 
 /// Longer than anything here takes.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A pod: a shell in a network namespace of its own, with the pod's end of its veth.
-struct Shell {
+pub(crate) struct Shell {
     child: Child,
     input: ChildStdin,
     output: BufReader<ChildStdout>,
 }
 
 impl Shell {
-    fn new(pod: Pod) -> Self {
+    /// One without a device.
+    pub(crate) fn bare() -> Self {
         let mut child = Command::new("unshare")
             .args(["--net", "sh"])
             .stdin(Stdio::piped())
@@ -45,7 +46,16 @@ impl Shell {
         let mut shell = Self { child, input, output };
         // Its answer also says that the namespace is there.
         assert!(shell.run("true"));
-        let (id, pid) = (pod.id, shell.child.id().to_string());
+        shell
+    }
+
+    pub(crate) fn pid(&self) -> String {
+        self.child.id().to_string()
+    }
+
+    pub(crate) fn new(pod: Pod) -> Self {
+        let mut shell = Self::bare();
+        let (id, pid) = (pod.id, shell.pid());
         let name = format!("pod{id}");
         ip(&["link", "set", &format!("host{id}"), "address", &mac(pod.gateway_mac), "up"]);
         ip(&["link", "set", &name, "address", &mac(pod.mac), "netns", &pid]);
@@ -66,7 +76,7 @@ impl Shell {
     }
 
     /// What `work` returns, done by a thread in the pod's namespace.
-    fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+    pub(crate) fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         let namespace = File::open(format!("/proc/{}/ns/net", self.child.id())).unwrap();
         let enter_and_work = || {
             setns(namespace, CloneFlags::CLONE_NEWNET).unwrap();
@@ -76,7 +86,7 @@ impl Shell {
     }
 
     /// Whether the command succeeds.
-    fn run(&mut self, command: &str) -> bool {
+    pub(crate) fn run(&mut self, command: &str) -> bool {
         writeln!(self.input, "({command}) >/dev/null; echo $?").unwrap();
         let mut status = String::new();
         self.output.read_line(&mut status).unwrap();
@@ -91,11 +101,11 @@ impl Drop for Shell {
     }
 }
 
-fn ip(arguments: &[&str]) {
+pub(crate) fn ip(arguments: &[&str]) {
     assert!(Command::new("ip").args(arguments).status().expect("ip").success(), "ip {arguments:?}");
 }
 
-fn mac(octets: [u8; 6]) -> String {
+pub(crate) fn mac(octets: [u8; 6]) -> String {
     octets.map(|octet| format!("{octet:02x}")).join(":")
 }
 
@@ -209,7 +219,7 @@ fn two_pods() -> (Node, Shell, Shell) {
 }
 
 /// Reasons counted, but for the noise every kernel makes on a link.
-fn drop_reasons(node: &Node) -> Vec<DropReason> {
+pub(crate) fn drop_reasons(node: &Node) -> Vec<DropReason> {
     let reasons = node.drops().into_keys().filter_map(|(_, reason, _)| DropReason::from_number(reason));
     reasons.filter(|reason| *reason != DropReason::Multicast).collect()
 }

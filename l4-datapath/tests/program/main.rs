@@ -20,6 +20,7 @@ mod from_pod;
 mod fuzz;
 mod lifetimes;
 mod live;
+mod masquerade;
 mod neighbours;
 mod node;
 mod policy;

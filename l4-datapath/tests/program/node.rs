@@ -23,7 +23,18 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::run;
 pub(crate) use super::run::{Context, OBJECT, OK, Outcome, REDIRECT, SHOT};
-use super::world::{A, B, FAMILIES, Family, PEER, Pod, Ports, WORLD, address};
+use super::world::{A, B, FAMILIES, Family, NIC, PEER, Pod, Ports, WORLD, address};
+
+/// Capacity of `TRANSLATIONS` here.
+pub(crate) const TRANSLATIONS: u32 = 4096;
+
+fn make_veth(name: &str, index: u32, peer: &str) {
+    let made = Command::new("ip")
+        .args(["link", "add", name, "index", &index.to_string(), "type", "veth", "peer", "name", peer])
+        .status()
+        .expect("ip");
+    assert!(made.success(), "veth {name}");
+}
 
 /// The programs and their maps.
 pub(crate) struct Node {
@@ -43,21 +54,16 @@ impl Node {
     pub(crate) fn blank() -> Self {
         nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("a network namespace: run as root");
         for pod in [A, B] {
-            let (name, index) = (format!("host{}", pod.id), pod.ifindex.to_string());
-            let peer = format!("pod{}", pod.id);
-            let made = Command::new("ip")
-                .args(["link", "add", &name, "index", &index, "type", "veth", "peer", "name", &peer])
-                .status()
-                .expect("ip");
-            assert!(made.success(), "veth {name}");
+            make_veth(&format!("host{}", pod.id), pod.ifindex, &format!("pod{}", pod.id));
         }
+        make_veth("nic", NIC, "wire");
         let mut bpf = EbpfLoader::new()
             .map_max_entries(map::CONNECTIONS4, 4096)
             .map_max_entries(map::CONNECTIONS6, 4096)
-            .map_max_entries(map::TRANSLATIONS, 64)
+            .map_max_entries(map::TRANSLATIONS, TRANSLATIONS)
             .load(OBJECT)
             .expect("the object loads");
-        for name in ["from_pod", "to_pod", "conntrack_gc"] {
+        for name in ["from_pod", "to_pod", "from_netdev", "to_netdev", "conntrack_gc"] {
             let program: &mut SchedClassifier = bpf.program_mut(name).unwrap().try_into().unwrap();
             program.load().unwrap_or_else(|error| panic!("{name}: {error}"));
         }
@@ -230,6 +236,11 @@ impl Node {
         options.ctx_in = Some(&input);
         options.repeat = repeat;
         self.program(program).test_run(options).expect(program).duration.as_nanos()
+    }
+
+    /// Every map that the tests of one topic alone know.
+    pub(crate) fn bpf(&mut self) -> &mut Ebpf {
+        &mut self.bpf
     }
 
     pub(crate) fn program(&self, name: &str) -> &SchedClassifier {

@@ -39,6 +39,8 @@ pub(crate) const B: Pod = Pod {
     gateway_mac: [2, 0, 0, 0, 1, 0xb],
     host: 3,
 };
+/// Index of the device that leads out of the node.
+pub(crate) const NIC: u32 = 31;
 /// Identity of the peer beyond the node.
 pub(crate) const PEER: u32 = 5000;
 /// Identity of everybody else.
@@ -71,6 +73,14 @@ impl Family {
     /// The node itself.
     pub(crate) fn host(self) -> IpAddr {
         self.pool(1)
+    }
+
+    /// The node's address on the device that leads out.
+    pub(crate) fn outside(self) -> IpAddr {
+        match self {
+            Self::V4 => Ipv4Addr::new(198, 51, 100, 1).into(),
+            Self::V6 => Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 1).into(),
+        }
     }
 
     /// From the pod, as it would address it: to its gateway's MAC.
