@@ -96,7 +96,7 @@ fn tuple(source: &str, destination: &str, protocol: u8) -> PacketTuple {
 }
 
 fn half(tuple: PacketTuple, kind: TranslationKind, is_forward: u8) -> Translation {
-    Translation { tuple, kind: kind as u8, is_forward, zero: [0; 2] }
+    Translation { tuple, kind: kind as u8, is_forward, orphaned: 0, zero: 0 }
 }
 
 #[test]
