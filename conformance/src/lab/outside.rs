@@ -96,8 +96,6 @@ fn join(a: &Namespace, end: &str, b: &Namespace, other: &str) {
     let peer = path.file_name().and_then(|name| name.to_str()).expect("a name").to_owned();
     a.ip(&format!("link add {end} type veth peer name {other} netns {peer}"));
     for (namespace, end) in [(a, end), (b, other)] {
-        // Neighbours are asked for in the name of the link-local address, for which duplicate detection takes seconds.
-        namespace.set(&format!("net/ipv6/conf/{end}/accept_dad"), "0");
         namespace.ip(&format!("link set {end} up"));
     }
 }
