@@ -12,7 +12,7 @@ use std::process::{Command, Output, Stdio};
 
 use mesh::flow::{Flow, Peer, TrafficDirection, Verdict};
 use mesh::labels::LabelSet;
-use node_api::{ObserveQuery, Reply, ReplySink, Request, Server, Trace};
+use node_api::{ConnectionView, ObserveQuery, Reply, ReplySink, Request, Server, Trace};
 
 fn ferromesh(socket: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ferromesh"));
@@ -48,6 +48,21 @@ fn flow(time: i64) -> Flow {
         length: 60,
         interface: "fm1".to_owned(),
         trace: false,
+    }
+}
+
+fn connection(last: u8) -> ConnectionView {
+    ConnectionView {
+        protocol: 17,
+        source: ([10, 0, 0, last], 4000).into(),
+        destination: ([10, 0, 0, 9], 53).into(),
+        called: None,
+        masqueraded: None,
+        state: "opening".to_owned(),
+        expires: 60,
+        generation: 1,
+        audited: false,
+        charged: None,
     }
 }
 
@@ -101,6 +116,12 @@ async fn answer(request: Request, mut replies: ReplySink) {
             let verdict = if allowed { "allowed" } else { "denied" };
             let trace = Trace { allowed, lines: vec![format!("{verdict}: {}", query.to)] };
             let _ = replies.send(&Reply::Trace(trace)).await;
+        }
+        Request::Connections => {
+            let pieces = [vec![connection(2)], vec![connection(1), connection(3)]];
+            for reply in pieces.map(Reply::Connections).iter().chain([&Reply::Done]) {
+                let _ = replies.send(reply).await;
+            }
         }
         Request::Endpoints => drop(replies.send(&Reply::Endpoints(Vec::new())).await),
         _ => drop(replies.send(&Reply::Error("map RULES: full".to_owned())).await),
@@ -181,6 +202,18 @@ fn the_exit_code_of_a_trace_is_its_verdict() {
     assert_eq!(allowed, (Some(0), "allowed: default/deathstar\n".to_owned(), String::new()));
     let denied = agent.told(&["policy", "trace", "xwing", "default/deathstar:81/udp"]);
     assert_eq!(denied, (Some(1), "denied: default/deathstar\n".to_owned(), String::new()));
+}
+
+#[test]
+fn rows_that_come_in_pieces_are_one_list_in_order() {
+    let agent = Agent::start();
+    let (code, stdout, _) = agent.told(&["ct", "list"]);
+    let sources: Vec<_> = stdout.lines().skip(1).filter_map(|line| line.split_whitespace().nth(1)).collect();
+    assert_eq!((code, sources), (Some(0), vec!["10.0.0.1:4000", "10.0.0.2:4000", "10.0.0.3:4000"]));
+    let (_, json, _) = agent.told(&["ct", "list", "--ip", "10.0.0.2", "-o", "json"]);
+    assert_eq!(serde_json::from_str::<Vec<ConnectionView>>(&json).unwrap(), [connection(2)]);
+    let (code, _, stderr) = agent.told(&["lb", "list"]);
+    assert_eq!((code, stderr.as_str()), (Some(1), "ferromesh: map RULES: full\n"));
 }
 
 #[test]
