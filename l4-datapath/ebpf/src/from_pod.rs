@@ -21,7 +21,7 @@ use crate::{
     deliver,
     flow::{self, Flow},
     fragment,
-    header::{Ethernet, ethertype},
+    header::{Link, ethertype},
     identity::{self, Moment},
     judge::judge,
     neighbour,
@@ -59,8 +59,8 @@ pub(crate) fn from_pod(ctx: TcContext) -> i32 {
 #[inline(always)]
 fn admit(skb: Skb, packet: &mut Packet, flow: &mut Flow) -> Result<i32, Refusal> {
     let now = Moment::current()?;
-    let mut space = Space::<Ethernet>::new();
-    let link = skb.read(0, &mut space).ok_or(DropReason::InvalidPacket)?;
+    let mut space = Space::<Link>::new();
+    let link = skb.read(Link::OFFSET, &mut space).ok_or(DropReason::InvalidPacket)?;
     packet.ethertype = link.ethertype;
     if skb.vlan_present() != 0 {
         return Err(DropReason::UnsupportedL3.into());
@@ -117,7 +117,7 @@ fn call(skb: Skb, packet: &mut Packet, flow: &mut Flow, now: &Moment) -> Result<
 
 /// The endpoint behind this hook, if the packet's addresses are its own.
 #[inline(always)]
-fn sender(skb: Skb, packet: &Packet, link: &Ethernet) -> Result<&'static Endpoint, DropReason> {
+fn sender(skb: Skb, packet: &Packet, link: &Link) -> Result<&'static Endpoint, DropReason> {
     let endpoint = identity::endpoint(&packet.source).ok_or(DropReason::InvalidSourceIp)?;
     if endpoint.ifindex != skb.ifindex() {
         return Err(DropReason::InvalidSourceIp);

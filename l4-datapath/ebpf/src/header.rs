@@ -1,5 +1,7 @@
 //! Headers as they stand on the wire. Every field is bytes, so that alignment and byte order never surprise.
 
+use core::mem::offset_of;
+
 /// A protocol header: plain bytes at a fixed offset.
 macro_rules! header {
     ($( $(#[$doc:meta])* $name:ident [$size:literal] { $($field:ident: $type:ty),+ $(,)? } )+) => { $(
@@ -14,6 +16,8 @@ macro_rules! header {
 header! {
     /// IEEE 802.3.
     Ethernet [14] { destination: [u8; 6], source: [u8; 6], ethertype: [u8; 2] }
+    /// Of [`Ethernet`] what follows the destination.
+    Link [8] { source: [u8; 6], ethertype: [u8; 2] }
     /// RFC 826, for IPv4 over Ethernet.
     Arp [28] {
         hardware: [u8; 2], protocol: [u8; 2], hardware_length: u8, protocol_length: u8, operation: [u8; 2],
@@ -47,6 +51,11 @@ header! {
         kind: u8, code: u8, checksum: [u8; 2], flags: [u8; 4], target: [u8; 16],
         option: u8, option_length: u8, mac: [u8; 6],
     }
+}
+
+impl Link {
+    /// Where it stands in a frame.
+    pub(crate) const OFFSET: u32 = offset_of!(Ethernet, source) as u32;
 }
 
 /// EtherTypes.

@@ -8,6 +8,7 @@ use aya_ebpf::btf_maps::lpm_trie::Key;
 use crate::{
     conntrack,
     maps::{ASSIGNMENTS, ENDPOINTS, IPCACHE, NODE},
+    refusal::Refusal,
 };
 
 /// What holds while one packet is judged.
@@ -66,17 +67,8 @@ impl End {
 
     /// Becomes an endpoint of this node, as of this generation.
     #[inline(always)]
-    pub(crate) fn set_local(&mut self, endpoint: &Endpoint, generation: u64) -> Result<(), DropReason> {
-        let assignments = ASSIGNMENTS.get(endpoint.id).ok_or(DropReason::NotReady)?;
-        let assignment = &assignments.slot[(generation & 1) as usize];
-        self.identity = assignment.identity;
-        self.ingress = assignment.ingress;
-        self.egress = assignment.egress;
-        self.flags = assignment.flags as u16;
-        self.instance = endpoint.instance as u32;
-        self.id = endpoint.id as u16;
-        self.ifindex = endpoint.ifindex;
-        Ok(())
+    pub(crate) fn set_local(&mut self, endpoint: &Endpoint, generation: u64) -> Result<(), Refusal> {
+        Refusal::check(identity_local(self, endpoint, (generation & 1) as u32))
     }
 
     /// Becomes whoever `IPCACHE` says has `address`.
@@ -90,6 +82,27 @@ impl End {
 #[inline(always)]
 pub(crate) fn remote(address: &Address, generation: u64) -> u32 {
     identity_remote(address, (generation & 1) as u32)
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn identity_local(end: *mut End, endpoint: *const Endpoint, slot: u32) -> u32 {
+    // SAFETY: the caller passes references; the tests for null are for the verifier.
+    let (Some(end), Some(endpoint)) = (unsafe { (end.as_mut(), endpoint.as_ref()) }) else {
+        return Refusal::ABSURD;
+    };
+    let Some(assignments) = ASSIGNMENTS.get(endpoint.id) else { return DropReason::NotReady as u32 };
+    let assignment = &assignments.slot[(slot & 1) as usize];
+    *end = End {
+        identity: assignment.identity,
+        ifindex: endpoint.ifindex,
+        ingress: assignment.ingress,
+        egress: assignment.egress,
+        instance: endpoint.instance as u32,
+        id: endpoint.id as u16,
+        flags: assignment.flags as u16,
+    };
+    0
 }
 
 #[unsafe(no_mangle)]

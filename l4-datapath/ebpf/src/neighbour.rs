@@ -11,7 +11,7 @@ use crate::{
     address::{is_link_local6, is_link_multicast6, is_multicast, is_unspecified},
     checksum, deliver,
     fragment::Part,
-    header::{Arp, ETHERNET, Ethernet, Ipv6, Neighbour, ethertype, icmp6, protocol},
+    header::{Arp, ETHERNET, Ipv6, Link, Neighbour, ethertype, icmp6, protocol},
     identity,
     parse::Packet,
     skb::{Skb, Space},
@@ -30,7 +30,7 @@ const SOLICITATION: u32 = size_of::<Neighbour>() as u32 - 8;
 
 /// ARP from a workload. `Ok` is a verdict.
 #[inline(never)]
-pub(crate) fn arp(skb: Skb, link: &Ethernet) -> Result<i32, DropReason> {
+pub(crate) fn arp(skb: Skb, link: &Link) -> Result<i32, DropReason> {
     let mut space = Space::<Arp>::new();
     let asked = skb.read(ETHERNET, &mut space).ok_or(DropReason::InvalidPacket)?;
     let ipv4_over_ethernet = asked.hardware == [0, 1]
@@ -65,7 +65,7 @@ pub(crate) fn arp(skb: Skb, link: &Ethernet) -> Result<i32, DropReason> {
 /// Neighbour discovery from a workload: `Some` is the outcome, `None` means that the packet is something else. Behind a
 /// fragment header it is refused (RFC 6980).
 #[inline(always)]
-pub(crate) fn discovery(skb: Skb, packet: &Packet, link: &Ethernet) -> Option<Result<i32, DropReason>> {
+pub(crate) fn discovery(skb: Skb, packet: &Packet, link: &Link) -> Option<Result<i32, DropReason>> {
     if packet.is_v4() || packet.protocol != protocol::ICMPV6 || packet.is_later() {
         return None;
     }
@@ -81,7 +81,7 @@ pub(crate) fn discovery(skb: Skb, packet: &Packet, link: &Ethernet) -> Option<Re
 }
 
 #[inline(never)]
-fn solicitation(skb: Skb, packet: &Packet, link: &Ethernet) -> Result<i32, DropReason> {
+fn solicitation(skb: Skb, packet: &Packet, link: &Link) -> Result<i32, DropReason> {
     #[derive(Clone, Copy)]
     #[repr(C)]
     struct Asked {
@@ -147,7 +147,7 @@ fn advertise(skb: Skb, packet: &Packet, target: &Address, endpoint: &Endpoint) -
 
 /// The endpoint that `address` names, if it is the one behind this hook and the frame bears its MAC.
 #[inline(always)]
-fn own(skb: Skb, address: &Address, link: &Ethernet) -> Result<&'static Endpoint, DropReason> {
+fn own(skb: Skb, address: &Address, link: &Link) -> Result<&'static Endpoint, DropReason> {
     match identity::endpoint(address) {
         Some(endpoint) if endpoint.ifindex == skb.ifindex() && endpoint.mac == link.source => Ok(endpoint),
         _ => Err(DropReason::NeighbourSpoof),

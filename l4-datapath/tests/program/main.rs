@@ -25,5 +25,8 @@ mod neighbours;
 mod node;
 mod policy;
 mod run;
+mod service;
+mod service_edges;
+mod service_errors;
 mod to_pod;
 mod world;

@@ -190,6 +190,30 @@ impl Node {
         }
     }
 
+    /// Element `index` of an array becomes `value`.
+    pub(crate) fn set<V: aya::Pod>(&mut self, name: &str, index: u32, value: V) {
+        let mut map: Array<_, V> = Array::try_from(self.bpf.map_mut(name).unwrap()).unwrap();
+        map.set(index, value, 0).unwrap();
+    }
+
+    /// Puts an element into a hash.
+    pub(crate) fn put<K: aya::Pod, V: aya::Pod>(&mut self, name: &str, key: K, value: V) {
+        let mut map: HashMap<_, K, V> = HashMap::try_from(self.bpf.map_mut(name).unwrap()).unwrap();
+        map.insert(key, value, 0).unwrap();
+    }
+
+    /// Takes an element out of a hash.
+    pub(crate) fn take<K: aya::Pod, V: aya::Pod>(&mut self, name: &str, key: K) {
+        let mut map: HashMap<_, K, V> = HashMap::try_from(self.bpf.map_mut(name).unwrap()).unwrap();
+        map.remove(&key).unwrap();
+    }
+
+    /// A hash, whole.
+    pub(crate) fn all<K: aya::Pod + Ord, V: aya::Pod>(&self, name: &str) -> BTreeMap<K, V> {
+        let map: HashMap<_, K, V> = HashMap::try_from(self.bpf.map(name).unwrap()).unwrap();
+        map.iter().map(Result::unwrap).collect()
+    }
+
     /// Runs `from_pod` on the pod's veth.
     pub(crate) fn run_from_pod(&self, pod: Pod, frame: &[u8]) -> Outcome {
         self.run("from_pod", pod, Context::default(), frame)
