@@ -167,8 +167,8 @@ fn a_draining_endpoint_keeps_its_connections_and_gets_no_new_ones() {
 /// Services beside the one that answers.
 const MANY: usize = 10_000;
 
-/// So many services, each answered by `app=web` on a port of its own.
-fn many(port: u16) -> String {
+/// So many services, each answered by `app=web`, in files as large as are read.
+fn many(port: u16) -> [(String, String); 4] {
     let one = |n: usize| {
         format!(
             "apiVersion: v1\nkind: Service\nmetadata: {{name: many-{n}, namespace: default}}\nspec: {{clusterIP: \
@@ -177,7 +177,10 @@ fn many(port: u16) -> String {
             1 + n % 200
         )
     };
-    (0..MANY).map(one).collect()
+    std::array::from_fn(|file| {
+        let numbers = (0..MANY).skip(file * MANY / 4).take(MANY / 4);
+        (format!("many-{file}.yaml"), numbers.map(one).collect())
+    })
 }
 
 /// What the kernel has: frontend → number and backends; each slot named once.
@@ -211,11 +214,15 @@ fn an_agent_killed_in_the_middle_of_ten_thousand_services_leaves_what_the_next_m
     node.apply("web.yaml", &service("web", 1, ""));
     let mut client = asker(&node, "client", CLIENT);
     let started = Instant::now();
-    node.apply("many.yaml", &many(8080));
+    for (file, yaml) in many(8080) {
+        node.apply(&file, &yaml);
+    }
     let whole = started.elapsed();
     // Edits of all of them, each cut off somewhere between its first and its last moment.
     for (turn, part) in [5, 3, 6, 4, 7].into_iter().enumerate() {
-        node.write("many.yaml", &many(if turn % 2 == 0 { 9090 } else { 8080 }));
+        for (file, yaml) in many(if turn % 2 == 0 { 9090 } else { 8080 }) {
+            node.write(&file, &yaml);
+        }
         std::thread::park_timeout(whole.mul_f32(part as f32 / 8.0).max(Duration::from_millis(1)));
         node.kill_agent();
         for vip in vip(1) {
@@ -230,6 +237,8 @@ fn an_agent_killed_in_the_middle_of_ten_thousand_services_leaves_what_the_next_m
         assert_eq!(kernel.len(), MANY + 4);
         assert!(kernel == plan, "turn {turn}: the tables are the plan");
     }
-    node.withdraw("many.yaml");
+    for (file, _) in many(8080) {
+        node.withdraw(&file);
+    }
     assert_eq!(in_kernel(&node).len(), 4);
 }

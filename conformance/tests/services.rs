@@ -256,7 +256,7 @@ fn a_broken_service_is_explained_and_harms_no_other() {
         ("usurper", service("usurper", 1, ""), "10.78.1.1"),
         ("squatter", service("squatter", 2, "").replace("10.78.1.2", "10.77.0.9"), "10.77.0.9"),
         ("port", service("port", 3, "").replace("port: 80,", "port: 70000,"), "70000"),
-        ("nobody", service("nobody", 4, ""), "selects"),
+        ("nobody", service("nobody", 4, ""), "matches no workload"),
     ];
     for (name, yaml, told) in &broken {
         node.write(&format!("{name}.yaml"), yaml);

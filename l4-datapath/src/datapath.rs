@@ -119,7 +119,7 @@ impl Datapath {
             hook: resolve(options.hook),
             masquerading,
             services: ServiceKernel::read(service_maps, options.sizes)?,
-            view: Arc::new(View::open(options.sizes, &pins)?),
+            view: Arc::new(View::open(&pins)?),
             usage: maps::Usage::new(take(&mut ebpf, abi::map::USAGE)?)?,
             drops: maps::Drops::new(take(&mut ebpf, abi::map::DROPS)?)?,
             lost_before: lost.total()?,

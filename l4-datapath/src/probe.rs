@@ -57,13 +57,9 @@ pub fn capabilities() -> Capabilities {
     rows.extend(HELPERS.iter().map(|(capability, helper, hint)| self::helper(capability, *helper, hint)));
     rows.extend(hooks());
     rows.push(cgroup2());
-    rows.push(ending_sockets());
-    rows.extend(
-        SOCKETS
-            .iter()
-            .map(|(capability, kind, helper, hint)| required(capability, supports(*kind, *helper), hint)),
-    );
+    rows.extend(SOCKETS.map(socket_hook));
     rows.push(refusal());
+    rows.push(ending_sockets());
     Capabilities(rows)
 }
 
@@ -135,6 +131,10 @@ fn supports(kind: ProgramType, helper: BpfHelper) -> Result<bool, String> {
 /// Whether a program of a socket's hook can say why the call fails.
 pub(crate) fn set_retval() -> bool {
     supports(ProgramType::CgroupSockAddr, BpfHelper::BPF_FUNC_set_retval) == Ok(true)
+}
+
+fn socket_hook((capability, kind, helper, hint): (&'static str, ProgramType, BpfHelper, &str)) -> Finding {
+    required(capability, supports(kind, helper), hint)
 }
 
 fn refusal() -> Finding {

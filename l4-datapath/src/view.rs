@@ -9,7 +9,8 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use abi::{
-    Address, Connection, ConnectionKey6, Memo, PacketTuple, Service, SocketKey, TranslationKind, timeout,
+    Address, Connection, ConnectionKey6, Memo, PacketTuple, Service, SocketKey, Translation, TranslationKind,
+    timeout,
 };
 use aya::maps::{Map, MapData};
 use mesh::policy::protocol;
@@ -17,19 +18,13 @@ use mesh::service::{Backend, Frontend};
 use nix::time::{ClockId, clock_gettime};
 use node_api::{ConnectionView, LoadBalancerView};
 
+use crate::Error;
 use crate::address::{address, frontend, socket};
 use crate::apply::ServiceMaps;
 use crate::pins::Pins;
-use crate::{Error, Sizes};
-
-/// A walk that began anew so often that it saw each entry twice would not end soon.
-fn most(capacity: u32) -> usize {
-    2 * capacity as usize
-}
 
 /// The maps that people ask about.
 pub struct View {
-    sizes: Sizes,
     /// Of the pins.
     directory: PathBuf,
     connections4: maps::Connections4,
@@ -41,6 +36,22 @@ pub struct View {
 fn pinned(directory: &Path, map: &'static str) -> Result<Map, Error> {
     let opened = MapData::from_pin(directory.join(map)).and_then(Map::from_map_data);
     opened.map_err(|source| Error::Map(maps::Error { map, operation: "opening", source }))
+}
+
+/// What a program finds by a frontend's key: affinity, and slots in order with the numbers of backends.
+fn found(maps: &ServiceMaps, key: abi::Frontend, id: u32) -> Result<(u32, Vec<(u32, Backend)>), Error> {
+    loop {
+        let service = maps.services.get(id)?;
+        if service.frontend != key {
+            // What a program does not take for the service it looked for has no slots to it.
+            return Ok((service.affinity, Vec::new()));
+        }
+        let slots = slots(maps, service.slots)?;
+        // The region may have been given to another while it was read, but not while this one has it.
+        if maps.services.get(id)? == service {
+            return Ok((service.affinity, slots));
+        }
+    }
 }
 
 fn slots(maps: &ServiceMaps, slots: u64) -> Result<Vec<(u32, Backend)>, Error> {
@@ -57,11 +68,10 @@ fn slots(maps: &ServiceMaps, slots: u64) -> Result<Vec<(u32, Backend)>, Error> {
 
 impl View {
     /// Opens the maps by their pins.
-    pub(crate) fn open(sizes: Sizes, pins: &Pins) -> Result<Self, Error> {
+    pub(crate) fn open(pins: &Pins) -> Result<Self, Error> {
         let directory = pins.maps();
         let take = |map| pinned(&directory, map);
         Ok(Self {
-            sizes,
             connections4: maps::Connections4::new(take(abi::map::CONNECTIONS4)?)?,
             connections6: maps::Connections6::new(take(abi::map::CONNECTIONS6)?)?,
             translations: maps::Translations::new(take(abi::map::TRANSLATIONS)?)?,
@@ -81,10 +91,8 @@ impl View {
             if key == abi::Frontend::address_only(key.address) {
                 continue;
             }
-            let service = maps.services.get(id)?;
-            // What a program does not take for the service it looked for has no slots to it.
-            let slots = if service.frontend == key { slots(&maps, service.slots)? } else { Vec::new() };
-            views.push(LoadBalancerView { id, frontend: frontend(&key), slots, affinity: service.affinity });
+            let (affinity, slots) = found(&maps, key, id)?;
+            views.push(LoadBalancerView { id, frontend: frontend(&key), slots, affinity });
         }
         views.sort_by_key(|view| view.frontend);
         Ok(views)
@@ -105,65 +113,54 @@ impl View {
     /// # Errors
     /// What the kernel refused.
     pub fn connections(&self) -> Result<Vec<ConnectionView>, Error> {
-        let most = most(self.sizes.connections);
-        let four = self.connections4.entries(most)?.into_iter().map(|(key, value)| (mapped(&key), value));
-        let six = self.connections6.entries(most)?;
-        let entries: BTreeMap<ConnectionKey6, Connection> = six.into_iter().chain(four).collect();
+        let four = self.connections4.entries()?.into_iter().map(|(key, value)| (mapped(&key), value));
+        let entries = self.connections6.entries()?.into_iter().chain(four);
+        let translated = Translated::new(self.translations.entries()?);
         let now = now();
-        let alive = entries.iter().filter_map(|(key, connection)| Alive::new(key, connection, now));
-        let mut views = alive.map(|alive| self.view(&alive)).collect::<Result<Vec<_>, _>>()?;
+        let alive = entries.filter_map(|(key, connection)| Alive::new(&key, connection, now));
+        let mut views: Vec<ConnectionView> = alive.map(|alive| alive.view(&translated)).collect();
         views.sort_by_key(|view| (view.protocol, view.source, view.destination));
         Ok(views)
     }
+}
 
-    fn view(&self, alive: &Alive<'_>) -> Result<ConnectionView, Error> {
-        let Alive { tuple, connection, .. } = alive;
-        let outward = self.translations.get(tuple)?;
-        let masqueraded = outward.filter(|half| half.kind == TranslationKind::Masquerade as u8);
-        Ok(ConnectionView {
-            protocol: tuple.protocol,
-            source: socket(tuple.source, tuple.source_port),
-            destination: socket(tuple.destination, tuple.destination_port),
-            called: if connection.translated == 1 { self.vip(tuple)? } else { None },
-            masqueraded: masqueraded.map(|half| socket(half.tuple.source, half.tuple.source_port)),
-            state: alive.state().to_owned(),
-            expires: alive.expires,
-            generation: connection.memo >> Memo::GENERATION_SHIFT,
-            audited: connection.memo & Memo::AUDITED != 0,
-            charged: u16::try_from(connection.charged).ok().filter(|charged| *charged != 0),
-        })
-    }
+/// What becomes of connections' packets, by the ends of the connection as it was opened.
+#[derive(Default)]
+struct Translated {
+    /// The VIP that stands for the destination.
+    called: BTreeMap<PacketTuple, SocketAddr>,
+    /// What stands for the source.
+    masqueraded: BTreeMap<PacketTuple, SocketAddr>,
+}
 
-    /// What the opener called. It is the source of what the backend's answers become; a workload that is its own backend
-    /// sees the VIP in both directions, so of its connection the half is found only by going through all.
-    fn vip(&self, tuple: &PacketTuple) -> Result<Option<SocketAddr>, Error> {
-        if tuple.source != tuple.destination {
-            let half = self.translations.get(&tuple.reversed())?;
-            let half = half.filter(|half| half.kind == TranslationKind::Service as u8);
-            return Ok(half.map(|half| socket(half.tuple.source, half.tuple.source_port)));
+impl Translated {
+    /// From all halves. The forward one tells: of a connection whose opener is its own backend, the VIP stands for both
+    /// ends in the other.
+    fn new(halves: Vec<(PacketTuple, Translation)>) -> Self {
+        let mut translated = Self::default();
+        for (key, half) in halves.into_iter().filter(|(_, half)| half.is_forward == 1) {
+            let to = half.tuple;
+            if half.kind == TranslationKind::Masquerade as u8 {
+                translated.masqueraded.insert(key, socket(to.source, to.source_port));
+            } else {
+                let ends =
+                    PacketTuple { destination: to.destination, destination_port: to.destination_port, ..key };
+                translated.called.insert(ends, socket(key.destination, key.destination_port));
+            }
         }
-        let forward = |(key, half): &(PacketTuple, abi::Translation)| {
-            half.kind == TranslationKind::Service as u8
-                && half.is_forward == 1
-                && (key.source, key.source_port, key.protocol)
-                    == (tuple.source, tuple.source_port, tuple.protocol)
-                && (half.tuple.destination, half.tuple.destination_port)
-                    == (tuple.destination, tuple.destination_port)
-        };
-        let found = self.translations.entries(most(self.sizes.translations))?.into_iter().find(forward);
-        Ok(found.map(|(key, _)| socket(key.destination, key.destination_port)))
+        translated
     }
 }
 
 /// A connection that is not dead, in the direction in which it was opened.
-struct Alive<'a> {
+struct Alive {
     tuple: PacketTuple,
-    connection: &'a Connection,
+    connection: Connection,
     expires: u32,
 }
 
-impl<'a> Alive<'a> {
-    fn new(key: &ConnectionKey6, connection: &'a Connection, now: u32) -> Option<Self> {
+impl Alive {
+    fn new(key: &ConnectionKey6, connection: Connection, now: u32) -> Option<Self> {
         let up = PacketTuple {
             source: Address(key.low),
             destination: Address(key.high),
@@ -173,14 +170,31 @@ impl<'a> Alive<'a> {
             zero: [0; 3],
         };
         let tuple = if connection.opened_by_high == 1 { up.reversed() } else { up };
-        let limit = timeout::of(key.protocol, connection.replied == 1, || is_closing(connection));
+        let limit = timeout::of(key.protocol, connection.replied == 1, || is_closing(&connection));
         let expires = limit.saturating_sub(now.saturating_sub(connection.seen));
         (expires > 0).then_some(Self { tuple, connection, expires })
     }
 
+    fn view(&self, translated: &Translated) -> ConnectionView {
+        let Self { tuple, connection, expires } = self;
+        ConnectionView {
+            protocol: tuple.protocol,
+            source: socket(tuple.source, tuple.source_port),
+            destination: socket(tuple.destination, tuple.destination_port),
+            // A half outlives its connection: another's may have the same ends.
+            called: translated.called.get(tuple).copied().filter(|_| connection.translated == 1),
+            masqueraded: translated.masqueraded.get(tuple).copied(),
+            state: self.state().to_owned(),
+            expires: *expires,
+            generation: connection.memo >> Memo::GENERATION_SHIFT,
+            audited: connection.memo & Memo::AUDITED != 0,
+            charged: u16::try_from(connection.charged).ok().filter(|charged| *charged != 0),
+        }
+    }
+
     fn state(&self) -> &'static str {
         match self.connection.replied {
-            _ if self.tuple.protocol == protocol::TCP && is_closing(self.connection) => "closing",
+            _ if self.tuple.protocol == protocol::TCP && is_closing(&self.connection) => "closing",
             0 => "opening",
             _ => "established",
         }
@@ -235,19 +249,18 @@ mod tests {
         let replied = |connection: &mut Connection| connection.replied = 1;
         let reset = |connection: &mut Connection| connection.reset = 1;
         let half = |connection: &mut Connection| (connection.replied, connection.fin_other) = (1, 1);
-        let cases: [(u8, &dyn Fn(&mut Connection), u32, Option<(&str, u32)>); 8] = [
-            (6, &none, 100, Some(("opening", 60))),
-            (6, &replied, 101, Some(("established", 7999))),
-            (6, &half, 100, Some(("established", 8000))),
-            (6, &reset, 109, Some(("closing", 1))),
-            (6, &reset, 110, None),
-            (17, &replied, 99, Some(("established", 180))),
-            (17, &reset, 100, Some(("opening", 60))),
-            (1, &replied, 159, Some(("established", 1))),
-        ];
-        for (protocol, change, now, expected) in cases {
+        for (protocol, change, now, expected) in [
+            (6, none as fn(&mut Connection), 100, Some(("opening", 60))),
+            (6, replied, 101, Some(("established", 7999))),
+            (6, half, 100, Some(("established", 8000))),
+            (6, reset, 109, Some(("closing", 1))),
+            (6, reset, 110, None),
+            (17, replied, 99, Some(("established", 180))),
+            (17, reset, 100, Some(("opening", 60))),
+            (1, replied, 159, Some(("established", 1))),
+        ] {
             let (key, connection) = entry(protocol, change);
-            let alive = Alive::new(&key, &connection, now);
+            let alive = Alive::new(&key, connection, now);
             assert_eq!(alive.map(|alive| (alive.state(), alive.expires)), expected, "{protocol} {now}");
         }
     }
@@ -255,7 +268,7 @@ mod tests {
     #[test]
     fn the_source_is_who_opened() {
         let (key, connection) = entry(6, |connection| connection.opened_by_high = 1);
-        let tuple = Alive::new(&key, &connection, 100).unwrap().tuple;
+        let tuple = Alive::new(&key, connection, 100).unwrap().tuple;
         assert_eq!(socket(tuple.source, tuple.source_port), "10.0.0.2:80".parse().unwrap());
         assert_eq!(socket(tuple.destination, tuple.destination_port), "10.0.0.1:1000".parse().unwrap());
     }

@@ -111,7 +111,8 @@ fn what_cannot_be_reused_is_refused_in_one_line_and_stays() {
     let other: HashMap<MapData, u64, u64> = HashMap::create(8, 0).unwrap();
     pin_map(other, &earlier.join("maps/policy"));
     let line = Datapath::open(&root.options()).err().unwrap().to_string();
-    assert!(line.contains("v0: pins of schema 0, this version speaks schema 1"), "{line}");
+    let expected = format!("v0: pins of schema 0, this version speaks schema {}", abi::SCHEMA);
+    assert!(line.contains(&expected), "{line}");
     assert_eq!(line.lines().count(), 1);
 
     assert!(remove(&root.path()).unwrap().iter().any(|line| line.ends_with("v0/maps/policy")));

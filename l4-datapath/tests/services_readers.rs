@@ -192,7 +192,7 @@ fn a_program_never_finds_a_backend_that_no_version_of_the_service_had() {
                 (0..SERVICES).for_each(|service| program.run(&packet(service), 10));
             }
         });
-        for _ in 0..3000 {
+        for _ in 0..1500 {
             let plan = plan(&mut random);
             let applied = datapath.apply_services(&plan);
             is_over.fetch_or(applied.is_err(), Ordering::Relaxed);

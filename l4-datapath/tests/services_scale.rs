@@ -1,5 +1,5 @@
-//! How long many services take, and how much memory. Prints; run it by hand in release mode:
-//! `cargo test --release -p l4-datapath --test services_scale -- --ignored --nocapture`. Needs root and BPF.
+//! How long many services take, and how much memory. Prints; run it by hand (the test profile is optimised):
+//! `cargo test -p l4-datapath --test services_scale -- --ignored --nocapture`. Needs root and BPF.
 #![allow(
     clippy::unwrap_used,
     clippy::print_stdout,
@@ -9,13 +9,37 @@
 mod services;
 mod support;
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::Instant;
 
+use aya::maps::{HashMap, MapData};
 use l4_datapath::{Datapath, Options, Sizes};
 use mesh::service::{Backend, Frontend, Services};
 use services::{backend, frontend};
 use support::PinRoot;
+
+#[test]
+#[ignore = "a measurement"]
+fn what_a_full_table_of_connections_costs_to_list() {
+    let root = PinRoot::new();
+    let connections = 1 << 17;
+    let options =
+        Options { sizes: Sizes { connections: 2 * connections, ..Sizes::default() }, ..root.options() };
+    let (datapath, _) = Datapath::open(&options).unwrap();
+    let mut map: HashMap<MapData, abi::ConnectionKey6, abi::Connection> =
+        support::Pinned::of(&root).map(abi::map::CONNECTIONS6).try_into().unwrap();
+    for number in 0..connections {
+        let low = Ipv6Addr::from(1 + u128::from(number)).octets();
+        let (high, port) = ([0xfd; 16], [0; 2]);
+        let (protocol, leg, zero) = (6, 0, [0; 2]);
+        let key = abi::ConnectionKey6 { low, high, low_port: port, high_port: port, protocol, leg, zero };
+        let value = abi::Connection { seen: u32::MAX, ..abi::Connection::EMPTY };
+        map.insert(key, value, 0).unwrap();
+    }
+    let views = timed("ct list", || datapath.view().connections().unwrap());
+    println!("  {} connections", views.len());
+    assert_eq!(views.len(), connections as usize);
+}
 
 /// Services of three backends each, every backend in one service.
 fn plan(count: u32) -> Services {
@@ -53,7 +77,7 @@ fn what_ten_and_fifty_thousand_services_cost() {
         let edited = plan.frontends.values_mut().nth(7).unwrap();
         edited.backends = [backend("10.255.0.1", 1)].into();
         timed("one edited", || datapath.apply_services(&plan).unwrap());
-        timed("lb list", || datapath.load_balancer().unwrap());
+        timed("lb list", || datapath.view().load_balancer().unwrap());
         for map in ["FRONTENDS", "SERVICES", "SLOTS", "BACKENDS", "MEMBERS"] {
             let found = datapath.counters().unwrap().maps[map];
             println!(

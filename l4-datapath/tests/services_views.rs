@@ -27,7 +27,7 @@ fn the_load_balancer_shows_what_programs_find() {
         ("[fd96::1]:80/TCP", &[2], Some(60)),
     ]);
     datapath.apply_services(&plan).unwrap();
-    let views = datapath.load_balancer().unwrap();
+    let views = datapath.view().load_balancer().unwrap();
     let names: Vec<_> = views.iter().map(|view| view.frontend).collect();
     assert_eq!(names, plan.frontends.keys().copied().collect::<Vec<_>>());
     for view in &views {
@@ -45,7 +45,7 @@ fn the_load_balancer_shows_what_programs_find() {
     service.affinity = 7;
     raw.services.set(index, service, 0).unwrap();
     raw.frontends.insert(key(&frontend("10.96.0.9:9/TCP")), index, 0).unwrap();
-    let views = datapath.load_balancer().unwrap();
+    let views = datapath.view().load_balancer().unwrap();
     let view = |name: &str| views.iter().find(|view| view.frontend == frontend(name)).unwrap();
     assert_eq!(view("10.96.0.1:80/TCP").affinity, 7);
     assert_eq!(view("10.96.0.9:9/TCP").slots, [], "a key that leads to another's service leads nowhere");
@@ -72,10 +72,10 @@ fn what_a_socket_called_is_known_by_its_backend() {
     let port = backend6.port().to_be_bytes();
     let socket = SocketKey { cookie: 77, address, port, protocol: 17, zero: [0; 5] };
     sockets.insert(socket, Called { frontend: key(&vip), service: 3 }, 0).unwrap();
-    assert_eq!(datapath.called(77, backend6, 17).unwrap(), Some(vip));
-    assert_eq!(datapath.called(78, backend6, 17).unwrap(), None);
-    assert_eq!(datapath.called(77, backend6, 6).unwrap(), None);
-    assert_eq!(datapath.called(77, backends("10.96.0.1:1/UDP", &[1])[0], 17).unwrap(), None);
+    assert_eq!(datapath.view().called(77, backend6, 17).unwrap(), Some(vip));
+    assert_eq!(datapath.view().called(78, backend6, 17).unwrap(), None);
+    assert_eq!(datapath.view().called(77, backend6, 6).unwrap(), None);
+    assert_eq!(datapath.view().called(77, backends("10.96.0.1:1/UDP", &[1])[0], 17).unwrap(), None);
 }
 
 fn now() -> u32 {
@@ -96,7 +96,7 @@ fn tuple(source: &str, destination: &str, protocol: u8) -> PacketTuple {
 }
 
 fn half(tuple: PacketTuple, kind: TranslationKind, is_forward: u8) -> Translation {
-    Translation { tuple, kind: kind as u8, is_forward, zero: [0; 2] }
+    Translation { tuple, kind: kind as u8, is_forward, orphaned: 0, zero: 0 }
 }
 
 #[test]
@@ -124,9 +124,16 @@ fn connections_are_shown_as_they_were_opened_with_what_they_are_translated_to() 
     // 10.0.0.2:4000 called 10.96.0.1:80 and got 10.0.0.1:8080.
     let called = Connection { translated: 1, replied: 1, opened_by_high: 1, charged: 9, ..alive };
     four.insert(key4(1, 2, 8080, 4000, 6), called, 0).unwrap();
-    let answer = tuple("10.0.0.1:8080", "10.0.0.2:4000", 6);
-    let shown = tuple("10.96.0.1:80", "10.0.0.2:4000", 6);
-    translations.insert(answer, half(shown, TranslationKind::Service, 0), 0).unwrap();
+    let call = tuple("10.0.0.2:4000", "10.96.0.1:80", 6);
+    let given = tuple("10.0.0.2:4000", "10.0.0.1:8080", 6);
+    translations.insert(call, half(given, TranslationKind::Service, 1), 0).unwrap();
+    translations.insert(given.reversed(), half(call.reversed(), TranslationKind::Service, 0), 0).unwrap();
+
+    // 10.0.0.4:4000 called the same backend itself; a half of an earlier connection is still there.
+    four.insert(key4(1, 4, 8080, 4000, 6), Connection { opened_by_high: 1, ..alive }, 0).unwrap();
+    let stale = tuple("10.0.0.4:4000", "10.0.0.1:8080", 6);
+    let called = tuple("10.0.0.4:4000", "10.96.0.1:80", 6);
+    translations.insert(called, half(stale, TranslationKind::Service, 1), 0).unwrap();
 
     // 10.0.0.3:500 is its own backend: it called 10.96.0.1:53 from port 501.
     four.insert(key4(3, 3, 500, 501, 17), Connection { translated: 1, opened_by_high: 1, ..alive }, 0)
@@ -154,7 +161,7 @@ fn connections_are_shown_as_they_were_opened_with_what_they_are_translated_to() 
     // And one that has been dead for long.
     four.insert(key4(1, 9, 1, 2, 17), Connection { seen: now().saturating_sub(1000), ..alive }, 0).unwrap();
 
-    let views = datapath.connections().unwrap();
+    let views = datapath.view().connections().unwrap();
     let row = |view: &node_api::ConnectionView| {
         let address = |socket: Option<std::net::SocketAddr>| {
             socket.map(|socket| socket.to_string()).unwrap_or_default()
@@ -168,6 +175,7 @@ fn connections_are_shown_as_they_were_opened_with_what_they_are_translated_to() 
         rows,
         [
             "6 10.0.0.2:4000 > 10.0.0.1:8080 called 10.96.0.1:80 as  established 5 Some(9) false",
+            "6 10.0.0.4:4000 > 10.0.0.1:8080 called  as  opening 5 None false",
             "6 [fd00::1]:4000 > [2001:db8::1]:443 called  as [fd99::1]:50000 opening 6 None true",
             "17 10.0.0.3:501 > 10.0.0.3:500 called 10.96.0.1:53 as  opening 5 None false",
         ]

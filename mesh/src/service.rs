@@ -208,6 +208,8 @@ fn by_name<S: serde::Serializer>(
 
 #[cfg(test)]
 mod tests {
+    use serde::de::value::{Error, StrDeserializer};
+
     use super::*;
 
     fn services(rows: &[(&str, &[&str], &[&str])]) -> Services {
@@ -247,5 +249,34 @@ mod tests {
     fn tcp_clients_are_left_to_their_endpoint() {
         let before = services(&[("10.96.0.7:80/TCP", &["10.42.0.2:80"], &[])]);
         assert!(before.departed(&Services::default()).is_empty());
+    }
+
+    #[test]
+    fn frontends_read_back_what_they_print() {
+        for text in ["10.96.0.7:80/TCP", "[fd00:218::7]:53/UDP", "10.96.0.7:9000/SCTP"] {
+            let frontend: Frontend = text.parse().unwrap();
+            assert_eq!(frontend.to_string(), text);
+            let again = Frontend::deserialize(StrDeserializer::<Error>::new(text)).unwrap();
+            assert_eq!(again, frontend);
+        }
+        assert_eq!("10.96.0.7:80/tcp".parse::<Frontend>().unwrap().protocol, protocol::TCP);
+    }
+
+    #[test]
+    fn what_is_no_frontend_is_said_with_an_example() {
+        for text in ["", "10.96.0.7:80", "10.96.0.7/TCP", "10.96.0.7:80/ICMP", "fd00::7:80/TCP", "a:80/TCP"] {
+            let error = text.parse::<Frontend>().unwrap_err().to_string();
+            assert_eq!(error, format!("{text:?}: expected ADDRESS:PORT/PROTOCOL, such as 10.96.0.7:80/TCP"));
+        }
+    }
+
+    #[test]
+    fn names_are_namespace_and_name() {
+        let name = ServiceName { namespace: "default".to_owned(), name: "deathstar".to_owned() };
+        let read = |text| ServiceName::deserialize(StrDeserializer::<Error>::new(text));
+        assert_eq!(name.to_string(), "default/deathstar");
+        assert_eq!(read("default/deathstar").unwrap(), name);
+        let error = read("deathstar").unwrap_err().to_string();
+        assert_eq!(error, "\"deathstar\": expected namespace/name");
     }
 }

@@ -49,37 +49,37 @@ impl<'a> ByAnswer<'a> {
     fn complete(&self, policy: &Policy, missing: &[ToService], notes: &mut Notes) -> Policy {
         let mut policy = policy.clone();
         for to in missing {
-            let peers = self.peers(&to.which);
-            if peers.is_none() {
+            let meant = self.meant(&to.which);
+            if let Some(fault) = fault(&meant) {
                 let outcome = if to.denies { "denies" } else { "allows" };
                 let message =
-                    format!("toServices: {} names no Service: {outcome} nothing by it", described(&to.which));
+                    format!("toServices: {} {fault}: {outcome} nothing by it", described(&to.which));
                 notes.warn(of_policy(&policy.name), message);
             }
             let rule = policy.rules.get_mut(to.rule).map(|rule| &mut rule.egress);
             let side = rule.map(|side| if to.denies { &mut side.deny } else { &mut side.allow });
             let statement = side.and_then(|side| side.get_mut(to.statement));
             if let Some(Peers::Selected(known)) = statement.map(|statement| &mut statement.peers) {
-                known.extend(peers.into_iter().flatten());
+                known.extend(meant.into_iter().flat_map(|service| self.answering(service)));
             }
         }
         policy
     }
 
-    /// Those who answer; `None` if no service is meant.
-    fn peers(&self, which: &Which) -> Option<Vec<Peer>> {
-        let meant: Vec<&Service> = match &which.named {
-            Some(name) => self.world.services.get(name).map(AsRef::as_ref).into_iter().collect(),
-            None => self.world.services.values().map(AsRef::as_ref).collect(),
-        };
-        let mut meant =
-            meant.into_iter().filter(|service| which.means(&service.name, &service.labels)).peekable();
-        meant.peek()?;
-        let answers = meant.filter(|service| !matches!(service.reach, Reach::External(_)));
-        Some(answers.flat_map(|service| self.answering(service)).collect())
+    fn meant(&self, which: &Which) -> Vec<&'a Service> {
+        let all = self.world.services.values().map(AsRef::as_ref);
+        let fits = |service: &&Service| which.means(&service.name, &service.labels);
+        match &which.named {
+            Some(name) => self.world.services.get(name).map(AsRef::as_ref).into_iter().filter(fits).collect(),
+            None => all.filter(fits).collect(),
+        }
     }
 
+    /// Those who answer for a service.
     fn answering(&self, service: &Service) -> Vec<Peer> {
+        if is_external(service) {
+            return Vec::new();
+        }
         let selected = service.selector.clone().map(Peer::Endpoints);
         let named = self.slices.get(&service.name).into_iter().flatten().flat_map(|slice| &slice.endpoints);
         let peer = |address: IpAddr| match self.workloads.get(&address) {
@@ -87,6 +87,21 @@ impl<'a> ByAnswer<'a> {
             None => Peer::Cidr { cidr: address.into(), except: Vec::new() },
         };
         selected.into_iter().chain(named.map(|endpoint| peer(endpoint.address))).collect()
+    }
+}
+
+fn is_external(service: &Service) -> bool {
+    matches!(service.reach, Reach::External(_))
+}
+
+/// Why services as peers come to nobody, whoever answers.
+fn fault(meant: &[&Service]) -> Option<&'static str> {
+    match meant {
+        [] => Some("names no Service"),
+        all if all.iter().all(|service| is_external(service)) => {
+            Some("leads to another name, which policy cannot follow")
+        }
+        _ => None,
     }
 }
 

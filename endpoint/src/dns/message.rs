@@ -264,3 +264,6 @@ pub(super) fn framed(packet: &[u8]) -> Vec<u8> {
     let length = u16::try_from(packet.len()).unwrap_or(u16::MAX);
     [&length.to_be_bytes(), packet].concat()
 }
+
+#[cfg(test)]
+mod tests;

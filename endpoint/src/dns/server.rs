@@ -24,7 +24,7 @@ use super::message::{self, Query, Received, Transport};
 use super::metrics::{Dropped, Metrics, Source};
 use super::places::{Place, Places};
 use super::resolver::Resolver;
-use super::upstreams::{PORT, Upstreams};
+use super::upstreams::Upstreams;
 use super::zone::{Answer, Found, Owner, Resource, Zone};
 use crate::config::Config;
 
@@ -154,11 +154,6 @@ impl Names {
         if !zone.is_of(services) {
             *self.0.zone.write() = Arc::new(zone.with(Arc::clone(services)));
         }
-    }
-
-    /// Where it answers.
-    pub fn addresses(&self) -> Vec<SocketAddr> {
-        self.0.zone.read().servers().iter().map(|address| SocketAddr::new(*address, PORT)).collect()
     }
 
     /// What `/etc/resolv.conf` says in a workload of this namespace.

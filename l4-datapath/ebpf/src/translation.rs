@@ -121,7 +121,7 @@ pub(crate) fn forget(packet: &Packet, flow: &Flow) {
 #[inline(never)]
 extern "C" fn translation_forget(packet: *const Packet, flow: *const Flow) -> u32 {
     // SAFETY: the callers pass references; the tests for null are for the verifier.
-    if let (Some(packet), Some(flow)) = (unsafe { (packet.as_ref(), flow.as_ref()) }) {
+    if let (Some(packet), Some(flow)) = unsafe { (packet.as_ref(), flow.as_ref()) } {
         // It may be gone already.
         let _ = TRANSLATIONS.remove(&tuple(opener(packet), called(flow), packet.protocol));
     }

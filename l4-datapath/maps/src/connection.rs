@@ -3,20 +3,7 @@
 use abi::{Called, Connection, ConnectionKey4, ConnectionKey6, PacketTuple, SocketKey, Translation};
 use aya::maps::{HashMap, Map, MapData, MapError};
 
-use crate::Error;
-
-/// The entry under a key, if there is one.
-fn found<K: aya::Pod, V: aya::Pod>(
-    map: &HashMap<MapData, K, V>,
-    key: &K,
-    name: &'static str,
-) -> Result<Option<V>, Error> {
-    match map.get(key, 0) {
-        Ok(value) => Ok(Some(value)),
-        Err(MapError::KeyNotFound) => Ok(None),
-        Err(error) => Err(Error::of(name, "looking up")(error)),
-    }
-}
+use crate::{Error, batch};
 
 /// `SOCKETS`: what the owner of a socket called. Written by the cgroup programs; the agent asks.
 pub struct Sockets(HashMap<MapData, SocketKey, Called>);
@@ -31,11 +18,15 @@ impl Sockets {
 
     /// What was called by the socket that talks with the backend of the key.
     pub fn get(&self, key: &SocketKey) -> Result<Option<Called>, Error> {
-        found(&self.0, key, Self::MAP)
+        match self.0.get(key, 0) {
+            Ok(called) => Ok(Some(called)),
+            Err(MapError::KeyNotFound) => Ok(None),
+            Err(error) => Err(Error::of(Self::MAP, "looking up")(error)),
+        }
     }
 }
 
-/// `TRANSLATIONS`: packets that leave with other addresses than they came with. Written by the programs; the agent asks.
+/// `TRANSLATIONS`: packets that leave with other addresses than they came with. Written by the programs; the agent reads.
 pub struct Translations(HashMap<MapData, PacketTuple, Translation>);
 
 impl Translations {
@@ -46,14 +37,9 @@ impl Translations {
         HashMap::try_from(map).map(Self).map_err(Error::of(Self::MAP, "opening"))
     }
 
-    /// What a packet with this tuple becomes.
-    pub fn get(&self, tuple: &PacketTuple) -> Result<Option<Translation>, Error> {
-        found(&self.0, tuple, Self::MAP)
-    }
-
-    /// Halves, one of which may come twice; at `most` so many, as of connections.
-    pub fn entries(&self, most: usize) -> Result<Vec<(PacketTuple, Translation)>, Error> {
-        self.0.iter().take(most).collect::<Result<_, _>>().map_err(Error::of(Self::MAP, "reading"))
+    /// Every half.
+    pub fn entries(&self) -> Result<Vec<(PacketTuple, Translation)>, Error> {
+        batch::entries(&self.0, Self::MAP)
     }
 }
 
@@ -68,10 +54,9 @@ macro_rules! connections {
                 HashMap::try_from(map).map(Self).map_err(Error::of($map, "opening"))
             }
 
-            /// Entries, dead ones included, of which one may come twice: where an entry vanishes under the walk, the
-            /// kernel begins anew. After `most` of them the walk ends, so that it does under any traffic.
-            pub fn entries(&self, most: usize) -> Result<Vec<($key, Connection)>, Error> {
-                self.0.iter().take(most).collect::<Result<_, _>>().map_err(Error::of($map, "reading"))
+            /// Every entry, dead ones included.
+            pub fn entries(&self) -> Result<Vec<($key, Connection)>, Error> {
+                batch::entries(&self.0, $map)
             }
         }
     };

@@ -5,6 +5,7 @@
 //! written when is decided by `l4-datapath`.
 
 mod array;
+mod batch;
 mod connection;
 mod device;
 mod hash;

@@ -27,8 +27,6 @@ pub(crate) struct Mapped<V: Pod> {
 // SAFETY: the pointer is to memory that lives as long as the value; this process writes only by `&mut self`, and what
 // programs read at the same time they read by fields, which are stored one by one.
 unsafe impl<V: Pod + Send> Send for Mapped<V> {}
-// SAFETY: as above: by `&self` elements are only read.
-unsafe impl<V: Pod + Sync> Sync for Mapped<V> {}
 
 impl<V: Pod> Mapped<V> {
     /// The kernel rounds elements up to eight bytes (`array->elem_size`).

@@ -7,7 +7,7 @@ use abi::{Backend, Frontend, Member, Service};
 use aya::maps::{HashMap, Map, MapData};
 
 use crate::mapped::Mapped;
-use crate::{Error, absent_is_fine};
+use crate::{Error, absent_is_fine, batch};
 
 /// `BPF_NOEXIST`.
 const NO_EXIST: u64 = 1;
@@ -38,7 +38,7 @@ impl Frontends {
 
     /// Every entry.
     pub fn entries(&self) -> Result<Vec<(Frontend, u32)>, Error> {
-        self.0.iter().collect::<Result<_, _>>().map_err(Error::of(Self::MAP, "reading"))
+        batch::entries(&self.0, Self::MAP)
     }
 }
 
@@ -144,6 +144,6 @@ impl Members {
 
     /// Every member.
     pub fn entries(&self) -> Result<Vec<Member>, Error> {
-        self.0.keys().collect::<Result<_, _>>().map_err(Error::of(Self::MAP, "reading"))
+        Ok(batch::entries(&self.0, Self::MAP)?.into_iter().map(|(member, _)| member).collect())
     }
 }

@@ -22,7 +22,6 @@ fn no_program_takes_more_instructions_to_verify_than_its_budget() {
         let budget: u32 = budget.trim().parse().expect("a number");
         let program = bpf.program_mut(name).expect(name);
         let verified = load(program).expect(name).verified_instruction_count().expect("kernel 5.16");
-        eprintln!("{name} {verified}");
         assert!(
             verified <= budget,
             "{name}: {verified} instructions verified, budget {budget}. If the growth is worth it, write the new \

@@ -9,7 +9,7 @@ use super::{
         ACK, Ends, LINK, RST, SYN, UDP, echo, extended, icmp, is_sound, octets, piece, tcp, tcp_with, udp,
         unreachable,
     },
-    node::{Node, OK, REDIRECT, SHOT},
+    node::{Context, Node, OK, REDIRECT, SHOT},
     world::{A, B, Family, PEER, Ports},
 };
 
@@ -135,14 +135,17 @@ fn chains_that_are_cut_or_lie_about_their_length_are_refused() {
     }
 }
 
-/// RFC 2675: no device here has an MTU to need them.
+/// RFC 2675: no device here has an MTU to need them. Segments of more than 64 KiB in one buffer wear the same header
+/// until they are cut (`ipv6_hopopt_jumbo_remove` in the kernel).
 #[test]
-fn jumbograms_are_refused() {
+fn jumbograms_are_refused_unless_they_are_segments() {
     let mut node = open_node();
     let jumbo = (0, &[0, 0xc2, 4, 0, 1, 0, 0][..]);
-    let mut frame = extended(&udp(V6.from(A, V6.peer()), (4000, 53), &[7; 100]), &[jumbo]);
+    let mut frame = extended(&tcp_with(V6.between(A, B), (4000, 80), SYN, 64, &[7; 300]), &[jumbo]);
     frame[LINK + 4..LINK + 6].fill(0);
     node.drops_from(A, &frame, DropReason::InvalidPacket);
+    let segments = Context { gso_size: 100, ..Context::default() };
+    assert_eq!(node.run("from_pod", A, segments, &frame).verdict, REDIRECT);
 }
 
 #[test]

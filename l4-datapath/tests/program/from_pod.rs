@@ -72,6 +72,11 @@ fn multicast_and_broadcast_are_refused() {
         let source = udp(family.to(group.parse().unwrap(), A), (5353, 5353), b"");
         node.drops_to(A, &source, DropReason::InvalidAddress);
     }
+    // Of the pool: the directed broadcast, the network itself, the subnet's anycast address.
+    for (family, address) in [(Family::V4, "10.0.0.255"), (Family::V4, "10.0.0.0"), (Family::V6, "fd00::")] {
+        let frame = udp(family.from(A, address.parse().unwrap()), (4000, 53), b"");
+        node.drops_from(A, &frame, DropReason::NoEndpoint);
+    }
     let igmp = ip(Family::V4.from(A, "224.0.0.22".parse().unwrap()), 2, 1, &[0x22, 0, 0, 0, 0, 0, 0, 0]);
     node.drops_from(A, &igmp, DropReason::Multicast);
 }

@@ -1,5 +1,6 @@
 //! Programs written by hand: a few instructions that no compiler moves, loaded and run by bpf(2) itself.
 #![allow(unsafe_code, reason = "the system call takes a pointer to a command's attributes")]
+#![allow(clippy::panic, reason = "clippy knows only functions marked as tests to be tests")]
 
 use std::collections::BTreeMap;
 use std::ffi::CStr;

@@ -14,7 +14,7 @@ use nix::libc::ENETUNREACH;
 use crate::client::Client;
 use crate::support::PinRoot;
 use crate::tables::{TCP, frontend};
-use crate::world::{Family, OBJECT, ScratchCgroup, World, call};
+use crate::world::{Family, OBJECT, ScratchCgroup, World, call, stop};
 
 /// A service of one backend.
 fn serve(world: &mut World) -> (SocketAddr, TcpListener) {
@@ -76,7 +76,7 @@ fn under_calls(client: &Client, vip: SocketAddr, server: &TcpListener, work: imp
 
 /// The next agent, on the same pins.
 fn restart(world: &mut World) {
-    world.datapath = None;
+    stop(&mut world.datapath);
     world.datapath = Some(Datapath::open(&world.root.options()).unwrap().0);
 }
 
@@ -87,7 +87,7 @@ fn replacing_the_programs_loses_no_call() {
     let (options, cgroup, datapath) = (world.root.options(), world.cgroup.path(), &mut world.datapath);
     under_calls(&world.client, vip, &server, || {
         for _ in 0..4 {
-            *datapath = None;
+            stop(datapath);
             let next = datapath.insert(Datapath::open(&options).unwrap().0);
             next.attach_cgroup(cgroup).unwrap();
             next.attach_cgroup(cgroup).unwrap();
@@ -100,7 +100,7 @@ fn replacing_the_programs_loses_no_call() {
 fn what_is_attached_stays_in_force_without_an_agent() {
     let mut world = World::new();
     let (vip, _server) = serve(&mut world);
-    world.datapath = None;
+    stop(&mut world.datapath);
     world.tcp(Family::V4, vip).unwrap();
     assert_eq!(pins(&world.root), PINS);
     let (_datapath, adoption) = Datapath::open(&world.root.options()).unwrap();
@@ -147,7 +147,7 @@ fn a_move_that_was_interrupted_is_completed() {
     let (vip, _server) = serve(&mut world);
     let before = ScratchCgroup::new();
     world.attach(before.path());
-    world.datapath = None;
+    stop(&mut world.datapath);
     let mut object = aya::Ebpf::load(OBJECT).unwrap();
     let program: &mut CgroupSockAddr = object.program_mut("connect4").unwrap().try_into().unwrap();
     program.load().unwrap();
@@ -169,7 +169,7 @@ fn removing_takes_the_programs_away_at_once() {
     let mut world = World::new();
     let (vip, _server) = serve(&mut world);
     world.tcp(Family::V4, vip).unwrap();
-    world.datapath = None;
+    stop(&mut world.datapath);
     let removed = remove(&world.root.path()).unwrap();
     assert!(PINS.iter().all(|pin| removed.iter().any(|line| line.ends_with(pin))), "{removed:?}");
     assert_untouched(world.tcp(Family::V4, vip));

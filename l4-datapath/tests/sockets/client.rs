@@ -11,6 +11,7 @@ use nix::sys::socket::{
     AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, sendmsg,
     socket,
 };
+use parking_lot::{Mutex, MutexGuard};
 
 /// Says to this binary, started again, that it is the process.
 const ROLE: &str = "FERROMESH_TEST_SOCKETS";
@@ -40,6 +41,14 @@ impl Kind {
     }
 }
 
+/// While a process starts it has a copy of every descriptor of this one, which keeps locks and mounts busy.
+static STARTING: Mutex<()> = Mutex::new(());
+
+/// Waits until no process is starting: then what this one has closed is closed.
+pub(crate) fn settle() -> MutexGuard<'static, ()> {
+    STARTING.lock()
+}
+
 /// The process. It ends with this value.
 pub(crate) struct Client {
     process: Child,
@@ -50,6 +59,7 @@ impl Client {
     /// Starts it in the calling thread's network namespace.
     pub(crate) fn start(cgroup: &Path) -> Self {
         let (channel, theirs) = UnixStream::pair().unwrap();
+        let starting = settle();
         let process = Command::new(std::env::current_exe().unwrap())
             .args(["client::the_process", "--exact", "--ignored"])
             .env(ROLE, "1")
@@ -57,6 +67,7 @@ impl Client {
             .stdout(Stdio::null())
             .spawn()
             .unwrap();
+        drop(starting);
         Cgroup::open(cgroup).unwrap().add(process.id()).unwrap();
         Self { process, channel }
     }

@@ -15,7 +15,7 @@ use linux::cgroup::{Cgroup, hierarchy};
 use linux::scratch::Namespace;
 use nix::sys::socket::{SockaddrStorage, connect};
 
-use crate::client::{Client, Kind};
+use crate::client::{self, Client, Kind};
 use crate::support::PinRoot;
 use crate::tables::Tables;
 
@@ -167,6 +167,18 @@ impl World {
     pub(crate) fn tcp(&self, family: Family, to: SocketAddr) -> io::Result<TcpStream> {
         call(self.client.socket(family.tcp()), to)
     }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        stop(&mut self.datapath);
+    }
+}
+
+/// Ends the agent; its lock is free then, and its pins are nobody's.
+pub(crate) fn stop(datapath: &mut Option<Datapath>) {
+    *datapath = None;
+    drop(client::settle());
 }
 
 fn patient(socket: UdpSocket) -> UdpSocket {

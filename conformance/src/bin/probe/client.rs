@@ -107,16 +107,37 @@ pub(crate) fn bulk(address: SocketAddr, bytes: usize) -> io::Result<()> {
     let mut stream = connect(address)?;
     // The first segments may be lost to a router that then says how large they may be.
     stream.set_read_timeout(Some(PATIENCE * 10))?;
-    let mut sender = stream.try_clone()?;
+    let (mut sender, said) = (stream.try_clone()?, pattern(bytes));
     let sent = std::thread::spawn(move || {
-        sender.write_all(&vec![b'x'; bytes])?;
+        sender.write_all(&said)?;
         sender.shutdown(Shutdown::Write)
     });
     let mut back = Vec::new();
     stream.read_to_end(&mut back)?;
     sent.join().map_err(|_| io::Error::other("the sender panicked"))??;
-    println!("{}", if back.len() == bytes { "answered" } else { "reset" });
-    Ok(())
+    same(&back, bytes)
+}
+
+/// One datagram, in as many pieces as the way asks for.
+pub(crate) fn datagram(address: SocketAddr, bytes: usize) -> io::Result<()> {
+    let socket = datagrams(address)?;
+    socket.set_read_timeout(Some(PATIENCE))?;
+    socket.send(&pattern(bytes))?;
+    let mut back = vec![0; 65536];
+    let length = socket.recv(&mut back)?;
+    same(&back[..length], bytes)
+}
+
+/// No two places near each other look alike: what comes back in another order is not what was said.
+fn pattern(bytes: usize) -> Vec<u8> {
+    (0..bytes).map(|at| (at % 251) as u8).collect()
+}
+
+fn same(heard: &[u8], bytes: usize) -> io::Result<()> {
+    if heard == pattern(bytes) {
+        return Ok(());
+    }
+    Err(io::Error::new(ErrorKind::InvalidData, "what came back is not what was said"))
 }
 
 /// Sockets that are all open at the same time.

@@ -1,6 +1,7 @@
 //! `probe`: the client and server of the scenarios, small enough to be obviously right.
 //!
-//! Outcomes are words on standard output: `answered`, `refused`, `reset`, `aborted`, `unreachable`, `silent`.
+//! Outcomes are words on standard output: `answered`, `refused`, `reset`, `aborted`, `unreachable`, `silent`,
+//! `garbled`.
 
 mod call;
 mod client;
@@ -24,12 +25,13 @@ clients, each on a line of its own; an address is ADDRESS:PORT
   udp ADDRESS             send a word, expect it back
   call HOW ADDRESS [FROM] ask a witness, over tcp, udp or unconnected (UDP); tell whom the socket thinks it talks to, who
                           answered and what; from local port FROM
+  bulk ADDRESS BYTES      send so many bytes over TCP, expect them back
+  datagram ADDRESS BYTES  send one datagram of so many bytes, expect it back
   resolve NAME            the addresses that the workload's resolver gives
   ask                     for each line of standard input, one of the above
 clients that stay
   hold ADDRESS            keep one TCP connection: each line of standard input is said, its outcome printed
   hold-udp ADDRESS        the same on a connected UDP socket; an error is told as soon as it comes
-  bulk ADDRESS BYTES      send so many bytes over TCP, expect them back
   many ADDRESS COUNT      as many UDP sockets at a time; tells how many were answered
   pulse ADDRESS           datagrams at a steady rate; says since when they are answered, or no longer are
   steady ADDRESS          connects over TCP again and again; each line of standard input asks for `COUNT good, COUNT bad`
@@ -63,7 +65,6 @@ fn run(words: &[&str]) -> io::Result<()> {
         ["ask"] => client::ask(),
         ["hold", address] => client::hold(read(address)?),
         ["hold-udp", address] => client::hold_udp(read(address)?),
-        ["bulk", address, bytes] => client::bulk(read(address)?, read(bytes)?),
         ["many", address, count] => client::many(read(address)?, read(count)?),
         ["pulse", address] => client::pulse(read(address)?),
         ["steady", address] => client::steady(read(address)?),
@@ -82,6 +83,12 @@ fn one(words: &[&str]) -> io::Result<String> {
     match words {
         ["tcp", address] => client::tcp(read(address)?).map(|()| "answered".to_owned()),
         ["udp", address] => client::udp(read(address)?).map(|()| "answered".to_owned()),
+        ["bulk", address, bytes] => {
+            client::bulk(read(address)?, read(bytes)?).map(|()| "answered".to_owned())
+        }
+        ["datagram", address, bytes] => {
+            client::datagram(read(address)?, read(bytes)?).map(|()| "answered".to_owned())
+        }
         ["call", how, address] => call::call(how, read(address)?, 0),
         ["call", how, address, from] => call::call(how, read(address)?, read(from)?),
         ["resolve", name] => client::resolve(name),
@@ -100,6 +107,7 @@ fn word(error: &io::Error) -> &'static str {
         ErrorKind::ConnectionAborted => "aborted",
         ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable => "unreachable",
         ErrorKind::TimedOut | ErrorKind::WouldBlock => "silent",
+        ErrorKind::InvalidData => "garbled",
         _ => "failed",
     }
 }

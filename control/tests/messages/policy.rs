@@ -1,38 +1,9 @@
-//! What a person is told who got a file wrong: exact lines, for the wording is the feature.
-
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot be set up has failed")]
-
 use std::fs;
-use std::path::Path;
 
-use control::{Severity, analyze};
-
-/// The lines of an analysis of one file, hints left out.
-fn say(yaml: &str) -> Vec<String> {
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("rule1.yaml");
-    fs::write(&path, yaml).unwrap();
-    let analysis = analyze(&[path]);
-    let told = analysis.findings.iter().filter(|located| located.finding.severity > Severity::Hint);
-    told.map(|located| strip(&located.to_string(), directory.path())).collect()
-}
-
-fn strip(line: &str, directory: &Path) -> String {
-    line.replace(&format!("{}/", directory.display()), "")
-}
-
-fn cilium(spec: &str) -> String {
-    let head = "apiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\nmetadata: {name: rule1}\nspec:\n";
-    format!("{head}  endpointSelector: {{matchLabels: {{org: empire}}}}\n{spec}")
-}
+use super::{cilium, say, says};
 
 fn kubernetes(spec: &str) -> String {
     format!("apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: rule1}}\nspec:\n{spec}")
-}
-
-#[track_caller]
-fn says(yaml: &str, expected: &[&str]) {
-    assert_eq!(say(yaml), expected, "for\n{yaml}");
 }
 
 #[test]
@@ -270,78 +241,6 @@ fn errors_outside_of_spec() {
 }
 
 #[test]
-fn errors_of_the_configuration() {
-    let of = |spec: &str| {
-        say(&format!("apiVersion: ferromesh.io/v1alpha1\nkind: Configuration\nspec: {{{spec}}}\n"))
-    };
-    let cases = [
-        ("ipv4Pol: 10.0.0.0/8", "spec.ipv4Pol: unknown, did you mean ipv4Pool"),
-        (
-            "ipv4Pool: 10.0.0.1/8",
-            "spec.ipv4Pool: found 10.0.0.1/8, expected a prefix of length 8 to 29 without host bits",
-        ),
-        ("ipv6Pool: fe80::/64", "spec.ipv6Pool: found fe80::/64, expected addresses that can be routed"),
-        ("mtu: 900", "spec.mtu: found \"900\", expected 1280-65535"),
-        ("policyAuditMode: maybe", "spec.policyAuditMode: found \"maybe\", expected true or false"),
-        (
-            "policyEnforcementMode: Always",
-            "spec.policyEnforcementMode: found \"Always\", did you mean always",
-        ),
-        (
-            "metricsAddress: 9962",
-            "spec.metricsAddress: found \"9962\", expected address:port such as 127.0.0.1:9962",
-        ),
-        ("cgroupRoot: cgroup", "spec.cgroupRoot: found \"cgroup\", expected an absolute path"),
-        ("cgroupRoot: /a/../b", "spec.cgroupRoot: found \"/a/../b\", expected a path without .."),
-        (
-            "cgroupRoot: /sys/fs/cgroup/mesh, serviceCgroup: /sys/fs/cgroup/mes",
-            "spec.serviceCgroup: found /sys/fs/cgroup/mes, expected cgroupRoot (/sys/fs/cgroup/mesh) or a directory above it",
-        ),
-        (
-            "serviceCgroup: /sys/fs/cgroup",
-            "spec.serviceCgroup: goes with cgroupRoot, which is missing: write the directory of the workloads' cgroups, at this or below it",
-        ),
-        (
-            "ipv4ServicePool: 10.217.4.0/24",
-            "spec.ipv4ServicePool: found 10.217.4.0/24, which overlaps ipv4Pool 10.217.0.0/16; choose another prefix",
-        ),
-        (
-            "ipv6Pool: 'fd00:218::/64'",
-            "spec.ipv6Pool: found fd00:218::/64, which overlaps ipv6ServicePool fd00:218::/108; set ipv6ServicePool to another prefix",
-        ),
-        ("ipv6Masquerade: 'yes'", "spec.ipv6Masquerade: found \"yes\", expected true or false"),
-        (
-            "masqueradePorts: 1000-2000",
-            "spec.masqueradePorts: found \"1000-2000\", expected first-last within 1024-65535, such as 49152-65535",
-        ),
-        (
-            "masqueradePorts: 3000-2000",
-            "spec.masqueradePorts: found \"3000-2000\", expected first-last within 1024-65535, such as 49152-65535",
-        ),
-        (
-            "masqueradeExceptions: [10.0.0.0/33]",
-            "spec.masqueradeExceptions[0]: found \"10.0.0.0/33\", expected an address prefix such as 10.0.0.0/8 or fd00::/8",
-        ),
-        (
-            "devices: [eth0, a/b]",
-            "spec.devices[1]: found \"a/b\", expected the name of an interface, such as eth0",
-        ),
-        (
-            "clusterDomain: Cluster.local",
-            "spec.clusterDomain: found \"Cluster.local\", expected a name of lower-case letters, digits, '-' and '.', at most 253 long",
-        ),
-        (
-            "dnsUpstreams: [192.0.2.53, dns.example]",
-            "spec.dnsUpstreams[1]: found \"dns.example\", expected an address or address:port, such as 192.0.2.53 or [2001:db8::53]:53",
-        ),
-        ("hostResolver: 1", "spec.hostResolver: found \"1\", expected true or false"),
-    ];
-    for (spec, expected) in cases {
-        assert_eq!(of(spec), [format!("rule1.yaml:3 {expected}")]);
-    }
-}
-
-#[test]
 fn what_has_no_enforcer_yet_is_valid_and_warned_of() {
     let layer7 = "  ingress:\n  - toPorts:\n    - ports: [{port: \"80\", protocol: TCP}]\n      rules: {http: [{method: POST}]}\n";
     says(
@@ -371,66 +270,4 @@ fn a_broken_document_does_not_hide_the_others() {
         "{told:#?}"
     );
     assert!(told.iter().any(|line| line.contains("no valid YAML")), "{told:#?}");
-}
-
-#[test]
-fn settings_of_services_and_of_the_way_out_are_shown_with_their_defaults_and_as_given() {
-    let directory = tempfile::tempdir().unwrap();
-    let entries = |yaml: &str| {
-        let source = directory.path().join("source");
-        fs::create_dir_all(&source).unwrap();
-        fs::write(source.join("node.yaml"), yaml).unwrap();
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let opened = runtime.block_on(async {
-            control::source::files::Directory::open(&source, &directory.path().join("state")).unwrap()
-        });
-        let all = opened.world().config_entries();
-        assert_eq!(opened.world().invalid(), 0, "{:?}", opened.world().statuses);
-        all.into_iter().skip(11).map(|entry| (entry.key, entry.value)).collect::<Vec<_>>()
-    };
-    let keys = [
-        "serviceCgroup",
-        "ipv4ServicePool",
-        "ipv6ServicePool",
-        "ipv4Masquerade",
-        "ipv6Masquerade",
-        "masqueradePorts",
-        "masqueradeExceptions",
-        "devices",
-        "clusterDomain",
-        "dnsUpstreams",
-        "hostResolver",
-    ];
-    let defaults = [
-        "(the cgroup v2 mount)",
-        "10.218.0.0/16",
-        "fd00:218::/108",
-        "true",
-        "true",
-        "49152-65535",
-        "(none)",
-        "(of the default routes)",
-        "cluster.local",
-        "(of the host's resolv.conf)",
-        "false",
-    ];
-    let given = [
-        "/sys/fs/cgroup",
-        "10.10.0.0/16",
-        "fd00:10::/108",
-        "true",
-        "false",
-        "40000-50000",
-        "10.0.0.0/8, fd00::1/128",
-        "eth0, wlan0",
-        "mesh.example",
-        "192.0.2.53:53, [2001:db8::53]:5353",
-        "true",
-    ];
-    let pairs = |values: [&str; 11]| -> Vec<_> {
-        keys.into_iter().map(str::to_owned).zip(values.map(str::to_owned)).collect()
-    };
-    assert_eq!(entries("# nothing\n"), pairs(defaults));
-    let yaml = "apiVersion: ferromesh.io/v1alpha1\nkind: Configuration\nspec: {cgroupRoot: /sys/fs/cgroup/mesh, serviceCgroup: /sys/fs/cgroup, ipv4ServicePool: 10.10.0.0/16, ipv6ServicePool: 'fd00:10::/108', ipv4Masquerade: true, ipv6Masquerade: false, masqueradePorts: 40000-50000, masqueradeExceptions: [10.0.0.0/8, 'fd00::1'], devices: [eth0, wlan0], clusterDomain: mesh.example, dnsUpstreams: [192.0.2.53, '[2001:db8::53]:5353'], hostResolver: true}\n";
-    assert_eq!(entries(yaml), pairs(given));
 }
