@@ -5,6 +5,7 @@
 //! them. Only `down` takes them away.
 
 mod answer;
+mod build;
 mod error;
 mod events;
 mod node;

@@ -118,7 +118,7 @@ pub fn plan(
     let plan = NodePlan {
         endpoints: endpoints.collect(),
         identities: identities(&known, &prefixes),
-        ipcache: ipcache(prefixes, taken),
+        ipcache: ipcache(prefixes, taken, vips(world, &services)),
         services: shared(services, present.plan),
         masquerade: masquerade(world, node),
     };
@@ -157,12 +157,23 @@ fn shared(services: Services, earlier: Option<&NodePlan>) -> Arc<Services> {
 fn ipcache(
     prefixes: BTreeMap<IpNet, Identity>,
     taken: BTreeMap<IpNet, Identity>,
+    vips: impl IntoIterator<Item = IpNet>,
 ) -> BTreeMap<IpNet, Identity> {
     let mut ipcache = prefixes;
     ipcache.extend(taken);
+    // No packet that is judged bears one: whoever sends from it has forged it.
+    ipcache.extend(vips.into_iter().map(|vip| (vip, Identity::UNMANAGED)));
     ipcache.insert(Ipv4Net::default().into(), Identity::WORLD_IPV4);
     ipcache.insert(Ipv6Net::default().into(), Identity::WORLD_IPV6);
     ipcache
+}
+
+/// Addresses of services: their pools, and those chosen elsewhere.
+fn vips(world: &World, services: &Services) -> BTreeSet<IpNet> {
+    let configuration = &world.configuration;
+    let pools: [IpNet; 2] = [configuration.ipv4_service_pool.into(), configuration.ipv6_service_pool.into()];
+    let chosen = services.frontends.keys().map(|frontend| IpNet::from(frontend.address));
+    chosen.filter(|vip| !pools.iter().any(|pool| pool.contains(vip))).chain(pools).collect()
 }
 
 /// Workloads of one mesh see each other's own addresses: what goes to a pool is never masqueraded.

@@ -108,7 +108,7 @@ impl Node {
             ipv4: masquerade.ipv4,
             ipv6: masquerade.ipv6,
             ports: (*masquerade.ports.start(), *masquerade.ports.end()),
-            devices: self.devices.clone(),
+            devices: self.outward.devices.iter().map(|device| device.name.clone()).collect(),
         }
     }
 
@@ -119,7 +119,8 @@ impl Node {
         let objects =
             (invalid > 0).then(|| format!("{invalid} objects have an error: see `ferromesh policy list`"));
         let source = self.world.degraded.iter().cloned();
-        refused.chain(objects).chain(self.stale_settings()).chain(source).collect()
+        let outward = self.outward.problems.iter().cloned();
+        refused.chain(objects).chain(self.stale_settings()).chain(source).chain(outward).collect()
     }
 
     /// Settings that were changed and wait for a restart.

@@ -1,33 +1,28 @@
 //! The agent's state, and the one way it changes: plan whole, apply the difference.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::future::Future;
 use std::net::SocketAddr;
-use std::os::unix::fs::DirBuilderExt;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use control::allocate::Allocator;
-use control::kind::configuration::{Attach, Configuration, TraceLevel};
-use control::source::files::Directory;
+use control::kind::configuration::Configuration;
 use control::{NodeFacts, Planned, Present, World, admit, plan};
-use endpoint::{Departed, Emptied, Endpoints, Host, dns};
+use endpoint::{Departed, Endpoints, Outward, dns};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use l4_datapath::Datapath;
 use l4_datapath::flow::Context;
 use l4_datapath::metrics::Metrics as DatapathMetrics;
-use l4_datapath::{Adoption, Datapath, Hook, Options};
 use mesh::workload::{Endpoint, EndpointId};
 use node_api::{Enrol, Enrolled};
 use observe::FlowRing;
-use observe::metrics::{self, FlowMetrics, PolicyMetrics};
-use parking_lot::Mutex;
+use observe::metrics::{FlowMetrics, PolicyMetrics};
 use prometheus_client::registry::Registry;
 
 use super::error::AgentError;
 use super::events::Explanation;
-use crate::directories::{Directories, RESOLVER};
+use crate::directories::Directories;
 
 /// How long after a change its leavings are removed; a burst of edits comes faster than that.
 const SETTLE: Duration = Duration::from_millis(5);
@@ -43,8 +38,8 @@ pub(super) struct Node {
     pub(super) datapath: Datapath,
     pub(super) adopted: usize,
     pub(super) host_changes: Vec<String>,
-    /// Interfaces by which masqueraded packets leave.
-    pub(super) devices: Vec<String>,
+    /// Where packets leave the node.
+    pub(super) outward: Outward,
     /// Where names are answered.
     pub(super) dns: Vec<SocketAddr>,
     /// Why the latest edit is not in force, if it is not.
@@ -53,96 +48,23 @@ pub(super) struct Node {
     pub(super) capabilities: BTreeMap<String, String>,
     /// Settings the node was built with; some cannot change while it runs.
     pub(super) built_with: Configuration,
-    allocator: Allocator,
+    pub(super) allocator: Allocator,
     /// Endpoints that are being removed: no service sends anybody new to them.
-    leaving: BTreeSet<EndpointId>,
-    explanation: Explanation,
-    ring: Arc<FlowRing>,
-    registry: Arc<Registry>,
+    pub(super) leaving: BTreeSet<EndpointId>,
+    pub(super) explanation: Explanation,
+    pub(super) ring: Arc<FlowRing>,
+    pub(super) registry: Arc<Registry>,
     /// Set after a change, until its leavings are removed.
-    settle_at: Option<tokio::time::Instant>,
+    pub(super) settle_at: Option<tokio::time::Instant>,
     /// Events lost when the counters were last read.
-    lost_events: u64,
+    pub(super) lost_events: u64,
     pub(super) names: dns::Names,
-    policy_metrics: PolicyMetrics,
-    datapath_metrics: DatapathMetrics,
-    flow_metrics: FlowMetrics,
+    pub(super) policy_metrics: PolicyMetrics,
+    pub(super) datapath_metrics: DatapathMetrics,
+    pub(super) flow_metrics: FlowMetrics,
 }
 
 impl Node {
-    /// Brings host, kernel and endpoints in line with the directory; adopts what an earlier agent left.
-    pub(super) async fn build(
-        directories: &Directories,
-    ) -> Result<(Self, Directory, Emptied, dns::Server), AgentError> {
-        make_directory(&directories.run_dir)?;
-        make_directory(&directories.state)?;
-        let source = Directory::open(&directories.config, &directories.state)?;
-        let world = source.world();
-        let endpoint_config = directories.endpoints(&world)?;
-        let capabilities = l4_datapath::probe::capabilities();
-        capabilities.check()?;
-        // Before anything is changed: it holds the lock that keeps a second agent out.
-        let (mut datapath, adoption) = Datapath::open(&options(directories, &world.configuration))?;
-        let host = Host::ensure(&endpoint_config).await?;
-        let opened = Endpoints::open(endpoint_config.clone()).await?;
-        let facts = facts(&world, &endpoint_config).await?;
-        let mut allocator = Allocator::open(&directories.state)?;
-        let present = Present { endpoints: &opened.adopted, leaving: &BTreeSet::new(), plan: None };
-        let planned = plan(&world, present, &facts, &mut allocator)?;
-        allocator.save(SystemTime::now())?;
-        let mut unlisted = BTreeSet::new();
-        let refused = refusal(datapath.apply(&planned.plan))?;
-        adopt(&mut datapath, &opened.adopted, &adoption)?;
-        let tables = datapath.apply_services(&planned.plan.services).map(|report| unlisted = report.gone);
-        let refused = refused.or(refusal(tables)?);
-        datapath.set_namespace(linux::namespace::cookie()?);
-        datapath.attach_cgroup(&Directories::service_cgroup(&world)?)?;
-        let mut registry = metrics::registry(env!("CARGO_PKG_VERSION"), crate::COMMIT, abi::SCHEMA);
-        let settings = dns_settings(&world.configuration);
-        let dns =
-            dns::Server::bind(&endpoint_config, &settings, dns::Metrics::register(&mut registry)).await?;
-        let names = dns.names();
-        names.set(&planned.plan.services);
-        names.set_own_addresses(facts.addresses.iter().map(IpNet::addr));
-        let mounted = adoption.mounted.map(|path| format!("BPF file system mounted at {}", path.display()));
-        let mut node = Self {
-            flow_metrics: FlowMetrics::register(&mut registry),
-            policy_metrics: PolicyMetrics::register(&mut registry),
-            datapath_metrics: DatapathMetrics::register(&mut registry),
-            names,
-            explanation: explanation(&facts, &planned, &datapath),
-            directories: directories.clone(),
-            facts,
-            built_with: world.configuration.clone(),
-            world,
-            planned,
-            endpoints: opened.endpoints,
-            endpoint_config,
-            adopted: opened.adopted.len(),
-            devices: Vec::new(),
-            dns: dns.addresses(),
-            host_changes: host.iter().map(ToString::to_string).chain(mounted).collect(),
-            refused,
-            capabilities: capabilities
-                .0
-                .iter()
-                .map(|row| (row.capability.to_owned(), row.text.clone()))
-                .collect(),
-            allocator,
-            leaving: BTreeSet::new(),
-            lost_events: 0,
-            settle_at: Some(tokio::time::Instant::now()),
-            ring: FlowRing::new(observe::ring::CAPACITY),
-            registry: Arc::new(registry),
-            datapath,
-        };
-        // Backends that left while no agent ran.
-        node.end_sockets(Departed { unlisted, ..Departed::default() });
-        node.count();
-        node.policy_metrics.set_invalid(node.invalid());
-        Ok((node, source, opened.emptied, dns))
-    }
-
     pub(super) fn name(&self) -> &str {
         &self.facts.name
     }
@@ -195,6 +117,7 @@ impl Node {
         if self.datapath.apply(&planned.plan)?.changed {
             self.settle_at = Some(tokio::time::Instant::now() + SETTLE);
         }
+        self.datapath.apply_masquerade(&planned.plan.masquerade, &self.outward.devices)?;
         // Policy first: whoever a service leads to is already judged by it.
         if self.datapath.apply_services(&planned.plan.services)?.changed {
             self.settle_at = Some(tokio::time::Instant::now() + SETTLE);
@@ -210,17 +133,24 @@ impl Node {
         Ok(())
     }
 
-    /// Addresses of the host have come or gone: who has them is a matter of policy.
+    /// Addresses of the host have come or gone: who has them is a matter of policy, and of what workloads leave by.
     pub(super) async fn readdress(&mut self) {
-        match own_addresses().await {
-            Ok(own) if own == self.facts.addresses => {}
-            Ok(own) => {
-                self.facts.addresses = own;
-                self.names.set_own_addresses(self.facts.addresses.iter().map(IpNet::addr));
-                self.reconcile();
-            }
-            Err(error) => tracing::error!(%error, "the host's addresses cannot be read"),
+        if let Err(error) = self.look_around().await {
+            tracing::error!(%error, "the host's addresses cannot be read");
         }
+    }
+
+    async fn look_around(&mut self) -> Result<(), AgentError> {
+        let own = own_addresses().await?;
+        let outward = Outward::find(self.built_with.devices.as_deref()).await?;
+        if own == self.facts.addresses && outward == self.outward {
+            return Ok(());
+        }
+        self.facts.addresses = own;
+        self.outward = outward;
+        self.names.set_own_addresses(self.facts.addresses.iter().map(IpNet::addr));
+        self.reconcile();
+        Ok(())
     }
 
     /// Makes a workload's endpoint and puts its policy in force; nothing of it is left after an error.
@@ -332,75 +262,14 @@ impl Node {
     }
 }
 
-/// What did not fit before does not fit now: what is pinned stays in force, as it did while the last agent ran.
-fn refusal<T>(applied: Result<T, l4_datapath::Error>) -> Result<Option<String>, AgentError> {
-    match applied {
-        Err(error @ l4_datapath::Error::Full { .. }) => Ok(Some(error.to_string())),
-        applied => Ok(applied.map(|_| None)?),
-    }
-}
-
-fn make_directory(path: &std::path::Path) -> Result<(), AgentError> {
-    let made = fs::DirBuilder::new().recursive(true).mode(0o755).create(path);
-    made.map_err(|error| AgentError::Io { what: format!("directory {}", path.display()), error })
-}
-
-/// What the node itself knows: its name and the addresses that are its own.
-async fn facts(world: &World, endpoints: &endpoint::Config) -> Result<NodeFacts, AgentError> {
-    let name = match &world.configuration.node_name {
-        Some(name) => name.clone(),
-        None => linux::host::name()?,
-    };
-    Ok(NodeFacts {
-        name,
-        addresses: own_addresses().await?,
-        ipv4_pool: endpoints.ipv4_pool,
-        ipv6_pool: endpoints.ipv6_pool,
-        masquerade_ports: world.configuration.masquerade_ports.clone(),
-    })
-}
-
-async fn own_addresses() -> Result<Vec<IpNet>, AgentError> {
+/// Everything whose packets this node receives itself.
+pub(super) async fn own_addresses() -> Result<Vec<IpNet>, AgentError> {
     let routes = linux::netlink::Netlink::open()?.routes().await?;
     let own: BTreeSet<_> =
         routes.into_iter().filter(|route| route.own).map(|route| route.destination).collect();
     Ok(own.into_iter().collect())
 }
 
-fn options(directories: &Directories, configuration: &Configuration) -> Options {
-    let hook = match configuration.attach {
-        Attach::Auto => Hook::Auto,
-        Attach::Tcx => Hook::Tcx,
-        Attach::Clsact => Hook::Clsact,
-    };
-    let trace = configuration.trace_level == TraceLevel::Trace;
-    Options { pin_root: directories.pins.clone(), hook, trace, ..Options::default() }
-}
-
-fn dns_settings(configuration: &Configuration) -> dns::Settings {
-    dns::Settings {
-        domain: configuration.cluster_domain.clone(),
-        upstreams: configuration.dns_upstreams.clone(),
-        host_file: PathBuf::from(RESOLVER),
-    }
-}
-
-/// Puts this agent's programs in the place of the earlier one's, and takes those of ended workloads away.
-fn adopt(datapath: &mut Datapath, adopted: &[Endpoint], adoption: &Adoption) -> Result<(), AgentError> {
-    for endpoint in adopted {
-        datapath.attach(endpoint)?;
-    }
-    let live: BTreeSet<&str> = adopted.iter().map(|endpoint| endpoint.interface.as_str()).collect();
-    for interface in adoption.interfaces.iter().filter(|interface| !live.contains(interface.as_str())) {
-        datapath.detach_interface(interface)?;
-    }
-    Ok(())
-}
-
-fn explanation(facts: &NodeFacts, planned: &Planned, datapath: &Datapath) -> Explanation {
-    Arc::new(Mutex::new(context(facts, planned, datapath)))
-}
-
-fn context(facts: &NodeFacts, planned: &Planned, datapath: &Datapath) -> Arc<Context> {
+pub(super) fn context(facts: &NodeFacts, planned: &Planned, datapath: &Datapath) -> Arc<Context> {
     Arc::new(Context::new(facts.name.clone(), Arc::clone(&planned.plan), datapath.attribution()))
 }

@@ -33,6 +33,10 @@ impl Outside {
         for key in ["net/ipv4/conf/all/forwarding", "net/ipv6/conf/all/forwarding"] {
             router.set(key, "1");
         }
+        // Who forwards asks for neighbours from its link-local address, which for two seconds would only be tried out.
+        for namespace in [node, router, host] {
+            namespace.set("net/ipv6/conf/default/accept_dad", "0");
+        }
         join(node, "eth0", router, "node");
         join(router, "far", host, "eth0");
         address(node, "eth0", &UPLINK);

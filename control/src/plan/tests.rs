@@ -317,3 +317,16 @@ fn the_same_world_gives_the_same_plan() {
     let yaml = fs::read_to_string("../examples/star-wars/rule1.yaml").unwrap();
     assert_eq!(Bench::new(&yaml, &SHIPS).planned.plan, Bench::new(&yaml, &SHIPS).planned.plan);
 }
+
+#[test]
+fn addresses_of_services_are_nobodys_so_that_no_packet_may_come_from_them() {
+    let bench = Bench::new(
+        "apiVersion: v1\nkind: Service\nmetadata: {name: web}\n\
+         spec: {clusterIP: 203.0.113.7, selector: {app: web}, ports: [{port: 80}]}\n",
+        &[],
+    );
+    for address in ["10.218.0.99", "fd00:218::99", "203.0.113.7"] {
+        assert_eq!(bench.identity(address), Identity::UNMANAGED, "{address}");
+    }
+    assert_eq!(bench.identity("203.0.113.8"), Identity::WORLD_IPV4);
+}

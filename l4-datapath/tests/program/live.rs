@@ -2,7 +2,7 @@
 
 use std::{
     fs::File,
-    io::{BufRead as _, BufReader, Read as _, Write as _},
+    io::{BufRead as _, BufReader, ErrorKind, Read as _, Write as _},
     net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
     thread,
@@ -16,7 +16,9 @@ use nix::{
 };
 
 use super::{
+    frame::TCP,
     node::Node,
+    service::vip,
     world::{A, B, FAMILIES, Pod},
 };
 
@@ -146,6 +148,48 @@ fn a_stream_of_large_segments_arrives_whole() {
         assert!(received == sent, "{family:?}: {} bytes of {}", received.len(), sent.len());
     }
     assert_eq!(drop_reasons(&node), []);
+}
+
+/// Whoever calls sees the VIP alone, itself as backend or another; where nobody answers it is refused at once.
+#[test]
+fn services_serve_sockets_that_no_hook_sees() {
+    let (mut node, a, b) = two_pods();
+    for (n, family) in (0..).zip(FAMILIES) {
+        for (service, pod) in (n * 2 + 1..).zip([A, B]) {
+            let called = (vip(family), 80 + service as u16, TCP);
+            node.serve(service, called, &[(service, family.pool(pod.host), 8080)], 0);
+            let shell = if pod.id == A.id { &a } else { &b };
+            let listener = shell.inside(|| TcpListener::bind((family.pool(pod.host), 8080)).unwrap());
+            let address = SocketAddr::from((called.0, called.1));
+            let sent: Vec<u8> = (0..1_000_000_u32).map(|n| n as u8).collect();
+            let mut stream = a.inside(|| TcpStream::connect_timeout(&address, PATIENCE).unwrap());
+            let (mut accepted, from) = listener.accept().unwrap();
+            let seen = if pod.id == A.id { called.0 } else { family.pool(A.host) };
+            assert_eq!((from.ip(), stream.peer_addr().unwrap()), (seen, address));
+            let received = thread::scope(|scope| {
+                scope.spawn(|| {
+                    stream.write_all(&sent).unwrap();
+                    drop(stream);
+                });
+                let mut received = Vec::new();
+                accepted.read_to_end(&mut received).unwrap();
+                received
+            });
+            assert!(received == sent, "{family:?}: {} bytes of {}", received.len(), sent.len());
+        }
+        let nobody = SocketAddr::from((vip(family), 79));
+        let refused = a.inside(|| TcpStream::connect_timeout(&nobody, PATIENCE).unwrap_err().kind());
+        assert_eq!(refused, ErrorKind::ConnectionRefused);
+        let refused = a.inside(|| {
+            let socket = UdpSocket::bind((family.pool(A.host), 0)).unwrap();
+            socket.set_read_timeout(Some(PATIENCE)).unwrap();
+            socket.connect(nobody).unwrap();
+            socket.send(b"anybody?").unwrap();
+            socket.recv(&mut [0; 8]).unwrap_err().kind()
+        });
+        assert_eq!(refused, ErrorKind::ConnectionRefused);
+    }
+    assert_eq!(drop_reasons(&node), [DropReason::NoBackend]);
 }
 
 /// The promise behind [`abi::MARK_ANSWER`].

@@ -1,5 +1,7 @@
 //! One packet through one program: `BPF_PROG_TEST_RUN` and what it reports.
 
+use std::os::fd::{AsFd as _, AsRawFd as _};
+
 use abi::Event;
 use aya::{
     TestRun as _, TestRunOptions,
@@ -44,6 +46,49 @@ pub(crate) fn run(program: &SchedClassifier, ifindex: u32, context: Context, fra
     data.truncate(result.data_size_out as usize);
     let mark = u32::from_ne_bytes([out[8], out[9], out[10], out[11]]);
     Outcome { verdict: result.return_value, frame: data, mark }
+}
+
+/// `union bpf_attr` of `BPF_PROG_TEST_RUN`: aya has no flags for classifiers.
+#[repr(C)]
+#[derive(Default)]
+struct TestRun {
+    program: u32,
+    retval: u32,
+    data_size_in: u32,
+    data_size_out: u32,
+    data_in: u64,
+    data_out: u64,
+    repeat: u32,
+    duration: u32,
+    ctx_size_in: u32,
+    ctx_size_out: u32,
+    ctx_in: u64,
+    ctx_out: u64,
+    flags: u32,
+    cpu: u32,
+    batch_size: u32,
+}
+
+/// Runs the program on a frame that a device has summed up (`CHECKSUM_COMPLETE`): the verdict, if the sum that the
+/// program leaves behind is the frame's. Kernel 6.16.
+pub(crate) fn run_summed(program: &SchedClassifier, ifindex: u32, frame: &[u8]) -> nix::Result<u32> {
+    const BPF_PROG_TEST_RUN: i32 = 10;
+    const BPF_F_TEST_SKB_CHECKSUM_COMPLETE: u32 = 1 << 2;
+    let context = skb(ifindex, Context { ingress_ifindex: 77, ..Context::default() });
+    let mut attributes = TestRun {
+        program: program.fd().expect("loaded").as_fd().as_raw_fd().cast_unsigned(),
+        data_size_in: frame.len() as u32,
+        data_in: frame.as_ptr() as u64,
+        ctx_size_in: context.len() as u32,
+        ctx_in: context.as_ptr() as u64,
+        flags: BPF_F_TEST_SKB_CHECKSUM_COMPLETE,
+        ..TestRun::default()
+    };
+    // SAFETY: the attributes are as long as the size says, and all they point at outlives the call.
+    let result = unsafe {
+        libc::syscall(libc::SYS_bpf, BPF_PROG_TEST_RUN, &raw mut attributes, size_of::<TestRun>() as u32)
+    };
+    nix::errno::Errno::result(result).map(|_| attributes.retval)
 }
 
 /// What was reported since the last call.

@@ -46,7 +46,7 @@ impl Node {
         self.put(map::FRONTENDS, Frontend::address_only(address(called.0)), 0_u32);
     }
 
-    pub(crate) fn translations(&self) -> BTreeMap<PacketTuple, Translation> {
+    pub(crate) fn halves(&self) -> BTreeMap<PacketTuple, Translation> {
         self.all(map::TRANSLATIONS)
     }
 }
@@ -114,7 +114,7 @@ fn a_call_reaches_a_backend_of_the_node_and_the_answer_comes_from_the_vip() {
     }
     // One connection each, paid by the caller; a half for each direction.
     assert_eq!((node.usage(A), node.usage(B)), (4, 0));
-    assert_eq!(node.translations().len(), 8);
+    assert_eq!(node.halves().len(), 8);
 }
 
 #[test]
@@ -157,7 +157,7 @@ fn who_is_denied_leaves_nothing_behind() {
         assert_eq!((event.destination, event.destination_port), (address(family.pool(B.host)), 8080));
         assert!(node.connections(family).is_empty());
     }
-    assert!(node.translations().is_empty());
+    assert!(node.halves().is_empty());
     assert_eq!(node.usage(A), 0);
 }
 
@@ -201,7 +201,7 @@ fn a_call_that_nobody_answers_is_refused_at_once() {
             assert_eq!(node.drops_from(A, &silent, DropReason::NoBackend).verdict, SHOT);
         }
     }
-    assert!(node.translations().is_empty());
+    assert!(node.halves().is_empty());
 }
 
 #[test]

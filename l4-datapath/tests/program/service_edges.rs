@@ -27,6 +27,13 @@ fn move_to(node: &mut Node, family: Family, backend: IpAddr) {
     }
 }
 
+/// Empties `TRANSLATIONS`.
+fn forget(node: &mut Node) {
+    for key in node.halves().into_keys() {
+        node.take::<PacketTuple, Translation>(map::TRANSLATIONS, key);
+    }
+}
+
 #[test]
 fn a_live_connection_keeps_its_backend_when_that_leaves_the_service() {
     let mut node = node_with_backend(Family::peer);
@@ -91,7 +98,7 @@ fn a_workload_that_is_its_own_backend_is_called_by_the_vip_whatever_policy_says(
         // From a port to itself there would be one direction only.
         node.drops_from(A, &udp(to_vip, (8080, 80), b"?"), DropReason::TranslationConflict);
     }
-    assert_eq!((node.usage(A), node.translations().len()), (4, 8));
+    assert_eq!((node.usage(A), node.halves().len()), (4, 8));
 }
 
 #[test]
@@ -112,9 +119,9 @@ fn ports_that_talk_with_the_backend_itself_call_it_by_no_vip() {
         node.serve(index, (vip(family), 81, UDP), &backends, 0);
         let outcome = node.passes("from_pod", A, &udp(call, (4001, 81), b"?"));
         assert_eq!(outcome.frame, udp(family.from(A, family.peer()), (4001, 8080), b"?"));
-        let before = node.translations();
+        let before = node.halves();
         node.passes("from_pod", A, &udp(call, (4001, 80), b"?"));
-        assert_eq!(node.translations(), before);
+        assert_eq!(node.halves(), before);
     }
 }
 
@@ -142,9 +149,7 @@ fn a_backend_is_never_shown_where_the_translation_is_lost() {
     for family in FAMILIES {
         let (call, back) = (family.from(A, vip(family)), family.between(B, A));
         node.passes("from_pod", A, &udp(call, (4000, 80), b"?"));
-        for key in node.translations().into_keys() {
-            node.take::<PacketTuple, Translation>(map::TRANSLATIONS, key);
-        }
+        forget(&mut node);
         node.drops_from(B, &udp(back, (8080, 4000), b"!"), DropReason::NoConnection);
         // The next call heals it.
         node.passes("from_pod", A, &udp(call, (4000, 80), b"?"));
@@ -160,7 +165,7 @@ fn where_the_table_is_full_a_call_leaves_no_connection_behind() {
     for family in FAMILIES {
         let call = family.from(A, vip(family));
         // The last place is for a forward half alone.
-        let fill = (TRANSLATIONS - 1) as u16 - node.translations().len() as u16;
+        let fill = (TRANSLATIONS - 1) as u16;
         for port in 0..fill {
             let key = PacketTuple {
                 source: address(family.pool(9)),
@@ -179,12 +184,11 @@ fn where_the_table_is_full_a_call_leaves_no_connection_behind() {
         // Policy has allowed it, and says so.
         let told: Vec<_> = node.events().iter().map(|e| e.reason).collect();
         assert_eq!((outcome.verdict, told), (SHOT, vec![0, 0, DropReason::TranslationMapFull as u8]));
-        assert_eq!((node.usage(A), node.translations().len()), (usage, TRANSLATIONS as usize - 1));
+        assert_eq!((node.usage(A), node.halves().len()), (usage, fill.into()));
         assert!(node.connections(family).is_empty());
-        for key in node.translations().into_keys() {
-            node.take::<PacketTuple, Translation>(map::TRANSLATIONS, key);
-        }
+        forget(&mut node);
         node.passes("from_pod", A, &udp(call, (4000, 80), b"?"));
+        forget(&mut node);
     }
 }
 
@@ -199,7 +203,7 @@ fn who_floods_a_service_harms_nobody_else() {
         }
         node.drops_from(A, &udp(call, (6000, 80), b"?"), DropReason::ConnectionQuota);
         assert_eq!(node.usage(A), 10);
-        assert_eq!(node.translations().len(), 20 + 2 * (round - 1));
+        assert_eq!(node.halves().len(), 20 + 2 * (round - 1));
         node.serve(40, (vip(family), 90, TCP), &[(40, family.pool(A.host), 9000)], 0);
         let other = node.passes("from_pod", B, &tcp(family.from(B, vip(family)), (4000, 90), SYN));
         assert_eq!(other.verdict, REDIRECT);

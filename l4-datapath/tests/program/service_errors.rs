@@ -3,8 +3,9 @@
 use abi::DropReason;
 
 use super::{
-    frame::{ACK, Ends, LINK, SYN, icmp, is_sound, tcp, udp, unreachable},
+    frame::{ACK, Ends, LINK, SYN, icmp, is_sound, pieces, tcp, udp, unreachable},
     node::{Node, OK, REDIRECT},
+    run::run_summed,
     service::{delivered, from_vip, node_with_backend, open_node, vip},
     world::{A, B, FAMILIES, Family, Pod},
 };
@@ -118,5 +119,37 @@ fn nobody_outside_may_complain_about_a_call_inside() {
         let heard = tcp(family.between(A, B), (4000, 8080), SYN);
         node.drops_to(A, &unreachable(family.to(family.peer(), A), &heard), DropReason::UnrelatedIcmp);
         node.drops_from(B, &tcp(family.between(B, A), (8080, 4001), ACK), DropReason::NoConnection);
+    }
+}
+
+/// What a device has summed up stays true through every kind of rewriting: nobody would accept the packet otherwise.
+#[test]
+fn the_sum_a_device_has_made_stays_the_packets() {
+    let mut node = open_node();
+    for family in FAMILIES {
+        let (call, there) = (family.from(A, vip(family)), family.between(A, B));
+        let (back, answer) = (family.between(B, A), from_vip(family, A));
+        let bare = |ends: Ends| {
+            let mut frame = udp(ends, (4001, 80), b"?");
+            frame[ends.transport() + 6..ends.transport() + 8].fill(0);
+            frame
+        };
+        let datagram = udp(call, (4002, 80), &[5; 2500]);
+        let mut frames = vec![
+            (A, tcp(call, (4000, 80), SYN)),
+            (B, tcp(back, (8080, 4000), SYN | ACK)),
+            (A, udp(call, (4000, 80), b"?")),
+            (B, udp(back, (8080, 4000), b"odd")),
+            (A, bare(call)),
+            (B, unreachable(back, &udp(there, (4000, 8080), b"?"))),
+            (A, unreachable(call, &udp(answer, (80, 4000), b"odd"))),
+            (B, unreachable(back, &tcp(there, (4000, 8080), SYN))),
+        ];
+        frames.extend(pieces(call, 7, &datagram, 1000).into_iter().map(|piece| (A, piece)));
+        for (pod, frame) in frames {
+            let verdict = run_summed(node.program("from_pod"), pod.ifindex, &frame);
+            assert_eq!(verdict, Ok(REDIRECT), "{family:?} {frame:02x?}");
+        }
+        node.events();
     }
 }

@@ -3,6 +3,9 @@
 //! Not its addresses alone: a datagram to the broadcast address of one of its networks, to the anycast address that
 //! every forwarding host has in every IPv6 network (RFC 4291 section 2.6.1), or to a `local` route someone has made,
 //! reaches the host's own sockets just as well. The kernel keeps a route for each.
+//!
+//! What the host sends by is news too: an address becomes usable some time after its route is there (RFC 4862 section
+//! 5.4, duplicate address detection), and default routes come and go.
 
 use futures_util::{FutureExt, StreamExt};
 use netlink_packet_route::RouteNetlinkMessage;
@@ -12,7 +15,7 @@ use rtnetlink::{MulticastGroup, new_multicast_connection};
 
 use crate::error::{Context, Result};
 
-/// Told by the kernel whenever these routes change, from the moment it is opened.
+/// Told by the kernel whenever these routes, an address or a default route change, from the moment it is opened.
 pub struct OwnRoutes {
     messages: Messages,
 }
@@ -22,7 +25,12 @@ type Messages = futures_util::stream::BoxStream<'static, NetlinkMessage<RouteNet
 impl OwnRoutes {
     /// Listens in the calling thread's network namespace. Must be called within a tokio runtime.
     pub fn listen() -> Result<Self> {
-        let groups = [MulticastGroup::Ipv4Route, MulticastGroup::Ipv6Route];
+        let groups = [
+            MulticastGroup::Ipv4Route,
+            MulticastGroup::Ipv6Route,
+            MulticastGroup::Ipv4Ifaddr,
+            MulticastGroup::Ipv6Ifaddr,
+        ];
         let (connection, _, messages) =
             new_multicast_connection(&groups).context("listen on", "netlink route socket")?;
         tokio::spawn(connection);
@@ -47,11 +55,18 @@ fn concerns(message: &NetlinkMessage<RouteNetlinkMessage>) -> bool {
     match &message.payload {
         NetlinkPayload::InnerMessage(
             RouteNetlinkMessage::NewRoute(route) | RouteNetlinkMessage::DelRoute(route),
-        ) => is_own(route),
+        ) => is_own(route) || is_default(route),
+        NetlinkPayload::InnerMessage(
+            RouteNetlinkMessage::NewAddress(_) | RouteNetlinkMessage::DelAddress(_),
+        ) => true,
         // Some were lost.
         NetlinkPayload::Overrun(_) => true,
         _ => false,
     }
+}
+
+fn is_default(route: &RouteMessage) -> bool {
+    route.header.kind == RouteType::Unicast && route.header.destination_prefix_length == 0
 }
 
 /// A route to the host itself.

@@ -315,6 +315,7 @@ fn rows_of_service_list_and_ip_list() {
         "0.0.0.0/0 world",
         "10.217.0.0/16 pool",
         "10.217.0.1/32 endpoint default/web",
+        "10.218.0.0/16 pool",
         "192.0.2.1/32 node",
         "192.0.2.2/32 remote-node",
         "198.51.100.0/24 policy",
@@ -322,6 +323,7 @@ fn rows_of_service_list_and_ip_list() {
         "2001:db8::1/128 node",
         "fd00:217::/64 pool",
         "fd00:217::1/128 endpoint default/web",
+        "fd00:218::/108 pool",
     ];
     assert_eq!(addresses, expected);
 }

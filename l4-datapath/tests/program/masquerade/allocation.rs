@@ -151,7 +151,7 @@ fn two_packets_at_once_get_one_port() {
         assert_eq!(one, Talk::Udp.question(outward(family, ends), Talk::Udp.port(ends, &one)));
     }
     assert_eq!(node.events(), [], "nobody was refused");
-    let halves = node.translations();
+    let halves = node.halves();
     assert_eq!(halves.len(), 2 * 400, "none is left over");
     for (key, half) in &halves {
         assert!(halves.get(&half.tuple.reversed()).is_some_and(|back| back.tuple.reversed() == *key));
@@ -165,7 +165,7 @@ fn each_workload_has_ports_of_its_own() {
         Talk::Tcp.ask(&mut node, A, family, 55_555);
         Talk::Tcp.ask(&mut node, B, family, 55_555);
     }
-    let forward: Vec<_> = node.translations().into_iter().filter(|(_, half)| half.is_forward == 1).collect();
+    let forward: Vec<_> = node.halves().into_iter().filter(|(_, half)| half.is_forward == 1).collect();
     assert_eq!(forward.len(), 4);
     for (key, half) in forward {
         assert!([A, B].iter().any(|pod| FAMILIES.iter().any(|f| address(f.pool(pod.host)) == key.source)));

@@ -28,7 +28,7 @@ impl Node {
     }
 
     fn remove_half(&mut self, is_forward: u8) {
-        for (key, _) in self.translations().into_iter().filter(|(_, half)| half.is_forward == is_forward) {
+        for (key, _) in self.halves().into_iter().filter(|(_, half)| half.is_forward == is_forward) {
             self.take::<PacketTuple, Translation>(map::TRANSLATIONS, key);
         }
     }
@@ -50,11 +50,11 @@ fn both_halves_go_with_their_connection_and_not_before() {
         assert_eq!(node.collects(), (8, 0));
         node.expire(Family::V4);
         assert_eq!(node.collects(), (4, 4), "{talk:?}");
-        let sources: Vec<_> = node.translations().keys().map(|key| key.source.0[..2].to_vec()).collect();
+        let sources: Vec<_> = node.halves().keys().map(|key| key.source.0[..2].to_vec()).collect();
         assert!(sources.iter().all(|source| source[0] != 0), "IPv6 is left");
         node.expire(Family::V6);
         assert_eq!(node.collects(), (0, 4));
-        assert!(node.translations().is_empty());
+        assert!(node.halves().is_empty());
     }
 }
 

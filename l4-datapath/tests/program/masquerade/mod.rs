@@ -88,7 +88,7 @@ impl Node {
     #[track_caller]
     fn stops(&mut self, program: &str, context: Context, frame: &[u8], expected: (DropReason, u32)) {
         self.events();
-        let (before, held) = (self.drops(), self.translations().len());
+        let (before, held) = (self.drops(), self.halves().len());
         let outcome = self.on_device(program, context, frame);
         let told: Vec<_> =
             self.events().iter().map(|e| (DropReason::from_number(e.reason), e.ifindex)).collect();
@@ -98,7 +98,7 @@ impl Node {
         let direction = if direction == 1 { abi::Direction::Egress } else { abi::Direction::Ingress };
         *counts.entry((expected.1, expected.0 as u8, direction as u8)).or_default() += 1;
         assert_eq!(self.drops(), counts);
-        assert_eq!(self.translations().len(), held, "who is refused leaves nothing behind");
+        assert_eq!(self.halves().len(), held, "who is refused leaves nothing behind");
     }
 
     fn on_device(&mut self, program: &str, context: Context, frame: &[u8]) -> Outcome {

@@ -1,0 +1,165 @@
+//! From nothing, or from what an earlier agent left, to a node that is in line with its directory.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use control::allocate::Allocator;
+use control::kind::configuration::{Attach, Configuration, TraceLevel};
+use control::source::files::Directory;
+use control::{NodeFacts, Planned, Present, World, plan};
+use endpoint::{Departed, Emptied, Endpoints, Host, Outward, dns};
+use ipnet::IpNet;
+use l4_datapath::metrics::Metrics as DatapathMetrics;
+use l4_datapath::{Adoption, Datapath, Hook, Options};
+use mesh::workload::Endpoint;
+use observe::FlowRing;
+use observe::metrics::{self, FlowMetrics, PolicyMetrics};
+use parking_lot::Mutex;
+
+use super::error::AgentError;
+use super::events::Explanation;
+use super::node::{Node, context, own_addresses};
+use crate::directories::{Directories, RESOLVER};
+
+impl Node {
+    /// Brings host, kernel and endpoints in line with the directory; adopts what an earlier agent left.
+    pub(super) async fn build(
+        directories: &Directories,
+    ) -> Result<(Self, Directory, Emptied, dns::Server), AgentError> {
+        make_directory(&directories.run_dir)?;
+        make_directory(&directories.state)?;
+        let source = Directory::open(&directories.config, &directories.state)?;
+        let world = source.world();
+        let endpoint_config = directories.endpoints(&world)?;
+        let capabilities = l4_datapath::probe::capabilities();
+        capabilities.check()?;
+        // Before anything is changed: it holds the lock that keeps a second agent out.
+        let (mut datapath, adoption) = Datapath::open(&options(directories, &world.configuration))?;
+        let host = Host::ensure(&endpoint_config).await?;
+        let opened = Endpoints::open(endpoint_config.clone()).await?;
+        let facts = facts(&world, &endpoint_config).await?;
+        let outward = Outward::find(world.configuration.devices.as_deref()).await?;
+        let mut allocator = Allocator::open(&directories.state)?;
+        let present = Present { endpoints: &opened.adopted, leaving: &BTreeSet::new(), plan: None };
+        let planned = plan(&world, present, &facts, &mut allocator)?;
+        allocator.save(SystemTime::now())?;
+        let mut unlisted = BTreeSet::new();
+        let refused = refusal(datapath.apply(&planned.plan))?;
+        adopt(&mut datapath, &opened.adopted, &adoption)?;
+        datapath.apply_masquerade(&planned.plan.masquerade, &outward.devices)?;
+        let tables = datapath.apply_services(&planned.plan.services).map(|report| unlisted = report.gone);
+        let refused = refused.or(refusal(tables)?);
+        datapath.set_namespace(linux::namespace::cookie()?);
+        datapath.attach_cgroup(&Directories::service_cgroup(&world)?)?;
+        let mut registry = metrics::registry(env!("CARGO_PKG_VERSION"), crate::COMMIT, abi::SCHEMA);
+        let settings = dns_settings(&world.configuration);
+        let dns =
+            dns::Server::bind(&endpoint_config, &settings, dns::Metrics::register(&mut registry)).await?;
+        let names = dns.names();
+        names.set(&planned.plan.services);
+        names.set_own_addresses(facts.addresses.iter().map(IpNet::addr));
+        let mounted = adoption.mounted.map(|path| format!("BPF file system mounted at {}", path.display()));
+        let mut node = Self {
+            flow_metrics: FlowMetrics::register(&mut registry),
+            policy_metrics: PolicyMetrics::register(&mut registry),
+            datapath_metrics: DatapathMetrics::register(&mut registry),
+            names,
+            explanation: explanation(&facts, &planned, &datapath),
+            directories: directories.clone(),
+            facts,
+            built_with: world.configuration.clone(),
+            world,
+            planned,
+            endpoints: opened.endpoints,
+            endpoint_config,
+            adopted: opened.adopted.len(),
+            outward,
+            dns: dns.addresses(),
+            host_changes: host.iter().map(ToString::to_string).chain(mounted).collect(),
+            refused,
+            capabilities: capabilities
+                .0
+                .iter()
+                .map(|row| (row.capability.to_owned(), row.text.clone()))
+                .collect(),
+            allocator,
+            leaving: BTreeSet::new(),
+            lost_events: 0,
+            settle_at: Some(tokio::time::Instant::now()),
+            ring: FlowRing::new(observe::ring::CAPACITY),
+            registry: Arc::new(registry),
+            datapath,
+        };
+        // Backends that left while no agent ran.
+        node.end_sockets(Departed { unlisted, ..Departed::default() });
+        node.count();
+        node.policy_metrics.set_invalid(node.invalid());
+        Ok((node, source, opened.emptied, dns))
+    }
+}
+
+/// What did not fit before does not fit now: what is pinned stays in force, as it did while the last agent ran.
+fn refusal<T>(applied: Result<T, l4_datapath::Error>) -> Result<Option<String>, AgentError> {
+    match applied {
+        Err(error @ l4_datapath::Error::Full { .. }) => Ok(Some(error.to_string())),
+        applied => Ok(applied.map(|_| None)?),
+    }
+}
+
+fn make_directory(path: &std::path::Path) -> Result<(), AgentError> {
+    let made = fs::DirBuilder::new().recursive(true).mode(0o755).create(path);
+    made.map_err(|error| AgentError::Io { what: format!("directory {}", path.display()), error })
+}
+
+/// What the node itself knows: its name and the addresses that are its own.
+async fn facts(world: &World, endpoints: &endpoint::Config) -> Result<NodeFacts, AgentError> {
+    let name = match &world.configuration.node_name {
+        Some(name) => name.clone(),
+        None => linux::host::name()?,
+    };
+    Ok(NodeFacts {
+        name,
+        addresses: own_addresses().await?,
+        ipv4_pool: endpoints.ipv4_pool,
+        ipv6_pool: endpoints.ipv6_pool,
+        masquerade_ports: world.configuration.masquerade_ports.clone(),
+    })
+}
+
+fn options(directories: &Directories, configuration: &Configuration) -> Options {
+    let hook = match configuration.attach {
+        Attach::Auto => Hook::Auto,
+        Attach::Tcx => Hook::Tcx,
+        Attach::Clsact => Hook::Clsact,
+    };
+    let trace = configuration.trace_level == TraceLevel::Trace;
+    Options { pin_root: directories.pins.clone(), hook, trace, ..Options::default() }
+}
+
+fn dns_settings(configuration: &Configuration) -> dns::Settings {
+    dns::Settings {
+        domain: configuration.cluster_domain.clone(),
+        upstreams: configuration.dns_upstreams.clone(),
+        host_file: PathBuf::from(RESOLVER),
+    }
+}
+
+/// Puts this agent's programs in the place of the earlier one's, and takes those of ended workloads away.
+fn adopt(datapath: &mut Datapath, adopted: &[Endpoint], adoption: &Adoption) -> Result<(), AgentError> {
+    for endpoint in adopted {
+        datapath.attach(endpoint)?;
+    }
+    let live: BTreeSet<&str> = adopted.iter().map(|endpoint| endpoint.interface.as_str()).collect();
+    for interface in adoption.interfaces.iter().filter(|interface| !live.contains(interface.as_str())) {
+        datapath.detach_interface(interface)?;
+    }
+    Ok(())
+}
+
+fn explanation(facts: &NodeFacts, planned: &Planned, datapath: &Datapath) -> Explanation {
+    Arc::new(Mutex::new(context(facts, planned, datapath)))
+}
