@@ -75,9 +75,9 @@ fn errors_of_the_outside_reach_the_workload_they_are_about() {
         assert_eq!(client.session.ask(&format!("udp {to}")), "refused", "port unreachable: {to}");
         assert_eq!(client.session.ask(&format!("tcp {to}")), "refused", "a reset: {to}");
     }
-    // The router knows no way to the next address of its own link.
-    for nobody in ["203.0.113.1:9", "[2001:db8:dead::1]:9"] {
-        assert_eq!(client.session.ask(&format!("udp {nobody}")), "unreachable", "{nobody}");
+    // Of the router itself, as Linux tells of them (`icmp_err_convert`, `icmpv6_err_convert`).
+    for (nobody, told) in [("203.0.113.1:9", "unreachable"), ("[2001:db8:bad::1]:9", "prohibited")] {
+        assert_eq!(client.session.ask(&format!("udp {nobody}")), told, "{nobody}");
     }
 }
 

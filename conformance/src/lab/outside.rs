@@ -17,6 +17,9 @@ const HOST_GATEWAY: [&str; 2] = ["198.51.100.1", "2001:db8:51::1"];
 /// The outside host's.
 const HOST: [&str; 2] = ["198.51.100.2", "2001:db8:51::2"];
 
+/// Where the router lets nobody go, and says so.
+const PROHIBITED: [&str; 2] = ["203.0.113.0/24", "2001:db8:bad::/48"];
+
 /// Router and outside host of one node. Gone when dropped; servers on it end before.
 pub struct Outside {
     router: Namespace,
@@ -46,6 +49,9 @@ impl Outside {
         for (namespace, [v4, v6]) in [(node, NODE_GATEWAY), (host, HOST_GATEWAY)] {
             namespace.ip(&format!("-4 route add default via {v4}"));
             namespace.ip(&format!("-6 route add default via {v6}"));
+        }
+        for prefix in PROHIBITED {
+            router.ip(&format!("route add prohibit {prefix}"));
         }
         outside
     }
@@ -89,8 +95,9 @@ fn join(a: &Namespace, end: &str, b: &Namespace, other: &str) {
     let path = b.path();
     let peer = path.file_name().and_then(|name| name.to_str()).expect("a name").to_owned();
     a.ip(&format!("link add {end} type veth peer name {other} netns {peer}"));
-    a.ip(&format!("link set {end} up"));
-    b.ip(&format!("link set {other} up"));
+    for (namespace, end) in [(a, end), (b, other)] {
+        namespace.ip(&format!("link set {end} up"));
+    }
 }
 
 fn address(namespace: &Namespace, device: &str, addresses: &[&str; 2]) {

@@ -64,6 +64,12 @@ pub(crate) fn is_vip(address: &Address) -> bool {
     FRONTENDS.get_ptr(Frontend::address_only(*address)).is_some()
 }
 
+/// Whether some service has this port, whoever answers there.
+#[inline(always)]
+pub(crate) fn is_frontend(frontend: &Frontend) -> bool {
+    FRONTENDS.get_ptr(frontend).is_some()
+}
+
 /// Gives the call to a backend. `false`: no such port, or nobody answers it; `choice` is as it was.
 #[inline(always)]
 pub(crate) fn choose(call: &Call, choice: &mut Choice) -> bool {

@@ -9,7 +9,8 @@ use abi::{AffinityKey, Called, Frontend, SocketKey};
 
 use crate::{
     balance::{self, Choice},
-    maps::SOCKETS,
+    header::protocol,
+    maps::{NODE, SOCKETS},
     socket::{PROCEED, Socket},
 };
 
@@ -32,7 +33,7 @@ pub(crate) fn call(socket: Socket, entropy: impl FnOnce(&Call, u64) -> u32) -> i
     call.entropy = entropy(&call, cookie);
     let mut choice = Choice::NONE;
     if !balance::choose(&call, &mut choice) {
-        return socket.refuse();
+        return if may_be_an_answer(socket, &call.frontend) { PROCEED } else { socket.refuse() };
     }
     let backend = &choice.backend;
     if !socket.set(&backend.address, backend.port) {
@@ -41,6 +42,22 @@ pub(crate) fn call(socket: Socket, entropy: impl FnOnce(&Call, u64) -> u32) -> i
     let key = SocketKey { cookie, address: backend.address, port: backend.port, protocol, zero: [0; 5] };
     remember(&key, Note(Called { frontend: call.frontend, service: choice.service }));
     PROCEED
+}
+
+/// A workload that reaches itself through a service sees the VIP as its client, at a port that no service has. What it
+/// answers there by UDP is no call: `from_pod` gives it to the client, and refuses it if there is none.
+#[inline(always)]
+fn may_be_an_answer(socket: Socket, frontend: &Frontend) -> bool {
+    frontend.protocol == protocol::UDP && !balance::is_frontend(frontend) && !is_nodes_own(socket)
+}
+
+/// No program stands between the node's own sockets and the network.
+#[inline(always)]
+fn is_nodes_own(socket: Socket) -> bool {
+    let Some(node) = NODE.get_ptr(0) else { return true };
+    // SAFETY: an array element lives as long as the map; the agent stores to it meanwhile, hence volatile.
+    let own = unsafe { read_volatile(&raw const (*node).namespace) };
+    own == 0 || own == socket.namespace()
 }
 
 /// Puts what was called in the place of the address of who answers, if that was a backend of a call.

@@ -70,6 +70,31 @@ fn a_port_that_the_vip_does_not_have_refuses() {
     }
 }
 
+/// A workload that reaches itself through a service sees the VIP as its client, and answers there.
+#[test]
+fn a_datagram_of_a_workload_to_a_port_that_the_vip_does_not_have_is_left_to_the_device() {
+    let mut world = World::new();
+    let here = world.namespace.namespace().inside(linux::namespace::cookie).unwrap().unwrap();
+    for family in FAMILIES {
+        world.tables.set_service(1, frontend(family.vip(1, 80), UDP), &[], 0);
+        let at_port =
+            |world: &World, port| call_all(world, family, family.vip(1, port)).map(|(_, result)| result);
+        world.datapath.as_mut().unwrap().set_namespace(here);
+        let own = at_port(&world, 81).map(|result| result.unwrap_err().kind());
+        assert_eq!(own, [ErrorKind::ConnectionRefused; 3], "{family:?}: a process of the node");
+        world.datapath.as_mut().unwrap().set_namespace(here + 1);
+        let [tcp, sendto, connect] = at_port(&world, 81);
+        assert_eq!(tcp.unwrap_err().kind(), ErrorKind::ConnectionRefused, "{family:?}");
+        for left in [sendto, connect] {
+            // By the kernel, which knows no way there in this namespace.
+            assert_eq!(left.unwrap_err().kind(), ErrorKind::NetworkUnreachable, "{family:?}");
+        }
+        let nobody = at_port(&world, 80).map(|result| result.unwrap_err().kind());
+        assert_eq!(nobody, [ErrorKind::ConnectionRefused; 3], "{family:?}: nobody answers");
+        assert_eq!(world.tables.called(), [], "{family:?}");
+    }
+}
+
 #[test]
 fn a_port_of_another_protocol_refuses() {
     let mut world = World::new();

@@ -106,6 +106,7 @@ fn word(error: &io::Error) -> &'static str {
         ErrorKind::ConnectionReset | ErrorKind::BrokenPipe | ErrorKind::UnexpectedEof => "reset",
         ErrorKind::ConnectionAborted => "aborted",
         ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable => "unreachable",
+        ErrorKind::PermissionDenied => "prohibited",
         ErrorKind::TimedOut | ErrorKind::WouldBlock => "silent",
         ErrorKind::InvalidData => "garbled",
         _ => "failed",
