@@ -224,7 +224,7 @@ pub(crate) fn unpin(pin: &Path) -> Result<(), Error> {
 }
 
 /// The system's error number somewhere in the chain of causes.
-fn errno(error: &ProgramError) -> Option<i32> {
+pub(crate) fn errno(error: &ProgramError) -> Option<i32> {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(error) = cause {
         if let Some(io) = error.downcast_ref::<io::Error>() {

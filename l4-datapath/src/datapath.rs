@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use aya::maps::Map;
-use aya::programs::{SchedClassifier, TestRun, TestRunOptions};
+use aya::programs::{ProgramError, SchedClassifier, TestRun, TestRunOptions};
 use aya::{Ebpf, EbpfLoader};
 use maps::Sizes;
 use mesh::plan::{Device, Masquerade, NodePlan};
@@ -399,9 +399,22 @@ fn load(pins: &Pins, specs: &[maps::Spec]) -> Result<Ebpf, Error> {
     let mut ebpf = loader.override_global("CAN_SET_RESULT", &can_set_result, true).load(OBJECT)?;
     cgroup::load(&mut ebpf)?;
     for name in Place::ALL.map(Place::program).into_iter().chain([COLLECT]) {
-        program(&mut ebpf, name)?.load().map_err(Error::program(name, "loading"))?;
+        load_patiently(program(&mut ebpf, name)?).map_err(Error::program(name, "loading"))?;
     }
     Ok(ebpf)
+}
+
+/// The kernel gives up on a program with `EAGAIN` when a signal comes while it is being verified (`do_check`), such as
+/// that of a child's end. libbpf tries as often.
+fn load_patiently(program: &mut SchedClassifier) -> Result<(), ProgramError> {
+    let mut tries = 5;
+    loop {
+        tries -= 1;
+        match program.load() {
+            Err(error) if tries > 0 && attach::errno(&error) == Some(libc::EAGAIN) => {}
+            loaded => return loaded,
+        }
+    }
 }
 
 fn program<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut SchedClassifier, Error> {

@@ -52,7 +52,9 @@ extern "C" fn netdev_stop(
     let (Some(packet), Some(now)) = (unsafe { (packet.as_ref(), now.as_ref()) }) else { return TC_ACT_SHOT };
     let is_egress = direction == Direction::Egress as u32;
     let mut flow = Flow::new(ifindex, if is_egress { Direction::Egress } else { Direction::Ingress });
-    let known = identity::endpoint(&packet.source)
+    // Until 6.2 what a global function was given cannot be a map's key.
+    let source = packet.source;
+    let known = identity::endpoint(&source)
         .filter(|endpoint| flow.source.set_local(endpoint, now.generation).is_ok());
     match known {
         Some(endpoint) if is_egress => flow.ifindex = endpoint.ifindex,

@@ -121,7 +121,7 @@ pub(crate) fn forget(packet: &Packet, flow: &Flow) {
 #[inline(never)]
 extern "C" fn translation_forget(packet: *const Packet, flow: *const Flow) -> u32 {
     // SAFETY: the callers pass references; the tests for null are for the verifier.
-    if let (Some(packet), Some(flow)) = (unsafe { (packet.as_ref(), flow.as_ref()) }) {
+    if let (Some(packet), Some(flow)) = unsafe { (packet.as_ref(), flow.as_ref()) } {
         // It may be gone already.
         let _ = TRANSLATIONS.remove(&tuple(opener(packet), called(flow), packet.protocol));
     }
@@ -143,7 +143,9 @@ pub(crate) fn standing(packet: &Packet, flow: &Flow, second: u32) -> Standing {
 extern "C" fn translation_standing(packet: *const Packet, instance: u32, second: u32) -> u32 {
     // SAFETY: the callers pass references; the test for null is for the verifier.
     let Some(packet) = (unsafe { packet.as_ref() }) else { return Standing::Over as u32 };
-    let other = identity::endpoint(&packet.destination).map_or(0, |endpoint| endpoint.instance as u32);
+    // Until 6.2 what a global function was given cannot be a map's key.
+    let destination = packet.destination;
+    let other = identity::endpoint(&destination).map_or(0, |endpoint| endpoint.instance as u32);
     let tuple = Tuple::of(packet);
     let standing = match conntrack::find(&tuple) {
         Some(entry)

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    io::ErrorKind,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     os::fd::AsFd as _,
     process::Command,
@@ -16,7 +17,7 @@ use abi::{
 use aya::{
     Ebpf, EbpfLoader, TestRun as _, TestRunOptions,
     maps::{Array, HashMap, LpmTrie, MapData, PerCpuHashMap, RingBuf, lpm_trie::Key},
-    programs::{SchedClassifier, TcAttachType, links::LinkOrder, tc::TcAttachOptions},
+    programs::{ProgramError, SchedClassifier, TcAttachType, links::LinkOrder, tc::TcAttachOptions},
 };
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -27,6 +28,10 @@ use super::world::{A, B, FAMILIES, Family, NIC, PEER, Pod, Ports, WORLD, address
 
 /// Capacity of `TRANSLATIONS` here.
 pub(crate) const TRANSLATIONS: u32 = 4096;
+
+fn is_interrupted(error: &ProgramError) -> bool {
+    matches!(error, ProgramError::LoadError { io_error, .. } if io_error.kind() == ErrorKind::WouldBlock)
+}
 
 fn make_veth(name: &str, index: u32, peer: &str) {
     let made = Command::new("ip")
@@ -65,7 +70,14 @@ impl Node {
             .expect("the object loads");
         for name in ["from_pod", "to_pod", "from_netdev", "to_netdev", "conntrack_gc"] {
             let program: &mut SchedClassifier = bpf.program_mut(name).unwrap().try_into().unwrap();
-            program.load().unwrap_or_else(|error| panic!("{name}: {error}"));
+            // `EAGAIN`: a signal came while it was being verified; libbpf tries as often.
+            let mut loaded = program.load();
+            for _ in 0..4 {
+                if loaded.as_ref().err().is_some_and(is_interrupted) {
+                    loaded = program.load();
+                }
+            }
+            loaded.unwrap_or_else(|error| panic!("{name}: {error}"));
         }
         let events = RingBuf::try_from(bpf.take_map(map::EVENTS).unwrap()).unwrap();
         let mut node = Self { bpf, events };

@@ -8,7 +8,7 @@ use std::{
 };
 
 use abi::{DropReason, PacketTuple, Translation, map};
-use aya::maps::{Array, HashMap};
+use aya::maps::Array;
 
 use super::{
     super::{
@@ -105,17 +105,9 @@ fn nine_tenths_of_a_large_range_can_be_used() {
 fn a_full_table_refuses_whole() {
     for room in [0, 1] {
         let mut node = gate();
-        {
-            let mut map: HashMap<_, PacketTuple, Translation> =
-                HashMap::try_from(node.bpf().map_mut(map::TRANSLATIONS).unwrap()).unwrap();
-            for number in 0..TRANSLATIONS - room {
-                map.insert(
-                    other(number),
-                    Translation { tuple: other(number), kind: 1, is_forward: 1, orphaned: 0, zero: 0 },
-                    0,
-                )
-                .unwrap();
-            }
+        for number in 0..TRANSLATIONS - room {
+            let half = Translation { tuple: other(number), kind: 1, is_forward: 1, orphaned: 0, zero: 0 };
+            node.put(map::TRANSLATIONS, other(number), half);
         }
         let question = udp(Family::V6.from(A, Family::V6.peer()), (4000, 53), b"");
         node.passes("from_pod", A, &question);
@@ -159,11 +151,10 @@ fn two_packets_at_once_get_one_port() {
         assert_eq!(one, Talk::Udp.question(outward(family, ends), Talk::Udp.port(ends, &one)));
     }
     assert_eq!(node.events(), [], "nobody was refused");
-    let halves = node.translations();
+    let halves = node.halves();
     assert_eq!(halves.len(), 2 * 400, "none is left over");
     for (key, half) in &halves {
-        let other = halves.iter().find(|(other, _)| *other == half.tuple.reversed());
-        assert!(other.is_some_and(|(_, back)| back.tuple.reversed() == *key));
+        assert!(halves.get(&half.tuple.reversed()).is_some_and(|back| back.tuple.reversed() == *key));
     }
 }
 
@@ -174,7 +165,7 @@ fn each_workload_has_ports_of_its_own() {
         Talk::Tcp.ask(&mut node, A, family, 55_555);
         Talk::Tcp.ask(&mut node, B, family, 55_555);
     }
-    let forward: Vec<_> = node.translations().into_iter().filter(|(_, half)| half.is_forward == 1).collect();
+    let forward: Vec<_> = node.halves().into_iter().filter(|(_, half)| half.is_forward == 1).collect();
     assert_eq!(forward.len(), 4);
     for (key, half) in forward {
         assert!([A, B].iter().any(|pod| FAMILIES.iter().any(|f| address(f.pool(pod.host)) == key.source)));

@@ -1,7 +1,7 @@
 //! Translations live and die with their connections.
 
-use abi::{Collected, Translation, map};
-use aya::{TestRun as _, TestRunOptions, maps::HashMap};
+use abi::{Collected, Connection, ConnectionKey4, ConnectionKey6, PacketTuple, Translation, map};
+use aya::{TestRun as _, TestRunOptions};
 
 use super::{
     super::{
@@ -28,11 +28,8 @@ impl Node {
     }
 
     fn remove_half(&mut self, is_forward: u8) {
-        let halves = self.translations();
-        let mut map: HashMap<_, abi::PacketTuple, Translation> =
-            HashMap::try_from(self.bpf().map_mut(map::TRANSLATIONS).unwrap()).unwrap();
-        for (key, _) in halves.iter().filter(|(_, half)| half.is_forward == is_forward) {
-            map.remove(key).unwrap();
+        for (key, _) in self.halves().into_iter().filter(|(_, half)| half.is_forward == is_forward) {
+            self.take::<PacketTuple, Translation>(map::TRANSLATIONS, key);
         }
     }
 
@@ -53,11 +50,11 @@ fn both_halves_go_with_their_connection_and_not_before() {
         assert_eq!(node.collects(), (8, 0));
         node.expire(Family::V4);
         assert_eq!(node.collects(), (4, 4), "{talk:?}");
-        let sources: Vec<_> = node.translations().iter().map(|(key, _)| key.source.0[..2].to_vec()).collect();
+        let sources: Vec<_> = node.halves().keys().map(|key| key.source.0[..2].to_vec()).collect();
         assert!(sources.iter().all(|source| source[0] != 0), "IPv6 is left");
         node.expire(Family::V6);
         assert_eq!(node.collects(), (0, 4));
-        assert_eq!(node.translations(), []);
+        assert!(node.halves().is_empty());
     }
 }
 
@@ -65,17 +62,14 @@ impl Node {
     /// Takes all connections of a family away.
     fn expire(&mut self, family: Family) {
         match family {
-            Family::V4 => self.clear::<abi::ConnectionKey4>(map::CONNECTIONS4),
-            Family::V6 => self.clear::<abi::ConnectionKey6>(map::CONNECTIONS6),
+            Family::V4 => self.clear::<ConnectionKey4>(map::CONNECTIONS4),
+            Family::V6 => self.clear::<ConnectionKey6>(map::CONNECTIONS6),
         }
     }
 
-    fn clear<K: aya::Pod>(&mut self, name: &str) {
-        let mut map: HashMap<_, K, abi::Connection> =
-            HashMap::try_from(self.bpf().map_mut(name).unwrap()).unwrap();
-        let keys: Vec<K> = map.keys().map(Result::unwrap).collect();
-        for key in keys {
-            map.remove(&key).unwrap();
+    fn clear<K: aya::Pod + Ord>(&mut self, name: &str) {
+        for key in self.all::<K, Connection>(name).into_keys() {
+            self.take::<K, Connection>(name, key);
         }
     }
 }

@@ -129,3 +129,56 @@ fn a_refused_datagram_is_an_error_at_the_workloads_socket() {
     }
     assert_eq!(drop_reasons(&node), []);
 }
+
+/// T35 for real: a router beyond the node says that segments are too big, about the node's packets; the workload's
+/// kernel hears it about its own, and the stream goes on.
+#[test]
+fn a_smaller_mtu_on_the_way_is_discovered() {
+    let (node, mut a, mut router) = scene();
+    let mut server = Shell::bare();
+    let (far0, far1) = ("02:00:00:00:00:f0", "02:00:00:00:00:f1");
+    let to_server = format!(
+        "ip link add far0 address {far0} mtu 1300 type veth peer name far1 address {far1} mtu 1500 netns {}",
+        server.pid()
+    );
+    assert!(router.run(&to_server) && router.run("ip link set far0 up") && server.run("ip link set far1 up"));
+    assert!(router.run("sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1"));
+    for family in FAMILIES {
+        let (far, length) = match family {
+            Family::V4 => ("203.0.113.7", 32),
+            Family::V6 => ("2001:db8:7::7", 128),
+        };
+        let (own, peer) = (family.outside(), family.peer());
+        ip(&["route", "add", &format!("{far}/{length}"), "via", &peer.to_string(), "dev", "nic", "onlink"]);
+        for command in [
+            format!("ip route add {far}/{length} dev far0"),
+            format!("ip neighbour add {far} lladdr {far1} dev far0"),
+        ] {
+            assert!(router.run(&command), "{command}");
+        }
+        let nodad = if family == Family::V6 { "nodad" } else { "" };
+        for command in [
+            format!("ip address add {far}/{length} dev far1 {nodad}"),
+            format!("ip route add {own}/{length} dev far1"),
+            format!("ip neighbour add {own} lladdr {far0} dev far1"),
+        ] {
+            assert!(server.run(&command), "{command}");
+        }
+        let address = SocketAddr::new(far.parse().unwrap(), 80);
+        let listener = server.inside(|| TcpListener::bind(address).unwrap());
+        let sent = vec![7; 1_000_000];
+        let received = thread::scope(|scope| {
+            scope.spawn(|| {
+                a.inside(|| TcpStream::connect_timeout(&address, PATIENCE).unwrap().write_all(&sent))
+            });
+            let (mut stream, _) = listener.accept().unwrap();
+            stream.set_read_timeout(Some(PATIENCE)).unwrap();
+            let mut received = Vec::new();
+            stream.read_to_end(&mut received).unwrap();
+            received
+        });
+        assert!(received == sent, "{family:?}: {} bytes of {}", received.len(), sent.len());
+        assert!(a.run(&format!("ip route get {far} | grep -q 'mtu 1300'")), "{family:?}: it was heard");
+    }
+    assert_eq!(drop_reasons(&node), []);
+}

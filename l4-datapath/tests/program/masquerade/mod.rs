@@ -10,8 +10,8 @@ mod pieces;
 
 use std::{net::IpAddr, ops::RangeInclusive};
 
-use abi::{Address, Device, DeviceFlags, DropReason, Node as NodeValue, PacketTuple, Translation, map};
-use aya::maps::{Array, HashMap, LpmTrie, lpm_trie::Key};
+use abi::{Address, Device, DeviceFlags, DropReason, Node as NodeValue, map};
+use aya::maps::{LpmTrie, lpm_trie::Key};
 use etherparse::{NetHeaders, PacketHeaders, TransportHeader};
 
 use super::{
@@ -41,8 +41,7 @@ fn gate() -> Node {
 impl Node {
     fn set_ports(&mut self, ports: RangeInclusive<u16>) {
         let masquerade = u32::from(*ports.start()) << 16 | u32::from(*ports.end());
-        let mut map: Array<_, NodeValue> = Array::try_from(self.bpf().map_mut(map::NODE).unwrap()).unwrap();
-        map.set(0, NodeValue { generation: 1, masquerade, ..NodeValue::default() }, 0).unwrap();
+        self.set(map::NODE, 0, NodeValue { generation: 1, masquerade, ..NodeValue::default() });
     }
 
     fn set_device(&mut self, addresses: Option<[IpAddr; 2]>, flags: u32) {
@@ -53,9 +52,7 @@ impl Node {
                 IpAddr::V6(v6) => device.ipv6 = v6.octets(),
             }
         }
-        let mut map: HashMap<_, u32, Device> =
-            HashMap::try_from(self.bpf().map_mut(map::DEVICES).unwrap()).unwrap();
-        map.insert(NIC, device, 0).unwrap();
+        self.put(map::DEVICES, NIC, device);
     }
 
     /// Lets the destination see workloads' own addresses.
@@ -63,12 +60,6 @@ impl Node {
         let mut map: LpmTrie<_, Address, u32> =
             LpmTrie::try_from(self.bpf().map_mut(map::UNMASQUERADED).unwrap()).unwrap();
         map.insert(&Key::new(128, address(ip)), 1, 0).unwrap();
-    }
-
-    fn translations(&mut self) -> Vec<(PacketTuple, Translation)> {
-        let map: HashMap<_, PacketTuple, Translation> =
-            HashMap::try_from(self.bpf().map_mut(map::TRANSLATIONS).unwrap()).unwrap();
-        map.iter().map(Result::unwrap).collect()
     }
 
     /// What `from_pod` lets pass, as it leaves the device.
@@ -97,7 +88,7 @@ impl Node {
     #[track_caller]
     fn stops(&mut self, program: &str, context: Context, frame: &[u8], expected: (DropReason, u32)) {
         self.events();
-        let (before, held) = (self.drops(), self.translations().len());
+        let (before, held) = (self.drops(), self.halves().len());
         let outcome = self.on_device(program, context, frame);
         let told: Vec<_> =
             self.events().iter().map(|e| (DropReason::from_number(e.reason), e.ifindex)).collect();
@@ -107,7 +98,7 @@ impl Node {
         let direction = if direction == 1 { abi::Direction::Egress } else { abi::Direction::Ingress };
         *counts.entry((expected.1, expected.0 as u8, direction as u8)).or_default() += 1;
         assert_eq!(self.drops(), counts);
-        assert_eq!(self.translations().len(), held, "who is refused leaves nothing behind");
+        assert_eq!(self.halves().len(), held, "who is refused leaves nothing behind");
     }
 
     fn on_device(&mut self, program: &str, context: Context, frame: &[u8]) -> Outcome {
