@@ -32,8 +32,9 @@ fn what_is_forged_is_dropped_for_its_reason_even_without_any_policy() {
         for case in CASES.iter().filter(|case| case.name != "spoof") {
             let name = format!("rebel-{}-{}", case.name, if to.is_ipv4() { 4 } else { 6 });
             forge(&node, &name, case.name, to, None);
-            wait_until(&format!("{} to {to} is dropped: {}", case.name, case.reason), || {
-                let lines = drops(&node, &["--drop-reason", case.reason, "--pod", &name]);
+            let reason = case.reason(to);
+            wait_until(&format!("{} to {to} is dropped: {reason}", case.name), || {
+                let lines = drops(&node, &["--drop-reason", reason, "--pod", &name]);
                 lines.iter().any(|line| line.contains(&name))
             });
         }

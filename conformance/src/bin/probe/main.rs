@@ -37,10 +37,11 @@ clients that stay
   steady ADDRESS          connects over TCP again and again; each line of standard input asks for `COUNT good, COUNT bad`
 with raw sockets
   flood IP COUNT          send a datagram to each of so many ports and source ports, each a connection of its own
+  syn-flood IP COUNT      send so many first packets of TCP to port 80, each from a port of its own
   forge CASE IP [FROM]    send a packet no honest stack sends, to port 80; from its own address unless told otherwise
   ping IP                 an echo request, and its reply
   tables                  the iptables and nftables tables of this network namespace
-  capture                 tell every TCP, UDP and SCTP packet of this network namespace";
+  capture [every]         tell every TCP, UDP and SCTP packet of this network namespace, or every IP packet";
 
 /// How long an answer may take. Refusals and answers come at once; only silence takes this long.
 const PATIENCE: Duration = Duration::from_millis(700);
@@ -69,11 +70,13 @@ fn run(words: &[&str]) -> io::Result<()> {
         ["pulse", address] => client::pulse(read(address)?),
         ["steady", address] => client::steady(read(address)?),
         ["flood", to, count] => raw::flood(read(to)?, read(count)?),
+        ["syn-flood", to, count] => raw::syn_flood(read(to)?, read(count)?),
         ["forge", case, to] => raw::forge(case, read(to)?, None),
         ["forge", case, to, from] => raw::forge(case, read(to)?, Some(read(from)?)),
         ["ping", to] => raw::ping(read(to)?),
         ["tables"] => netfilter::tables(),
-        ["capture"] => raw::capture(),
+        ["capture"] => raw::capture(false),
+        ["capture", "every"] => raw::capture(true),
         words => one(words).map(|said| println!("{said}")),
     }
 }

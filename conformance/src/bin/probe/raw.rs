@@ -6,8 +6,8 @@ use std::time::Instant;
 
 use conformance::forge::Case;
 use etherparse::{
-    IcmpEchoHeader, Icmpv4Header, Icmpv4Type, Icmpv6Header, Icmpv6Type, IpHeaders, PacketHeaders,
-    SlicedPacket, TransportHeader, TransportSlice,
+    IcmpEchoHeader, Icmpv4Header, Icmpv4Type, Icmpv6Header, Icmpv6Type, Ipv4Header, Ipv6Header,
+    PacketHeaders, SlicedPacket, TransportHeader, TransportSlice,
 };
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -33,11 +33,27 @@ pub(crate) fn flood(to: IpAddr, count: u32) -> io::Result<()> {
 pub(crate) fn forge(name: &str, to: IpAddr, from: Option<IpAddr>) -> io::Result<()> {
     let case = Case::named(name).ok_or_else(|| io::Error::other(format!("no case {name:?}")))?;
     let from = from.map_or_else(|| own_address(to), Ok)?;
-    let domain = if to.is_ipv4() { Domain::IPV4 } else { Domain::IPV6 };
-    // IPPROTO_RAW: the caller brings the IP header, in either family (raw(7)).
-    let socket = Socket::new(domain, Type::RAW, Some(Protocol::from(255)))?;
-    socket.send_to(&case.packet(from, to)?, &SocketAddr::new(to, 0).into())?;
+    let socket = headers_included(to)?;
+    for packet in case.packets(from, to)? {
+        socket.send_to(&packet, &SocketAddr::new(to, 0).into())?;
+    }
     println!("sent");
+    Ok(())
+}
+
+/// IPPROTO_RAW: the caller brings the IP header, in either family (raw(7)).
+fn headers_included(to: IpAddr) -> io::Result<Socket> {
+    let domain = if to.is_ipv4() { Domain::IPV4 } else { Domain::IPV6 };
+    Socket::new(domain, Type::RAW, Some(Protocol::from(255)))
+}
+
+/// No socket waits for the answers: the kernel resets what they open.
+pub(crate) fn syn_flood(to: IpAddr, count: u16) -> io::Result<()> {
+    let (socket, from) = (headers_included(to)?, own_address(to)?);
+    for port in 1..=count {
+        socket.send_to(&conformance::forge::syn(from, to, port)?, &SocketAddr::new(to, 0).into())?;
+    }
+    println!("flooded");
     Ok(())
 }
 
@@ -104,15 +120,17 @@ fn await_reply(socket: &mut Socket, v4: bool, id: u16) -> io::Result<()> {
     Err(io::ErrorKind::TimedOut.into())
 }
 
-/// `PROTOCOL SOURCE > DESTINATION` for each packet, in and out, of all interfaces; until killed.
-pub(crate) fn capture() -> io::Result<()> {
+/// `PROTOCOL SOURCE > DESTINATION` for each packet, in and out, of all interfaces; until killed. `every`: those without
+/// ports too.
+pub(crate) fn capture(every: bool) -> io::Result<()> {
     // SOCK_DGRAM: without link-layer headers (packet(7)).
     let mut socket = Socket::new(Domain::PACKET, Type::DGRAM, Some(Protocol::from(EVERY_PROTOCOL)))?;
     println!("serving");
     let mut buffer = [0; 65536];
     loop {
         let length = socket.read(&mut buffer)?;
-        if let Some(line) = line(&buffer[..length]) {
+        let packet = &buffer[..length];
+        if let Some(line) = line(packet).or_else(|| without_ports(packet).filter(|_| every)) {
             writeln!(io::stdout(), "{line}")?;
         }
     }
@@ -125,10 +143,20 @@ fn line(packet: &[u8]) -> Option<String> {
         TransportSlice::Udp(udp) => ("udp", udp.source_port(), udp.destination_port()),
         _ => return None,
     };
-    let (headers, _) = IpHeaders::from_slice(packet).ok()?;
-    let [from, to] = match headers {
-        IpHeaders::Ipv4(header, _) => [IpAddr::from(header.source), header.destination.into()],
-        IpHeaders::Ipv6(header, _) => [IpAddr::from(header.source), header.destination.into()],
-    };
+    let [from, to] = ends(packet)?;
     Some(format!("{protocol} {} > {}", SocketAddr::new(from, source), SocketAddr::new(to, destination)))
+}
+
+fn without_ports(packet: &[u8]) -> Option<String> {
+    let [from, to] = ends(packet)?;
+    Some(format!("ip {from} > {to}"))
+}
+
+/// Of the IP header alone: what follows may be broken, or a piece.
+fn ends(packet: &[u8]) -> Option<[IpAddr; 2]> {
+    if let Ok((header, _)) = Ipv4Header::from_slice(packet) {
+        return Some([IpAddr::from(header.source), header.destination.into()]);
+    }
+    let (header, _) = Ipv6Header::from_slice(packet).ok()?;
+    Some([IpAddr::from(header.source), header.destination.into()])
 }
