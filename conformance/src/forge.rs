@@ -1,6 +1,6 @@
 //! Packets that no honest stack sends, for the adversary's scenarios.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use etherparse::{IpHeaders, PacketBuilder, PacketBuilderStep, TcpHeader};
 
@@ -147,6 +147,13 @@ impl Case {
     }
 }
 
+/// "Unreachable" about the datagram from port 40000 of `to` to `about`: another's call.
+pub fn complaint(from: IpAddr, to: IpAddr, about: SocketAddr) -> std::io::Result<Vec<u8>> {
+    let (builder, mut quoted) = (start(to, about.ip())?, Vec::new());
+    builder.udp(40_000, about.port()).write(&mut quoted, b"who").map_err(std::io::Error::other)?;
+    error(from, to, &quoted)
+}
+
 /// A first packet of TCP from this port to port 80.
 pub fn syn(from: IpAddr, to: IpAddr, port: u16) -> std::io::Result<Vec<u8>> {
     let mut packet = Vec::new();
@@ -184,7 +191,17 @@ fn cut(piece: &Piece, from: IpAddr, to: IpAddr) -> std::io::Result<Vec<u8>> {
     let mut packet = bare(from, to, piece.protocol, &payload)?;
     packet[4..6].copy_from_slice(&ID[2..]);
     // The checksum is the kernel's (raw(7)).
-    packet[6..8].copy_from_slice(&(piece.offset / 8 | more << 13).to_be_bytes());
+    packet[6..8].copy_from_slice(&((piece.offset / 8) | (more << 13)).to_be_bytes());
+    Ok(packet)
+}
+
+fn error(from: IpAddr, to: IpAddr, quoted: &[u8]) -> std::io::Result<Vec<u8>> {
+    let (builder, mut packet) = (start(from, to)?, Vec::new());
+    let written = match from.is_ipv4() {
+        true => builder.icmpv4_raw(3, 1, [0; 4]).write(&mut packet, quoted),
+        false => builder.icmpv6_raw(1, 4, [0; 4]).write(&mut packet, quoted),
+    };
+    written.map_err(std::io::Error::other)?;
     Ok(packet)
 }
 
@@ -225,13 +242,7 @@ fn write(body: &Body, from: IpAddr, to: IpAddr) -> std::io::Result<Vec<u8>> {
         Body::EchoRequest => builder.icmpv6_echo_request(1, 1).write(&mut packet, b"word"),
         Body::EchoReply if v4 => builder.icmpv4_echo_reply(1, 1).write(&mut packet, b"word"),
         Body::EchoReply => builder.icmpv6_echo_reply(1, 1).write(&mut packet, b"word"),
-        Body::Error => {
-            let inner = write(&Body::Honest, to, from)?;
-            match v4 {
-                true => builder.icmpv4_raw(3, 1, [0; 4]).write(&mut packet, &inner),
-                false => builder.icmpv6_raw(1, 4, [0; 4]).write(&mut packet, &inner),
-            }
-        }
+        Body::Error => return error(from, to, &write(&Body::Honest, to, from)?),
         Body::Protocol(number) => return bare(from, to, *number, &[0; 32]),
         Body::SourceRoute => return source_route(from, to),
         Body::Pieces(_) => return Err(std::io::Error::other("pieces are cut one by one")),

@@ -5,7 +5,9 @@
 
 mod service;
 
-use std::net::IpAddr;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::process::Command;
 
 use conformance::forge::{CASES, Case, OVERLAP, SYN_WITH_DATA, UNSERVED};
 use conformance::lab::{Node, Outcome, Session, Workload, binary, wait_until};
@@ -14,6 +16,17 @@ use service::{CLIENT, WEB, asker, call, service, vip, witness};
 
 /// The node's own addresses in its pools.
 const GATEWAYS: [&str; 2] = ["10.77.0.1", "fd00:77::1"];
+
+/// Only the empire calls the backend.
+const EMPIRE_ONLY: &str = "apiVersion: cilium.io/v2
+kind: CiliumNetworkPolicy
+metadata: {name: empire-only, namespace: default}
+spec:
+  endpointSelector: {matchLabels: {app: web}}
+  ingress:
+  - fromEndpoints: [{matchLabels: {org: empire}}]
+    toPorts: [{ports: [{port: '8080'}]}]
+";
 
 /// A node, a workload behind service 1, and one that forges.
 struct Scene {
@@ -82,7 +95,7 @@ impl Scene {
     /// Whatever the backend has seen of the rebel, and of ports that only forged packets have, up to now.
     fn seen(&mut self, capture: &Session) -> Vec<String> {
         // The last one, to know when all have been seen.
-        let end = std::net::SocketAddr::new(self.web.addresses[0], 8080);
+        let end = SocketAddr::new(self.web.addresses[0], 8080);
         assert!(self.rebel.session.ask(&format!("call udp {end} 5555")).contains("heard=web "));
         let of_rebel = self.rebel.addresses.map(|address| address.to_string());
         let lines = std::iter::repeat_with(|| capture.line()).take_while(|line| !line.contains(":5555"));
@@ -96,13 +109,16 @@ impl Scene {
 fn what_is_forged_never_reaches_a_backend_by_way_of_its_service() {
     let mut scene = Scene::new();
     let capture = scene.capture();
+    let mut sent = BTreeMap::new();
     for to in vip(1).map(|vip| vip.ip()) {
         for case in CASES.iter().chain(&UNSERVED).filter(|case| case.name != "spoof") {
             let reason = case.reason_at_service(to);
-            let before = scene.counted(reason);
             scene.forge(case, to, None, reason, to);
-            wait_until(&format!("{} to {to} is counted", case.name), || scene.counted(reason) > before);
+            *sent.entry(reason).or_insert(0) += 1;
         }
+    }
+    for (reason, sent) in sent {
+        wait_until(&format!("{reason} is counted"), || scene.counted(reason) >= sent);
     }
     assert_eq!(scene.seen(&capture), [""; 0]);
 }
@@ -141,31 +157,86 @@ fn of_a_datagram_whose_pieces_overlap_only_the_first_reaches_a_backend() {
     assert_eq!(scene.seen(&capture), expected);
 }
 
+/// T35: an error about a call that is open, from somebody it is not about.
+#[test]
+fn nobody_complains_about_what_another_asked_a_service() {
+    let scene = Scene::new();
+    let ally = asker(&scene.node, "ally", CLIENT);
+    let unrelated = "ICMP error without connection";
+    for (vip, to) in vip(1).into_iter().zip(ally.addresses) {
+        let backend = SocketAddr::new(scene.web.addresses[usize::from(to.is_ipv6())], 8080);
+        let ask = || {
+            let mut ask = scene.node.beside("ally", binary("probe"));
+            Outcome::of(ask.args(["call", "udp", &vip.to_string(), "40000"])).success()
+        };
+        assert!(ask().contains("heard=web "));
+        for about in [vip, backend] {
+            let before = scene.drops(unrelated, to);
+            let mut complain = scene.node.beside("rebel", binary("probe"));
+            complain.args(["complain", &to.to_string(), &about.to_string()]);
+            assert_eq!(Outcome::of(&mut complain).success(), "sent");
+            wait_until("the complaint is dropped", || scene.drops(unrelated, to) > before);
+        }
+        assert!(ask().contains("heard=web "));
+    }
+}
+
+/// T42: by sockets and by packets, an open connection through a service is no older right.
+#[test]
+fn an_open_call_ends_when_policy_no_longer_allows_it() {
+    let node = Node::up();
+    let _web = node.serve("web", WEB, 8080);
+    node.apply("web.yaml", &service("web", 1, ""));
+    let _ally = asker(&node, "ally", CLIENT);
+    let hold = |mut probe: Command, vip: SocketAddr| {
+        let session = Session::start(probe.args(["hold", &vip.to_string()]));
+        assert_eq!(session.line(), "open");
+        session
+    };
+    let mut held = Vec::new();
+    for vip in vip(1) {
+        held.push(hold(node.within("ally", binary("probe")), vip));
+        held.push(hold(node.beside("ally", binary("probe")), vip));
+    }
+    for session in &mut held {
+        assert_eq!(session.ask("before"), "answered");
+    }
+    node.apply("policy.yaml", EMPIRE_ONLY);
+    for session in &mut held {
+        assert_eq!(session.ask("after"), "silent");
+    }
+}
+
 #[test]
 fn a_first_packet_with_data_is_judged_by_policy_as_any_other() {
     let scene = Scene::new();
     let mut friend = asker(&scene.node, "tiefighter", &["org=empire"]);
-    scene.node.apply(
-        "policy.yaml",
-        "apiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\nmetadata: {name: empire-only, namespace: default}\n\
-         spec:\n  endpointSelector: {matchLabels: {app: web}}\n  ingress:\n\
-         \x20 - fromEndpoints: [{matchLabels: {org: empire}}]\n    toPorts: [{ports: [{port: '8080'}]}]\n",
-    );
+    scene.node.apply("policy.yaml", EMPIRE_ONLY);
     let capture = scene.capture();
-    for vip in vip(1) {
-        let before = blamed(&scene.node);
-        let mut forge = scene.node.beside("rebel", binary("probe"));
+    let send = |workload: &str, vip: SocketAddr| {
+        let mut forge = scene.node.beside(workload, binary("probe"));
         forge.args(["forge", SYN_WITH_DATA.name, &vip.ip().to_string()]);
         assert_eq!(Outcome::of(&mut forge).success(), "sent");
+    };
+    for vip in vip(1) {
+        let before = blamed(&scene.node);
+        send("rebel", vip);
         wait_until("the backend's policy denies it", || blamed(&scene.node) > before);
+        send("tiefighter", vip);
     }
     let end = vip(1)[0];
     assert!(friend.session.ask(&format!("call udp {end} 5555")).contains("heard=web "));
     let seen: Vec<_> = std::iter::repeat_with(|| capture.line())
         .take_while(|line| !line.contains(":5555"))
-        .filter(|line| line.contains(":40000"))
+        .filter(|line| line.contains(":40000 > "))
+        .map(|line| line.split(' ').nth(1).unwrap().to_owned())
         .collect();
-    assert_eq!(seen, [""; 0]);
+    for address in scene.rebel.addresses {
+        assert!(!seen.contains(&SocketAddr::new(address, 40_000).to_string()), "{seen:?}");
+    }
+    for address in friend.addresses {
+        assert!(seen.contains(&SocketAddr::new(address, 40_000).to_string()), "{seen:?}");
+    }
 }
 
 /// Drops by policy of what the rebel sent to the backend.
@@ -183,10 +254,10 @@ fn a_flood_of_first_packets_at_a_service_hurts_only_its_sender() {
     let mut ally = asker(node, "ally", CLIENT);
     for vip in vip(1) {
         let probe = binary("probe");
-        let to = vip.ip().to_string();
+        let (to, before) = (vip.ip().to_string(), scene.counted("Connection quota exceeded"));
         let flood = Outcome::of(node.beside("rebel", &probe).args(["syn-flood", &to, "60000"]));
         assert_eq!(flood.success(), "flooded");
-        wait_until("the quota is reported", || scene.counted("Connection quota exceeded") > 0);
+        wait_until("the quota is reported", || scene.counted("Connection quota exceeded") > before);
         for how in ["tcp", "udp", "unconnected"] {
             let said = ally.session.ask(&format!("call {how} {vip}"));
             assert!(said.contains("heard=web "), "{how} {vip}: {said}");

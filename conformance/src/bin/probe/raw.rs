@@ -47,6 +47,13 @@ fn headers_included(to: IpAddr) -> io::Result<Socket> {
     Socket::new(domain, Type::RAW, Some(Protocol::from(255)))
 }
 
+pub(crate) fn complain(to: IpAddr, about: SocketAddr) -> io::Result<()> {
+    let packet = conformance::forge::complaint(own_address(to)?, to, about)?;
+    headers_included(to)?.send_to(&packet, &SocketAddr::new(to, 0).into())?;
+    println!("sent");
+    Ok(())
+}
+
 /// No socket waits for the answers: the kernel resets what they open.
 pub(crate) fn syn_flood(to: IpAddr, count: u16) -> io::Result<()> {
     let (socket, from) = (headers_included(to)?, own_address(to)?);
