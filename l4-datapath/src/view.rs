@@ -218,10 +218,10 @@ fn mapped(key: &abi::ConnectionKey4) -> ConnectionKey6 {
     }
 }
 
-/// The clock of the programs (`bpf_ktime_get_coarse_ns`), in seconds.
+/// The clock of the programs (`conntrack::now`), in seconds.
 fn now() -> u32 {
     let time = clock_gettime(ClockId::CLOCK_MONOTONIC_COARSE).map_or(0, |time| time.tv_sec());
-    u32::try_from(time).unwrap_or(u32::MAX)
+    u32::try_from(time).unwrap_or(u32::MAX).saturating_add(timeout::BOOT)
 }
 
 #[cfg(test)]

@@ -80,6 +80,7 @@ fn what_a_socket_called_is_known_by_its_backend() {
 
 fn now() -> u32 {
     u32::try_from(clock_gettime(ClockId::CLOCK_MONOTONIC_COARSE).unwrap().tv_sec()).unwrap()
+        + abi::timeout::BOOT
 }
 
 fn tuple(source: &str, destination: &str, protocol: u8) -> PacketTuple {

@@ -20,7 +20,7 @@ pub use message::*;
 pub use server::{BindError, PeerCredentials, ReplySink, Server};
 
 /// Version of the messages; raised with any incompatible change.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// The longest request, in bytes.
 pub const MAX_REQUEST: usize = 64 * 1024;

@@ -132,6 +132,10 @@ pub mod timeout {
     /// Anything else.
     pub const SINGLE: u32 = 60;
 
+    /// What the programs' clock (CLOCK_MONOTONIC_COARSE, in seconds) counts from at boot: an entry can be older than
+    /// every timeout however young the machine is.
+    pub const BOOT: u32 = 1 << 16;
+
     /// That of a connection; whether it `is_closing` is asked only of TCP.
     #[inline(always)]
     pub fn of(protocol: u8, replied: bool, is_closing: impl FnOnce() -> bool) -> u32 {

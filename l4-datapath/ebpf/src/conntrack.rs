@@ -130,7 +130,7 @@ pub(crate) fn remove(tuple: &Tuple) -> bool {
 #[inline(always)]
 pub(crate) fn now() -> u32 {
     // SAFETY: no arguments.
-    (unsafe { bpf_ktime_get_coarse_ns() } / 1_000_000_000) as u32
+    (unsafe { bpf_ktime_get_coarse_ns() } / 1_000_000_000) as u32 + timeout::BOOT
 }
 
 /// An entry of either table.

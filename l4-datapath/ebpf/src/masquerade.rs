@@ -264,13 +264,19 @@ extern "C" fn masquerade_allocate(
     let random = unsafe { bpf_get_prandom_u32() };
     // A guess at the port must be as hard as a guess at the workload's own (RFC 6056).
     let start = if (first..=last).contains(&own) { own - first } else { random % span };
-    // Odd: goes through all of a range of a power of two, as the default's is.
-    let step = if span <= ATTEMPTS { 1 } else { random >> 16 | 1 };
     for attempt in 0..ATTEMPTS {
         if attempt >= span {
             break;
         }
-        let port = first + (start + attempt * step) % span;
+        let offset = match attempt {
+            0 => start,
+            // Each for itself: a walk in steps misses ports whose number shares a factor with the step, and clusters.
+            // SAFETY: no arguments.
+            _ if span > ATTEMPTS => unsafe { bpf_get_prandom_u32() },
+            // All of them.
+            _ => start + attempt,
+        };
+        let port = first + offset % span;
         match take(skb, key, address, port) {
             TAKEN => {}
             result => return result,
