@@ -171,6 +171,12 @@ impl Entry {
         get!(self, instances) == instances
     }
 
+    /// [`Connection::instances`].
+    #[inline(always)]
+    pub(crate) fn instances(self) -> [u32; 2] {
+        get!(self, instances)
+    }
+
     #[inline(always)]
     pub(crate) fn opened_by_high(self) -> bool {
         get!(self, opened_by_high) == 1

@@ -10,7 +10,7 @@
 
 use core::ffi::c_void;
 
-use abi::{Collected, Connection, ConnectionKey4, ConnectionKey6};
+use abi::{Address, Collected, Connection, ConnectionKey4, ConnectionKey6};
 use aya_ebpf::{
     bindings::{TC_ACT_OK, TC_ACT_SHOT},
     helpers::{bpf_for_each_map_elem, bpf_map_delete_elem},
@@ -20,6 +20,7 @@ use aya_ebpf::{
 
 use crate::{
     conntrack::{self, Entry},
+    identity,
     maps::{CONNECTIONS4, CONNECTIONS6, TRANSLATIONS},
     quota,
     skb::Skb,
@@ -85,7 +86,10 @@ unsafe extern "C" fn visit4(
     walk: *mut Walk,
 ) -> i64 {
     // SAFETY: the kernel passes the element and the context given to `bpf_for_each_map_elem`.
-    unsafe { visit(map, key.cast(), (*key).protocol, value, walk) }
+    unsafe {
+        let ends = [Address::v4((*key).low), Address::v4((*key).high)];
+        visit(map, key.cast(), (*key).protocol, &ends, value, walk)
+    }
 }
 
 unsafe extern "C" fn visit6(
@@ -95,7 +99,10 @@ unsafe extern "C" fn visit6(
     walk: *mut Walk,
 ) -> i64 {
     // SAFETY: as in `visit4`.
-    unsafe { visit(map, key.cast(), (*key).protocol, value, walk) }
+    unsafe {
+        let ends = [Address((*key).low), Address((*key).high)];
+        visit(map, key.cast(), (*key).protocol, &ends, value, walk)
+    }
 }
 
 /// Deletes the element if it is dead; always goes on to the next.
@@ -104,13 +111,15 @@ unsafe fn visit(
     map: *mut c_void,
     key: *const c_void,
     protocol: u8,
+    ends: &[Address; 2],
     value: *mut Connection,
     walk: *mut Walk,
 ) -> i64 {
     let Some(entry) = Entry::new(value) else { return 0 };
     // SAFETY: the walk is a local of `conntrack_gc`, which this runs inside of.
     let walk = unsafe { &mut *walk };
-    if entry.is_alive(protocol, walk.second) {
+    let [low, high] = entry.instances();
+    if entry.is_alive(protocol, walk.second) && !is_gone(low, &ends[0]) && !is_gone(high, &ends[1]) {
         walk.live += 1;
         return 0;
     }
@@ -121,4 +130,12 @@ unsafe fn visit(
         quota::discharge(charged);
     }
     0
+}
+
+/// Whether the endpoint that had this address is no more. Its connections go with it: they are nobody's, and what they
+/// are translated to must not wait for the next endpoint with the address.
+#[inline(always)]
+fn is_gone(instance: u32, address: &Address) -> bool {
+    instance != 0
+        && identity::endpoint(address).is_none_or(|endpoint| endpoint.instance as u32 != instance)
 }

@@ -28,6 +28,7 @@ use crate::{
     maps::{BOUND, DEVICES, NODE, TRANSLATIONS, UNMASQUERADED},
     node_socket,
     parse::{self, Packet},
+    quota,
     refusal::Refusal,
     related::{self, Quote},
     rewrite,
@@ -259,6 +260,9 @@ extern "C" fn masquerade_allocate(
         return DropReason::NoMapping as u32;
     }
     let span = last - first + 1;
+    // The last eighth is for those who have few: nobody takes every port towards a server that all need.
+    let span = if quota::exceeds(&key.source, span / 2) { span - span / 8 } else { span };
+    let last = first + span - 1;
     let own = u32::from(u16::from_be_bytes(key.source_port));
     // SAFETY: no arguments.
     let random = unsafe { bpf_get_prandom_u32() };

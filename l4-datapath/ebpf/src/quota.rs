@@ -1,8 +1,13 @@
 //! Connections charged to endpoints: nobody may fill the table for all.
 
-use core::arch::asm;
+use core::{arch::asm, ptr::read_volatile};
 
-use crate::maps::{ASSIGNMENTS, USAGE};
+use abi::Address;
+
+use crate::{
+    identity,
+    maps::{ASSIGNMENTS, USAGE},
+};
 
 /// Charges one connection; `false` if the endpoint already has as many as it may.
 #[inline(always)]
@@ -15,6 +20,24 @@ pub(crate) fn charge(id: u32) -> bool {
     }
     add(usage, -1);
     false
+}
+
+/// Whether the endpoint with this address has more connections than that.
+#[inline(always)]
+pub(crate) fn exceeds(address: &Address, connections: u32) -> bool {
+    quota_exceeds(address, connections) != 0
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn quota_exceeds(address: *const Address, connections: u32) -> u32 {
+    // SAFETY: the caller passes a reference; the test for null is for the verifier.
+    let Some(address) = (unsafe { address.as_ref() }) else { return 0 };
+    // A copy: until 6.2 what a global function was given cannot be a map's key.
+    let address = *address;
+    let usage = identity::endpoint(&address).and_then(|endpoint| USAGE.get_ptr(endpoint.id));
+    // SAFETY: an array element lives as long as the map; other CPUs count meanwhile, hence volatile.
+    usage.is_some_and(|usage| unsafe { read_volatile(usage) }.cast_signed() > i64::from(connections)).into()
 }
 
 /// Takes back a charge for the endpoint with this id; 0 is nobody.

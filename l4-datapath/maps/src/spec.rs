@@ -12,7 +12,7 @@ const ENDPOINT_IDS: u32 = 1 << 16;
 /// Clients that are remembered by services with affinity.
 const AFFINITIES: u32 = 1 << 16;
 /// Datagrams in pieces under way at once.
-const FRAGMENTS: u32 = 1 << 13;
+const FRAGMENTS: u32 = 1 << 16;
 /// `BPF_F_NO_PREALLOC`; the kernel insists on it for tries.
 const NO_PREALLOC: u32 = 1;
 /// `BPF_F_MMAPABLE`.

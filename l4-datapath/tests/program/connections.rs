@@ -405,6 +405,23 @@ fn garbage_collection_deletes_the_dead_and_gives_their_charges_back() {
     assert_eq!(node.usage(A), 0);
 }
 
+#[test]
+fn connections_of_an_endpoint_that_is_gone_are_collected_at_once() {
+    let mut node = Node::new();
+    node.allow_all();
+    for family in FAMILIES {
+        node.passes("from_pod", A, &tcp(family.from(A, family.peer()), (4000, 80), SYN));
+        node.passes("from_pod", B, &tcp(family.from(B, family.peer()), (4000, 80), SYN));
+    }
+    // Another endpoint has its addresses now.
+    node.enrol_again(A, 100);
+    assert_eq!(
+        collect(&node),
+        Collected { live4: 1, live6: 1, expired4: 1, expired6: 1, ..Collected::default() }
+    );
+    assert_eq!((node.usage(A), node.usage(B)), (0, 2));
+}
+
 fn collect(node: &Node) -> Collected {
     let (frame, mut out) = ([0; 64], [0; 64]);
     let mut options = TestRunOptions::new();

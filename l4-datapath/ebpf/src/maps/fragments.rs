@@ -8,4 +8,4 @@ use abi::{Fragment, FragmentKey};
 use aya_ebpf::{btf_maps::LruHashMap, macros::btf_map};
 
 #[btf_map]
-pub(crate) static FRAGMENTS: LruHashMap<FragmentKey, Fragment, 8_192> = LruHashMap::new();
+pub(crate) static FRAGMENTS: LruHashMap<FragmentKey, Fragment, 65_536> = LruHashMap::new();

@@ -91,13 +91,21 @@ fn all_of_a_small_range_is_used_for_each_peer_and_protocol_and_then_no_more() {
 }
 
 #[test]
-fn nine_tenths_of_a_large_range_can_be_used() {
+fn whoever_has_much_leaves_the_last_eighth_of_a_range_to_others() {
     let mut node = gate();
     node.set_ports(50_000..=50_999);
     node.set_quota(A, 4000);
-    let ports: BTreeSet<u16> = (0..900).map(|n| Talk::Udp.ask(&mut node, A, Family::V4, 1000 + n)).collect();
-    assert_eq!(ports.len(), 900, "each has one of its own");
-    assert!(ports.iter().all(|port| (50_000..=50_999).contains(port)));
+    let mut ask = |numbers: std::ops::Range<u16>| -> BTreeSet<u16> {
+        numbers.map(|n| Talk::Udp.ask(&mut node, A, Family::V4, 1000 + n)).collect()
+    };
+    let few = ask(0..500);
+    let many = ask(500..750);
+    let own = ask(50_990 - 1000..50_991 - 1000);
+    assert_eq!(few.len() + many.len(), few.union(&many).count(), "each has one of its own");
+    assert!(few.iter().all(|port| (50_000..=50_999).contains(port)));
+    assert!(many.union(&own).all(|port| (50_000..50_875).contains(port)));
+    let other: BTreeSet<u16> = (0..50).map(|n| Talk::Udp.ask(&mut node, B, Family::V4, 1000 + n)).collect();
+    assert_eq!(other.len(), 50);
 }
 
 /// What a full table refuses leaves no half behind, wherever it is refused.
