@@ -136,6 +136,5 @@ unsafe fn visit(
 /// are translated to must not wait for the next endpoint with the address.
 #[inline(always)]
 fn is_gone(instance: u32, address: &Address) -> bool {
-    instance != 0
-        && identity::endpoint(address).is_none_or(|endpoint| endpoint.instance as u32 != instance)
+    instance != 0 && identity::endpoint(address).is_none_or(|endpoint| endpoint.instance as u32 != instance)
 }
