@@ -161,7 +161,8 @@ async fn different_versions_say_so_and_stop() {
     serve(Server::bind(&socket, "a", None).unwrap(), |_, _, _| async { panic!("must not be asked") });
     // An older command meets this agent: it gets the greeting it needs to explain itself, and nothing else.
     let said = until_closed(raw(&socket, &hello(node_api::VERSION + 1)).await).await;
-    assert!(said.ends_with(r#"{"version":1,"build":"a"}"#), "{said}");
+    let greeting = format!(r#"{{"version":{},"build":"a"}}"#, node_api::VERSION);
+    assert!(said.ends_with(&greeting), "{said}");
 
     // This command meets a newer agent.
     let other = socket.with_file_name("newer.sock");
