@@ -169,16 +169,18 @@ async fn different_versions_say_so_and_stop() {
     let listener = UnixListener::bind(&other).unwrap();
     tokio::spawn(async move {
         let (mut stream, _) = listener.accept().await.unwrap();
-        stream.write_all(&hello(2)).await.unwrap();
+        stream.write_all(&hello(node_api::VERSION + 1)).await.unwrap();
         let _ = stream.read_to_end(&mut Vec::new()).await;
     });
     let error = Client::connect(&other, "b").await.unwrap_err();
     assert_eq!(
         error.to_string(),
         format!(
-            "this command speaks version 1 of the node socket, the agent at {} speaks version 2 (build 0.1.0 \
+            "this command speaks version {} of the node socket, the agent at {} speaks version {} (build 0.1.0 \
              (test)); use the command installed with it, or restart the agent",
-            other.display()
+            node_api::VERSION,
+            other.display(),
+            node_api::VERSION + 1
         )
     );
 }
