@@ -5,6 +5,7 @@
 //! root and a kernel, and run.
 #![allow(clippy::expect_used, clippy::panic, reason = "a lab that cannot be built is a failed test")]
 
+pub mod bench;
 pub mod forge;
 pub mod lab;
 pub mod pulse;
