@@ -309,7 +309,8 @@ async fn one_connection_too_many_is_told_so_and_a_place_that_is_freed_serves_aga
     }
     let surplus = Client::connect(&socket, "b").await.unwrap();
     let error = surplus.ask(&Request::Endpoints).await.unwrap_err().to_string();
-    assert!(error.starts_with("the agent serves 64 connections already"), "{error}");
+    let told = format!("the agent serves {} connections already", server::MAX_CONNECTIONS);
+    assert!(error.starts_with(&told), "{error}");
     held.pop();
     timeout(SOON, end.recv()).await.unwrap().unwrap();
     // The place is free once the task that held it is gone, a moment after it said so.

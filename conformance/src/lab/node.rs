@@ -228,12 +228,22 @@ impl Node {
 
     /// The cgroup of a live workload.
     pub fn cgroup(&self, name: &str) -> PathBuf {
-        self.cgroup.join("workloads").join(self.interface(name))
+        self.workloads().join(self.interface(name))
+    }
+
+    /// Where the workloads' cgroups are.
+    pub fn workloads(&self) -> PathBuf {
+        self.cgroup.join("workloads")
+    }
+
+    /// Where the workloads' network namespaces are.
+    pub fn namespaces(&self) -> PathBuf {
+        self.directory.path().join("run/netns")
     }
 
     /// The network namespace of a live workload.
     fn namespace(&self, name: &str) -> PathBuf {
-        self.directory.path().join("run/netns").join(self.interface(name))
+        self.namespaces().join(self.interface(name))
     }
 
     fn interface(&self, name: &str) -> String {
@@ -290,10 +300,12 @@ fn mount_bpffs() {
     }
 }
 
-/// A program of this workspace, beside the test that runs.
+/// A program of this workspace: beside the program, or above the test or example, that runs.
 pub fn binary(name: &str) -> PathBuf {
-    let test = std::env::current_exe().expect("a test has a file");
-    let path = test.ancestors().nth(2).expect("target/PROFILE/deps/test").join(name);
+    let this = std::env::current_exe().expect("a program has a file");
+    let folder = this.parent().expect("it is in a folder");
+    let within = ["deps", "examples"].iter().any(|name| folder.ends_with(name));
+    let path = if within { folder.parent().expect("target/PROFILE") } else { folder }.join(name);
     assert!(
         path.exists(),
         "{} is missing: run `cargo build --workspace --bins` first (make test does)",

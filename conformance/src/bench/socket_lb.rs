@@ -1,0 +1,10 @@
+//! Calling a service by its address.
+
+use super::plan::Plan;
+use super::report::Row;
+
+/// Measures the rows that are asked for.
+#[must_use]
+pub fn measure(_plan: &Plan) -> Vec<Row> {
+    Vec::new()
+}

@@ -1,0 +1,123 @@
+//! The file of results: the rows of this run, and those of earlier ones that were not measured again.
+
+use std::fmt::Write as _;
+use std::io;
+use std::path::Path;
+
+use conformance::bench::plan::Selection;
+use conformance::bench::report::{self, Row};
+
+use crate::GROUPS;
+use crate::machine::Machine;
+
+/// Rows in the order of their groups, each with when and where it was taken.
+#[derive(Default)]
+pub(crate) struct Results(Vec<Row>);
+
+impl Results {
+    pub(crate) fn read(path: &Path) -> io::Result<Self> {
+        let problem =
+            |error: &dyn std::fmt::Display| io::Error::other(format!("{}: {error}", path.display()));
+        let text = std::fs::read_to_string(path).map_err(|error| problem(&error))?;
+        serde_json::from_str(&text).map(Self).map_err(|error| problem(&error))
+    }
+
+    pub(crate) fn write(&self, path: &Path) -> io::Result<()> {
+        report::write(&self.0, path)
+    }
+
+    /// Puts measured rows in the place of the group's earlier ones, of which only those not asked for stay.
+    pub(crate) fn replace(&mut self, group: &str, selected: &Selection, rows: &[Row], machine: &Machine) {
+        self.0.retain(|row| group_of(&row.id) != Some(group) || !selected.wants(&row.id));
+        self.0.extend(rows.iter().cloned().map(|row| Row { taken: Some(machine.brief()), ..row }));
+        self.0.sort_by_key(|row| GROUPS.iter().position(|group| Some(group.id) == group_of(&row.id)));
+    }
+
+    /// A table for each group.
+    pub(crate) fn markdown(&self) -> String {
+        let mut text = String::new();
+        for group in &GROUPS {
+            let rows: Vec<_> = self.0.iter().filter(|row| group_of(&row.id) == Some(group.id)).collect();
+            let Some(first) = rows.first() else { continue };
+            let taken = first.taken.as_deref().unwrap_or("unknown");
+            let _ = writeln!(text, "`make bench-l4 ONLY={}` · {taken}\n", group.id);
+            let _ = writeln!(
+                text,
+                "| id | what | figure | against | ratio | target | met |\n|---|---|---|---|---|---|---|"
+            );
+            for row in rows {
+                let ratio = row.ratio.map_or_else(String::new, |ratio| format!("{ratio:.2}×"));
+                let met = match (row.met, &row.target) {
+                    (Some(true), _) => "yes",
+                    (Some(false), _) => "**no**",
+                    (None, Some(_)) => "not judged",
+                    (None, None) => "",
+                };
+                let [against, target] = [&row.against, &row.target].map(|text| text.as_deref().unwrap_or(""));
+                let figure = figure(row.value);
+                let Row { id, what, unit, .. } = row;
+                let _ = writeln!(
+                    text,
+                    "| `{id}` | {what} | {figure} {unit} | {against} | {ratio} | {target} | {met} |"
+                );
+            }
+            text.push('\n');
+        }
+        text
+    }
+}
+
+fn group_of(id: &str) -> Option<&'static str> {
+    let within =
+        |group: &str| id.strip_prefix(group).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
+    GROUPS.iter().map(|group| group.id).find(|group| within(group))
+}
+
+/// Three digits that say something, whole numbers as they are.
+fn figure(value: f64) -> String {
+    let digits = if value.fract() == 0.0 || value.abs() >= 100.0 {
+        0
+    } else if value.abs() >= 10.0 {
+        1
+    } else {
+        2
+    };
+    format!("{value:.digits$}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ids(results: &Results) -> Vec<(&str, f64)> {
+        results.0.iter().map(|row| (row.id.as_str(), row.value)).collect()
+    }
+
+    #[test]
+    fn rows_that_were_not_measured_again_stay() {
+        let (mut results, machine) = (Results::default(), Machine::this());
+        let row = |id: &str, value| Row::new(id, "what", value, "ns");
+        results.replace(
+            "l4.tc",
+            &Selection::default(),
+            &[row("l4.tc.rr", 1.0), row("l4.tc.crr", 2.0)],
+            &machine,
+        );
+        results.replace("l4.program", &Selection::default(), &[row("l4.program.new", 3.0)], &machine);
+        results.replace("l4.tc", &Selection::new(["l4.tc.rr"]), &[row("l4.tc.rr", 4.0)], &machine);
+        assert_eq!(ids(&results), [("l4.program.new", 3.0), ("l4.tc.crr", 2.0), ("l4.tc.rr", 4.0)]);
+    }
+
+    #[test]
+    fn what_was_written_is_read() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("bench/l4.json");
+        let mut results = Results::default();
+        let row = Row::new("l4.run", "100 at once", 12.5, "ms").against("by hand", 10.0);
+        results.replace("l4.run", &Selection::default(), &[row], &Machine::this());
+        results.write(&path).expect("it is written");
+        let read = Results::read(&path).expect("it is read");
+        assert_eq!(read.0, results.0);
+        assert!(read.markdown().contains("| `l4.run` | 100 at once | 12.5 ms | by hand | 1.25× |  |  |"));
+    }
+}
