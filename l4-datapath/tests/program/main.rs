@@ -13,6 +13,7 @@
 mod answers;
 mod budget;
 mod connections;
+mod established;
 mod extensions;
 mod fragments;
 mod frame;
