@@ -5,16 +5,27 @@
 #![allow(unsafe_code, reason = "a record of the ring is read as the type it was written as")]
 
 use std::io;
+use std::time::Duration;
 
 use abi::Event;
 use aya::maps::{Map, MapData, RingBuf};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+use tokio::time::{Instant, sleep_until};
 
 use crate::Error;
 
 /// The one reader of the ring.
-pub struct Events(AsyncFd<RingBuf<MapData>>);
+pub struct Events {
+    ring: AsyncFd<RingBuf<MapData>>,
+    /// When it may be looked at again.
+    next: Instant,
+}
+
+/// How long the ring is left alone when it has been emptied. The kernel wakes the reader for an event only if there was none
+/// before it: a reader that would take each one at once would be woken for each new connection, and run in place of
+/// those who make them. What comes after a silence is still read at once.
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// So many events at most are handed over at once, that the reader's other work is not kept waiting.
 const BATCH: usize = 512;
@@ -28,7 +39,7 @@ impl Events {
         // SAFETY: the ring owns its descriptor, and both live and end with the `AsyncFd`.
         let registered = unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) };
         registered
-            .map(Self)
+            .map(|ring| Self { ring, next: Instant::now() })
             .map_err(|error| Error::path(abi::map::EVENTS, "waiting on the ring")(error.into()))
     }
 
@@ -38,7 +49,8 @@ impl Events {
     /// The descriptor cannot be waited on.
     pub async fn read(&mut self, events: &mut Vec<Event>) -> io::Result<()> {
         loop {
-            let mut ready = self.0.readable_mut().await?;
+            sleep_until(self.next).await;
+            let mut ready = self.ring.readable_mut().await?;
             let ring = ready.get_inner_mut();
             let before = events.len();
             while events.len() < before + BATCH {
@@ -47,6 +59,7 @@ impl Events {
             }
             if events.len() < before + BATCH {
                 ready.clear_ready();
+                self.next = Instant::now() + PAUSE;
             }
             if events.len() > before {
                 return Ok(());
