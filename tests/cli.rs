@@ -12,7 +12,7 @@ use std::process::{Command, Output, Stdio};
 
 use mesh::flow::{Flow, Peer, TrafficDirection, Verdict};
 use mesh::labels::LabelSet;
-use node_api::{ConnectionView, ObserveQuery, Reply, ReplySink, Request, Server, Trace};
+use node_api::{ConnectionView, Reply, ReplySink, Request, Server, Trace};
 
 fn ferromesh(socket: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ferromesh"));
@@ -98,7 +98,7 @@ impl Agent {
 
 async fn answer(request: Request, mut replies: ReplySink) {
     match request {
-        Request::Observe(ObserveQuery { follow: true, .. }) => {
+        Request::Observe(query) if query.follow => {
             for time in 0.. {
                 if replies.send(&Reply::Flow(Box::new(flow(time)))).await.is_err() {
                     return;
