@@ -52,7 +52,7 @@ pub enum Request {
     Trace(TraceQuery),
     /// → any number of [`Reply::Flow`], then [`Reply::Done`] (never, if following).
     Observe(Box<ObserveQuery>),
-    /// → any number of [`Reply::Event`], until the asker has had enough.
+    /// → [`Reply::Listening`], then any number of [`Reply::Event`], until the asker has had enough.
     Monitor(MonitorQuery),
     /// → any number of [`Reply::Drops`], then [`Reply::Done`].
     Drops,
@@ -121,6 +121,8 @@ pub enum Reply {
     Trace(Trace),
     /// One event of an answer to [`Request::Observe`].
     Flow(Box<Flow>),
+    /// Events are told from now on.
+    Listening,
     /// One event of an answer to [`Request::Monitor`].
     Event(EventView),
     /// Rows of an answer to [`Request::Drops`].

@@ -136,6 +136,7 @@ async fn observe(query: &ObserveQuery, mut sink: ReplySink, ring: &Arc<FlowRing>
 
 async fn monitor(query: MonitorQuery, mut sink: ReplySink, monitor: &Monitor) -> Result<(), Over> {
     let mut watch = monitor.read(query);
+    sink.send(&Reply::Listening).await?;
     loop {
         let monitored = tokio::select! {
             monitored = watch.next() => monitored,

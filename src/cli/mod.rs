@@ -23,6 +23,8 @@ mod metrics;
 mod monitor;
 mod observe;
 mod output;
+#[cfg(test)]
+mod page;
 mod plan;
 mod policy;
 mod run;

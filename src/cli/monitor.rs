@@ -82,6 +82,7 @@ pub(crate) async fn run(agent: &Agent, args: Args) -> Result<ExitCode, CliError>
             Reply::Event(event) => {
                 output::write(&text(&event, &types, args.verbose, args.format.output)?)?;
             }
+            Reply::Listening => output::note("Listening for events; press Ctrl-C to quit"),
             Reply::Lost(count) => output::note(&format!("EVENTS LOST: {count}")),
             _ => return Err(CliError::Unexpected),
         }
