@@ -39,8 +39,13 @@ pub fn columns(flow: &Flow) -> [String; 6] {
         End(&flow.destination).to_string(),
         format!("{}{}", Kind(flow), By(flow.drop.as_ref())),
         verdict(flow.verdict).to_owned(),
-        Summary(flow).to_string(),
+        summary(flow),
     ]
+}
+
+/// Layer 4 in a few words.
+pub(crate) fn summary(flow: &Flow) -> String {
+    Summary(flow).to_string()
 }
 
 fn verdict(verdict: Verdict) -> &'static str {

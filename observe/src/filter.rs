@@ -152,6 +152,12 @@ fn tcp_flags(text: &str) -> Result<u8, FilterError> {
 
 /// The name that Hubble's enum has for a reason, or would have: `POLICY_DENIED`.
 pub fn reason_name(reason: DropReason) -> String {
+    match reason {
+        // Where name and text differ in Hubble.
+        DropReason::InvalidPacket => return "INVALID_PACKET_DROPPED".to_owned(),
+        DropReason::PolicyDeny => return "POLICY_DENY".to_owned(),
+        _ => {}
+    }
     let upper = reason.text().to_ascii_uppercase();
     let words: Vec<_> = upper
         .split(|character: char| !character.is_ascii_alphanumeric())

@@ -8,6 +8,7 @@ pub mod advice;
 pub mod compact;
 pub mod dissect;
 pub mod filter;
+pub mod jsonpb;
 pub mod metrics;
 pub mod monitor;
 pub mod ring;

@@ -61,8 +61,10 @@ pub(crate) struct Args {
 enum Format {
     /// A line each, as Hubble prints it.
     Compact,
-    /// A line of JSON each.
+    /// A line of JSON each: the agent's answer as it is.
     Json,
+    /// A line of JSON each, with the field names of Hubble.
+    Jsonpb,
     /// A paragraph each.
     Dict,
     /// Columns; not with --follow.
@@ -154,6 +156,7 @@ fn text(flow: &Flow, format: Format, paint: Paint) -> Result<String, CliError> {
     Ok(match format {
         Format::Compact => compact(flow),
         Format::Json => serde_json::to_string(flow)? + "\n",
+        Format::Jsonpb => observe::jsonpb::response(flow).to_string() + "\n",
         Format::Dict => dict(flow, paint),
         Format::Table => columns(std::slice::from_ref(flow), paint),
     })
@@ -203,6 +206,7 @@ mod tests {
         let print = |format| text(&golden::flow(), format, Paint::NONE).unwrap();
         golden("observe", &print(Format::Compact));
         golden("observe.json", &print(Format::Json));
+        golden("observe-jsonpb.json", &print(Format::Jsonpb));
         golden("observe-dict", &print(Format::Dict));
         golden("observe-table", &print(Format::Table));
     }
