@@ -1,7 +1,7 @@
 //! The registry that `/metrics` serves, and the metrics that are about the node rather than one crate.
 //!
-//! Every crate's own `metrics.rs` fills the registry it is handed; names begin with `ferromesh_`. Labels have few
-//! values, all known beforehand: no workload, address or policy ever becomes one.
+//! Every crate's own `metrics.rs` fills the registry it is handed; names begin with `ferromesh_`. Labels have few values:
+//! no address or policy ever becomes one, and a workload only where it is told whose packets were dropped.
 
 use std::time::Duration;
 

@@ -6,13 +6,19 @@ use node_api::MetricView;
 use prometheus_client::encoding::text;
 use prometheus_client::registry::Registry;
 
-/// Every sample of the registry, in the order of names and labels as they are served. May read the kernel: not for a
-/// thread that others wait for.
+/// Every sample of the registry, in the order of names and labels; buckets of a histogram from the smallest.
 pub fn samples(registry: &Registry) -> Vec<MetricView> {
     let mut served = String::new();
     // Writing to a string does not fail; what a broken metric left out is missing here as it is there.
     let _ = text::encode(&mut served, registry);
-    served.lines().filter_map(sample).collect()
+    let mut samples: Vec<_> = served.lines().filter_map(sample).collect();
+    // Stable: buckets stay as they are served.
+    samples.sort_by(|one, other| key(one).cmp(&key(other)));
+    samples
+}
+
+fn key(sample: &MetricView) -> (&str, Vec<(&String, &String)>) {
+    (&sample.name, sample.labels.iter().filter(|(label, _)| *label != "le").collect())
 }
 
 /// `name{key="value",…} number`; none for a comment.
@@ -82,6 +88,20 @@ mod tests {
         assert_eq!(find("ferromesh_policy_edit_to_live_seconds_bucket", "le", "0.01"), 1.0);
         assert_eq!(find("ferromesh_policy_edit_to_live_seconds_count", "", ""), 1.0);
         assert_eq!(find("ferromesh_build_info", "commit", "a\"b\\c\nd"), 1.0);
+    }
+
+    #[test]
+    fn samples_are_in_order_and_so_are_buckets() {
+        let mut registry = registry("0.1.0", "c", 1);
+        PolicyMetrics::register(&mut registry).set_invalid(1);
+        crate::metrics::NodeMetrics::register(&mut registry).set_endpoints(1, 0);
+        let samples = samples(&registry);
+        assert!(samples.is_sorted_by_key(|sample| sample.name.clone()), "{samples:?}");
+        let states = samples.iter().filter_map(|sample| sample.labels.get("state"));
+        assert_eq!(states.collect::<Vec<_>>(), ["leaving", "ready"]);
+        let bounds = samples.iter().filter_map(|sample| sample.labels.get("le"));
+        let bounds: Vec<&str> = bounds.map(String::as_str).collect();
+        assert_eq!((bounds.first(), bounds.last()), (Some(&"0.001"), Some(&"+Inf")));
     }
 
     #[test]

@@ -55,9 +55,15 @@ fn list(rows: &[MetricView], paint: Paint) -> String {
     let shown = rows.iter().filter(|row| !row.name.ends_with("_bucket"));
     let row = |row: &MetricView| {
         let labels: Vec<_> = row.labels.iter().map(|(key, value)| format!("{key}={value:?}")).collect();
-        [row.name.as_str().into(), labels.join(" ").into(), row.value.into()]
+        [row.name.as_str().into(), labels.join(" ").into(), number(row.value).into()]
     };
     table(["METRIC", "LABELS", "VALUE"], shown.map(row).collect(), paint)
+}
+
+/// Six digits behind the point, as far as they say something.
+fn number(value: f64) -> String {
+    let text = format!("{value:.6}");
+    if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_owned() } else { text }
 }
 
 #[cfg(test)]
@@ -69,5 +75,18 @@ mod tests {
     fn metrics_are_listed_in_ciliums_columns_without_buckets() {
         golden("metrics-list", &list(&golden::metrics(), Paint::NONE));
         golden("metrics-list.json", &serde_json::to_string_pretty(&golden::metrics()).unwrap());
+    }
+
+    #[test]
+    fn numbers_are_short() {
+        for (value, expected) in [
+            (0.0, "0"),
+            (1_200.0, "1200"),
+            (0.25, "0.25"),
+            (0.000_366_21, "0.000366"),
+            (f64::INFINITY, "inf"),
+        ] {
+            assert_eq!(number(value), expected);
+        }
     }
 }
