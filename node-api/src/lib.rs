@@ -13,14 +13,16 @@
 pub mod client;
 mod frame;
 pub mod message;
+mod observation;
 pub mod server;
 
 pub use client::{Client, ClientError, Replies};
 pub use message::*;
+pub use observation::*;
 pub use server::{BindError, PeerCredentials, ReplySink, Server};
 
 /// Version of the messages; raised with any incompatible change.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// The longest request, in bytes.
 pub const MAX_REQUEST: usize = 64 * 1024;

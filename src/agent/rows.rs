@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use node_api::{LoadBalancerView, Reply, Request, ServiceView};
+use l4_datapath::counters::DropRow;
+use node_api::{DropView, LoadBalancerView, Reply, Request, ServiceView};
 
 use super::node::Node;
 
@@ -30,7 +31,38 @@ impl Node {
             Request::Connections => {
                 Box::new(move || read(view.connections(), |rows| pieces(rows, |_| 1, Reply::Connections)))
             }
+            Request::Drops => self.drops(),
+            Request::Metrics => {
+                let registry = Arc::clone(&self.registry);
+                Box::new(move || pieces(observe::samples::samples(&registry), |_| 1, Reply::Metrics))
+            }
             _ => return None,
+        })
+    }
+
+    fn drops(&self) -> Rows {
+        let (counters, context) = (self.datapath.counters(), Arc::clone(&self.explanation.lock()));
+        let view = move |row: DropRow| DropView {
+            number: row.reason,
+            reason: abi::DropReason::from_number(row.reason)
+                .map_or_else(|| format!("Unknown reason {}", row.reason), |reason| reason.text().to_owned()),
+            direction: if row.direction == abi::Direction::Ingress as u8 { "ingress" } else { "egress" }
+                .to_owned(),
+            workload: context.endpoint_of_interface(row.ifindex).map(|endpoint| endpoint.workload.clone()),
+            ifindex: row.ifindex,
+            packets: row.packets,
+            bytes: row.bytes,
+            meaning: observe::advice::meaning(row.reason).to_owned(),
+        };
+        Box::new(move || {
+            read(counters, |counters| {
+                let mut rows: Vec<_> = counters.drops.into_iter().map(view).collect();
+                rows.sort_by(|one, other| {
+                    let key = |row: &DropView| (row.number, row.direction.clone(), row.ifindex);
+                    key(one).cmp(&key(other))
+                });
+                pieces(rows, |_| 1, Reply::Drops)
+            })
         })
     }
 
@@ -50,10 +82,7 @@ impl Node {
     }
 }
 
-fn read<T>(
-    rows: Result<Vec<T>, l4_datapath::Error>,
-    answer: impl FnOnce(Vec<T>) -> Vec<Reply>,
-) -> Vec<Reply> {
+fn read<T>(rows: Result<T, l4_datapath::Error>, answer: impl FnOnce(T) -> Vec<Reply>) -> Vec<Reply> {
     match rows {
         Ok(rows) => answer(rows),
         Err(error) => vec![Reply::Error(format!("the kernel's tables cannot be read: {error}"))],
