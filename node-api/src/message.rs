@@ -13,6 +13,8 @@ use mesh::service::{Backend, Frontend, ServiceName};
 use mesh::workload::{Endpoint, WorkloadName};
 use serde::{Deserialize, Serialize};
 
+use crate::{EndpointPolicy, PolicyDetails, Prediction, SelectorView, WhatIf};
+
 /// First frame of each side.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Hello {
@@ -55,6 +57,16 @@ pub enum Request {
     Enrol(Enrol),
     /// The agent takes its programs, maps, devices and routes away and ends. → [`Reply::Done`] when all is undone.
     Down,
+    /// What an endpoint (name or number) is judged by, policies of a name, or all of them. → [`Reply::EndpointPolicy`], or
+    /// any number of [`Reply::PolicyDetails`], then [`Reply::Done`].
+    PolicyGet {
+        /// `[endpoint/][NAMESPACE/]NAME`, a number, or `[KIND/][NAMESPACE/]NAME`.
+        what: Option<String>,
+    },
+    /// → any number of [`Reply::Selectors`], then [`Reply::Done`].
+    Selectors,
+    /// → [`Reply::Prediction`].
+    WhatIf(WhatIf),
 }
 
 impl Request {
@@ -73,7 +85,10 @@ impl Request {
             | Self::Connections
             | Self::Addresses
             | Self::Trace(_)
-            | Self::Observe(_) => false,
+            | Self::Observe(_)
+            | Self::PolicyGet { .. }
+            | Self::Selectors
+            | Self::WhatIf(_) => false,
         }
     }
 }
@@ -114,6 +129,14 @@ pub enum Reply {
     Lost(u64),
     /// Answer to [`Request::Enrol`].
     Enrolled(Enrolled),
+    /// Answer to [`Request::PolicyGet`] for an endpoint.
+    EndpointPolicy(Box<EndpointPolicy>),
+    /// Part of an answer to [`Request::PolicyGet`] for policies.
+    PolicyDetails(Vec<PolicyDetails>),
+    /// Rows of an answer to [`Request::Selectors`].
+    Selectors(Vec<SelectorView>),
+    /// Answer to [`Request::WhatIf`].
+    Prediction(Box<Prediction>),
 }
 
 /// State of the node.

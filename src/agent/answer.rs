@@ -55,6 +55,9 @@ impl Node {
             | Request::Connections
             | Request::Addresses
             | Request::Observe(_)
+            | Request::PolicyGet { .. }
+            | Request::Selectors
+            | Request::WhatIf(_)
             | Request::Enrol(_)
             | Request::Down => Reply::Error("not a question".to_owned()),
         }

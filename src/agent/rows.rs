@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use node_api::{LoadBalancerView, Reply, Request, ServiceView};
+use control::{Found, Snapshot};
+use node_api::{LoadBalancerView, PolicyDetails, Reply, Request, SelectorView, ServiceView, WhatIf};
+use parking_lot::Mutex;
 
 use super::node::Node;
 
@@ -30,7 +32,45 @@ impl Node {
             Request::Connections => {
                 Box::new(move || read(view.connections(), |rows| pieces(rows, |_| 1, Reply::Connections)))
             }
+            Request::PolicyGet { what } => self.policy(what.clone()),
+            Request::Selectors => {
+                let planned = Arc::clone(&self.planned);
+                let size = |row: &SelectorView| row.policies.items.len() + row.identities.items.len();
+                Box::new(move || pieces(control::selectors(&planned), size, Reply::Selectors))
+            }
+            Request::WhatIf(query) => self.what_if(query.clone()),
             _ => return None,
+        })
+    }
+
+    fn policy(&self, what: Option<String>) -> Rows {
+        let (world, planned) = (Arc::clone(&self.world), Arc::clone(&self.planned));
+        Box::new(move || match control::inspect(&world, &planned, what.as_deref()) {
+            Ok(Found::Endpoint(policy)) => vec![Reply::EndpointPolicy(policy)],
+            Ok(Found::Policies(policies)) => pieces(policies, details_size, Reply::PolicyDetails),
+            Err(error) => vec![Reply::Error(error.to_string())],
+        })
+    }
+
+    /// One at a time, for each may take a core for seconds.
+    fn what_if(&self, query: WhatIf) -> Rows {
+        static TURN: Mutex<()> = Mutex::new(());
+        let snapshot = Snapshot {
+            world: Arc::clone(&self.world),
+            planned: Arc::clone(&self.planned),
+            facts: self.facts.clone(),
+            leaving: self.leaving.clone(),
+            numbers: self.allocator.scratch(),
+        };
+        Box::new(move || {
+            let _turn = TURN.lock();
+            let prediction = control::what_if(snapshot, &query);
+            vec![
+                prediction.map_or_else(
+                    |error| Reply::Error(error.to_string()),
+                    |it| Reply::Prediction(Box::new(it)),
+                ),
+            ]
         })
     }
 
@@ -48,6 +88,14 @@ impl Node {
             pieces(rows, size, Reply::Services)
         })
     }
+}
+
+/// Identities and workloads that a policy's details list.
+fn details_size(details: &PolicyDetails) -> usize {
+    let sides = details.rules.iter().flat_map(|rule| [&rule.ingress, &rule.egress]);
+    let peers = sides.flat_map(|side| &side.statements).filter_map(|statement| statement.peers.as_ref());
+    let identities: usize = peers.flatten().map(|peer| 1 + peer.identities.items.len()).sum();
+    identities + details.endpoints.items.len()
 }
 
 fn read<T>(
