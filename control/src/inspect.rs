@@ -319,3 +319,138 @@ pub fn selectors(planned: &Planned) -> Vec<SelectorView> {
     };
     uses.into_iter().map(row).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::tests::{Bench, SHIPS};
+
+    const RULE1: &str = include_str!("../../examples/star-wars/rule1.yaml");
+    const MORE: &str = "
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: rule1}
+spec:
+  podSelector: {matchLabels: {org: alliance}}
+  policyTypes: [Egress]
+  egress: [{to: [{ipBlock: {cidr: 203.0.113.0/24, except: [203.0.113.8/29]}}], ports: [{port: 8000, endPort: 8003}]}]
+---
+apiVersion: cilium.io/v2
+kind: CiliumClusterwideNetworkPolicy
+metadata: {name: xwing}
+spec: {endpointSelector: {}, ingressDeny: [{fromEntities: [remote-node]}]}
+";
+
+    fn found(bench: &Bench, what: &str) -> Result<Found, String> {
+        inspect(&bench.world, &bench.planned, Some(what)).map_err(|error| error.to_string())
+    }
+
+    fn policies(bench: &Bench, what: &str) -> Vec<PolicyDetails> {
+        match found(bench, what) {
+            Ok(Found::Policies(policies)) => policies,
+            other => panic!("{what}: {other:?}"),
+        }
+    }
+
+    fn endpoint(bench: &Bench, what: &str) -> EndpointPolicy {
+        match found(bench, what) {
+            Ok(Found::Endpoint(policy)) => *policy,
+            other => panic!("{what}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn an_endpoint_has_the_entries_of_its_rulesets() {
+        let bench = Bench::new(RULE1, &SHIPS);
+        for what in
+            ["deathstar-1", "default/deathstar-1", "ep/deathstar-1", "endpoint/default/deathstar-1", "1"]
+        {
+            let policy = endpoint(&bench, what);
+            assert_eq!(policy.workload.to_string(), "default/deathstar-1", "{what}");
+            assert!(policy.ingress.enforced && !policy.egress.enforced);
+            assert_eq!(policy.ingress.denied_by_default[0].name, "rule1");
+            let at_80 = PortRange { protocol: Some(6), except: Vec::new(), first: 80, last: 80 };
+            let peers: BTreeSet<_> =
+                policy.ingress.entries.iter().filter(|it| it.ports == at_80).map(|it| it.identity).collect();
+            let empire = ["default/deathstar-1", "default/tiefighter"].map(|name| Some(bench.identity(name)));
+            assert_eq!(peers, empire.into());
+            let known: BTreeSet<_> = policy.identities.iter().map(|view| Some(view.identity)).collect();
+            assert!(known.is_superset(&peers));
+        }
+        let ranged = Bench::new(MORE, &SHIPS);
+        let egress = endpoint(&ranged, "endpoint/xwing").egress;
+        let ports: BTreeSet<_> = egress.entries.iter().map(|it| (it.ports.first, it.ports.last)).collect();
+        assert_eq!(ports, [(8000, 8003)].into());
+    }
+
+    #[test]
+    fn a_policy_is_found_by_kind_namespace_and_name() {
+        let bench = Bench::new(&format!("{RULE1}\n{MORE}"), &SHIPS);
+        let kinds = |what: &str| -> Vec<_> {
+            policies(&bench, what).iter().map(|policy| policy.policy.kind.as_str()).collect()
+        };
+        assert_eq!(kinds("rule1"), ["NetworkPolicy", "CiliumNetworkPolicy"]);
+        assert_eq!(kinds("default/rule1"), ["NetworkPolicy", "CiliumNetworkPolicy"]);
+        assert_eq!(kinds("cnp/rule1"), ["CiliumNetworkPolicy"]);
+        assert_eq!(kinds("networkpolicy/default/rule1"), ["NetworkPolicy"]);
+        assert_eq!(kinds("ccnp/xwing"), ["CiliumClusterwideNetworkPolicy"]);
+        let Ok(Found::Policies(all)) = inspect(&bench.world, &bench.planned, None) else { panic!() };
+        assert_eq!(all.len(), 3);
+        assert_eq!(
+            found(&bench, "xwing").unwrap_err(),
+            "xwing: is an endpoint and a policy; say endpoint/default/xwing or ccnp/xwing"
+        );
+        assert_eq!(
+            found(&bench, "ruel1").unwrap_err(),
+            "ruel1: no endpoint of this node and no policy, did you mean default/rule1; \
+             see `ferromesh endpoint list` and `ferromesh policy list`"
+        );
+        assert!(found(&bench, "cnp/other/rule1").is_err() && found(&bench, "a/b/c/d").is_err());
+    }
+
+    #[test]
+    fn a_policys_peers_are_told_with_whom_they_mean() {
+        let bench = Bench::new(RULE1, &SHIPS);
+        let [rule1] = policies(&bench, "rule1").try_into().unwrap();
+        assert!(rule1.in_force);
+        assert_eq!(rule1.statuses[0].location, "world.yaml:1");
+        let selected: Vec<_> = rule1.endpoints.items.iter().map(ToString::to_string).collect();
+        assert_eq!(selected, ["default/deathstar-1", "default/deathstar-2"]);
+        let side = &rule1.rules[0].ingress;
+        assert!(side.default_deny && !rule1.rules[0].egress.default_deny);
+        let peer = &side.statements[0].peers.as_ref().unwrap()[0];
+        assert_eq!(peer.peer, "org=empire,io.kubernetes.pod.namespace=default");
+        let empire = ["default/deathstar-1", "default/tiefighter"].map(|name| bench.identity(name));
+        assert_eq!(peer.identities, Listed::first(9, empire));
+        assert_eq!(side.statements[0].ports, ["80/TCP"]);
+    }
+
+    #[test]
+    fn selectors_are_told_once_with_all_who_use_them() {
+        let twice = RULE1.replace("rule1", "rule2");
+        let bench = Bench::new(&format!("{RULE1}\n---\n{twice}\n{MORE}"), &SHIPS);
+        let rows = selectors(&bench.planned);
+        let row = |text: &str, role| {
+            rows.iter()
+                .find(|row| row.selector == text && row.role == role)
+                .unwrap_or_else(|| panic!("{rows:#?}"))
+        };
+        let empire = row("org=empire,io.kubernetes.pod.namespace=default", SelectorRole::Peer);
+        assert_eq!((empire.users, empire.identities.total), (2, 2));
+        let everyone = row("{}", SelectorRole::Subject);
+        assert_eq!((everyone.users, everyone.identities.total), (1, 3), "three label sets: {everyone:?}");
+        let cidr = row("203.0.113.0/24 except 203.0.113.8/29", SelectorRole::Peer);
+        assert_eq!(cidr.identities.items, [bench.identity("203.0.113.1")]);
+        assert_eq!(row("remote-node", SelectorRole::Peer).identities.items, [Identity::REMOTE_NODE]);
+    }
+
+    #[test]
+    fn one_whose_labels_are_not_known_is_selected_by_whoever_selects_everyone() {
+        let declared =
+            "---\napiVersion: ferromesh.io/v1alpha1\nkind: Configuration\nspec: {workloadLabels: declared}\n";
+        let bench = Bench::new(&format!("{MORE}{declared}"), &["default/stranger=a=b"]);
+        let [everyone] = policies(&bench, "ccnp/xwing").try_into().unwrap();
+        assert_eq!(everyone.endpoints.total, 1, "{everyone:?}");
+    }
+}

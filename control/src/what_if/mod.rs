@@ -39,7 +39,7 @@ pub struct Snapshot {
 #[derive(Debug, thiserror::Error)]
 pub enum WhatIfError {
     /// Files that an agent would not accept: what `analyze` says of them, a line each.
-    #[error("{0}")]
+    #[error("an agent would not accept this:\n{0}")]
     Refused(String),
     /// A policy to be taken away that is not there.
     #[error("--without {0}: no policy of this name is in force; see `ferromesh policy list`")]
