@@ -57,6 +57,7 @@ fn a_prediction_comes_true_when_the_file_is_applied() {
     assert!(!is_predicted(&answer, denied, "default/tiefighter", "default/deathstar"), "{answer:#}");
     assert!(!is_predicted(&answer, denied, "reserved:host", "default/deathstar"), "{answer:#}");
     assert!(!is_predicted(&answer, denied, "default/deathstar", "default/xwing"), "{answer:#}");
+    assert!(!is_predicted(&answer, denied, "default/deathstar", "default/deathstar"), "{answer:#}");
     let text = node.ferromesh(&["policy", "trace", "--with", path]).success();
     assert!(text.contains("adds CiliumNetworkPolicy default/rule1"), "{text}");
     assert!(text.contains("allowed → denied") && text.contains("(default deny, ingress)"), "{text}");

@@ -93,15 +93,26 @@ fn find(classes: &[Class<'_>], mut pairs: usize) -> Rows {
         };
         pairs = left;
         for (found, from) in received(to_class, senders, classes) {
-            // A workload alone in its class is a sender to itself only beside others: what it says to itself never
-            // leaves it.
+            // What a workload says to itself never leaves it.
             if to_class.size > 1 || from != [*to] {
                 merged.entry((found, from)).or_default().push(*to);
             }
         }
     }
-    let rows = merged.into_iter().map(|((found, from), to)| (from, to, found)).collect();
-    Rows { rows, complete }
+    let alone = |at: &[u32]| match at {
+        [one] => classes.get(*one as usize).filter(|class| class.size == 1).map(|_| *one),
+        _ => None,
+    };
+    let row = |((found, mut from), mut to): ((Found, Vec<u32>), Vec<u32>)| {
+        // Flows to itself were kept until here, for rows to be alike that differ in nothing else.
+        match (alone(&from), alone(&to)) {
+            (_, Some(to)) => from.retain(|from| *from != to),
+            (Some(from), None) => to.retain(|to| *to != from),
+            (None, None) => {}
+        }
+        (from, to, found)
+    };
+    Rows { rows: merged.into_iter().map(row).collect(), complete }
 }
 
 /// What changes for flows to a class, and the senders for whom it does. Pairs that meet alike are compared once.

@@ -97,6 +97,35 @@ fn a_relabelled_workload_is_followed() {
 }
 
 #[test]
+fn one_who_takes_anothers_labels_is_followed_where_no_ruleset_changes() {
+    let ships = ["default/one=org=empire", "default/two=org=empire", "default/three=org=alliance", SHIPS[0]];
+    let bench = Bench::new(RULE1, &ships);
+    let traitor = "apiVersion: ferromesh.io/v1alpha1\nkind: Workload\n\
+                   metadata: {name: one, namespace: default, labels: {org: alliance}}\n";
+    assert_eq!(
+        told(&ask(&bench, &with(traitor)).unwrap()),
+        ["AllowedToDenied: default/one -> default/deathstar-1 at 80-80/6: Ingress DefaultDeny default/rule1"]
+    );
+}
+
+#[test]
+fn types_of_icmp_and_pieces_of_the_address_space_are_named_as_they_are() {
+    let bench = Bench::new("", &["default/one=a=b"]);
+    let policy = "apiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\nmetadata: {name: pings}\n\
+                  spec: {endpointSelector: {}, ingress: [{fromCIDR: [0.0.0.0/1, 128.0.0.0/1, \"::/0\"], \
+                  icmps: [{fields: [{type: 8, family: IPv4}]}]}]}\n";
+    let rows = told(&ask(&bench, &with(policy)).unwrap());
+    assert_eq!(
+        rows,
+        [
+            "AllowedToDenied: reserved:unmanaged -> default/one at any but []: Ingress DefaultDeny default/pings",
+            "AllowedToDenied: 0.0.0.0/1 128.0.0.0/1 reserved:world-ipv6 -> default/one at any but [1] 0-7/1 9-255/1: \
+             Ingress DefaultDeny default/pings"
+        ]
+    );
+}
+
+#[test]
 fn one_question_is_answered_for_then_and_now() {
     let bench = Bench::new("", &SHIPS);
     let trace = TraceQuery { from: "xwing".to_owned(), to: "deathstar".to_owned(), port: 80, protocol: TCP };

@@ -123,7 +123,9 @@ fn scenes(seed: u64) -> (Scene, Scene, Vec<Endpoint>) {
     }
     if random.chance(30) {
         let name = then.workloads.keys().next().unwrap().clone();
-        let relabelled = workload(0, &random.pick(&other.workloads));
+        // As one who was not here, or as one of the others.
+        let likes = if random.chance(50) { &other.workloads } else { &one.workloads };
+        let relabelled = workload(0, &random.pick(likes));
         put(&mut then, Object::Workload(Workload { name, ..relabelled }));
     }
     if random.chance(10) {
@@ -237,11 +239,17 @@ fn row<'a>(changes: &'a Changes, from: &str, to: &str, protocol: u8, port: u16) 
     found.first().copied()
 }
 
-/// Whether the row gives the oracle's reason, and policies that it names.
-fn is_explained(row: &Change, then: &[(TrafficDirection, oracle::Reason)]) -> bool {
-    let Some((_, reason)) = then.iter().find(|(direction, _)| *direction == row.direction) else {
-        return false;
+/// Whether the row is about the end that changes the verdict, and gives the oracle's reason and policies that it names.
+fn is_explained(row: &Change, judged: [&[(TrafficDirection, oracle::Reason)]; 2]) -> bool {
+    let [now, then] = judged.map(|judged| judged.iter().find(|(direction, _)| *direction == row.direction));
+    let (Some((_, before)), Some((_, reason))) = (now, then) else { return false };
+    let changes = match row.change {
+        ChangeKind::AllowedToDenied => before.allowed() && !reason.allowed(),
+        ChangeKind::DeniedToAllowed => !before.allowed() && reason.allowed(),
     };
+    if !changes {
+        return false;
+    }
     let among = |policies: &BTreeSet<PolicyName>| {
         let named = all(&row.policies);
         !named.is_empty() && named.iter().all(|name| policies.contains(name))
@@ -298,7 +306,7 @@ fn changes_are_those_that_the_oracle_finds_flow_by_flow() {
                 format!("seed {seed}: {from} -> {to} {port}/{protocol}: {earlier:?} -> {later:?}: {found:#?}")
             };
             assert_eq!(found.map(|row| row.change), expected, "{}", told());
-            assert!(found.is_none_or(|row| is_explained(row, &later)), "{}", told());
+            assert!(found.is_none_or(|row| is_explained(row, [&earlier, &later])), "{}", told());
             reasons.extend(found.map(|row| row.reason));
             seen[expected.map_or(0, |change| 1 + change as usize)] += 1;
         }
