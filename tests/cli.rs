@@ -13,7 +13,8 @@ use std::process::{Command, Output, Stdio};
 use mesh::flow::{Flow, Peer, TrafficDirection, Verdict};
 use mesh::labels::LabelSet;
 use node_api::{
-    ConnectionView, DropView, EventType, EventView, MetricView, Reply, ReplySink, Request, Server, Trace,
+    Changes, ConnectionView, DropView, EventType, EventView, Listed, MetricView, ObserveQuery, Predicted,
+    Prediction, Reply, ReplySink, Request, Server, Trace,
 };
 
 fn ferromesh(socket: &Path, arguments: &[&str]) -> Command {
@@ -149,6 +150,25 @@ async fn answer(request: Request, mut replies: ReplySink) {
             let trace = Trace { allowed, lines: vec![format!("{verdict}: {}", query.to)] };
             let _ = replies.send(&Reply::Trace(trace)).await;
         }
+        Request::WhatIf(query) => {
+            let trace = |allowed, line: &str| Trace { allowed, lines: vec![line.to_owned()] };
+            let file = query.with.first().map(|file| format!("{}={}", file.name, file.text));
+            let predicted = match query.trace {
+                Some(asked) => Predicted::Trace {
+                    now: trace(true, "allowed: now"),
+                    then: trace(asked.port == 80, "judged: then"),
+                },
+                None => Predicted::Changes(Changes {
+                    endpoints: 1,
+                    peers: 2,
+                    rows: Listed::first(1, []),
+                    complete: true,
+                }),
+            };
+            let notes = file.into_iter().chain(query.without).collect();
+            let prediction = Prediction { edits: Vec::new(), notes, predicted };
+            let _ = replies.send(&Reply::Prediction(Box::new(prediction))).await;
+        }
         Request::Connections => {
             let pieces = [vec![connection(2)], vec![connection(1), connection(3)]];
             for reply in pieces.map(Reply::Connections).iter().chain([&Reply::Done]) {
@@ -261,6 +281,27 @@ fn the_exit_code_of_a_trace_is_its_verdict() {
     assert_eq!(allowed, (Some(0), "allowed: default/deathstar\n".to_owned(), String::new()));
     let denied = agent.told(&["policy", "trace", "xwing", "default/deathstar:81/udp"]);
     assert_eq!(denied, (Some(1), "denied: default/deathstar\n".to_owned(), String::new()));
+}
+
+#[test]
+fn files_that_are_not_applied_are_sent_and_the_exit_code_is_the_verdict_then() {
+    let agent = Agent::start();
+    let file = agent._directory.path().join("rule2.yaml");
+    std::fs::write(&file, "kind: X").unwrap();
+    let path = file.to_str().unwrap();
+    let (code, stdout, stderr) = agent.told(&["policy", "trace", "--with", path, "--without", "cnp/rule1"]);
+    let expected = format!("{path}=kind: X\ncnp/rule1\n\nnothing changes between 1 endpoint and 2 peers\n");
+    assert_eq!((code, stdout, stderr), (Some(0), expected, String::new()));
+    let denied = agent.told(&["policy", "trace", "--without", "rule1", "xwing", "deathstar:81"]);
+    assert_eq!(denied.0, Some(1), "{denied:?}");
+    let allowed = agent.told(&["policy", "trace", "--without", "rule1", "xwing", "deathstar:80"]);
+    assert_eq!(allowed.0, Some(0), "{allowed:?}");
+    for incomplete in [&["policy", "trace"][..], &["policy", "trace", "xwing"]] {
+        assert_eq!(agent.told(incomplete).0, Some(2), "{incomplete:?}: a mistake of the command line");
+    }
+    let missing = agent.told(&["policy", "trace", "--with", "/nowhere.yaml"]);
+    let error = "ferromesh: /nowhere.yaml: No such file or directory (os error 2)\n";
+    assert_eq!(missing, (Some(1), String::new(), error.to_owned()));
 }
 
 #[test]

@@ -14,6 +14,7 @@ use mesh::workload::{Endpoint, WorkloadName};
 use serde::{Deserialize, Serialize};
 
 use crate::observation::{DropView, EventView, MetricView, MonitorQuery, ObserveQuery, ProgramView};
+use crate::{EndpointPolicy, PolicyDetails, Prediction, SelectorView, WhatIf};
 
 /// First frame of each side.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -63,6 +64,16 @@ pub enum Request {
     Enrol(Enrol),
     /// The agent takes its programs, maps, devices and routes away and ends. → [`Reply::Done`] when all is undone.
     Down,
+    /// What an endpoint (name or number) is judged by, policies of a name, or all of them. → [`Reply::EndpointPolicy`], or
+    /// any number of [`Reply::PolicyDetails`], then [`Reply::Done`].
+    PolicyGet {
+        /// `[endpoint/][NAMESPACE/]NAME`, a number, or `[KIND/][NAMESPACE/]NAME`.
+        what: Option<String>,
+    },
+    /// → any number of [`Reply::Selectors`], then [`Reply::Done`].
+    Selectors,
+    /// → [`Reply::Prediction`].
+    WhatIf(WhatIf),
 }
 
 impl Request {
@@ -84,7 +95,10 @@ impl Request {
             | Self::Observe(_)
             | Self::Monitor(_)
             | Self::Drops
-            | Self::Metrics => false,
+            | Self::Metrics
+            | Self::PolicyGet { .. }
+            | Self::Selectors
+            | Self::WhatIf(_) => false,
         }
     }
 }
@@ -133,6 +147,14 @@ pub enum Reply {
     Lost(u64),
     /// Answer to [`Request::Enrol`].
     Enrolled(Enrolled),
+    /// Answer to [`Request::PolicyGet`] for an endpoint.
+    EndpointPolicy(Box<EndpointPolicy>),
+    /// Part of an answer to [`Request::PolicyGet`] for policies.
+    PolicyDetails(Vec<PolicyDetails>),
+    /// Rows of an answer to [`Request::Selectors`].
+    Selectors(Vec<SelectorView>),
+    /// Answer to [`Request::WhatIf`].
+    Prediction(Box<Prediction>),
 }
 
 /// State of the node.

@@ -58,6 +58,9 @@ impl Node {
             | Request::Monitor(_)
             | Request::Drops
             | Request::Metrics
+            | Request::PolicyGet { .. }
+            | Request::Selectors
+            | Request::WhatIf(_)
             | Request::Enrol(_)
             | Request::Down => Reply::Error("not a question".to_owned()),
         }

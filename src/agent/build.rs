@@ -74,7 +74,7 @@ impl Node {
             facts,
             built_with: world.configuration.clone(),
             world,
-            planned,
+            planned: Arc::new(planned),
             endpoints: opened.endpoints,
             endpoint_config,
             adopted: opened.adopted.len(),

@@ -32,7 +32,7 @@ pub(super) struct Node {
     pub(super) directories: Directories,
     pub(super) facts: NodeFacts,
     pub(super) world: Arc<World>,
-    pub(super) planned: Planned,
+    pub(super) planned: Arc<Planned>,
     pub(super) endpoints: Endpoints,
     pub(super) endpoint_config: endpoint::Config,
     pub(super) datapath: Datapath,
@@ -131,7 +131,7 @@ impl Node {
         }
         // Last: what has a name can be called.
         self.names.set(&planned.plan.services);
-        let earlier = std::mem::replace(&mut self.planned, planned);
+        let earlier = std::mem::replace(&mut self.planned, Arc::new(planned));
         *self.explanation.lock() = context(&self.facts, &self.planned, &self.datapath);
         self.end_sockets(Departed {
             backends: earlier.plan.services.departed(&self.planned.plan.services),

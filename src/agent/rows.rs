@@ -3,8 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use control::{Found, Snapshot};
 use l4_datapath::counters::DropRow;
-use node_api::{DropView, LoadBalancerView, Reply, Request, ServiceView};
+use node_api::{
+    DropView, LoadBalancerView, PolicyDetails, Reply, Request, SelectorView, ServiceView, WhatIf,
+};
+use parking_lot::Mutex;
 
 use super::node::Node;
 
@@ -36,6 +40,13 @@ impl Node {
                 let registry = Arc::clone(&self.registry);
                 Box::new(move || pieces(observe::samples::samples(&registry), |_| 1, Reply::Metrics))
             }
+            Request::PolicyGet { what } => self.policy(what.clone()),
+            Request::Selectors => {
+                let planned = Arc::clone(&self.planned);
+                let size = |row: &SelectorView| row.policies.items.len() + row.identities.items.len();
+                Box::new(move || pieces(control::selectors(&planned), size, Reply::Selectors))
+            }
+            Request::WhatIf(query) => self.what_if(query.clone()),
             _ => return None,
         })
     }
@@ -66,6 +77,37 @@ impl Node {
         })
     }
 
+    fn policy(&self, what: Option<String>) -> Rows {
+        let (world, planned) = (Arc::clone(&self.world), Arc::clone(&self.planned));
+        Box::new(move || match control::inspect(&world, &planned, what.as_deref()) {
+            Ok(Found::Endpoint(policy)) => vec![Reply::EndpointPolicy(policy)],
+            Ok(Found::Policies(policies)) => pieces(policies, details_size, Reply::PolicyDetails),
+            Err(error) => vec![Reply::Error(error.to_string())],
+        })
+    }
+
+    /// One at a time, for each may take a core for seconds.
+    fn what_if(&self, query: WhatIf) -> Rows {
+        static TURN: Mutex<()> = Mutex::new(());
+        let snapshot = Snapshot {
+            world: Arc::clone(&self.world),
+            planned: Arc::clone(&self.planned),
+            facts: self.facts.clone(),
+            leaving: self.leaving.clone(),
+            numbers: self.allocator.scratch(),
+        };
+        Box::new(move || {
+            let _turn = TURN.lock();
+            let prediction = control::what_if(snapshot, &query);
+            vec![
+                prediction.map_or_else(
+                    |error| Reply::Error(error.to_string()),
+                    |it| Reply::Prediction(Box::new(it)),
+                ),
+            ]
+        })
+    }
+
     fn services(&self) -> Rows {
         let plan = Arc::clone(&self.planned.plan);
         let frontends = plan.services.frontends.keys();
@@ -80,6 +122,14 @@ impl Node {
             pieces(rows, size, Reply::Services)
         })
     }
+}
+
+/// Identities and workloads that a policy's details list.
+fn details_size(details: &PolicyDetails) -> usize {
+    let sides = details.rules.iter().flat_map(|rule| [&rule.ingress, &rule.egress]);
+    let peers = sides.flat_map(|side| &side.statements).filter_map(|statement| statement.peers.as_ref());
+    let identities: usize = peers.flatten().map(|peer| 1 + peer.identities.items.len()).sum();
+    identities + details.endpoints.items.len()
 }
 
 fn read<T>(rows: Result<T, l4_datapath::Error>, answer: impl FnOnce(T) -> Vec<Reply>) -> Vec<Reply> {

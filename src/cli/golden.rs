@@ -34,7 +34,7 @@ pub(crate) fn directory() -> tempfile::TempDir {
     tempfile::tempdir().unwrap()
 }
 
-fn policy(name: &str) -> PolicyName {
+pub(crate) fn policy(name: &str) -> PolicyName {
     PolicyName {
         kind: PolicyKind::CiliumNetworkPolicy,
         namespace: Some("default".to_owned()),
@@ -42,11 +42,11 @@ fn policy(name: &str) -> PolicyName {
     }
 }
 
-fn identity(number: u32) -> Identity {
+pub(crate) fn identity(number: u32) -> Identity {
     Identity::new(number).unwrap()
 }
 
-fn labels(text: &str) -> LabelSet {
+pub(crate) fn labels(text: &str) -> LabelSet {
     text.parse().unwrap()
 }
 
