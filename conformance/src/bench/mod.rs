@@ -1,7 +1,10 @@
 //! Benchmarks: what Ferromesh costs beside what it replaces, on this machine, in the same run.
 
+mod compare;
 pub mod edit_to_live;
+pub mod load;
 pub mod observe;
+mod path;
 pub mod plan;
 pub mod program;
 pub mod report;

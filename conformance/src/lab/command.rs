@@ -73,7 +73,12 @@ impl Session {
     /// The next line it says.
     #[track_caller]
     pub fn line(&self) -> String {
-        self.lines.recv_timeout(BOUND).expect("a line of output")
+        self.hear().expect("a line of output")
+    }
+
+    /// The next line it says, if it says one at all.
+    pub fn hear(&self) -> Option<String> {
+        self.lines.recv_timeout(BOUND).ok()
     }
 
     /// Says a line to it.

@@ -8,6 +8,8 @@ mod namespace;
 mod node;
 mod outside;
 
+pub(crate) use namespace::Namespace;
+
 pub use command::{Outcome, Session, wait_until};
 pub use node::{Node, Workload, binary};
 pub use outside::{Outside, UPLINK};

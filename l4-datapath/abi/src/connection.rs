@@ -61,6 +61,8 @@ impl Memo {
     pub const ALLOWED: u64 = 1;
     /// It passes only because of audit mode.
     pub const AUDITED: u64 = 2;
+    /// One of its ends is this node itself: packets from beyond that say so are forged.
+    pub const HOST: u64 = 4;
     /// Shift of the generation.
     pub const GENERATION_SHIFT: u32 = 16;
 }
@@ -97,8 +99,11 @@ pub struct Connection {
     pub instances: [u32; 2],
     /// Room: epoch of the authentication mark. Zero.
     pub epoch: u64,
+    /// [`crate::Endpoint::id`] of the same ends; 0 for an end that is not on this node. What leads from a packet of a
+    /// known connection to its endpoints without hashing their addresses.
+    pub ends: [u16; 2],
     /// Room. Zero.
-    pub reserved: u64,
+    pub reserved: u32,
 }
 impl Connection {
     /// All zero; `Default`, where a constant is needed.
@@ -115,6 +120,7 @@ impl Connection {
         reserved8: [0; 2],
         instances: [0; 2],
         epoch: 0,
+        ends: [0; 2],
         reserved: 0,
     };
 }

@@ -3,7 +3,8 @@
 //! Why two maps: a hash map replaces a value by a fresh element and hands the old one to the next update at once
 //! (`pcpu_freelist`, and `bpf_mem_alloc` since 6.1), so a program still reading the old one could see another
 //! endpoint's policy. What changes while packets flow therefore stands in an array, which is written in place; the
-//! hash holds only facts that never change while the endpoint lives.
+//! hash holds only facts that never change while the endpoint lives. A copy of them stands in the array, too: a packet of
+//! a known connection finds its endpoints there by number, without hashing an address.
 
 /// What policy says of an endpoint. Two stand in each [`Assignments`]; the one in force is at
 /// `Node::generation & 1`, so one store of the generation switches every endpoint of the node at once and no packet
@@ -30,23 +31,29 @@ impl EndpointFlags {
 
 /// Value of `ASSIGNMENTS` (key [`Endpoint::id`]).
 ///
-/// Writer: the agent, which touches only the slot not in force and the quota.
+/// Writer: the agent, which of a living endpoint touches only the slot not in force and the quota. It is zeroed when the
+/// endpoint goes, and a grace passes before its number becomes another's: a reader that has seen the instance reads that
+/// instance's facts.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Assignments {
     /// By parity of the generation.
     pub slot: [Assignment; 2],
+    /// Whose they are, as `ENDPOINTS` has it.
+    pub endpoint: Endpoint,
+    /// Its IPv6 address, network order.
+    pub ipv6: [u8; 16],
+    /// Its IPv4 address, network order.
+    pub ipv4: [u8; 4],
     /// Connections that may be charged to this endpoint at once.
     pub quota: u32,
-    /// Zero.
-    pub zero: u32,
 }
 
 /// Value of `ENDPOINTS` (key [`crate::Address`]; an endpoint with two addresses stands there twice, alike).
 ///
 /// Writer: the agent, once when the endpoint is made and once when it goes. Read by every hook.
 #[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Endpoint {
     /// Number of this creation of the endpoint, never reused on this node; [`crate::Connection::instances`].
     pub instance: u64,
@@ -61,5 +68,5 @@ pub struct Endpoint {
     /// Zero.
     pub zero: [u8; 4],
 }
-const _: () = assert!(size_of::<Assignment>() == 16 && size_of::<Assignments>() == 40);
+const _: () = assert!(size_of::<Assignment>() == 16 && size_of::<Assignments>() == 88);
 const _: () = assert!(size_of::<Endpoint>() == 32);

@@ -32,7 +32,7 @@ pub use service::{Affinity, AffinityKey, Backend, Called, Frontend, Member, Serv
 pub use translation::{BOUND_WORDS, Device, DeviceFlags, PacketTuple, Translation, TranslationKind};
 
 /// Version of every layout in this crate; part of the pin path. Raised with any change of any layout.
-pub const SCHEMA: u32 = 2;
+pub const SCHEMA: u32 = 3;
 
 /// Mark of a packet that our own program made and sends back through a hook of ours (an RST to the stack side).
 /// Only programs can make a packet meet a veth's ingress with a mark: the kernel clears marks on crossing a namespace

@@ -1,6 +1,9 @@
 //! The connection table: finding, opening, and how long an entry is believed.
 
-use core::ptr::{NonNull, read_volatile, write_volatile};
+use core::{
+    mem::offset_of,
+    ptr::{NonNull, read_volatile, write_volatile},
+};
 
 use abi::{Address, Connection, ConnectionKey4, ConnectionKey6, Leg, Memo, timeout};
 use aya_ebpf::{bindings::BPF_NOEXIST, helpers::bpf_ktime_get_coarse_ns};
@@ -72,6 +75,12 @@ impl Tuple {
     /// [`Connection::instances`], of the source's and the destination's.
     #[inline(always)]
     pub(crate) fn instances(&self, source: u32, destination: u32) -> [u32; 2] {
+        if self.source_is_high { [destination, source] } else { [source, destination] }
+    }
+
+    /// [`Connection::ends`], of the source's and the destination's.
+    #[inline(always)]
+    pub(crate) fn ends(&self, source: u16, destination: u16) -> [u16; 2] {
         if self.source_is_high { [destination, source] } else { [source, destination] }
     }
 
@@ -209,6 +218,27 @@ impl Entry {
         now.saturating_sub(get!(self, seen)) < limit
     }
 
+    /// Endpoint id and instance of the lower end of the key (`false`) or the higher.
+    #[inline(always)]
+    pub(crate) fn end(self, high: bool) -> (u16, u32) {
+        let (ids, instances) = (get!(self, ends), get!(self, instances));
+        if high { (ids[1], instances[1]) } else { (ids[0], instances[0]) }
+    }
+
+    /// In the midst of its life: neither end has finished, nothing is translated, and a packet that is a `reply` tells
+    /// nothing new.
+    #[inline(always)]
+    pub(crate) fn is_midway(self, reply: bool) -> bool {
+        const OPENED_BY_HIGH: u64 = 0xff;
+        const REPLIED: u64 = 0xff00;
+        const { assert!(offset_of!(Connection, opened_by_high) % 8 == 0) };
+        const { assert!(offset_of!(Connection, replied) == offset_of!(Connection, opened_by_high) + 1) };
+        const { assert!(offset_of!(Connection, instances) == offset_of!(Connection, opened_by_high) + 8) };
+        // SAFETY: the eight bytes between the one and the other, aligned as asserted; for the rest as in `get!`.
+        let marks = unsafe { read_volatile((&raw const (*self.0.as_ptr()).opened_by_high).cast::<u64>()) };
+        marks & !(OPENED_BY_HIGH | REPLIED) == 0 && (!reply || marks & REPLIED != 0)
+    }
+
     /// The bits of [`Memo`] if the verdict was made in this generation.
     #[inline(always)]
     pub(crate) fn verdict(self, generation: u64) -> Option<u64> {
@@ -218,8 +248,8 @@ impl Entry {
 
     /// Remembers that policy allowed the connection in this generation.
     #[inline(always)]
-    pub(crate) fn remember(self, generation: u64, audited: bool) {
-        set!(self, memo, memo(generation, audited));
+    pub(crate) fn remember(self, generation: u64, bits: u64) {
+        set!(self, memo, memo(generation, bits));
     }
 
     /// Notes what a packet that passes says of the connection's life.
@@ -242,8 +272,8 @@ impl Entry {
     }
 }
 
-/// An allowed verdict as [`Connection::memo`] holds it.
+/// An allowed verdict as [`Connection::memo`] holds it, with more bits of [`Memo`].
 #[inline(always)]
-pub(crate) fn memo(generation: u64, audited: bool) -> u64 {
-    generation << Memo::GENERATION_SHIFT | Memo::ALLOWED | if audited { Memo::AUDITED } else { 0 }
+pub(crate) fn memo(generation: u64, bits: u64) -> u64 {
+    generation << Memo::GENERATION_SHIFT | Memo::ALLOWED | bits
 }

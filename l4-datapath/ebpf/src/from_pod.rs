@@ -18,7 +18,7 @@ use aya_ebpf::{
 use crate::{
     address,
     answer::{self, Sender},
-    deliver,
+    deliver, established,
     flow::{self, Flow},
     fragment,
     header::{Link, ethertype},
@@ -41,6 +41,9 @@ pub(crate) fn from_pod(ctx: TcContext) -> i32 {
     skb.set_mark(0);
     if is_answer {
         return TC_ACT_OK;
+    }
+    if let Some(verdict) = established::from_pod(skb) {
+        return verdict;
     }
     let mut packet = Packet::new(skb.len());
     let mut flow = Flow::new(skb.ifindex(), Direction::Egress);

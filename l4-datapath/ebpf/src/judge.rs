@@ -198,7 +198,7 @@ fn follow(
         None => {
             let mut verdict = Verdict::UNASKED;
             ask(packet, flow, now, reply, &mut verdict)?;
-            entry.remember(now.generation, verdict.audited());
+            entry.remember(now.generation, memo_bits(flow, &verdict));
         }
     }
     entry.note(now.second, reply, packet.tcp_flags);
@@ -230,12 +230,13 @@ fn open(flow: &Flow, now: &Moment, tuple: &Tuple, verdict: &Verdict) -> i32 {
         return OVER_QUOTA;
     }
     let connection = Connection {
-        memo: conntrack::memo(now.generation, verdict.audited()),
+        memo: conntrack::memo(now.generation, memo_bits(flow, verdict)),
         seen: now.second,
         charged: payer,
         opened_by_high: u8::from(tuple.source_is_high),
         translated: u8::from(flow.role != Role::NONE),
         instances: tuple.instances(flow.source.instance, flow.destination.instance),
+        ends: tuple.ends(flow.source.id, flow.destination.id),
         ..Connection::EMPTY
     };
     let result = conntrack::insert(tuple, &connection);
@@ -243,6 +244,13 @@ fn open(flow: &Flow, now: &Moment, tuple: &Tuple, verdict: &Verdict) -> i32 {
         quota::discharge(payer);
     }
     result
+}
+
+/// What is remembered with an allowed verdict; both ends' identities are known once policy was asked.
+#[inline(always)]
+fn memo_bits(flow: &Flow, verdict: &Verdict) -> u64 {
+    let host = [flow.source.identity, flow.destination.identity].contains(&ReservedIdentity::HOST);
+    (if verdict.audited() { Memo::AUDITED } else { 0 }) | if host { Memo::HOST } else { 0 }
 }
 
 /// What each end's ruleset said.

@@ -5,10 +5,11 @@
 //! that (no entry, full map, unknown protocol, lying length) is dropped, counted with a reason, and reported.
 //! Nothing here holds configuration: all of it is in maps, see [`maps`].
 //!
-//! The way of a packet: [`from_pod`] or [`to_pod`] → [`parse`] → [`identity`] → [`judge`] → [`deliver`].
+//! The way of a packet: [`from_pod`] or [`to_pod`] → [`parse`] → [`identity`] → [`judge`] → [`deliver`]; most are of a
+//! known connection and plain, and go the short way, [`established`].
 //! The way of a socket's call: [`connect`] or [`sendmsg`] → [`call`] → [`balance`]; back by [`recvmsg`], [`getpeername`].
-//! Packets are read with `bpf_skb_load_bytes` into typed headers, never through raw packet pointers: no pointer can go
-//! stale after a helper moved the data, and no bound can be forgotten. Each packet's scratch is its own stack.
+//! Packets are read with `bpf_skb_load_bytes` into typed headers: no pointer can go stale after a helper moved the data,
+//! and no bound can be forgotten. Only the short way reads them in place ([`frame`]). Each packet's scratch is its own stack.
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch)]
@@ -22,9 +23,11 @@ mod connect;
 mod conntrack;
 mod conntrack_gc;
 mod deliver;
+mod established;
 mod extension;
 mod flow;
 mod fragment;
+mod frame;
 mod from_netdev;
 mod from_pod;
 mod getpeername;
@@ -37,6 +40,7 @@ mod neighbour;
 mod netdev;
 mod node_socket;
 mod parse;
+mod plain;
 mod policy;
 mod post_bind;
 mod quota;

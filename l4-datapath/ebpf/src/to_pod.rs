@@ -22,6 +22,7 @@ use aya_ebpf::{
 use crate::{
     address,
     answer::{self, Sender},
+    established,
     flow::{self, Flow},
     fragment,
     header::{Ethernet, ethertype},
@@ -42,6 +43,9 @@ const LOOPBACK: u32 = 1;
 pub(crate) fn to_pod(ctx: TcContext) -> i32 {
     let skb = Skb::new(&ctx);
     skb.set_mark(0);
+    if let Some(verdict) = established::to_pod(skb) {
+        return verdict;
+    }
     let mut packet = Packet::new(skb.len());
     let mut flow = Flow::new(skb.ifindex(), Direction::Ingress);
     match admit(skb, &mut packet, &mut flow) {

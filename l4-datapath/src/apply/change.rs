@@ -36,7 +36,7 @@ impl Kernel {
             && !self.dirty
             && self.endpoints == target.addresses
             && self.remotes_stand(target)
-            && target.endpoints.iter().all(|(id, endpoint)| self.endpoint_stands(*id, endpoint, target.quota))
+            && target.endpoints.iter().all(|(id, endpoint)| self.endpoint_stands(*id, endpoint))
     }
 
     fn remotes_stand(&self, target: &Target) -> bool {
@@ -48,10 +48,10 @@ impl Kernel {
             })
     }
 
-    fn endpoint_stands(&mut self, id: u32, endpoint: &TargetEndpoint, quota: u32) -> bool {
+    fn endpoint_stands(&mut self, id: u32, endpoint: &TargetEndpoint) -> bool {
         let Some(assignments) = self.assignments.get(&id).copied() else { return false };
         let now = assignments.slot[self.slot()];
-        assignments.quota == quota
+        assignments == Assignments { slot: assignments.slot, ..endpoint.facts }
             && now.identity == endpoint.identity
             && now.flags == endpoint.flags
             && self.rulesets.holds(now.ingress, &endpoint.ingress)
@@ -100,7 +100,7 @@ impl Kernel {
             if now.is_some() {
                 slots[slot] = current;
             }
-            change.assignments.push((*id, Assignments { slot: slots, quota: target.quota, zero: 0 }));
+            change.assignments.push((*id, Assignments { slot: slots, ..endpoint.facts }));
         }
         change.shared = 2 * target.endpoints.len() - resolver.used.len();
         change.rulesets = resolver.fresh.into_iter().map(|(content, id)| (id, content)).collect();

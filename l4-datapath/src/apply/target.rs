@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use abi::{Address, EndpointFlags};
+use abi::{Address, Assignment, Assignments, EndpointFlags};
 use ipnet::IpNet;
 use maps::Prefix;
 use mesh::plan::{EndpointPlan, NodePlan};
@@ -21,8 +21,6 @@ pub(crate) struct Target {
     pub(crate) addresses: BTreeMap<Address, abi::Endpoint>,
     /// Identity by prefix.
     pub(crate) ipcache: BTreeMap<Prefix<Address>, u32>,
-    /// Connections each endpoint may have.
-    pub(crate) quota: u32,
 }
 
 /// One endpoint in the kernel's terms, but for the ids of its rulesets.
@@ -31,6 +29,8 @@ pub(crate) struct TargetEndpoint {
     pub(crate) ingress: Arc<Ruleset>,
     pub(crate) egress: Arc<Ruleset>,
     pub(crate) flags: u32,
+    /// What its `Assignments` say whatever policy says.
+    pub(crate) facts: Assignments,
 }
 
 impl Target {
@@ -38,29 +38,37 @@ impl Target {
     /// never evicts a live connection.
     pub(crate) fn new(plan: &NodePlan, connections: u32) -> Self {
         let count = u32::try_from(plan.endpoints.len()).unwrap_or(u32::MAX).max(1);
+        let quota = (connections / 2 / count).min(LARGEST_QUOTA);
         let facts = plan.endpoints.values().map(|planned| &planned.endpoint);
         Self {
             endpoints: plan
                 .endpoints
                 .iter()
-                .map(|(id, planned)| (u32::from(id.number()), TargetEndpoint::new(planned)))
+                .map(|(id, planned)| (u32::from(id.number()), TargetEndpoint::new(planned, quota)))
                 .collect(),
             addresses: facts
                 .flat_map(|endpoint| addresses(endpoint).map(|address| (address, kernel(endpoint))))
                 .collect(),
             ipcache: plan.ipcache.iter().map(|(net, identity)| (prefix(net), identity.number())).collect(),
-            quota: (connections / 2 / count).min(LARGEST_QUOTA),
         }
     }
 }
 
 impl TargetEndpoint {
-    fn new(planned: &EndpointPlan) -> Self {
+    fn new(planned: &EndpointPlan, quota: u32) -> Self {
+        let endpoint = &planned.endpoint;
         Self {
             identity: planned.identity.number(),
             ingress: planned.ingress.clone(),
             egress: planned.egress.clone(),
             flags: if planned.audit { EndpointFlags::AUDIT } else { 0 },
+            facts: Assignments {
+                slot: [Assignment::default(); 2],
+                endpoint: kernel(endpoint),
+                ipv6: endpoint.ipv6.octets(),
+                ipv4: endpoint.ipv4.octets(),
+                quota,
+            },
         }
     }
 }

@@ -12,6 +12,7 @@
 
 mod answers;
 mod connections;
+mod established;
 mod extensions;
 mod fragments;
 mod frame;

@@ -128,13 +128,22 @@ impl Node {
         for name in names.into_iter().chain([Address::interface(pod.ifindex)]) {
             endpoints.insert(name, value, 0).unwrap();
         }
+        let [IpAddr::V4(ipv4), IpAddr::V6(ipv6)] = FAMILIES.map(|family| family.pool(pod.host)) else {
+            unreachable!("one of each");
+        };
+        let mut map: Array<_, Assignments> =
+            Array::try_from(self.bpf.map_mut(map::ASSIGNMENTS).unwrap()).unwrap();
+        let there = map.get(&pod.id, 0).unwrap();
+        let facts = Assignments { endpoint: value, ipv4: ipv4.octets(), ipv6: ipv6.octets(), ..there };
+        map.set(pod.id, facts, 0).unwrap();
     }
 
     /// What policy says of a pod, by parity of the generation.
     pub(crate) fn assign(&mut self, pod: Pod, slot: [Assignment; 2], quota: u32) {
         let mut map: Array<_, Assignments> =
             Array::try_from(self.bpf.map_mut(map::ASSIGNMENTS).unwrap()).unwrap();
-        map.set(pod.id, Assignments { slot, quota, zero: 0 }, 0).unwrap();
+        let there = map.get(&pod.id, 0).unwrap();
+        map.set(pod.id, Assignments { slot, quota, ..there }, 0).unwrap();
     }
 
     /// The pod with other rulesets, identity or flags in both generations.
