@@ -3,9 +3,10 @@
 mod machine;
 mod results;
 
+use std::fs;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -22,7 +23,8 @@ usage: bench l4 [OPTION]…
   --quick         everything once and short, judging nothing; written to l4-quick.json
   --rounds N      rounds of each comparison, at least 5 for a figure that counts (default 7)
   --list          the groups of rows, without measuring
-  --markdown      what was measured last, as tables for docs/performance.md, without measuring";
+  --markdown      what was measured last, as tables, without measuring
+  --fill FILE     the same into a page, between its <!-- begin ID --> and <!-- end -->: docs/performance.md";
 
 /// Rows by what they are about, in the order of the report.
 const GROUPS: [Group; 7] = [
@@ -65,6 +67,7 @@ enum Order {
     Measure { plan: Plan, only: bool },
     List,
     Markdown,
+    Fill(PathBuf),
 }
 
 fn main() -> ExitCode {
@@ -79,6 +82,7 @@ fn main() -> ExitCode {
             print!("{}", results.markdown());
             true
         }),
+        Ok(Order::Fill(page)) => fill(&page).map(|()| true),
         Err(problem) => {
             eprintln!("{problem}\n{USAGE}");
             return ExitCode::from(2);
@@ -111,6 +115,7 @@ fn order(arguments: &[String]) -> Result<Order, String> {
             }
             "--list" => return Ok(Order::List),
             "--markdown" => return Ok(Order::Markdown),
+            "--fill" => return Ok(Order::Fill(words.next().ok_or("--fill: which file?")?.into())),
             other => return Err(format!("{other}: unknown")),
         }
     }
@@ -160,6 +165,11 @@ fn measure(plan: &Plan, only: bool) -> io::Result<bool> {
     Ok(complete)
 }
 
+fn fill(page: &Path) -> io::Result<()> {
+    let results = Results::read(&file(false))?;
+    fs::write(page, results.fill(&fs::read_to_string(page)?))
+}
+
 /// Beside the directory of the profile.
 fn file(quick: bool) -> PathBuf {
     let this = std::env::current_exe().unwrap_or_default();
@@ -175,7 +185,7 @@ mod tests {
         let arguments: Vec<_> = words.split_whitespace().map(str::to_owned).collect();
         match order(&arguments)? {
             Order::Measure { plan, .. } => Ok(plan),
-            Order::List | Order::Markdown => Err("no measurement".to_owned()),
+            Order::List | Order::Markdown | Order::Fill(_) => Err("no measurement".to_owned()),
         }
     }
 

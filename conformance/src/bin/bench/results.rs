@@ -35,35 +35,54 @@ impl Results {
 
     /// A table for each group.
     pub(crate) fn markdown(&self) -> String {
-        let mut text = String::new();
-        for group in &GROUPS {
-            let rows: Vec<_> = self.0.iter().filter(|row| group_of(&row.id) == Some(group.id)).collect();
-            let Some(first) = rows.first() else { continue };
-            let taken = first.taken.as_deref().unwrap_or("unknown");
-            let _ = writeln!(text, "`make bench-l4 ONLY={}` · {taken}\n", group.id);
+        let tables = GROUPS.iter().filter_map(|group| self.table(group.id, |_| true));
+        tables.collect::<Vec<_>>().join("\n")
+    }
+
+    /// A page with its tables brought up to date: what stands between `<!-- begin ID -->`, or `<!-- begin ID judged -->`
+    /// for the rows that promise something, and `<!-- end -->`. A table of which nothing was measured stays as it is.
+    pub(crate) fn fill(&self, page: &str) -> String {
+        let mut filled = String::new();
+        let mut rest = page;
+        while let Some((before, after)) = rest.split_once("<!-- begin ") {
+            let Some((name, (old, behind))) = after
+                .split_once(" -->\n")
+                .and_then(|(name, after)| Some((name, after.split_once("<!-- end -->")?)))
+            else {
+                break;
+            };
+            let (group, judged) = name.strip_suffix(" judged").map_or((name, false), |group| (group, true));
+            let table = self.table(group, |row| !judged || row.target.is_some());
+            let table = table.unwrap_or_else(|| old.to_owned());
+            let _ = write!(filled, "{before}<!-- begin {name} -->\n{table}<!-- end -->");
+            rest = behind;
+        }
+        filled + rest
+    }
+
+    fn table(&self, group: &str, wanted: impl Fn(&Row) -> bool) -> Option<String> {
+        let of_group = |row: &&Row| group_of(&row.id) == Some(group) && wanted(row);
+        let rows: Vec<_> = self.0.iter().filter(of_group).collect();
+        let taken = rows.first()?.taken.as_deref().unwrap_or("unknown");
+        let mut text = format!("`make bench-l4 ONLY={group}` · {taken}\n\n");
+        text += "| id | what | figure | against | ratio | target | met |\n|---|---|---|---|---|---|---|\n";
+        for row in rows {
+            let ratio = row.ratio.map_or_else(String::new, |ratio| format!("{ratio:.2}×"));
+            let met = match (row.met, &row.target) {
+                (Some(true), _) => "yes",
+                (Some(false), _) => "**no**",
+                (None, Some(_)) => "not judged",
+                (None, None) => "",
+            };
+            let [against, target] = [&row.against, &row.target].map(|text| text.as_deref().unwrap_or(""));
+            let figure = figure(row.value);
+            let Row { id, what, unit, .. } = row;
             let _ = writeln!(
                 text,
-                "| id | what | figure | against | ratio | target | met |\n|---|---|---|---|---|---|---|"
+                "| `{id}` | {what} | {figure} {unit} | {against} | {ratio} | {target} | {met} |"
             );
-            for row in rows {
-                let ratio = row.ratio.map_or_else(String::new, |ratio| format!("{ratio:.2}×"));
-                let met = match (row.met, &row.target) {
-                    (Some(true), _) => "yes",
-                    (Some(false), _) => "**no**",
-                    (None, Some(_)) => "not judged",
-                    (None, None) => "",
-                };
-                let [against, target] = [&row.against, &row.target].map(|text| text.as_deref().unwrap_or(""));
-                let figure = figure(row.value);
-                let Row { id, what, unit, .. } = row;
-                let _ = writeln!(
-                    text,
-                    "| `{id}` | {what} | {figure} {unit} | {against} | {ratio} | {target} | {met} |"
-                );
-            }
-            text.push('\n');
         }
-        text
+        Some(text)
     }
 }
 
@@ -119,5 +138,25 @@ mod tests {
         let read = Results::read(&path).expect("it is read");
         assert_eq!(read.0, results.0);
         assert!(read.markdown().contains("| `l4.run` | 100 at once | 12.5 ms | by hand | 1.25× |  |  |"));
+    }
+
+    #[test]
+    fn a_page_gets_the_tables_that_were_measured_and_keeps_the_rest() {
+        let mut results = Results::default();
+        let promising =
+            Row { target: Some("≤ 9".to_owned()), ..Row::new("l4.tc.rr", "promising", 1.0, "µs") };
+        let rows = [promising, Row::new("l4.tc.rr", "other", 2.0, "µs")];
+        results.replace("l4.tc", &Selection::default(), &rows, &Machine::this());
+        let page = "a\n<!-- begin l4.tc judged -->\nold\n<!-- end -->\nb\n<!-- begin l4.run -->\nkept\n<!-- end -->\nc\n";
+        let filled = results.fill(page);
+        assert!(
+            filled.starts_with("a\n<!-- begin l4.tc judged -->\n`make bench-l4 ONLY=l4.tc` · "),
+            "{filled}"
+        );
+        assert!(filled.contains("| promising |") && !filled.contains("| other |") && !filled.contains("old"));
+        assert!(
+            filled.ends_with("<!-- end -->\nb\n<!-- begin l4.run -->\nkept\n<!-- end -->\nc\n"),
+            "{filled}"
+        );
     }
 }
