@@ -41,7 +41,7 @@ pub(crate) async fn agent(directories: &Directories) -> Result<(), AgentError> {
     let (mut node, mut source, mut emptied, dns) = Node::build(directories).await?;
     let dns = tokio::spawn(dns.run());
     let (sender, mut calls) = mpsc::channel(64);
-    tokio::spawn(socket::serve(directories.socket(), sender, node.ring())?);
+    tokio::spawn(socket::serve(directories.socket(), sender, node.ring(), node.monitor())?);
     let metrics = tokio::spawn(node.serve_metrics().await?);
     let events = tokio::spawn(node.read_events()?);
     // Whoever waits for this line may be gone; `println!` would panic.

@@ -12,7 +12,10 @@ use std::process::{Command, Output, Stdio};
 
 use mesh::flow::{Flow, Peer, TrafficDirection, Verdict};
 use mesh::labels::LabelSet;
-use node_api::{ConnectionView, ObserveQuery, Reply, ReplySink, Request, Server, Trace};
+use node_api::{
+    Changes, ConnectionView, DropView, EventType, EventView, Listed, MetricView, ObserveQuery, Predicted,
+    Prediction, Reply, ReplySink, Request, Server, Trace,
+};
 
 fn ferromesh(socket: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ferromesh"));
@@ -66,6 +69,36 @@ fn connection(last: u8) -> ConnectionView {
     }
 }
 
+fn metric(name: &str) -> MetricView {
+    MetricView { name: name.to_owned(), labels: [].into(), value: 3.0 }
+}
+
+fn event() -> EventView {
+    EventView {
+        time: 0,
+        kind: 1,
+        reason: 133,
+        direction: 0,
+        flags: 0,
+        ifindex: 7,
+        endpoint: Some(1),
+        from: None,
+        to: Some(1),
+        source_identity: 2,
+        destination_identity: 300,
+        ruleset: 1,
+        cookie: 0,
+        ethertype: 0x0800,
+        source: Some([192, 0, 2, 1].into()),
+        destination: Some([10, 0, 0, 1].into()),
+        protocol: 17,
+        source_port: 4000,
+        destination_port: 53,
+        tcp_flags: 0,
+        length: 60,
+    }
+}
+
 /// An agent that has seen two flows and lost three, and endless ones for a follower.
 struct Agent {
     _directory: tempfile::TempDir,
@@ -98,7 +131,7 @@ impl Agent {
 
 async fn answer(request: Request, mut replies: ReplySink) {
     match request {
-        Request::Observe(ObserveQuery { follow: true, .. }) => {
+        Request::Observe(query) if query.follow => {
             for time in 0.. {
                 if replies.send(&Reply::Flow(Box::new(flow(time)))).await.is_err() {
                     return;
@@ -117,10 +150,56 @@ async fn answer(request: Request, mut replies: ReplySink) {
             let trace = Trace { allowed, lines: vec![format!("{verdict}: {}", query.to)] };
             let _ = replies.send(&Reply::Trace(trace)).await;
         }
+        Request::WhatIf(query) => {
+            let trace = |allowed, line: &str| Trace { allowed, lines: vec![line.to_owned()] };
+            let file = query.with.first().map(|file| format!("{}={}", file.name, file.text));
+            let predicted = match query.trace {
+                Some(asked) => Predicted::Trace {
+                    now: trace(true, "allowed: now"),
+                    then: trace(asked.port == 80, "judged: then"),
+                },
+                None => Predicted::Changes(Changes {
+                    endpoints: 1,
+                    peers: 2,
+                    rows: Listed::first(1, []),
+                    complete: true,
+                }),
+            };
+            let notes = file.into_iter().chain(query.without).collect();
+            let prediction = Prediction { edits: Vec::new(), notes, predicted };
+            let _ = replies.send(&Reply::Prediction(Box::new(prediction))).await;
+        }
         Request::Connections => {
             let pieces = [vec![connection(2)], vec![connection(1), connection(3)]];
             for reply in pieces.map(Reply::Connections).iter().chain([&Reply::Done]) {
                 let _ = replies.send(reply).await;
+            }
+        }
+        Request::Drops => {
+            let row = DropView {
+                number: 133,
+                reason: "Policy denied".to_owned(),
+                direction: "ingress".to_owned(),
+                workload: None,
+                ifindex: 7,
+                packets: 2,
+                bytes: 148,
+                meaning: "A policy.".to_owned(),
+            };
+            for reply in [Reply::Drops(vec![row]), Reply::Done] {
+                let _ = replies.send(&reply).await;
+            }
+        }
+        Request::Metrics => {
+            let rows = ["ferromesh_drop_total", "ferromesh_policy_revision"].map(metric).into();
+            for reply in [Reply::Metrics(rows), Reply::Done] {
+                let _ = replies.send(&reply).await;
+            }
+        }
+        Request::Monitor(query) => {
+            assert_eq!(query.types, [EventType::Drop]);
+            for reply in [Reply::Listening, Reply::Event(event()), Reply::Lost(2)] {
+                let _ = replies.send(&reply).await;
             }
         }
         Request::Endpoints => drop(replies.send(&Reply::Endpoints(Vec::new())).await),
@@ -205,6 +284,27 @@ fn the_exit_code_of_a_trace_is_its_verdict() {
 }
 
 #[test]
+fn files_that_are_not_applied_are_sent_and_the_exit_code_is_the_verdict_then() {
+    let agent = Agent::start();
+    let file = agent._directory.path().join("rule2.yaml");
+    std::fs::write(&file, "kind: X").unwrap();
+    let path = file.to_str().unwrap();
+    let (code, stdout, stderr) = agent.told(&["policy", "trace", "--with", path, "--without", "cnp/rule1"]);
+    let expected = format!("{path}=kind: X\ncnp/rule1\n\nnothing changes between 1 endpoint and 2 peers\n");
+    assert_eq!((code, stdout, stderr), (Some(0), expected, String::new()));
+    let denied = agent.told(&["policy", "trace", "--without", "rule1", "xwing", "deathstar:81"]);
+    assert_eq!(denied.0, Some(1), "{denied:?}");
+    let allowed = agent.told(&["policy", "trace", "--without", "rule1", "xwing", "deathstar:80"]);
+    assert_eq!(allowed.0, Some(0), "{allowed:?}");
+    for incomplete in [&["policy", "trace"][..], &["policy", "trace", "xwing"]] {
+        assert_eq!(agent.told(incomplete).0, Some(2), "{incomplete:?}: a mistake of the command line");
+    }
+    let missing = agent.told(&["policy", "trace", "--with", "/nowhere.yaml"]);
+    let error = "ferromesh: /nowhere.yaml: No such file or directory (os error 2)\n";
+    assert_eq!(missing, (Some(1), String::new(), error.to_owned()));
+}
+
+#[test]
 fn rows_that_come_in_pieces_are_one_list_in_order() {
     let agent = Agent::start();
     let (code, stdout, _) = agent.told(&["ct", "list"]);
@@ -232,5 +332,67 @@ fn completions_are_scripts_for_each_shell() {
         let (code, stdout, _) = told(&output);
         assert_eq!(code, Some(0));
         assert!(stdout.contains("observe") && stdout.contains("verdict"), "{shell}");
+        for value in ["POLICY_DENIED", "FORWARDED", "policy-verdict"] {
+            assert!(stdout.contains(value), "{shell} completes {value}");
+        }
     }
+}
+
+#[test]
+fn bash_completes_verbs_flags_and_values() {
+    let directory = tempfile::tempdir().unwrap();
+    let script = directory.path().join("ferromesh.bash");
+    let printed = ferromesh(Path::new("/nowhere"), &["completions", "bash"]).output().unwrap();
+    std::fs::write(&script, printed.stdout).unwrap();
+    let complete = |line: &str| -> Vec<String> {
+        let words: Vec<_> = line.split(' ').collect();
+        let (last, before) = (words.last().unwrap(), words.len().checked_sub(2).unwrap());
+        let call = r#"source "$1"; current=$2 previous=$3; shift 3
+            COMP_WORDS=("$@") COMP_CWORD=$(($# - 1))
+            _ferromesh ferromesh "$current" "$previous" && printf '%s\n' "${COMPREPLY[@]}""#;
+        let mut bash = Command::new("bash");
+        bash.args(["--norc", "-c", call, "bash"]).arg(&script).args([last, words[before]]).args(&words);
+        let (code, stdout, stderr) = told(&bash.output().unwrap());
+        assert_eq!(code, Some(0), "{line}: {stderr}");
+        stdout.lines().map(str::to_owned).collect()
+    };
+    for (line, expected) in [
+        ("ferromesh mon", "monitor"),
+        ("ferromesh policy tr", "trace"),
+        ("ferromesh observe --from-p", "--from-pod"),
+        ("ferromesh observe --drop-reason POLICY_DENIED", "POLICY_DENIED"),
+        ("ferromesh observe --verdict D", "DROPPED"),
+        ("ferromesh monitor --type pol", "policy-verdict"),
+        ("ferromesh drops --output j", "json"),
+    ] {
+        let offered = complete(line);
+        assert!(offered.iter().any(|offer| offer == expected), "{line}: {offered:?}");
+    }
+}
+
+#[test]
+fn drops_and_metrics_are_rows_and_events_come_until_the_agent_ends() {
+    let agent = Agent::start();
+    let (code, stdout, _) = agent.told(&["drops"]);
+    assert_eq!(code, Some(0));
+    assert!(stdout.contains("133      Policy denied   ingress     2         148"), "{stdout}");
+    let (code, stdout, _) = agent.told(&["metrics", "list", "drop", "-o", "json"]);
+    let metrics: Vec<MetricView> = serde_json::from_str(&stdout).unwrap();
+    assert_eq!((code, metrics), (Some(0), vec![metric("ferromesh_drop_total")]));
+    let (code, _, stderr) = agent.told(&["metrics", "list", "yoda"]);
+    let expected =
+        "ferromesh: no metric has \"yoda\" in its name; see `ferromesh metrics list` for those there are\n";
+    assert_eq!((code, stderr.as_str()), (Some(1), expected));
+    let (code, stdout, stderr) = agent.told(&["monitor", "--type", "drop"]);
+    assert_eq!((code, stdout.lines().count()), (Some(1), 1));
+    assert!(stdout.starts_with("xx drop (Policy denied) flow 0x"), "{stdout}");
+    assert!(stderr.contains("Listening for events") && stderr.contains("EVENTS LOST: 2"), "{stderr}");
+}
+
+#[test]
+fn a_table_of_what_is_still_to_come_is_refused() {
+    let output = ferromesh(Path::new("/nowhere"), &["observe", "-f", "-o", "table"]).output().unwrap();
+    let (code, _, stderr) = told(&output);
+    assert_eq!(code, Some(1));
+    assert!(stderr.contains("--output table: not with --follow"), "{stderr}");
 }

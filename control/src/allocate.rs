@@ -110,6 +110,13 @@ impl Allocator {
         Ok(Self { path, workloads, prefixes, vips: Vips::open(state)? })
     }
 
+    /// The same numbers, for asking what would be given: it has no file, and what it gives is never durable.
+    #[must_use]
+    pub fn scratch(&self) -> Self {
+        let (workloads, prefixes) = (self.workloads.clone(), self.prefixes.clone());
+        Self { path: PathBuf::new(), workloads, prefixes, vips: self.vips.scratch() }
+    }
+
     /// The number of a workload's labels.
     pub fn workload(&mut self, labels: &LabelSet) -> Result<Identity, AllocateError> {
         self.workloads.number(labels, WORKLOADS, "label sets")
@@ -141,7 +148,7 @@ impl Allocator {
 }
 
 /// Numbers of one range.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Pool<K> {
     numbers: BTreeMap<K, Number>,
     taken: BTreeSet<u32>,
@@ -150,7 +157,7 @@ struct Pool<K> {
     unsaved: bool,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Number {
     identity: Identity,
     /// Asked for since the last save.

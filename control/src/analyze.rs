@@ -91,7 +91,7 @@ fn shown(path: &Path, name: &str) -> String {
     path.to_str().unwrap_or(name).to_owned()
 }
 
-fn decoded(name: &str, text: Result<String, (usize, String)>, analysis: &mut Analysis) -> File {
+pub(crate) fn decoded(name: &str, text: Result<String, (usize, String)>, analysis: &mut Analysis) -> File {
     let mut note = |finding: Finding| analysis.findings.push(Located { file: name.to_owned(), finding });
     let (text, documents) = match text {
         Ok(text) => {
@@ -111,7 +111,7 @@ fn at(severity: Severity, line: usize, path: &str, message: String) -> Finding {
     Finding { severity, line, column: 1, path: path.to_owned(), message }
 }
 
-fn duplicates(files: &[File], analysis: &mut Analysis) {
+pub(crate) fn duplicates(files: &[File], analysis: &mut Analysis) {
     let mut first: BTreeMap<&ObjectKey, (&str, usize)> = BTreeMap::new();
     for (file, decoded) in identified(files) {
         let Some(key) = &decoded.key else { continue };

@@ -8,6 +8,7 @@ pub mod allocate;
 mod analyze;
 mod authority;
 mod durable;
+mod inspect;
 pub mod kind;
 #[cfg(test)]
 mod mutation;
@@ -16,13 +17,16 @@ mod plan;
 pub mod source;
 pub mod status;
 mod trace;
+mod what_if;
 mod world;
 mod yaml;
 
 pub use analyze::{Analysis, Located, analyze};
 pub use authority::{AdmitError, admit};
+pub use inspect::{Found, InspectError, inspect, selectors};
 pub use objects::ObjectStatus;
 pub use plan::{NodeFacts, PlanError, Planned, Present, plan};
 pub use trace::{TraceError, trace};
+pub use what_if::{Snapshot, WhatIfError, what_if};
 pub use world::World;
 pub use yaml::{Finding, Severity};

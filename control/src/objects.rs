@@ -215,7 +215,7 @@ fn unidentified(file: &File) -> impl Iterator<Item = &Decoded> {
 }
 
 /// The error of a configuration that would take the addresses of living endpoints away.
-fn pools_moved(object: &Object, pools: Option<(Ipv4Net, Ipv6Net)>) -> Option<Finding> {
+pub(crate) fn pools_moved(object: &Object, pools: Option<(Ipv4Net, Ipv6Net)>) -> Option<Finding> {
     let (Object::Configuration(configuration), Some((ipv4, ipv6))) = (object, pools) else { return None };
     let moved = |key: &'static str, found: String, used: String| {
         let place = configuration.given.iter().find(|(given, _)| *given == key).map(|(_, place)| *place);

@@ -6,20 +6,19 @@
 //! six in the hash (each with port, without, without protocol). *Update* and *delete* are system calls from user space.
 //! *Stall* is the longest time that a thread busy on any CPU was kept from running within two seconds after the map was
 //! let go of; *quiet* is the same without. Each look-up is the best of five runs: the machine has other work.
-#![allow(
-    unsafe_code,
-    reason = "aya loads programs from objects only; these are a few instructions made here"
-)]
+
+mod raw;
 
 use std::error::Error;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use abi::{RuleKey, RuleValue};
 use aya::maps::lpm_trie::Key;
 use aya::maps::{HashMap, IterableMap, LpmTrie, MapData, MapError};
+use raw::Instruction;
 
 const NO_PREALLOC: u32 = 1;
 const RUNS: u32 = 1_000_000;
@@ -84,11 +83,6 @@ fn key(number: u32) -> RuleKey {
     RuleKey::exact(1 + number / PEERS, 256 + number % PEERS, 6, port)
 }
 
-/// `struct bpf_insn`; the registers are source << 4 | destination.
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Instruction(u8, u8, i16, i32);
-
 /// A program that builds `key(random & mask)` and, if a map is given, looks it up: 0 found, 1 not.
 fn instructions(mask: u32, place: Option<(i32, i32)>) -> Vec<Instruction> {
     let i = Instruction;
@@ -131,65 +125,16 @@ fn instructions(mask: u32, place: Option<(i32, i32)>) -> Vec<Instruction> {
     program
 }
 
-/// Head of `union bpf_attr` for `BPF_PROG_LOAD`.
-#[repr(C)]
-struct Load {
-    kind: u32,
-    count: u32,
-    instructions: u64,
-    license: u64,
-}
-
-/// The same for `BPF_PROG_TEST_RUN`.
-#[repr(C)]
-#[derive(Default)]
-struct Run {
-    program: u32,
-    result: u32,
-    size_in: u32,
-    size_out: u32,
-    data_in: u64,
-    data_out: u64,
-    repeat: u32,
-    duration: u32,
-}
-
-fn bpf<A>(command: libc::c_long, attributes: &mut A) -> io::Result<i32> {
-    // SAFETY: the kernel reads and writes at most the given size; what the attributes point at outlives the call.
-    let result = unsafe { libc::syscall(libc::SYS_bpf, command, &raw mut *attributes, size_of::<A>()) };
-    match i32::try_from(result) {
-        Ok(result) if result >= 0 => Ok(result),
-        _ => Err(io::Error::last_os_error()),
-    }
-}
-
 /// Nanoseconds a run of this program takes, the best of five averages.
 fn measure(program: &[Instruction]) -> io::Result<u32> {
-    const SCHED_CLS: u32 = 3;
-    let mut load = Load {
-        kind: SCHED_CLS,
-        count: program.len() as u32,
-        instructions: program.as_ptr() as u64,
-        license: c"GPL".as_ptr() as u64,
-    };
-    let descriptor = bpf(5, &mut load)?;
-    // SAFETY: the command succeeded, so the result is a new descriptor that nobody else owns.
-    let loaded = unsafe { OwnedFd::from_raw_fd(descriptor) };
-    let packet = [0u8; 64];
+    let loaded = raw::load("look_up", program)?;
     let mut best = u32::MAX;
     for _ in 0..5 {
-        let mut run = Run {
-            program: loaded.as_raw_fd().cast_unsigned(),
-            size_in: packet.len() as u32,
-            data_in: packet.as_ptr() as u64,
-            repeat: RUNS,
-            ..Run::default()
-        };
-        bpf(10, &mut run)?;
-        if run.result != 0 {
+        let ran = raw::run(&loaded, &[0; 64], &[], RUNS)?;
+        if ran.result != 0 {
             return Err(io::Error::other("an entry that was written is not found"));
         }
-        best = best.min(run.duration);
+        best = best.min(ran.nanoseconds);
     }
     Ok(best)
 }

@@ -12,7 +12,7 @@ use mesh::plan::{Device, Masquerade, NodePlan};
 use mesh::service::{Frontend, Services};
 use mesh::workload::{Endpoint, EndpointId};
 use nix::net::if_::if_nametoindex;
-use node_api::MapUse;
+use node_api::{MapUse, ProgramView};
 
 use crate::apply::{Kernel, PolicyMaps, Report, ServiceKernel, ServiceMaps, ServiceReport};
 use crate::attach::{self, Hook, Place};
@@ -22,7 +22,7 @@ use crate::flow::Attribution;
 use crate::masquerade::{self, Masquerading};
 use crate::pins::{Pins, children};
 use crate::view::View;
-use crate::{Error, cgroup, memory, probe};
+use crate::{Error, cgroup, memory, probe, programs};
 
 /// The compiled programs.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/ferromesh.bpf.o"));
@@ -332,6 +332,14 @@ impl Datapath {
             maps: self.map_use(rows.len() as u64)?,
             lost_events: self.lost.total()?.saturating_sub(self.lost_before),
         })
+    }
+
+    /// Every program that this agent loaded.
+    ///
+    /// # Errors
+    /// What the kernel refused.
+    pub fn programs(&self) -> Result<Vec<ProgramView>, Error> {
+        programs::of(&self.ebpf, &self.pins, &[COLLECT])
     }
 
     /// Every map. Connections are as of the last collection: counting them is walking them.

@@ -10,6 +10,7 @@ use mesh::identity::Identity;
 use mesh::plan::NodePlan;
 use mesh::policy::{PolicyName, Ruleset, protocol};
 use mesh::workload::{Endpoint, EndpointId};
+use node_api::EventView;
 
 use crate::address::ip;
 
@@ -95,6 +96,43 @@ impl Context {
                 .map_or_else(|| event.ifindex.to_string(), |endpoint| endpoint.interface.clone()),
             trace: kind == EventKind::Trace,
         })
+    }
+
+    /// The event as it was recorded, with the endpoints that it is about.
+    pub fn record(&self, event: &Event, offset: i64) -> EventView {
+        let address = |address| is_ip(event).then(|| ip(address));
+        let [source, destination] = [event.source, event.destination].map(address);
+        let judge = self.by_interface.get(&event.ifindex).copied();
+        let owner = |address: Option<IpAddr>| self.by_address.get(&address?).copied();
+        // Of its own side the judge knows by interface: a packet's address may lie.
+        let (from, to) = match direction(event.direction) {
+            TrafficDirection::Egress => (judge.or_else(|| owner(source)), owner(destination)),
+            TrafficDirection::Ingress => (owner(source), judge.or_else(|| owner(destination))),
+        };
+        let number = |id: Option<EndpointId>| id.map(EndpointId::number);
+        EventView {
+            time: i64::try_from(event.time).unwrap_or(i64::MAX).saturating_add(offset),
+            kind: event.kind,
+            reason: event.reason,
+            direction: event.direction,
+            flags: event.flags,
+            ifindex: event.ifindex,
+            endpoint: number(judge),
+            from: number(from),
+            to: number(to),
+            source_identity: event.source_identity,
+            destination_identity: event.destination_identity,
+            ruleset: event.ruleset,
+            cookie: event.cookie,
+            ethertype: u16::from_be_bytes(event.ethertype),
+            source,
+            destination,
+            protocol: event.protocol,
+            source_port: event.source_port,
+            destination_port: event.destination_port,
+            tcp_flags: event.tcp_flags,
+            length: event.length,
+        }
     }
 
     fn peer(&self, event: &Event, address: Address, identity: u32, port: Option<u16>) -> Peer {
@@ -281,6 +319,24 @@ mod tests {
         assert_eq!((flow.icmp_type, flow.source.port, flow.destination.port), (Some(128), None, None));
         assert_eq!(flow.source.address.unwrap().to_string(), "2001:db8::1");
         assert!(flow.destination.workload.is_some());
+    }
+
+    #[test]
+    fn a_record_keeps_the_kernels_numbers_and_names_the_endpoints() {
+        let record = context().record(&dropped(), 5_000);
+        assert_eq!((record.time, record.kind, record.reason, record.direction), (6_000, 1, 133, 0));
+        assert_eq!((record.ifindex, record.ruleset, record.cookie, record.length), (70, 9, 0, 74));
+        assert_eq!((record.source_identity, record.destination_identity), (9, 300));
+        assert_eq!((record.source_port, record.destination_port, record.ethertype), (49_446, 80, 0x0800));
+        assert_eq!(record.source, Some("203.0.113.5".parse().unwrap()));
+        assert_eq!((record.endpoint, record.from, record.to), (Some(7), None, Some(7)));
+        // On egress the sender is who judged, whatever address it claims.
+        let forged = Event { direction: abi::Direction::Egress as u8, ..dropped() };
+        let record = context().record(&forged, 0);
+        assert_eq!((record.endpoint, record.from, record.to), (Some(7), Some(7), Some(7)));
+        let elsewhere = Event { ifindex: 1234, ethertype: 0x8847u16.to_be_bytes(), ..dropped() };
+        let record = context().record(&elsewhere, 0);
+        assert_eq!((record.endpoint, record.from, record.to, record.source), (None, None, None, None));
     }
 
     #[test]

@@ -21,6 +21,7 @@ mod memory;
 pub mod metrics;
 mod pins;
 pub mod probe;
+mod programs;
 mod sys;
 mod view;
 

@@ -1,12 +1,14 @@
 //! The metrics of this crate, in a registry that is handed in.
 
+use std::sync::atomic::AtomicU64;
+
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
-use crate::counters::Counters;
+use crate::counters::{Counters, GcReport};
 use crate::flow::Context;
 
 /// Handles of the metrics. The kernel counts; these only repeat what was read.
@@ -17,6 +19,9 @@ pub struct Metrics {
     entries: Family<MapLabels, Gauge>,
     capacity: Family<MapLabels, Gauge>,
     bytes: Family<MapLabels, Gauge>,
+    pressure: Family<MapLabels, Gauge<f64, AtomicU64>>,
+    connections: Family<ConnectionLabels, Gauge>,
+    expired: Counter,
     revision: Gauge,
     lost: Counter,
 }
@@ -33,16 +38,33 @@ struct MapLabels {
     map: String,
 }
 
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct ConnectionLabels {
+    family: &'static str,
+}
+
 impl Metrics {
     /// Registers them; the registry adds the prefix `ferromesh_`.
     pub fn register(registry: &mut Registry) -> Self {
         let metrics = Self::default();
-        let Self { drops, dropped_bytes, entries, capacity, bytes, revision, lost } = &metrics;
+        let Self { drops, dropped_bytes, entries, capacity, bytes, pressure, .. } = &metrics;
+        let Self { connections, expired, revision, lost, .. } = &metrics;
         registry.register("drop", "Packets dropped", drops.clone());
         registry.register("drop_bytes", "Bytes of packets dropped", dropped_bytes.clone());
         registry.register("map_entries", "Entries in a kernel map", entries.clone());
         registry.register("map_capacity", "Entries a kernel map can hold", capacity.clone());
         registry.register("map_bytes", "Memory of a kernel map", bytes.clone());
+        registry.register(
+            "map_pressure",
+            "Entries in a kernel map by what it can hold, 0 to 1",
+            pressure.clone(),
+        );
+        registry.register(
+            "connections",
+            "Connections that were alive at the last collection",
+            connections.clone(),
+        );
+        registry.register("connections_expired", "Dead connections that were collected", expired.clone());
         registry.register("policy_revision", "Generation of policy in force", revision.clone());
         registry.register("lost_events", "Flow events that found the ring full", lost.clone());
         metrics
@@ -71,9 +93,71 @@ impl Metrics {
             self.bytes.get_or_create(&labels).set(number(found.bytes));
             if let Some(used) = found.used {
                 self.entries.get_or_create(&labels).set(number(used));
+                self.pressure.get_or_create(&labels).set(used as f64 / found.capacity.max(1) as f64);
             }
         }
         self.revision.set(i64::try_from(counters.generation).unwrap_or(i64::MAX));
         self.lost.inner().store(counters.lost_events, std::sync::atomic::Ordering::Relaxed);
+    }
+
+    /// Repeats what a collection found.
+    pub fn collected(&self, report: &GcReport) {
+        for (family, live) in [("ipv4", report.live4), ("ipv6", report.live6)] {
+            let live = i64::try_from(live).unwrap_or(i64::MAX);
+            self.connections.get_or_create(&ConnectionLabels { family }).set(live);
+        }
+        self.expired.inc_by(report.expired);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use node_api::MapUse;
+
+    use super::*;
+    use crate::counters::DropRow;
+
+    fn text(registry: &Registry) -> String {
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, registry).unwrap();
+        text
+    }
+
+    #[test]
+    fn what_the_kernel_counts_is_in_the_text_and_goes_with_its_endpoint() {
+        let mut registry = Registry::with_prefix("ferromesh");
+        let metrics = Metrics::register(&mut registry);
+        let context = Context::new("n".to_owned(), Arc::default(), Arc::default());
+        let drop = DropRow { ifindex: 7, reason: 133, direction: 0, packets: 2, bytes: 148 };
+        let map = |used| MapUse { used, capacity: 8, bytes: 4096 };
+        let counters = Counters {
+            generation: 9,
+            drops: vec![drop],
+            maps: [("RULES".to_owned(), map(Some(2))), ("SLOTS".to_owned(), map(None))].into(),
+            lost_events: 3,
+            ..Counters::default()
+        };
+        metrics.set(&counters, &context);
+        metrics.collected(&GcReport { live4: 5, expired: 4, ..GcReport::default() });
+        metrics.collected(&GcReport { live4: 6, expired: 1, ..GcReport::default() });
+        let told = text(&registry);
+        let drops =
+            r#"ferromesh_drop_total{reason="Policy denied",direction="ingress",endpoint="interface 7"}"#;
+        for line in [
+            &format!("{drops} 2"),
+            r#"ferromesh_map_pressure{map="RULES"} 0.25"#,
+            r#"ferromesh_map_bytes{map="SLOTS"} 4096"#,
+            r#"ferromesh_connections{family="ipv4"} 6"#,
+            "ferromesh_connections_expired_total 5",
+            "ferromesh_policy_revision 9",
+            "ferromesh_lost_events_total 3",
+        ] {
+            assert!(told.lines().any(|found| found == line), "{line}\nnot in\n{told}");
+        }
+        assert!(!told.contains(r#"map_pressure{map="SLOTS"}"#), "not known is not zero: {told}");
+        metrics.set(&Counters::default(), &context);
+        assert!(!text(&registry).contains(drops));
     }
 }

@@ -2,8 +2,6 @@
 //!
 //! Promise: nothing stays behind; devices are touched only in a network namespace made for the purpose.
 
-use std::fmt;
-
 use aya::maps::MapType;
 use aya::programs::{ProgramType, SchedClassifier, TcAttachType};
 use aya::sys::{BpfHelper, is_helper_supported, is_map_supported, is_program_supported};
@@ -39,14 +37,6 @@ impl Capabilities {
             }
             None => Ok(()),
         }
-    }
-}
-
-impl fmt::Display for Capabilities {
-    /// A row a line: capability, finding.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let width = self.0.iter().map(|finding| finding.capability.len()).max().unwrap_or(0);
-        self.0.iter().try_for_each(|finding| writeln!(f, "{:width$}  {}", finding.capability, finding.text))
     }
 }
 
@@ -219,7 +209,6 @@ mod tests {
     #[test]
     fn this_kernel_has_all_that_is_required() {
         let found = capabilities();
-        assert!(found.check().is_ok(), "{found}");
-        assert_eq!(found.to_string().lines().count(), found.0.len());
+        assert!(found.check().is_ok(), "{found:?}");
     }
 }

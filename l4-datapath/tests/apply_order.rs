@@ -28,7 +28,14 @@ fn two_endpoints_with_equal_policy_share_a_ruleset() {
     assert_eq!(datapath.ruleset_ids(id(1)), Some((one.ingress, one.egress)));
     assert!(kernel.judge(one.ingress, 300, 6, 80));
     assert!(!kernel.judge(one.ingress, 301, 6, 80));
-    assert_eq!(kernel.endpoints().len(), 6, "two addresses and an interface each");
+    let endpoints = kernel.endpoints();
+    assert_eq!(endpoints.len(), 6, "two addresses and an interface each");
+    for number in [1, 2] {
+        let facts = kernel.assignments(number);
+        let (ipv4, ipv6) = (abi::Address::v4(facts.ipv4), abi::Address(facts.ipv6));
+        assert_eq!(facts.endpoint.id, u32::from(number), "the array has the facts by number");
+        assert_eq!((endpoints[&ipv4], endpoints[&ipv6]), (facts.endpoint, facts.endpoint));
+    }
     let attribution = datapath.attribution();
     assert_eq!(attribution.denied_by_default(one.ingress), [policy("rule1")]);
     let value = kernel.rules().longest(abi::RuleKey::exact(one.ingress, 300, 6, 80)).unwrap().unwrap();

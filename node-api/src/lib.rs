@@ -13,17 +13,21 @@
 pub mod client;
 mod frame;
 pub mod message;
+mod observation;
+pub mod policy;
 pub mod server;
 
 pub use client::{Client, ClientError, Replies};
 pub use message::*;
+pub use observation::*;
+pub use policy::*;
 pub use server::{BindError, PeerCredentials, ReplySink, Server};
 
 /// Version of the messages; raised with any incompatible change.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
-/// The longest request, in bytes.
-pub const MAX_REQUEST: usize = 64 * 1024;
+/// The longest request, in bytes: files that a what-if carries. Only who may ask at all can make the agent hold one.
+pub const MAX_REQUEST: usize = 1024 * 1024;
 
 /// The longest reply, in bytes.
 pub const MAX_REPLY: usize = 64 * 1024 * 1024;

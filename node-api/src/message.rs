@@ -13,6 +13,9 @@ use mesh::service::{Backend, Frontend, ServiceName};
 use mesh::workload::{Endpoint, WorkloadName};
 use serde::{Deserialize, Serialize};
 
+use crate::observation::{DropView, EventView, MetricView, MonitorQuery, ObserveQuery, ProgramView};
+use crate::{EndpointPolicy, PolicyDetails, Prediction, SelectorView, WhatIf};
+
 /// First frame of each side.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Hello {
@@ -49,12 +52,28 @@ pub enum Request {
     /// → [`Reply::Trace`].
     Trace(TraceQuery),
     /// → any number of [`Reply::Flow`], then [`Reply::Done`] (never, if following).
-    Observe(ObserveQuery),
+    Observe(Box<ObserveQuery>),
+    /// → [`Reply::Listening`], then any number of [`Reply::Event`], until the asker has had enough.
+    Monitor(MonitorQuery),
+    /// → any number of [`Reply::Drops`], then [`Reply::Done`].
+    Drops,
+    /// → any number of [`Reply::Metrics`], then [`Reply::Done`].
+    Metrics,
     /// → [`Reply::Enrolled`]; the connection then is the lease: if it closes before a process is in the workload's
     /// cgroup, the workload is removed.
     Enrol(Enrol),
     /// The agent takes its programs, maps, devices and routes away and ends. → [`Reply::Done`] when all is undone.
     Down,
+    /// What an endpoint (name or number) is judged by, policies of a name, or all of them. → [`Reply::EndpointPolicy`], or
+    /// any number of [`Reply::PolicyDetails`], then [`Reply::Done`].
+    PolicyGet {
+        /// `[endpoint/][NAMESPACE/]NAME`, a number, or `[KIND/][NAMESPACE/]NAME`.
+        what: Option<String>,
+    },
+    /// → any number of [`Reply::Selectors`], then [`Reply::Done`].
+    Selectors,
+    /// → [`Reply::Prediction`].
+    WhatIf(WhatIf),
 }
 
 impl Request {
@@ -73,7 +92,13 @@ impl Request {
             | Self::Connections
             | Self::Addresses
             | Self::Trace(_)
-            | Self::Observe(_) => false,
+            | Self::Observe(_)
+            | Self::Monitor(_)
+            | Self::Drops
+            | Self::Metrics
+            | Self::PolicyGet { .. }
+            | Self::Selectors
+            | Self::WhatIf(_) => false,
         }
     }
 }
@@ -110,10 +135,26 @@ pub enum Reply {
     Trace(Trace),
     /// One event of an answer to [`Request::Observe`].
     Flow(Box<Flow>),
+    /// Events are told from now on.
+    Listening,
+    /// One event of an answer to [`Request::Monitor`].
+    Event(EventView),
+    /// Rows of an answer to [`Request::Drops`].
+    Drops(Vec<DropView>),
+    /// Rows of an answer to [`Request::Metrics`].
+    Metrics(Vec<MetricView>),
     /// Events that were overwritten or lost before they could be sent.
     Lost(u64),
     /// Answer to [`Request::Enrol`].
     Enrolled(Enrolled),
+    /// Answer to [`Request::PolicyGet`] for an endpoint.
+    EndpointPolicy(Box<EndpointPolicy>),
+    /// Part of an answer to [`Request::PolicyGet`] for policies.
+    PolicyDetails(Vec<PolicyDetails>),
+    /// Rows of an answer to [`Request::Selectors`].
+    Selectors(Vec<SelectorView>),
+    /// Answer to [`Request::WhatIf`].
+    Prediction(Box<Prediction>),
 }
 
 /// State of the node.
@@ -159,6 +200,8 @@ pub struct Status {
     pub capabilities: BTreeMap<String, String>,
     /// Map → entries in use and the most it holds.
     pub maps: BTreeMap<String, MapUse>,
+    /// Programs in the kernel.
+    pub programs: Vec<ProgramView>,
     /// Events lost since the agent started.
     pub lost_events: u64,
 }
@@ -280,43 +323,6 @@ pub struct Trace {
     pub allowed: bool,
     /// Explanation, a line each.
     pub lines: Vec<String>,
-}
-
-/// Which flows.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-pub struct ObserveQuery {
-    /// All of these must hold.
-    pub filter: FlowFilter,
-    /// The newest so many of the past; 0 none.
-    pub last: usize,
-    /// Then go on with what comes.
-    pub follow: bool,
-}
-
-/// Filters of `observe`: within a field any of its values, between fields all; an empty field matches everything.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-#[serde(default)]
-pub struct FlowFilter {
-    /// `[namespace/]name-prefix` of either end.
-    pub pods: Vec<String>,
-    /// `FORWARDED`, `DROPPED`, `AUDIT`.
-    pub verdicts: Vec<String>,
-    /// Labels (`k=v`, all must hold within one) of either end.
-    pub labels: Vec<String>,
-    /// Address or prefix of either end.
-    pub ips: Vec<String>,
-    /// Port of either end.
-    pub ports: Vec<u16>,
-    /// `tcp`, `udp`, `icmp`, `icmpv6`, `sctp`.
-    pub protocols: Vec<String>,
-    /// Drop reason by its text or number.
-    pub drop_reasons: Vec<String>,
-    /// `ingress` or `egress`.
-    pub directions: Vec<String>,
-    /// Not before (nanoseconds since 1970).
-    pub since: Option<i64>,
-    /// Not after.
-    pub until: Option<i64>,
 }
 
 /// Start a workload.

@@ -22,8 +22,8 @@ use tracing::{debug, info, warn};
 use crate::frame::{self, FrameError, Frames};
 use crate::{Hello, MAX_REPLY, MAX_REQUEST, Reply, Request, VERSION, build_difference};
 
-/// Connections served at once; one more is told so and closed.
-pub const MAX_CONNECTIONS: usize = 64;
+/// Connections served at once; one more is told so and closed. A hundred workloads that start at once have one each.
+pub const MAX_CONNECTIONS: usize = 256;
 
 /// How long a caller may take to greet and ask, and to take in each reply.
 pub const PATIENCE: Duration = Duration::from_secs(30);

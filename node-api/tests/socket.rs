@@ -11,9 +11,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use node_api::{
-    BindError, Client, ClientError, ObserveQuery, PeerCredentials, Reply, ReplySink, Request, Server, server,
-};
+use node_api::{BindError, Client, ClientError, PeerCredentials, Reply, ReplySink, Request, Server, server};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
@@ -238,7 +236,7 @@ async fn a_caller_that_does_not_read_is_closed() {
         }
     });
     let client = Client::connect(&socket, "b").await.unwrap();
-    let _unread = client.stream(&Request::Observe(ObserveQuery::default())).await.unwrap();
+    let _unread = client.stream(&Request::Observe(Box::default())).await.unwrap();
     timeout(SOON, end.recv()).await.expect("the stream ends").unwrap();
 }
 
@@ -255,7 +253,7 @@ async fn the_agent_notices_a_caller_that_vanishes() {
         }
     });
     let client = Client::connect(&socket, "b").await.unwrap();
-    let mut lease = client.stream(&Request::Observe(ObserveQuery::default())).await.unwrap();
+    let mut lease = client.stream(&Request::Observe(Box::default())).await.unwrap();
     assert_eq!(lease.next().await.unwrap(), Reply::Lost(7));
     assert!(end.try_recv().is_err(), "the lease holds while the caller lives");
     drop(lease);
@@ -270,7 +268,7 @@ async fn an_agent_that_dies_within_a_stream_is_said() {
         std::future::pending::<()>().await;
     });
     let client = Client::connect(&socket, "b").await.unwrap();
-    let mut replies = client.stream(&Request::Observe(ObserveQuery::default())).await.unwrap();
+    let mut replies = client.stream(&Request::Observe(Box::default())).await.unwrap();
     assert_eq!(replies.next().await.unwrap(), Reply::Lost(1));
     agent.abort();
     assert!(matches!(replies.next().await, Err(ClientError::Closed { .. })));
@@ -309,7 +307,8 @@ async fn one_connection_too_many_is_told_so_and_a_place_that_is_freed_serves_aga
     }
     let surplus = Client::connect(&socket, "b").await.unwrap();
     let error = surplus.ask(&Request::Endpoints).await.unwrap_err().to_string();
-    assert!(error.starts_with("the agent serves 64 connections already"), "{error}");
+    let told = format!("the agent serves {} connections already", server::MAX_CONNECTIONS);
+    assert!(error.starts_with(&told), "{error}");
     held.pop();
     timeout(SOON, end.recv()).await.unwrap().unwrap();
     // The place is free once the task that held it is gone, a moment after it said so.

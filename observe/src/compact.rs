@@ -15,6 +15,8 @@ use mesh::flow::{Drop, Flow, Peer, TrafficDirection, Verdict};
 use mesh::identity::Identity;
 use mesh::policy::protocol;
 
+use crate::filter::TCP_FLAGS;
+
 /// The line, without newline. `paint` may colour the word of the verdict.
 pub fn line(flow: &Flow, paint: impl Fn(Verdict, &str) -> String) -> String {
     let (source, destination) = (End(&flow.source), End(&flow.destination));
@@ -27,6 +29,23 @@ pub fn line(flow: &Flow, paint: impl Fn(Verdict, &str) -> String) -> String {
     let verdict = paint(flow.verdict, verdict(flow.verdict));
     let (kind, summary, by) = (Kind(flow), Summary(flow), By(flow.drop.as_ref()));
     format!("{time}: {left} {arrow} {right} {kind} {verdict} ({summary}){by}")
+}
+
+/// The same in pieces: time, source, destination, type, verdict, summary. The ends stand as in the packet.
+pub fn columns(flow: &Flow) -> [String; 6] {
+    [
+        Time(flow.time).to_string(),
+        End(&flow.source).to_string(),
+        End(&flow.destination).to_string(),
+        format!("{}{}", Kind(flow), By(flow.drop.as_ref())),
+        verdict(flow.verdict).to_owned(),
+        summary(flow),
+    ]
+}
+
+/// Layer 4 in a few words.
+pub(crate) fn summary(flow: &Flow) -> String {
+    Summary(flow).to_string()
 }
 
 fn verdict(verdict: Verdict) -> &'static str {
@@ -98,8 +117,8 @@ impl fmt::Display for Summary<'_> {
         let Flow { protocol, tcp_flags, icmp_type, .. } = *self.0;
         match (protocol, icmp_type) {
             (protocol::TCP, _) => write!(f, "TCP Flags: {}", TcpFlags(tcp_flags)),
-            (protocol::ICMP, Some(number)) => icmp(f, "ICMPv4", &ICMPV4_TYPES, number),
-            (protocol::ICMPV6, Some(number)) => icmp(f, "ICMPv6", &ICMPV6_TYPES, number),
+            (protocol::ICMP, Some(number)) => write!(f, "ICMPv4 {}", icmp_name(protocol, number)),
+            (protocol::ICMPV6, Some(number)) => write!(f, "ICMPv6 {}", icmp_name(protocol, number)),
             (number, _) => match protocol::name(number) {
                 Some(name) => f.write_str(name),
                 None => write!(f, "IP protocol {number}"),
@@ -108,22 +127,13 @@ impl fmt::Display for Summary<'_> {
     }
 }
 
-struct TcpFlags(u8);
+/// Flags after commas, `none` of none.
+pub(crate) struct TcpFlags(pub(crate) u8);
 
 impl fmt::Display for TcpFlags {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Hubble's order, not that of the bits.
-        const FLAGS: [(u8, &str); 8] = [
-            (2, "SYN"),
-            (16, "ACK"),
-            (4, "RST"),
-            (1, "FIN"),
-            (8, "PSH"),
-            (32, "URG"),
-            (64, "ECE"),
-            (128, "CWR"),
-        ];
-        let set: Vec<_> = FLAGS.iter().filter(|(bit, _)| self.0 & bit != 0).map(|(_, name)| *name).collect();
+        let set: Vec<_> =
+            TCP_FLAGS.iter().filter(|(_, bit)| self.0 & bit != 0).map(|(name, _)| *name).collect();
         f.write_str(if set.is_empty() { "none" } else { "" })?;
         f.write_str(&set.join(", "))
     }
@@ -150,11 +160,11 @@ const ICMPV6_TYPES: [(u8, &str); 10] = [
     (136, "NeighborAdvertisement"),
 ];
 
-fn icmp(f: &mut fmt::Formatter<'_>, family: &str, types: &[(u8, &str)], number: u8) -> fmt::Result {
-    match types.iter().find(|(known, _)| *known == number) {
-        Some((_, name)) => write!(f, "{family} {name}"),
-        None => write!(f, "{family} type {number}"),
-    }
+/// Name of an ICMP type, or `type N`.
+pub(crate) fn icmp_name(protocol: u8, number: u8) -> String {
+    let types = if protocol == protocol::ICMP { &ICMPV4_TYPES[..] } else { &ICMPV6_TYPES };
+    let known = types.iter().find(|(known, _)| *known == number);
+    known.map_or_else(|| format!("type {number}"), |(_, name)| (*name).to_owned())
 }
 
 struct By<'a>(Option<&'a Drop>);

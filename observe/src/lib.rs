@@ -4,11 +4,17 @@
 //! told how many, nothing is lost silently. Flows are made elsewhere (by the reader of the kernel's ring buffer, later
 //! by the proxy) and are not changed here.
 
+pub mod advice;
 pub mod compact;
+pub mod dissect;
 pub mod filter;
+pub mod jsonpb;
 pub mod metrics;
+pub mod monitor;
 pub mod ring;
+pub mod samples;
 pub mod serve;
 
 pub use filter::{Filter, FilterError};
+pub use monitor::{Monitor, Monitored};
 pub use ring::{FlowRing, Observed, Reader};

@@ -1,7 +1,7 @@
 //! The registry that `/metrics` serves, and the metrics that are about the node rather than one crate.
 //!
-//! Every crate's own `metrics.rs` fills the registry it is handed; names begin with `ferromesh_`. Labels have few
-//! values, all known beforehand: no workload, address or policy ever becomes one.
+//! Every crate's own `metrics.rs` fills the registry it is handed; names begin with `ferromesh_`. Labels have few values:
+//! no address or policy ever becomes one, and a workload only where it is told whose packets were dropped.
 
 use std::time::Duration;
 
@@ -65,6 +65,52 @@ impl FlowMetrics {
     }
 }
 
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct StateLabels {
+    state: &'static str,
+}
+
+/// How much of everything this node has; a clone sets the same series.
+#[derive(Clone, Debug)]
+pub struct NodeMetrics {
+    endpoints: Family<StateLabels, Gauge>,
+    identities: Gauge,
+    policies: Gauge,
+}
+
+impl NodeMetrics {
+    /// Registers `ferromesh_endpoint_state{state}`, `ferromesh_identity` and `ferromesh_policy`.
+    pub fn register(registry: &mut Registry) -> Self {
+        let metrics =
+            Self { endpoints: Family::default(), identities: Gauge::default(), policies: Gauge::default() };
+        registry.register("endpoint_state", "Endpoints, by state", metrics.endpoints.clone());
+        registry.register("identity", "Identities known on this node", metrics.identities.clone());
+        registry.register("policy", "Policy objects in force", metrics.policies.clone());
+        metrics
+    }
+
+    /// So many endpoints are in force, so many are being removed.
+    pub fn set_endpoints(&self, ready: usize, leaving: usize) {
+        for (state, count) in [("ready", ready), ("leaving", leaving)] {
+            self.endpoints.get_or_create(&StateLabels { state }).set(number(count));
+        }
+    }
+
+    /// So many identities are known.
+    pub fn set_identities(&self, count: usize) {
+        self.identities.set(number(count));
+    }
+
+    /// So many policies are in force.
+    pub fn set_policies(&self, count: usize) {
+        self.policies.set(number(count));
+    }
+}
+
+fn number(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
 /// How policy gets into the kernel; a clone records into the same series.
 #[derive(Clone, Debug)]
 pub struct PolicyMetrics {
@@ -94,7 +140,7 @@ impl PolicyMetrics {
 
     /// So many objects have an error.
     pub fn set_invalid(&self, objects: usize) {
-        self.invalid.set(i64::try_from(objects).unwrap_or(i64::MAX));
+        self.invalid.set(number(objects));
     }
 
     /// An edit took so long to be in force.
@@ -117,6 +163,10 @@ mod tests {
     #[test]
     fn what_happened_is_in_the_text() {
         let mut registry = registry("0.1.0", "abc", 1);
+        let node = NodeMetrics::register(&mut registry);
+        node.set_endpoints(4, 1);
+        node.set_identities(12);
+        node.set_policies(3);
         let (flows, policy) = (FlowMetrics::register(&mut registry), PolicyMetrics::register(&mut registry));
         flows.count(&dropped());
         flows.count(&dropped());
@@ -129,6 +179,10 @@ mod tests {
             r#"ferromesh_flows_processed_total{verdict="DROPPED",direction="INGRESS"} 2"#,
             r#"ferromesh_flows_processed_total{verdict="FORWARDED",direction="INGRESS"} 1"#,
             "ferromesh_invalid_objects 2",
+            r#"ferromesh_endpoint_state{state="ready"} 4"#,
+            r#"ferromesh_endpoint_state{state="leaving"} 1"#,
+            "ferromesh_identity 12",
+            "ferromesh_policy 3",
             r#"ferromesh_policy_edit_to_live_seconds_bucket{le="0.005"} 0"#,
             r#"ferromesh_policy_edit_to_live_seconds_bucket{le="0.01"} 1"#,
         ] {

@@ -11,7 +11,7 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use mesh::flow::Flow;
-use node_api::ObserveQuery;
+use node_api::{ObserveQuery, Past};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
@@ -84,15 +84,18 @@ impl FlowRing {
         self.next.send_replace(events.next);
     }
 
-    /// Starts to read: first the newest `last` of the past that the filter lets pass, then, if it follows, what comes.
+    /// Starts to read: first so much of the past as was asked for and the filter lets pass, then, if it follows, what comes.
     pub fn read(self: &Arc<Self>, query: &ObserveQuery) -> Result<Reader, FilterError> {
-        let filter = Filter::compile(&query.filter)?;
+        let filter = Filter::compile(query)?;
         let (past, cursor) = {
             let events = self.events.lock();
             (events.kept.iter().map(|(_, event)| event.clone()).collect::<Vec<_>>(), events.next)
         };
         Ok(Reader {
-            pending: newest(past, &filter, query.last),
+            pending: match query.past {
+                Past::First(count) => oldest(past, &filter, count),
+                Past::Last(count) => newest(past, &filter, count),
+            },
             filter,
             cursor,
             news: query.follow.then(|| self.next.subscribe()),
@@ -101,22 +104,32 @@ impl FlowRing {
     }
 }
 
+/// The oldest `count` flows that pass, oldest first, and the gaps between them.
+fn oldest(past: Vec<Observed>, filter: &Filter, count: usize) -> VecDeque<Observed> {
+    first(past.into_iter(), filter, count).collect()
+}
+
 /// The newest `count` flows that pass, oldest first, and the gaps between them.
 fn newest(past: Vec<Observed>, filter: &Filter, count: usize) -> VecDeque<Observed> {
-    let mut found = VecDeque::new();
-    let mut flows = 0;
-    for event in past.into_iter().rev() {
-        if flows == count {
-            break;
-        }
-        match &event {
-            Observed::Flow(flow) if !filter.admits(flow) => continue,
-            Observed::Flow(_) => flows += 1,
-            Observed::Lost(_) => {}
-        }
-        found.push_front(event);
-    }
+    let mut found: VecDeque<_> = first(past.into_iter().rev(), filter, count).collect();
+    found.make_contiguous().reverse();
     found
+}
+
+fn first(
+    events: impl Iterator<Item = Observed>,
+    filter: &Filter,
+    mut count: usize,
+) -> impl Iterator<Item = Observed> {
+    let passing = events.filter(|event| match event {
+        Observed::Flow(flow) => filter.admits(flow),
+        Observed::Lost(_) => true,
+    });
+    passing.take_while(move |event| {
+        let wanted = count > 0;
+        count = count.saturating_sub(usize::from(matches!(event, Observed::Flow(_))));
+        wanted
+    })
 }
 
 /// One reader of a [`FlowRing`].
@@ -182,7 +195,7 @@ mod tests {
     }
 
     fn query(last: usize, follow: bool) -> ObserveQuery {
-        ObserveQuery { last, follow, ..ObserveQuery::default() }
+        ObserveQuery { past: Past::Last(last), follow, ..ObserveQuery::default() }
     }
 
     /// What the reader has to say now: flows as their time, losses as negative numbers; and whether it has ended.
@@ -206,6 +219,8 @@ mod tests {
         assert_eq!(drain(&mut ring.read(&query(2, false)).unwrap()), (vec![5, 6], true));
         assert_eq!(drain(&mut ring.read(&query(usize::MAX, false)).unwrap()), (vec![3, 4, 5, 6], true));
         assert_eq!(drain(&mut ring.read(&query(0, false)).unwrap()), (vec![], true));
+        let first = ObserveQuery { past: Past::First(2), ..ObserveQuery::default() };
+        assert_eq!(drain(&mut ring.read(&first).unwrap()), (vec![3, 4], true), "or those kept longest");
     }
 
     #[test]
@@ -216,7 +231,7 @@ mod tests {
             ring.push(Flow { time, ..flow });
         }
         let filter = FlowFilter { verdicts: vec!["DROPPED".to_owned()], ..FlowFilter::default() };
-        let query = ObserveQuery { filter, last: 2, follow: false };
+        let query = ObserveQuery { filter, past: Past::Last(2), ..ObserveQuery::default() };
         assert_eq!(drain(&mut ring.read(&query).unwrap()), (vec![4, 6], true));
     }
 
@@ -259,8 +274,8 @@ mod tests {
     #[test]
     fn following_ends_with_the_first_flow_after_until() {
         let ring = ring(8);
-        let filter = FlowFilter { since: Some(2), until: Some(3), ..FlowFilter::default() };
-        let mut reader = ring.read(&ObserveQuery { filter, last: 10, follow: true }).unwrap();
+        let query = ObserveQuery { since: Some(2), until: Some(3), ..query(10, true) };
+        let mut reader = ring.read(&query).unwrap();
         (1..=4).for_each(|time| ring.push(at(time)));
         assert_eq!(drain(&mut reader), (vec![2, 3], true));
     }

@@ -1,7 +1,8 @@
 //! `/metrics` and `/healthz` over HTTP/1.1, on loopback.
 //!
 //! Promise: read-only, bounded in connections, header size and time; a caller that stalls costs one of
-//! [`MAX_CONNECTIONS`] places for [`PATIENCE`] at most. Numbers only: nothing served here names a workload.
+//! [`MAX_CONNECTIONS`] places for [`PATIENCE`] at most. Numbers only; of workloads no
+//! more than the names of those whose judgement dropped packets.
 
 use std::convert::Infallible;
 use std::io;

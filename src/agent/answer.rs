@@ -55,6 +55,12 @@ impl Node {
             | Request::Connections
             | Request::Addresses
             | Request::Observe(_)
+            | Request::Monitor(_)
+            | Request::Drops
+            | Request::Metrics
+            | Request::PolicyGet { .. }
+            | Request::Selectors
+            | Request::WhatIf(_)
             | Request::Enrol(_)
             | Request::Down => Reply::Error("not a question".to_owned()),
         }
@@ -65,6 +71,10 @@ impl Node {
         let (counters, unread) = match self.datapath.counters() {
             Ok(counters) => (Some(counters), None),
             Err(error) => (None, Some(format!("the kernel's counters cannot be read: {error}"))),
+        };
+        let (programs, unseen) = match self.datapath.programs() {
+            Ok(programs) => (programs, None),
+            Err(error) => (Vec::new(), Some(format!("the kernel's programs cannot be read: {error}"))),
         };
         Status {
             node: self.facts.name.clone(),
@@ -83,11 +93,12 @@ impl Node {
             masquerading: self.masquerading(),
             dns: self.dns.clone(),
             adopted: self.adopted,
-            degraded: self.degraded().into_iter().chain(unread).collect(),
+            degraded: self.degraded().into_iter().chain(unread).chain(unseen).collect(),
             host_changes: self.host_changes.clone(),
             capabilities: self.capabilities.clone(),
             lost_events: counters.as_ref().map_or(0, |counters| counters.lost_events),
             maps: counters.map(|counters| counters.maps).unwrap_or_default(),
+            programs,
         }
     }
 

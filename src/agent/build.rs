@@ -16,8 +16,8 @@ use ipnet::IpNet;
 use l4_datapath::metrics::Metrics as DatapathMetrics;
 use l4_datapath::{Adoption, Datapath, Hook, Options};
 use mesh::workload::Endpoint;
-use observe::FlowRing;
-use observe::metrics::{self, FlowMetrics, PolicyMetrics};
+use observe::metrics::{self, FlowMetrics, NodeMetrics, PolicyMetrics};
+use observe::{FlowRing, Monitor};
 use parking_lot::Mutex;
 
 use super::error::AgentError;
@@ -67,13 +67,14 @@ impl Node {
             flow_metrics: FlowMetrics::register(&mut registry),
             policy_metrics: PolicyMetrics::register(&mut registry),
             datapath_metrics: DatapathMetrics::register(&mut registry),
+            node_metrics: NodeMetrics::register(&mut registry),
             names,
             explanation: explanation(&facts, &planned, &datapath),
             directories: directories.clone(),
             facts,
             built_with: world.configuration.clone(),
             world,
-            planned,
+            planned: Arc::new(planned),
             endpoints: opened.endpoints,
             endpoint_config,
             adopted: opened.adopted.len(),
@@ -91,6 +92,7 @@ impl Node {
             lost_events: 0,
             settle_at: Some(tokio::time::Instant::now()),
             ring: FlowRing::new(observe::ring::CAPACITY),
+            monitor: Arc::new(Monitor::default()),
             registry: Arc::new(registry),
             datapath,
         };

@@ -1,10 +1,11 @@
-//! From the kernel's ring to the flow ring: every event is explained once, with what was in force when it is read.
+//! From the kernel's ring to the flow ring and to whoever monitors: every event is explained once, with what was in
+//! force when it is read.
 
 use std::sync::Arc;
 
 use l4_datapath::event::{Events, wall_clock_offset};
 use l4_datapath::flow::Context;
-use observe::{FlowRing, metrics::FlowMetrics};
+use observe::{FlowRing, Monitor, metrics::FlowMetrics};
 use parking_lot::Mutex;
 
 /// What explains an event; replaced whole after each plan.
@@ -15,6 +16,7 @@ pub(super) async fn read(
     mut events: Events,
     explanation: Explanation,
     ring: Arc<FlowRing>,
+    monitor: Arc<Monitor>,
     metrics: FlowMetrics,
 ) {
     let mut batch = Vec::new();
@@ -27,9 +29,15 @@ pub(super) async fn read(
         let context = Arc::clone(&explanation.lock());
         // Asked again for each batch: the wall clock can be set.
         let offset = wall_clock_offset();
-        for flow in batch.drain(..).filter_map(|event| context.flow(&event, offset)) {
-            metrics.count(&flow);
-            ring.push(flow);
+        let monitored = monitor.is_read();
+        for event in batch.drain(..) {
+            if monitored {
+                monitor.push(context.record(&event, offset));
+            }
+            if let Some(flow) = context.flow(&event, offset) {
+                metrics.count(&flow);
+                ring.push(flow);
+            }
         }
         // A flood of events must not keep the agent from anything else.
         tokio::task::yield_now().await;

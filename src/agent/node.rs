@@ -16,8 +16,8 @@ use l4_datapath::flow::Context;
 use l4_datapath::metrics::Metrics as DatapathMetrics;
 use mesh::workload::{Endpoint, EndpointId};
 use node_api::{Enrol, Enrolled};
-use observe::FlowRing;
-use observe::metrics::{FlowMetrics, PolicyMetrics};
+use observe::metrics::{FlowMetrics, NodeMetrics, PolicyMetrics};
+use observe::{FlowRing, Monitor};
 use prometheus_client::registry::Registry;
 
 use super::error::AgentError;
@@ -32,7 +32,7 @@ pub(super) struct Node {
     pub(super) directories: Directories,
     pub(super) facts: NodeFacts,
     pub(super) world: Arc<World>,
-    pub(super) planned: Planned,
+    pub(super) planned: Arc<Planned>,
     pub(super) endpoints: Endpoints,
     pub(super) endpoint_config: endpoint::Config,
     pub(super) datapath: Datapath,
@@ -53,6 +53,7 @@ pub(super) struct Node {
     pub(super) leaving: BTreeSet<EndpointId>,
     pub(super) explanation: Explanation,
     pub(super) ring: Arc<FlowRing>,
+    pub(super) monitor: Arc<Monitor>,
     pub(super) registry: Arc<Registry>,
     /// Set after a change, until its leavings are removed.
     pub(super) settle_at: Option<tokio::time::Instant>,
@@ -61,6 +62,7 @@ pub(super) struct Node {
     pub(super) names: dns::Names,
     pub(super) policy_metrics: PolicyMetrics,
     pub(super) datapath_metrics: DatapathMetrics,
+    pub(super) node_metrics: NodeMetrics,
     pub(super) flow_metrics: FlowMetrics,
 }
 
@@ -77,6 +79,10 @@ impl Node {
         Arc::clone(&self.ring)
     }
 
+    pub(super) fn monitor(&self) -> Arc<Monitor> {
+        Arc::clone(&self.monitor)
+    }
+
     /// Opens the metrics listener.
     pub(super) async fn serve_metrics(&self) -> Result<impl Future<Output = ()> + use<>, AgentError> {
         let listener = observe::serve::bind(self.world.configuration.metrics_address).await?;
@@ -87,7 +93,8 @@ impl Node {
     pub(super) fn read_events(&mut self) -> Result<impl Future<Output = ()> + use<>, AgentError> {
         let events = self.datapath.events()?;
         let explanation = Arc::clone(&self.explanation);
-        Ok(super::events::read(events, explanation, self.ring(), self.flow_metrics.clone()))
+        let metrics = self.flow_metrics.clone();
+        Ok(super::events::read(events, explanation, self.ring(), self.monitor(), metrics))
     }
 
     /// A new world: its policy is in force when this returns, or `refused` says why not.
@@ -124,7 +131,7 @@ impl Node {
         }
         // Last: what has a name can be called.
         self.names.set(&planned.plan.services);
-        let earlier = std::mem::replace(&mut self.planned, planned);
+        let earlier = std::mem::replace(&mut self.planned, Arc::new(planned));
         *self.explanation.lock() = context(&self.facts, &self.planned, &self.datapath);
         self.end_sockets(Departed {
             backends: earlier.plan.services.departed(&self.planned.plan.services),
@@ -215,8 +222,9 @@ impl Node {
 
     /// What can wait: connections that have expired.
     pub(super) fn housekeeping(&mut self) {
-        if let Err(error) = self.datapath.collect_connections() {
-            tracing::error!(%error, "expired connections are not collected");
+        match self.datapath.collect_connections() {
+            Ok(report) => self.datapath_metrics.collected(&report),
+            Err(error) => tracing::error!(%error, "expired connections are not collected"),
         }
     }
 
@@ -242,12 +250,19 @@ impl Node {
     pub(super) fn count(&mut self) {
         match self.datapath.counters() {
             Ok(counters) => {
-                self.ring.push_lost(counters.lost_events.saturating_sub(self.lost_events));
+                let lost = counters.lost_events.saturating_sub(self.lost_events);
+                self.ring.push_lost(lost);
+                self.monitor.push_lost(lost);
                 self.lost_events = counters.lost_events;
                 self.datapath_metrics.set(&counters, &self.explanation.lock());
             }
             Err(error) => tracing::error!(%error, "the kernel's counters cannot be read"),
         }
+        let plan = &self.planned.plan;
+        let leaving = plan.endpoints.keys().filter(|id| self.leaving.contains(id)).count();
+        self.node_metrics.set_endpoints(plan.endpoints.len().saturating_sub(leaving), leaving);
+        self.node_metrics.set_identities(plan.identities.len());
+        self.node_metrics.set_policies(self.world.policies.len());
     }
 
     /// Pools that endpoints have addresses of.

@@ -3,7 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use node_api::{LoadBalancerView, Reply, Request, ServiceView};
+use control::{Found, Snapshot};
+use l4_datapath::counters::DropRow;
+use node_api::{
+    DropView, LoadBalancerView, PolicyDetails, Reply, Request, SelectorView, ServiceView, WhatIf,
+};
+use parking_lot::Mutex;
 
 use super::node::Node;
 
@@ -30,7 +35,76 @@ impl Node {
             Request::Connections => {
                 Box::new(move || read(view.connections(), |rows| pieces(rows, |_| 1, Reply::Connections)))
             }
+            Request::Drops => self.drops(),
+            Request::Metrics => {
+                let registry = Arc::clone(&self.registry);
+                Box::new(move || pieces(observe::samples::samples(&registry), |_| 1, Reply::Metrics))
+            }
+            Request::PolicyGet { what } => self.policy(what.clone()),
+            Request::Selectors => {
+                let planned = Arc::clone(&self.planned);
+                let size = |row: &SelectorView| row.policies.items.len() + row.identities.items.len();
+                Box::new(move || pieces(control::selectors(&planned), size, Reply::Selectors))
+            }
+            Request::WhatIf(query) => self.what_if(query.clone()),
             _ => return None,
+        })
+    }
+
+    fn drops(&self) -> Rows {
+        let (counters, context) = (self.datapath.counters(), Arc::clone(&self.explanation.lock()));
+        let view = move |row: DropRow| DropView {
+            number: row.reason,
+            reason: abi::DropReason::from_number(row.reason)
+                .map_or_else(|| format!("Unknown reason {}", row.reason), |reason| reason.text().to_owned()),
+            direction: if row.direction == abi::Direction::Ingress as u8 { "ingress" } else { "egress" }
+                .to_owned(),
+            workload: context.endpoint_of_interface(row.ifindex).map(|endpoint| endpoint.workload.clone()),
+            ifindex: row.ifindex,
+            packets: row.packets,
+            bytes: row.bytes,
+            meaning: observe::advice::meaning(row.reason).to_owned(),
+        };
+        Box::new(move || {
+            read(counters, |counters| {
+                let mut rows: Vec<_> = counters.drops.into_iter().map(view).collect();
+                rows.sort_by(|one, other| {
+                    let key = |row: &DropView| (row.number, row.direction.clone(), row.ifindex);
+                    key(one).cmp(&key(other))
+                });
+                pieces(rows, |_| 1, Reply::Drops)
+            })
+        })
+    }
+
+    fn policy(&self, what: Option<String>) -> Rows {
+        let (world, planned) = (Arc::clone(&self.world), Arc::clone(&self.planned));
+        Box::new(move || match control::inspect(&world, &planned, what.as_deref()) {
+            Ok(Found::Endpoint(policy)) => vec![Reply::EndpointPolicy(policy)],
+            Ok(Found::Policies(policies)) => pieces(policies, details_size, Reply::PolicyDetails),
+            Err(error) => vec![Reply::Error(error.to_string())],
+        })
+    }
+
+    /// One at a time, for each may take a core for seconds.
+    fn what_if(&self, query: WhatIf) -> Rows {
+        static TURN: Mutex<()> = Mutex::new(());
+        let snapshot = Snapshot {
+            world: Arc::clone(&self.world),
+            planned: Arc::clone(&self.planned),
+            facts: self.facts.clone(),
+            leaving: self.leaving.clone(),
+            numbers: self.allocator.scratch(),
+        };
+        Box::new(move || {
+            let _turn = TURN.lock();
+            let prediction = control::what_if(snapshot, &query);
+            vec![
+                prediction.map_or_else(
+                    |error| Reply::Error(error.to_string()),
+                    |it| Reply::Prediction(Box::new(it)),
+                ),
+            ]
         })
     }
 
@@ -50,10 +124,15 @@ impl Node {
     }
 }
 
-fn read<T>(
-    rows: Result<Vec<T>, l4_datapath::Error>,
-    answer: impl FnOnce(Vec<T>) -> Vec<Reply>,
-) -> Vec<Reply> {
+/// Identities and workloads that a policy's details list.
+fn details_size(details: &PolicyDetails) -> usize {
+    let sides = details.rules.iter().flat_map(|rule| [&rule.ingress, &rule.egress]);
+    let peers = sides.flat_map(|side| &side.statements).filter_map(|statement| statement.peers.as_ref());
+    let identities: usize = peers.flatten().map(|peer| 1 + peer.identities.items.len()).sum();
+    identities + details.endpoints.items.len()
+}
+
+fn read<T>(rows: Result<T, l4_datapath::Error>, answer: impl FnOnce(T) -> Vec<Reply>) -> Vec<Reply> {
     match rows {
         Ok(rows) => answer(rows),
         Err(error) => vec![Reply::Error(format!("the kernel's tables cannot be read: {error}"))],

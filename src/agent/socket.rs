@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use mesh::workload::EndpointId;
 use node_api::server::{BindError, ReplySink, Server};
-use node_api::{Enrol, Enrolled, ObserveQuery, Reply, Request};
-use observe::{FlowRing, Observed};
+use node_api::{Enrol, Enrolled, MonitorQuery, ObserveQuery, Reply, Request};
+use observe::{FlowRing, Monitor, Monitored, Observed};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{spawn_blocking, yield_now};
 
@@ -38,15 +38,16 @@ pub(super) fn serve(
     socket: PathBuf,
     calls: mpsc::Sender<Call>,
     ring: Arc<FlowRing>,
+    monitor: Arc<Monitor>,
 ) -> Result<impl Future<Output = ()>, BindError> {
     // Without the group, or without an answer to who that is, root alone may ask.
     let readers = linux::user::group(node_api::GROUP).unwrap_or_default();
     let server = Server::bind(&socket, crate::BUILD, readers)?;
     Ok(server.serve(move |_, request, sink| {
-        let (calls, ring) = (calls.clone(), Arc::clone(&ring));
+        let (calls, ring, monitor) = (calls.clone(), Arc::clone(&ring), Arc::clone(&monitor));
         async move {
             // What cannot be sent has no reader any more.
-            let _ = answer(request, sink, &calls, &ring).await;
+            let _ = answer(request, sink, &calls, &ring, &monitor).await;
         }
     }))
 }
@@ -65,9 +66,11 @@ async fn answer(
     mut sink: ReplySink,
     calls: &mpsc::Sender<Call>,
     ring: &Arc<FlowRing>,
+    events: &Monitor,
 ) -> Result<(), Over> {
     match request {
         Request::Observe(query) => observe(&query, sink, ring).await,
+        Request::Monitor(query) => monitor(query, sink, events).await,
         Request::Enrol(enrol) => {
             let (sender, made) = oneshot::channel();
             calls.send(Call::Enrol(enrol, sender)).await?;
@@ -128,5 +131,22 @@ async fn observe(query: &ObserveQuery, mut sink: ReplySink, ring: &Arc<FlowRing>
         if reply == Reply::Done {
             return Ok(());
         }
+    }
+}
+
+async fn monitor(query: MonitorQuery, mut sink: ReplySink, monitor: &Monitor) -> Result<(), Over> {
+    let mut watch = monitor.read(query);
+    sink.send(&Reply::Listening).await?;
+    loop {
+        let monitored = tokio::select! {
+            monitored = watch.next() => monitored,
+            () = sink.closed() => return Err(Over),
+        };
+        let reply = match monitored {
+            Some(Monitored::Event(event)) => Reply::Event(event),
+            Some(Monitored::Lost(count)) => Reply::Lost(count),
+            None => return Ok(()),
+        };
+        sink.send(&reply).await?;
     }
 }

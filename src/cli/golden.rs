@@ -11,8 +11,9 @@ use mesh::policy::{PolicyKind, PolicyName, protocol};
 use mesh::service::ServiceName;
 use mesh::workload::{Endpoint, EndpointId, Mac};
 use node_api::{
-    AddressView, ConfigEntry, ConnectionView, EndpointView, IdentityView, LoadBalancerView, MapUse,
-    Masquerading, PolicyView, ServiceCounts, ServiceView, Status,
+    AddressView, ConfigEntry, ConnectionView, DropView, EndpointView, EventView, IdentityView,
+    LoadBalancerView, MapUse, Masquerading, MetricView, PolicyView, ProgramView, ServiceCounts, ServiceView,
+    Status,
 };
 use serde_json::{Value, json};
 
@@ -33,7 +34,7 @@ pub(crate) fn directory() -> tempfile::TempDir {
     tempfile::tempdir().unwrap()
 }
 
-fn policy(name: &str) -> PolicyName {
+pub(crate) fn policy(name: &str) -> PolicyName {
     PolicyName {
         kind: PolicyKind::CiliumNetworkPolicy,
         namespace: Some("default".to_owned()),
@@ -41,11 +42,11 @@ fn policy(name: &str) -> PolicyName {
     }
 }
 
-fn identity(number: u32) -> Identity {
+pub(crate) fn identity(number: u32) -> Identity {
     Identity::new(number).unwrap()
 }
 
-fn labels(text: &str) -> LabelSet {
+pub(crate) fn labels(text: &str) -> LabelSet {
     text.parse().unwrap()
 }
 
@@ -86,6 +87,15 @@ pub(crate) fn status() -> Status {
             ("RULES".to_owned(), MapUse { used: Some(950_000), capacity: 1_048_576, bytes: 60_800_008 }),
         ]
         .into(),
+        programs: [("from_pod", 210, 8, Some(61_342)), ("to_pod", 211, 4, None)]
+            .map(|(name, id, attached, verified)| ProgramView {
+                name: name.to_owned(),
+                id,
+                attached,
+                verified,
+                bytes: 45_056,
+            })
+            .into(),
         lost_events: 0,
     }
 }
@@ -299,4 +309,65 @@ pub(crate) fn flow() -> Flow {
         interface: "fm3".to_owned(),
         trace: false,
     }
+}
+
+pub(crate) fn event() -> EventView {
+    EventView {
+        time: 1_698_333_346_416_000_000,
+        kind: 1,
+        reason: 133,
+        direction: 0,
+        flags: 0,
+        ifindex: 103,
+        endpoint: Some(3),
+        from: Some(7),
+        to: Some(3),
+        source_identity: 13_058,
+        destination_identity: 17_839,
+        ruleset: 5,
+        cookie: 0,
+        ethertype: 0x0800,
+        source: Some("10.1.0.7".parse().unwrap()),
+        destination: Some("10.1.0.3".parse().unwrap()),
+        protocol: protocol::TCP,
+        source_port: 49_446,
+        destination_port: 80,
+        tcp_flags: 2,
+        length: 74,
+    }
+}
+
+pub(crate) fn drops() -> Vec<DropView> {
+    let view = |number, direction: &str, workload: Option<&str>, ifindex, packets| DropView {
+        number,
+        reason: abi::DropReason::from_number(number).unwrap().text().to_owned(),
+        direction: direction.to_owned(),
+        workload: workload.map(|name| name.parse().unwrap()),
+        ifindex,
+        packets,
+        bytes: packets * 74,
+        meaning: observe::advice::meaning(number).to_owned(),
+    };
+    vec![
+        view(133, "ingress", Some("default/deathstar"), 103, 12),
+        view(133, "ingress", Some("default/tiefighter"), 104, 3),
+        view(133, "egress", Some("default/xwing"), 107, 1),
+        view(222, "ingress", None, 2, 4),
+    ]
+}
+
+pub(crate) fn metrics() -> Vec<MetricView> {
+    let view = |name: &str, labels: &[(&str, &str)], value| MetricView {
+        name: format!("ferromesh_{name}"),
+        labels: labels.iter().map(|&(key, value)| (key.to_owned(), value.to_owned())).collect(),
+        value,
+    };
+    vec![
+        view("drop_total", &[("reason", "Policy denied"), ("direction", "ingress")], 12.0),
+        view("map_pressure", &[("map", "RULES")], 0.9059),
+        view("policy_edit_to_live_seconds_sum", &[], 0.008),
+        view("policy_edit_to_live_seconds_count", &[], 1.0),
+        view("policy_edit_to_live_seconds_bucket", &[("le", "0.01")], 1.0),
+        view("policy_revision", &[], 17.0),
+    ]
 }

@@ -12,14 +12,19 @@ mod completions;
 mod config;
 mod ct;
 mod down;
+mod drops;
 mod endpoint;
 #[cfg(test)]
 mod golden;
 mod identity;
 mod ip;
 mod lb;
+mod metrics;
+mod monitor;
 mod observe;
 mod output;
+#[cfg(test)]
+mod page;
 mod plan;
 mod policy;
 mod run;
@@ -46,6 +51,7 @@ use crate::BUILD;
 Examples:
   ferromesh status                       Is this node well?
   ferromesh observe --verdict DROPPED    What was dropped, and by which policy?
+  ferromesh drops                        How much was dropped, why, and what to do?
   ferromesh policy list                  Which policies are in force, which are broken and where?
   ferromesh service list                 What can be called, and who answers?
 
@@ -70,7 +76,10 @@ enum Verb {
     Identity(identity::Args),
     Service(service::Args),
     Policy(policy::Args),
-    Observe(observe::Args),
+    Observe(Box<observe::Args>),
+    Drops(drops::Args),
+    Monitor(monitor::Args),
+    Metrics(metrics::Args),
     Lb(lb::Args),
     Ct(ct::Args),
     Ip(ip::Args),
@@ -99,7 +108,10 @@ fn dispatch(agent: &Agent, verb: Verb) -> Result<ExitCode, CliError> {
         Verb::Identity(args) => wait(identity::run(agent, args)),
         Verb::Service(args) => wait(service::run(agent, args)),
         Verb::Policy(args) => wait(policy::run(agent, args)),
-        Verb::Observe(args) => wait(observe::run(agent, args)),
+        Verb::Observe(args) => wait(observe::run(agent, *args)),
+        Verb::Drops(args) => wait(drops::run(agent, args)),
+        Verb::Monitor(args) => wait(monitor::run(agent, args)),
+        Verb::Metrics(args) => wait(metrics::run(agent, args)),
         Verb::Lb(args) => wait(lb::run(agent, args)),
         Verb::Ct(args) => wait(ct::run(agent, args)),
         Verb::Ip(args) => wait(ip::run(agent, args)),

@@ -1,10 +1,15 @@
-//! `ferromesh policy`: what is in force, what is broken, and may A reach B?
+//! `ferromesh policy`: what is in force, what is broken, may A reach B, and what would an edit change?
 
+mod changes;
+mod get;
+mod selectors;
+
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::str::FromStr;
 
-use mesh::policy::protocol;
-use node_api::{PolicyView, Reply, Request, Trace, TraceQuery};
+use mesh::policy::{PortMatch, protocol};
+use node_api::{Listed, PolicyView, PortRange, Reply, Request, Trace, TraceQuery, WhatIf};
 
 use super::output::{FormatArg, Paint, Tone, plain};
 use super::table::{Cell, table};
@@ -31,21 +36,71 @@ An object that is not valid keeps its last valid version in force; the others ar
         #[command(flatten)]
         format: FormatArg,
     },
-    /// Ask whether one end may reach the other, and why.
+    /// Show what policy comes to: the rules an endpoint is judged by, or a policy as it is understood.
+    #[command(after_help = "\
+Examples:
+  ferromesh policy get deathstar             An endpoint of namespace default: the rules that its packets meet
+  ferromesh policy get 3                     By number, as `endpoint list` shows it
+  ferromesh policy get rule1                 A policy: whom it selects, what it allows, and who that is now
+  ferromesh policy get cnp/default/rule1     KIND/NAMESPACE/NAME, where two kinds have one of this name
+  ferromesh policy get                       All policies
+  ferromesh policy get deathstar -o json | jq '.ingress.entries[] | select(.allow)'
+
+A kind is netpol (NetworkPolicy), cnp (CiliumNetworkPolicy), ccnp (CiliumClusterwideNetworkPolicy) or endpoint (ep);
+without a namespace, it is default. Where an endpoint and a policy have the same name, say which with the kind.
+Of a list of identities the first 1000 are told, and how many there are in all.")]
+    Get {
+        /// `[endpoint/][NAMESPACE/]NAME` or number, or `[KIND/][NAMESPACE/]NAME` of a policy.
+        #[arg(value_name = "ENDPOINT|POLICY")]
+        what: Option<String>,
+        #[command(flatten)]
+        format: FormatArg,
+    },
+    /// List all selectors that policies use, and the identities they mean now.
+    #[command(after_help = "\
+Examples:
+  ferromesh policy selectors
+  ferromesh policy selectors -o json | jq '.[] | select(.identities.total == 0) | .selector'   Who is meant by no one?
+
+ROLE is subject (whom a rule is about: identities of this node's endpoints) or peer (with whom they may speak: anyone's
+identities). USERS counts policies. Of a list of identities the first 1000 are told, and how many there are in all.")]
+    Selectors {
+        #[command(flatten)]
+        format: FormatArg,
+    },
+    /// Ask whether one end may reach the other, and why; and what an edit would change before it is made.
     #[command(after_help = "\
 Examples:
   ferromesh policy trace default/xwing default/deathstar:80/tcp
   ferromesh policy trace reserved:world default/deathstar:80
   ferromesh policy trace deathstar '[2001:db8::1]:53/udp'
   ferromesh policy trace reserved:host deathstar:8/icmp      An echo request: ICMP has a type for a port
+  ferromesh policy trace --with rule2.yaml                   What would this file change, for all endpoints?
+  ferromesh policy trace --with rule2.yaml xwing deathstar:80    Would it be allowed then, and why?
+  ferromesh policy trace --without cnp/default/rule1         What if this policy were gone?
+  kubectl get cnp -o yaml rule2 | ferromesh policy trace --with -
 
-Exit code 0 only if it is allowed.")]
+With --with or --without, nothing is applied: the objects of FILE are laid over those in force (one of the same kind and
+name is replaced, any other added; workloads, namespaces, services and the configuration count too), and the result is
+planned as an edit would be. Without FROM and TO, each flow between an endpoint of this node and anyone it can meet
+that would be judged otherwise is listed: at most 1000 rows, 50 names each; `-o json` has all of these, text the first 40
+rows. What is judged on other nodes is not asked.
+
+Exit code 0 only if it is allowed, with --with and --without: if it would be; for the list of changes 0 whatever it
+holds. 1 also if a file would not be accepted: then each error is told as `ferromesh analyze` does.")]
     Trace {
         /// Workload `[namespace/]name`, address, or reserved identity.
-        from: String,
+        #[arg(required_unless_present_any = ["with", "without"], requires = "to")]
+        from: Option<String>,
         /// Likewise, with destination port and protocol (tcp if left out).
         #[arg(value_name = "TO:PORT[/PROTOCOL]")]
-        to: Target,
+        to: Option<Target>,
+        /// File of objects that are not applied; `-` is standard input. May be given several times.
+        #[arg(long, value_name = "FILE")]
+        with: Vec<PathBuf>,
+        /// Policy to be taken away, `[KIND/][NAMESPACE/]NAME`. May be given several times.
+        #[arg(long, value_name = "POLICY")]
+        without: Vec<String>,
         #[command(flatten)]
         format: FormatArg,
     },
@@ -59,15 +114,34 @@ pub(crate) async fn run(agent: &Agent, args: Args) -> Result<ExitCode, CliError>
             };
             format.print(&policies, |paint| list(&policies, paint))
         }
-        Verb::Trace { from, to: Target { to, port, protocol }, format } => {
-            let query = TraceQuery { from, to, port, protocol };
-            let Reply::Trace(trace) = agent.ask(Request::Trace(query)).await? else {
-                return Err(CliError::Unexpected);
-            };
-            let printed = format.print(&trace, |paint| explanation(&trace, paint))?;
-            Ok(if trace.allowed { printed } else { ExitCode::FAILURE })
+        Verb::Get { what, format } => get::run(agent, what, &format).await,
+        Verb::Selectors { format } => selectors::run(agent, &format).await,
+        Verb::Trace { from, to, with, without, format } => {
+            let trace = from.zip(to).map(|(from, Target { to, port, protocol })| TraceQuery {
+                from,
+                to,
+                port,
+                protocol,
+            });
+            match trace {
+                Some(query) if with.is_empty() && without.is_empty() => {
+                    trace_now(agent, query, &format).await
+                }
+                trace => {
+                    let with = changes::read(&with)?;
+                    changes::run(agent, WhatIf { with, without, trace }, &format).await
+                }
+            }
         }
     }
+}
+
+async fn trace_now(agent: &Agent, query: TraceQuery, format: &FormatArg) -> Result<ExitCode, CliError> {
+    let Reply::Trace(trace) = agent.ask(Request::Trace(query)).await? else {
+        return Err(CliError::Unexpected);
+    };
+    let printed = format.print(&trace, |paint| explanation(&trace, paint))?;
+    Ok(if trace.allowed { printed } else { ExitCode::FAILURE })
 }
 
 fn list(policies: &[PolicyView], paint: Paint) -> String {
@@ -136,6 +210,38 @@ impl FromStr for Target {
             format!("protocol {name:?}: expected one of {}", PROTOCOLS.map(|(known, _)| known).join(", "))
         })?;
         Ok(Self { to: bare.to_owned(), port, protocol })
+    }
+}
+
+/// The first of these, a line each, and how many more there are.
+fn some<T: ToString>(listed: &Listed<T>, most: usize) -> String {
+    let mut lines: Vec<String> = listed.items.iter().take(most).map(ToString::to_string).collect();
+    if listed.total > lines.len() {
+        lines.push(format!("and {} more", listed.total - lines.len()));
+    }
+    lines.join("\n")
+}
+
+/// `80/TCP`, `any but TCP`, `ICMP type 8`.
+fn ports(range: &PortRange) -> String {
+    let PortRange { protocol, except, first, last } = range;
+    let named = |protocol: u8| PortMatch::Protocol(protocol).to_string();
+    let whole = (*first, *last) == (0, u16::MAX);
+    match *protocol {
+        None if except.is_empty() => "any".to_owned(),
+        None => format!(
+            "any but {}",
+            except.iter().map(|protocol| named(*protocol)).collect::<Vec<_>>().join(", ")
+        ),
+        Some(icmp @ (protocol::ICMP | protocol::ICMPV6)) => match (whole, first == last) {
+            (true, _) => named(icmp),
+            (false, true) => format!("{} type {first}", named(icmp)),
+            (false, false) => format!("{} types {first}-{}", named(icmp), last.min(&255)),
+        },
+        Some(other) if protocol::WITH_PORTS.contains(&other) => {
+            PortMatch::Range { protocol: Some(other), first: *first, last: *last }.to_string()
+        }
+        Some(other) => named(other),
     }
 }
 

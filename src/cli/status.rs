@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use node_api::{ClientError, MapUse, Masquerading, Reply, Request, ServiceCounts, Status};
+use node_api::{ClientError, MapUse, Masquerading, ProgramView, Reply, Request, ServiceCounts, Status};
 
 use super::output::{FormatArg, Paint, Tone};
 use super::table::{Cell, fields, table};
@@ -15,12 +15,12 @@ use super::{Agent, CliError, output};
 #[command(after_help = "\
 Examples:
   ferromesh status
-  ferromesh status --verbose             Each change to this host, kernel capabilities, map use
+  ferromesh status --verbose             Changes to this host, kernel capabilities, programs, maps, memory
   ferromesh status -o json | jq .degraded
 
 Exit code 1 if the agent does not answer.")]
 pub(crate) struct Args {
-    /// Also list each change to this host, what the kernel offers, and how full the maps are.
+    /// Also list each change to this host, what the kernel offers, the programs, and how full the maps are.
     #[arg(short, long)]
     verbose: bool,
     /// Where the kernel's maps are pinned; looked at only if the agent does not answer.
@@ -62,8 +62,11 @@ fn render(status: &Status, verbose: bool, paint: Paint) -> String {
     if verbose {
         let capabilities = status.capabilities.iter();
         let capabilities = capabilities.map(|(name, found)| [name.into(), found.into()]).collect();
+        let programs = status.programs.iter().map(program_row).collect();
         let maps = status.maps.iter().map(|(name, fill)| map_row(name, *fill)).collect();
         let _ = write!(text, "\n{}", table(["CAPABILITY", "THIS KERNEL"], capabilities, paint));
+        let heading = ["PROGRAM", "ID", "ATTACHED", "VERIFIED INSTRUCTIONS", "MEMORY"];
+        let _ = write!(text, "\n{}", table(heading, programs, paint));
         let _ = write!(text, "\n{}", table(["MAP", "USED", "CAPACITY", "PRESSURE", "MEMORY"], maps, paint));
     }
     text
@@ -71,7 +74,7 @@ fn render(status: &Status, verbose: bool, paint: Paint) -> String {
 
 fn summary(status: &Status, verbose: bool) -> Vec<(&'static str, Cell)> {
     let Status { endpoints, ingress_enforced, egress_enforced, adopted, .. } = status;
-    vec![
+    let mut rows = vec![
         ("Node", status.node.as_str().into()),
         ("Agent", Cell::toned(Tone::Good, format!("OK, build {}, pid {}", status.build, status.pid))),
         ("Configuration", status.config.display().into()),
@@ -90,7 +93,21 @@ fn summary(status: &Status, verbose: bool) -> Vec<(&'static str, Cell)> {
         ("Lost events", count(status.lost_events, Tone::Warning, "")),
         ("Degraded", degraded(status)),
         ("Host changes", host_changes(&status.host_changes, verbose)),
-    ]
+    ];
+    if verbose {
+        rows.push(("Kernel memory", memory(status).into()));
+    }
+    rows
+}
+
+fn memory(status: &Status) -> String {
+    let maps = status.maps.values().fold(0u64, |sum, map| sum.saturating_add(map.bytes));
+    let programs = status.programs.iter().fold(0u64, |sum, program| sum.saturating_add(program.bytes));
+    format!("{} in maps, {} in programs", kibibytes(maps), kibibytes(programs))
+}
+
+fn kibibytes(bytes: u64) -> String {
+    format!("{} KiB", bytes.div_ceil(1024))
 }
 
 fn policies(status: &Status) -> Cell {
@@ -159,7 +176,18 @@ fn map_row(name: &str, MapUse { used, capacity, bytes }: MapUse) -> [Cell; 5] {
         used.map_or_else(|| "-".to_owned(), |used| used.to_string()).into(),
         capacity.into(),
         pressure,
-        format!("{} KiB", bytes.div_ceil(1024)).into(),
+        kibibytes(bytes).into(),
+    ]
+}
+
+fn program_row(program: &ProgramView) -> [Cell; 5] {
+    let ProgramView { name, id, attached, verified, bytes } = program;
+    [
+        name.into(),
+        id.into(),
+        attached.into(),
+        verified.map_or_else(|| "-".to_owned(), |verified| verified.to_string()).into(),
+        kibibytes(*bytes).into(),
     ]
 }
 

@@ -6,9 +6,11 @@ use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::Duration;
 
 use node_api::{Client, Reply, Request, Status};
+use serde::Serialize;
 use tokio::time::{Instant, sleep};
 
 use super::CliError;
+use super::output::FormatArg;
 use crate::directories::Directories;
 
 /// How long an agent may take to bring the node up.
@@ -26,6 +28,17 @@ pub(super) struct Args {
     /// Stay in the foreground, as `ferromesh agent` does
     #[arg(long)]
     foreground: bool,
+    #[command(flatten)]
+    format: FormatArg,
+}
+
+/// The agent that is up.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+struct Up {
+    node: String,
+    pid: u32,
+    /// Endpoints that an earlier agent had left.
+    adopted: usize,
 }
 
 pub(super) async fn run(args: Args) -> Result<ExitCode, CliError> {
@@ -33,11 +46,14 @@ pub(super) async fn run(args: Args) -> Result<ExitCode, CliError> {
     if args.foreground {
         return super::agent::foreground(directories).await;
     }
-    background(directories).await.map_err(CliError::Failed)
+    let up = background(directories).await.map_err(CliError::Failed)?;
+    // The node is up whether or not somebody reads that.
+    let _ = args.format.print(&up, |_| render(&up));
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Starts an agent and waits until it answers.
-async fn background(directories: &Directories) -> Result<ExitCode, String> {
+async fn background(directories: &Directories) -> Result<Up, String> {
     if let Some(status) = ask(directories).await {
         return Err(format!(
             "node {} is up already (agent {}); see `ferromesh status`",
@@ -49,11 +65,7 @@ async fn background(directories: &Directories) -> Result<ExitCode, String> {
     loop {
         if let Some(status) = ask(directories).await {
             let Status { node, pid, adopted, .. } = status;
-            // The node is up whether or not somebody reads that.
-            let _ = super::output::write(&format!(
-                "node {node} is up: agent {pid}, {adopted} endpoints adopted\n"
-            ));
-            return Ok(ExitCode::SUCCESS);
+            return Ok(Up { node, pid, adopted });
         }
         if let Ok(Some(ended)) = agent.try_wait() {
             return Err(format!("the agent ended ({ended}): {}", last_words(directories)));
@@ -63,6 +75,11 @@ async fn background(directories: &Directories) -> Result<ExitCode, String> {
         }
         sleep(Duration::from_millis(10)).await;
     }
+}
+
+fn render(up: &Up) -> String {
+    let Up { node, pid, adopted } = up;
+    format!("node {node} is up: agent {pid}, {adopted} endpoints adopted\n")
 }
 
 fn start(directories: &Directories) -> Result<Child, String> {
@@ -98,4 +115,17 @@ async fn ask(directories: &Directories) -> Option<Status> {
 fn last_words(directories: &Directories) -> String {
     let log = fs::read_to_string(directories.log()).unwrap_or_default();
     log.lines().last().map_or_else(|| "nothing".to_owned(), str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::golden::golden;
+    use super::*;
+
+    #[test]
+    fn the_agent_that_is_up_is_told() {
+        let up = Up { node: "death-star-1".to_owned(), pid: 4242, adopted: 3 };
+        golden("up", &render(&up));
+        golden("up.json", &serde_json::to_string_pretty(&up).unwrap());
+    }
 }

@@ -3,14 +3,15 @@
 //! A row is judged only where it can be: by its measurement, and only if an A/A comparison that ran beside it shows that
 //! the machine can tell such differences ([`Row::judge`]).
 
+use std::borrow::Cow;
 use std::fs;
 use std::io;
 use std::path::Path;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// One measured figure. The order of the fields is the order in JSON.
-#[derive(Clone, PartialEq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Row {
     /// What makes it findable, as `l4.tc.rr`.
     pub id: String,
@@ -19,7 +20,7 @@ pub struct Row {
     /// The figure.
     pub value: f64,
     /// Of `value`.
-    pub unit: &'static str,
+    pub unit: Cow<'static, str>,
     /// What it is compared with.
     pub against: Option<String>,
     /// `value` by the other's; below one is better for times, above for rates.
@@ -28,6 +29,9 @@ pub struct Row {
     pub target: Option<String>,
     /// Whether it is kept. `None`: no promise, or the machine was too noisy to say.
     pub met: Option<bool>,
+    /// Date, kernel and commit; set when it is written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub taken: Option<String>,
 }
 
 /// A promise about a ratio, or about a figure where nothing is compared.
@@ -63,7 +67,8 @@ impl Row {
     #[must_use]
     pub fn new(id: impl Into<String>, what: impl Into<String>, value: f64, unit: &'static str) -> Self {
         let (id, what) = (id.into(), what.into());
-        Self { id, what, value, unit, against: None, ratio: None, target: None, met: None }
+        let unit = Cow::Borrowed(unit);
+        Self { id, what, value, unit, against: None, ratio: None, target: None, met: None, taken: None }
     }
 
     /// Beside another's figure of the same unit.
@@ -96,7 +101,7 @@ pub fn print(rows: &[Row], out: &mut impl io::Write) -> io::Result<()> {
         let met = match (row.met, &row.target) {
             (Some(true), _) => "met",
             (Some(false), _) => "MISSED",
-            (None, Some(_)) => "too noisy to say",
+            (None, Some(_)) => "not judged",
             (None, None) => "",
         };
         let line = format!(

@@ -228,12 +228,22 @@ impl Node {
 
     /// The cgroup of a live workload.
     pub fn cgroup(&self, name: &str) -> PathBuf {
-        self.cgroup.join("workloads").join(self.interface(name))
+        self.workloads().join(self.interface(name))
+    }
+
+    /// Where the workloads' cgroups are.
+    pub fn workloads(&self) -> PathBuf {
+        self.cgroup.join("workloads")
+    }
+
+    /// Where the workloads' network namespaces are.
+    pub fn namespaces(&self) -> PathBuf {
+        self.directory.path().join("run/netns")
     }
 
     /// The network namespace of a live workload.
     fn namespace(&self, name: &str) -> PathBuf {
-        self.directory.path().join("run/netns").join(self.interface(name))
+        self.namespaces().join(self.interface(name))
     }
 
     fn interface(&self, name: &str) -> String {

@@ -24,7 +24,7 @@ const VERSION: u32 = 1;
 const LEFT_FREE: [u128; 2] = [0, 10];
 
 /// The addresses given, and the file that remembers them. The default is for asking what would be given; it has no file.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Vips {
     path: PathBuf,
     of: BTreeMap<(ServiceName, Family), Held>,
@@ -34,7 +34,7 @@ pub(crate) struct Vips {
     unsaved: bool,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Held {
     address: IpAddr,
     /// Asked for since the last save.
@@ -79,6 +79,11 @@ impl Vips {
             }
         }
         Ok(vips)
+    }
+
+    /// The same addresses, for asking; it has no file.
+    pub(super) fn scratch(&self) -> Self {
+        Self { path: PathBuf::new(), ..self.clone() }
     }
 
     /// The address that a service had when it was last asked for.

@@ -16,7 +16,8 @@ use crate::{
     flow::Flow,
     header::{ETHERNET, Ethernet, Icmp, Ipv4, Ipv6, Tcp, icmp4, icmp6, protocol, tcp},
     parse::Packet,
-    skb::{Skb, Space},
+    skb::Skb,
+    space::Space,
 };
 
 const HOP_LIMIT: u8 = 64;

@@ -14,6 +14,7 @@ use abi::{Address, Affinity, AffinityKey, Backend, Frontend, Member, Service};
 use crate::{
     conntrack::now,
     maps::{AFFINITIES, BACKENDS, FRONTENDS, MEMBERS, SERVICES, SLOTS},
+    space::{Zero, copy},
 };
 
 /// A call that wants a backend. Aligned to words: LLVM copies by bytes what it does not know to be aligned.
@@ -38,7 +39,7 @@ impl Call {
     }
 }
 
-/// Who answers a call.
+/// Who answers a call; [`choose`] fills it.
 #[repr(C, align(8))]
 pub(crate) struct Choice {
     /// Where it is.
@@ -49,14 +50,8 @@ pub(crate) struct Choice {
     pub(crate) service: u32,
 }
 
-impl Choice {
-    /// To be filled by [`choose`].
-    pub(crate) const NONE: Self = Self {
-        backend: Backend { address: Address([0; 16]), port: [0; 2], zero: [0; 2], reserved: 0 },
-        number: 0,
-        service: 0,
-    };
-}
+// SAFETY: numbers.
+unsafe impl Zero for Choice {}
 
 /// Whether some service is called by this address: then a port that no service has is refused, not routed.
 #[inline(always)]
@@ -98,8 +93,10 @@ fn give(call: &Call, choice: &mut Choice) -> Option<()> {
         (read_volatile(&raw const (*service).slots), read_volatile(&raw const (*service).affinity))
     };
     let number = if timeout == 0 { draw(call, slots)? } else { stay(call, index, slots, timeout)? };
-    let backend = BACKENDS.get(number)?;
-    *choice = Choice { backend: *backend, number, service: index };
+    const { assert!(align_of::<Choice>() == 8 && offset_of!(Choice, backend) == 0) };
+    // SAFETY: elements of an array of this size, and a choice, are aligned to words.
+    unsafe { copy(BACKENDS.get_ptr(number)?, &raw mut choice.backend) };
+    (choice.number, choice.service) = (number, index);
     Some(())
 }
 

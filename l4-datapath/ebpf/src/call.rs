@@ -5,13 +5,14 @@
 
 use core::ptr::read_volatile;
 
-use abi::{AffinityKey, Called, Frontend, SocketKey};
+use abi::{Address, AffinityKey, Called, Frontend, SocketKey};
 
 use crate::{
     balance::{self, Choice},
     header::protocol,
     maps::{NODE, SOCKETS},
     socket::{PROCEED, Socket},
+    space::{Space, Zero},
 };
 
 pub(crate) use crate::balance::Call;
@@ -31,16 +32,18 @@ pub(crate) fn call(socket: Socket, entropy: impl FnOnce(&Call, u64) -> u32) -> i
         client: AffinityKey::namespace(socket.namespace()),
     };
     call.entropy = entropy(&call, cookie);
-    let mut choice = Choice::NONE;
-    if !balance::choose(&call, &mut choice) {
+    let mut choice = Space::<Choice>::new();
+    let choice = choice.zero();
+    if !balance::choose(&call, choice) {
         return if may_be_an_answer(socket, &call.frontend) { PROCEED } else { socket.refuse() };
     }
     let backend = &choice.backend;
     if !socket.set(&backend.address, backend.port) {
         return socket.refuse();
     }
-    let key = SocketKey { cookie, address: backend.address, port: backend.port, protocol, zero: [0; 5] };
-    remember(&key, Note(Called { frontend: call.frontend, service: choice.service }));
+    let mut key = Space::new();
+    let key = note_key(&mut key, cookie, backend.address, backend.port, protocol);
+    remember(key, Note(Called { frontend: call.frontend, service: choice.service }));
     PROCEED
 }
 
@@ -64,18 +67,30 @@ fn is_nodes_own(socket: Socket) -> bool {
 #[inline(always)]
 pub(crate) fn recall(socket: Socket) {
     let Some(protocol) = socket.protocol() else { return };
-    let key = SocketKey {
-        cookie: socket.cookie(),
-        address: socket.address(),
-        port: socket.port(),
-        protocol,
-        zero: [0; 5],
-    };
+    let mut key = Space::new();
+    let key = note_key(&mut key, socket.cookie(), socket.address(), socket.port(), protocol);
     // SAFETY: LRU may recycle the element under us, for another socket's: then a peer is shown that was somebody's.
-    if let Some(called) = unsafe { SOCKETS.get(&key) } {
+    if let Some(called) = unsafe { SOCKETS.get(&*key) } {
         // An address of the wrong family cannot be shown; none is noted by a hook of the other.
         socket.set(&called.frontend.address, called.frontend.port);
     }
+}
+
+// SAFETY: numbers.
+unsafe impl Zero for SocketKey {}
+
+/// A key of `SOCKETS`.
+#[inline(always)]
+fn note_key(
+    space: &mut Space<SocketKey>,
+    cookie: u64,
+    address: Address,
+    port: [u8; 2],
+    protocol: u8,
+) -> &mut SocketKey {
+    let key = space.zero();
+    (key.cookie, key.address, key.port, key.protocol) = (cookie, address, port, protocol);
+    key
 }
 
 /// A value of `SOCKETS`. Aligned to words, as it is in the map: LLVM copies by bytes what it does not know to be aligned.

@@ -12,7 +12,8 @@ use crate::{
     flow::Flow,
     header::{ETHERNET, Ethernet, Ipv4, Ipv6},
     parse::Packet,
-    skb::{Skb, Space},
+    skb::Skb,
+    space::Space,
 };
 
 /// Whether a router could send the packet on to a local endpoint. Asked before the judgement, as Linux asks before its

@@ -12,7 +12,8 @@ use crate::{
     fragment::Piece,
     header::{Extension, Ipv6, protocol},
     refusal::Refusal,
-    skb::{Skb, Space},
+    skb::Skb,
+    space::Space,
 };
 
 /// Hop-by-hop, destination options, routing, fragment, destination options.

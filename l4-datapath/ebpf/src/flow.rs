@@ -13,6 +13,7 @@ use crate::{
     maps::{DROPS, EVENTS, LOST},
     parse::Packet,
     policy::Decision,
+    space::{Space, Zero},
     translation::Role,
 };
 
@@ -41,24 +42,18 @@ pub(crate) struct Flow {
     pub(crate) zero: [u8; 3],
 }
 
+// SAFETY: numbers.
+unsafe impl Zero for Flow {}
+
 impl Flow {
     /// Nothing known but the hook.
     #[inline(always)]
-    pub(crate) fn new(ifindex: u32, direction: Direction) -> Self {
-        Self {
-            source: End::UNKNOWN,
-            destination: End::UNKNOWN,
-            ifindex,
-            ruleset: 0,
-            cookie: 0,
-            mtu: 0,
-            direction: direction as u8,
-            flags: 0,
-            called_port: 0,
-            called: Address([0; 16]),
-            role: Role::NONE,
-            zero: [0; 3],
-        }
+    pub(crate) fn start(space: &mut Space<Self>, ifindex: u32, direction: Direction) -> &mut Self {
+        const { assert!(Role::NONE == 0) };
+        let flow = space.zero();
+        flow.ifindex = ifindex;
+        flow.direction = direction as u8;
+        flow
     }
 
     /// Both ends are one endpoint.

@@ -28,7 +28,8 @@ use crate::{
     parse::{self, Packet},
     refusal::Refusal,
     service,
-    skb::{Skb, Space},
+    skb::Skb,
+    space::Space,
     translation::{self, Role},
 };
 
@@ -45,16 +46,17 @@ pub(crate) fn from_pod(ctx: TcContext) -> i32 {
     if let Some(verdict) = established::from_pod(skb) {
         return verdict;
     }
-    let mut packet = Packet::new(skb.len());
-    let mut flow = Flow::new(skb.ifindex(), Direction::Egress);
-    match admit(skb, &mut packet, &mut flow) {
+    let (mut packet, mut flow) = (Space::new(), Space::new());
+    let packet = Packet::start(&mut packet, skb.len());
+    let flow = Flow::start(&mut flow, skb.ifindex(), Direction::Egress);
+    match admit(skb, packet, flow) {
         Ok(verdict) => verdict,
         Err(refusal) => {
             let reason = refusal.number();
-            flow::dropped(&packet, &flow, reason);
+            flow::dropped(packet, flow, reason);
             // An answer of ours comes from whom the workload called.
-            flow.restore(&mut packet);
-            answer::refuse(skb, &packet, &flow, reason, Sender::Workload)
+            flow.restore(packet);
+            answer::refuse(skb, packet, flow, reason, Sender::Workload)
         }
     }
 }

@@ -57,9 +57,6 @@ pub(crate) struct End {
 }
 
 impl End {
-    pub(crate) const UNKNOWN: Self =
-        Self { identity: 0, ifindex: 0, ingress: 0, egress: 0, instance: 0, id: 0, flags: 0 };
-
     #[inline(always)]
     pub(crate) fn is_local(&self) -> bool {
         self.id != 0

@@ -16,6 +16,7 @@ use crate::{
     refusal::Refusal,
     related,
     skb::Skb,
+    space::{Space, Zero},
     translation::Role,
 };
 
@@ -70,7 +71,7 @@ fn by_protocol(packet: &Packet, flow: &mut Flow, now: &Moment) -> Result<(), Dro
             Icmp::Reply => false,
             Icmp::Error => return Err(DropReason::UnrelatedIcmp),
             Icmp::Redirect => return Err(DropReason::NeighbourSpoof),
-            Icmp::Single => return ask(packet, flow, now, false, &mut { Verdict::UNASKED }),
+            Icmp::Single => return ask(packet, flow, now, false, Space::new().zero()),
         },
         _ => true,
     };
@@ -146,8 +147,9 @@ fn tracked(packet: &Packet, flow: &mut Flow, now: &Moment, opens: bool) -> Resul
     if !opens {
         return Err(DropReason::NoConnection);
     }
-    let mut verdict = Verdict::UNASKED;
-    ask(packet, flow, now, false, &mut verdict)?;
+    let mut verdict = Space::new();
+    let verdict = verdict.zero();
+    ask(packet, flow, now, false, verdict)?;
     if let Some(dead) = found {
         // Read before it is deleted; deleting succeeds for only one of the CPUs that may try.
         let charged = dead.charged();
@@ -155,9 +157,9 @@ fn tracked(packet: &Packet, flow: &mut Flow, now: &Moment, opens: bool) -> Resul
             quota::discharge(charged);
         }
     }
-    match open(flow, now, tuple, &verdict) {
+    match open(flow, now, tuple, verdict) {
         OPENED => {
-            announce(packet, flow, &verdict);
+            announce(packet, flow, verdict);
             Ok(())
         }
         OVER_QUOTA => Err(DropReason::ConnectionQuota),
@@ -196,9 +198,10 @@ fn follow(
         Some(memo) if memo & Memo::AUDITED != 0 => flow.flags |= EventFlags::AUDITED,
         Some(_) => {}
         None => {
-            let mut verdict = Verdict::UNASKED;
-            ask(packet, flow, now, reply, &mut verdict)?;
-            entry.remember(now.generation, memo_bits(flow, &verdict));
+            let mut verdict = Space::new();
+            let verdict = verdict.zero();
+            ask(packet, flow, now, reply, verdict)?;
+            entry.remember(now.generation, memo_bits(flow, verdict));
         }
     }
     entry.note(now.second, reply, packet.tcp_flags);
@@ -253,17 +256,18 @@ fn memo_bits(flow: &Flow, verdict: &Verdict) -> u64 {
     (if verdict.audited() { Memo::AUDITED } else { 0 }) | if host { Memo::HOST } else { 0 }
 }
 
-/// What each end's ruleset said.
-#[repr(align(8))]
+/// What each end's ruleset said; all zero: neither was asked.
+#[repr(C)]
 #[derive(Clone, Copy)]
 struct Verdict {
     egress: Decision,
     ingress: Decision,
 }
 
-impl Verdict {
-    const UNASKED: Self = Self { egress: Decision::UNASKED, ingress: Decision::UNASKED };
+// SAFETY: numbers and flags.
+unsafe impl Zero for Verdict {}
 
+impl Verdict {
     #[inline(always)]
     fn audited(&self) -> bool {
         self.egress.audited || self.ingress.audited

@@ -53,6 +53,7 @@ mod service;
 mod skb;
 mod sock_release;
 mod socket;
+mod space;
 mod to_netdev;
 mod to_pod;
 mod translation;

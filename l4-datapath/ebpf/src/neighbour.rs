@@ -14,7 +14,8 @@ use crate::{
     header::{Arp, ETHERNET, Ipv6, Link, Neighbour, ethertype, icmp6, protocol},
     identity,
     parse::Packet,
-    skb::{Skb, Space},
+    skb::Skb,
+    space::Space,
 };
 
 const REQUEST: [u8; 2] = [0, 1];

@@ -9,7 +9,8 @@ use crate::{
     identity::{self, Moment},
     parse::Packet,
     refusal::Refusal,
-    skb::{Skb, Space},
+    skb::Skb,
+    space::Space,
 };
 
 /// Whether this is an IP packet of the device itself. One with a VLAN tag is of a device above or of a machine beside us,
@@ -51,7 +52,9 @@ extern "C" fn netdev_stop(
     // SAFETY: the caller passes references; the tests for null are for the verifier.
     let (Some(packet), Some(now)) = (unsafe { (packet.as_ref(), now.as_ref()) }) else { return TC_ACT_SHOT };
     let is_egress = direction == Direction::Egress as u32;
-    let mut flow = Flow::new(ifindex, if is_egress { Direction::Egress } else { Direction::Ingress });
+    let mut flow = Space::new();
+    let flow =
+        Flow::start(&mut flow, ifindex, if is_egress { Direction::Egress } else { Direction::Ingress });
     // Until 6.2 what a global function was given cannot be a map's key.
     let source = packet.source;
     let known = identity::endpoint(&source)
@@ -62,6 +65,6 @@ extern "C" fn netdev_stop(
         None => flow.source.set_remote(&packet.source, now.generation),
     }
     flow.identify_destination(packet, now);
-    flow::dropped(packet, &flow, reason as u8);
+    flow::dropped(packet, flow, reason as u8);
     TC_ACT_SHOT
 }

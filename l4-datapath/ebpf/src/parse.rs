@@ -4,6 +4,8 @@
 //! contradict each other, a first fragment without all its headers) is refused here: policy may not judge what it
 //! cannot parse. The ports of later fragments are not in them; [`crate::fragment`] knows.
 
+use core::{mem::offset_of, ptr::write_volatile};
+
 use abi::{Address, DropReason};
 use aya_ebpf::bindings::__sk_buff;
 
@@ -12,7 +14,8 @@ use crate::{
     fragment::{Part, Piece},
     header::{ETHERNET, Icmp, Ipv4, Ipv6, Sctp, Tcp, Udp, ethertype, icmp4, icmp6, protocol},
     refusal::Refusal,
-    skb::{Skb, Space},
+    skb::Skb,
+    space::{Space, Zero},
 };
 
 /// *More fragments* and the fragment offset, in units of eight bytes (RFC 791); *don't fragment* is not among them.
@@ -44,23 +47,32 @@ pub(crate) struct Packet {
     pub(crate) ttl: u8,
 }
 
+// SAFETY: numbers, and a piece of a whole datagram.
+unsafe impl Zero for Packet {}
+
 impl Packet {
     /// Nothing read yet of a frame of this many bytes.
     #[inline(always)]
-    pub(crate) fn new(length: u32) -> Self {
-        Self {
-            source: Address([0; 16]),
-            destination: Address([0; 16]),
-            length,
-            transport_length: 0,
-            source_port: 0,
-            destination_port: 0,
-            ethertype: [0; 2],
-            protocol: 0,
-            tcp_flags: 0,
-            piece: Piece::WHOLE,
-            transport: 0,
-            ttl: 0,
+    pub(crate) fn start(space: &mut Space<Self>, length: u32) -> &mut Self {
+        const { assert!(Part::Whole as u8 == 0) };
+        let packet = space.zero();
+        packet.length = length;
+        packet
+    }
+
+    /// IPv4 addresses, as [`Address::v4`] writes them; by words, because LLVM would call a loop over bytes.
+    #[inline(always)]
+    fn set_v4(&mut self, source: [u8; 4], destination: [u8; 4]) {
+        const { assert!(offset_of!(Self, source) % 8 == 0 && offset_of!(Self, destination) % 8 == 0) };
+        const MAPPED: u32 = u32::from_ne_bytes([0, 0, 0xff, 0xff]);
+        for (address, octets) in [(&mut self.source, source), (&mut self.destination, destination)] {
+            let words = (&raw mut *address).cast::<u32>();
+            // SAFETY: the four words of an address, aligned as asserted.
+            unsafe {
+                write_volatile(words.cast::<u64>(), 0);
+                write_volatile(words.add(2), MAPPED);
+                write_volatile(words.add(3), u32::from_ne_bytes(octets));
+            }
         }
     }
 
@@ -128,8 +140,7 @@ fn ipv4(skb: Skb, packet: &mut Packet) -> Result<(), DropReason> {
     const HEADER: u32 = size_of::<Ipv4>() as u32;
     let mut space = Space::<Ipv4>::new();
     let ip = skb.read(ETHERNET, &mut space).ok_or(DropReason::InvalidPacket)?;
-    packet.source = Address::v4(ip.source);
-    packet.destination = Address::v4(ip.destination);
+    packet.set_v4(ip.source, ip.destination);
     packet.protocol = ip.protocol;
     packet.ttl = ip.ttl;
     let (version, words) = (ip.version_ihl >> 4, ip.version_ihl & 0xf);

@@ -6,6 +6,7 @@ use aya_ebpf::btf_maps::lpm_trie::Key;
 use crate::{identity::End, maps::RULES};
 
 /// What one direction of one endpoint decided, for the event.
+#[repr(C)]
 #[derive(Clone, Copy)]
 pub(crate) struct Decision {
     /// 0: no endpoint of this node stands at that end, nobody was asked.
@@ -13,10 +14,6 @@ pub(crate) struct Decision {
     pub(crate) cookie: u32,
     /// Policy denies; audit mode lets it pass.
     pub(crate) audited: bool,
-}
-
-impl Decision {
-    pub(crate) const UNASKED: Self = Self { ruleset: 0, cookie: 0, audited: false };
 }
 
 /// What is asked of policy: protocol, and port of the end that was called (ICMP: type).

@@ -15,7 +15,8 @@ use crate::{
     identity::Moment,
     parse::Packet,
     refusal::Refusal,
-    skb::{Skb, Space},
+    skb::Skb,
+    space::Space,
     translation::{self, Role},
 };
 

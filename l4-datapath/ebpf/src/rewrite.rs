@@ -21,7 +21,8 @@ use crate::{
     parse::Packet,
     refusal::Refusal,
     related::Quote,
-    skb::{Skb, Space},
+    skb::Skb,
+    space::Space,
 };
 
 /// Source and destination, as they stand in a header.

@@ -23,6 +23,7 @@ use crate::{
     related::{self, Quote},
     rewrite,
     skb::Skb,
+    space::Space,
     translation::{self, Role, Standing},
 };
 
@@ -100,8 +101,9 @@ extern "C" fn service_give(packet: *mut Packet, flow: *const Flow, entropy: u32)
     };
     let frontend = Frontend::new(flow.called, flow.called_port, packet.protocol);
     let call = Call { frontend, entropy, client: packet.source };
-    let mut choice = Choice::NONE;
-    if !balance::choose(&call, &mut choice) {
+    let mut choice = Space::<Choice>::new();
+    let choice = choice.zero();
+    if !balance::choose(&call, choice) {
         return DropReason::NoBackend as u32;
     }
     let port = u16::from_be_bytes(choice.backend.port);

@@ -1,9 +1,6 @@
 //! The packet's context: the fields we use, and reading and writing by offset.
 
-use core::{
-    mem::MaybeUninit,
-    ptr::{read_volatile, write_volatile},
-};
+use core::ptr::{read_volatile, write_volatile};
 
 use aya_ebpf::{
     EbpfContext as _,
@@ -15,19 +12,10 @@ use aya_ebpf::{
     programs::TcContext,
 };
 
+use crate::space::Space;
+
 /// `PACKET_HOST` of `linux/if_packet.h`.
 const PACKET_HOST: u32 = 0;
-
-/// Where a header is read to. Aligned to words: LLVM copies by bytes what it does not know to be aligned.
-#[repr(align(8))]
-pub(crate) struct Space<T>(MaybeUninit<T>);
-
-impl<T> Space<T> {
-    #[inline(always)]
-    pub(crate) fn new() -> Self {
-        Self(MaybeUninit::uninit())
-    }
-}
 
 /// A socket buffer at a tc hook. Offsets count from the Ethernet header.
 ///
@@ -85,13 +73,9 @@ impl Skb {
     pub(crate) fn read<T: Copy>(self, offset: u32, space: &mut Space<T>) -> Option<&mut T> {
         // SAFETY: the buffer is as long as the length says; headers are plain bytes, valid in any pattern.
         unsafe {
-            match bpf_skb_load_bytes(
-                self.0.cast(),
-                offset,
-                space.0.as_mut_ptr().cast(),
-                size_of::<T>() as u32,
-            ) {
-                0 => Some(space.0.assume_init_mut()),
+            match bpf_skb_load_bytes(self.0.cast(), offset, space.as_mut_ptr().cast(), size_of::<T>() as u32)
+            {
+                0 => Some(&mut *space.as_mut_ptr()),
                 _ => None,
             }
         }

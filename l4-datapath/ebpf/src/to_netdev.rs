@@ -20,18 +20,20 @@ use crate::{
     parse::{self, Packet},
     refusal::Refusal,
     skb::Skb,
+    space::Space,
 };
 
 /// See the module.
 #[classifier]
 pub(crate) fn to_netdev(ctx: TcContext) -> i32 {
     let skb = Skb::new(&ctx);
-    let mut packet = Packet::new(skb.len());
+    let mut packet = Space::new();
+    let packet = Packet::start(&mut packet, skb.len());
     // Before the node is configured no workload's packet passes its veth.
     let Ok(now) = Moment::current() else { return TC_ACT_UNSPEC };
-    match admit(skb, &mut packet, &now) {
+    match admit(skb, packet, &now) {
         Ok(()) => TC_ACT_UNSPEC,
-        Err(refusal) => netdev::stop(skb, &packet, &now, Direction::Egress, refusal),
+        Err(refusal) => netdev::stop(skb, packet, &now, Direction::Egress, refusal),
     }
 }
 

@@ -32,7 +32,8 @@ use crate::{
     parse::{self, Packet},
     refusal::Refusal,
     service,
-    skb::{Skb, Space},
+    skb::Skb,
+    space::Space,
 };
 
 /// `LOOPBACK_IFINDEX`: only the node itself can send there.
@@ -46,14 +47,15 @@ pub(crate) fn to_pod(ctx: TcContext) -> i32 {
     if let Some(verdict) = established::to_pod(skb) {
         return verdict;
     }
-    let mut packet = Packet::new(skb.len());
-    let mut flow = Flow::new(skb.ifindex(), Direction::Ingress);
-    match admit(skb, &mut packet, &mut flow) {
+    let (mut packet, mut flow) = (Space::new(), Space::new());
+    let packet = Packet::start(&mut packet, skb.len());
+    let flow = Flow::start(&mut flow, skb.ifindex(), Direction::Ingress);
+    match admit(skb, packet, flow) {
         Ok(verdict) => verdict,
         Err(refusal) => {
             let reason = refusal.number();
-            flow::dropped(&packet, &flow, reason);
-            answer::refuse(skb, &packet, &flow, reason, Sender::Stack)
+            flow::dropped(packet, flow, reason);
+            answer::refuse(skb, packet, flow, reason, Sender::Stack)
         }
     }
 }

@@ -11,7 +11,6 @@
 )]
 
 mod answers;
-mod budget;
 mod connections;
 mod established;
 mod extensions;

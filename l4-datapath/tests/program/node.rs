@@ -15,7 +15,7 @@ use abi::{
     RuleKey, RuleValue, RuleVerdict, map,
 };
 use aya::{
-    Ebpf, EbpfLoader, TestRun as _, TestRunOptions,
+    Ebpf, EbpfLoader,
     maps::{Array, HashMap, LpmTrie, MapData, PerCpuHashMap, RingBuf, lpm_trie::Key},
     programs::{ProgramError, SchedClassifier, TcAttachType, links::LinkOrder, tc::TcAttachOptions},
 };
@@ -57,14 +57,19 @@ impl Node {
 
     /// The same at generation 0: not configured yet.
     pub(crate) fn blank() -> Self {
+        Self::of_size(4096)
+    }
+
+    /// The same with room for so many connections of each family.
+    pub(crate) fn of_size(connections: u32) -> Self {
         nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("a network namespace: run as root");
         for pod in [A, B] {
             make_veth(&format!("host{}", pod.id), pod.ifindex, &format!("pod{}", pod.id));
         }
         make_veth("nic", NIC, "wire");
         let mut bpf = EbpfLoader::new()
-            .map_max_entries(map::CONNECTIONS4, 4096)
-            .map_max_entries(map::CONNECTIONS6, 4096)
+            .map_max_entries(map::CONNECTIONS4, connections)
+            .map_max_entries(map::CONNECTIONS6, connections)
             .map_max_entries(map::TRANSLATIONS, TRANSLATIONS)
             .load(OBJECT)
             .expect("the object loads");
@@ -247,16 +252,6 @@ impl Node {
 
     pub(crate) fn run(&self, program: &str, pod: Pod, context: Context, frame: &[u8]) -> Outcome {
         run::run(self.program(program), pod.ifindex, context, frame)
-    }
-
-    /// Nanoseconds per run, on one and the same buffer.
-    pub(crate) fn cost(&self, program: &str, pod: Pod, context: Context, frame: &[u8], repeat: u32) -> u128 {
-        let input = run::skb(pod.ifindex, context);
-        let mut options = TestRunOptions::new();
-        options.data_in = Some(frame);
-        options.ctx_in = Some(&input);
-        options.repeat = repeat;
-        self.program(program).test_run(options).expect(program).duration.as_nanos()
     }
 
     /// Every map that the tests of one topic alone know.

@@ -14,7 +14,7 @@ use mesh::labels::LabelSet;
 use mesh::plan::{EndpointPlan, NodePlan};
 use mesh::policy::{Match, Outcome, PolicyKind, PolicyName, Ruleset};
 use mesh::workload::{Endpoint, EndpointId, Mac, WorkloadName};
-use nix::mount::{MsFlags, mount, umount};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 /// A bpffs mounted on a temporary directory, gone on drop with all that is pinned on it.
 pub(crate) struct PinRoot(tempfile::TempDir);
@@ -51,7 +51,8 @@ impl PinRoot {
 
 impl Drop for PinRoot {
     fn drop(&mut self) {
-        let unmounted = umount(self.0.path());
+        // Detached at once: a child that another test starts may hold our files until it executes its program.
+        let unmounted = umount2(self.0.path(), MntFlags::MNT_DETACH);
         assert!(unmounted.is_ok() || std::thread::panicking(), "{unmounted:?}");
     }
 }

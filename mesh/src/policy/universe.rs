@@ -119,6 +119,14 @@ impl Universe {
         place.and_then(|place| self.identity(*place)).unwrap_or(world)
     }
 
+    /// Whom a peer of a policy means, in order.
+    pub fn meant(&self, peer: &Peer) -> Vec<Identity> {
+        match self.audience(&Peers::Selected(vec![peer.clone()])) {
+            Audience::Any => self.identities.clone(),
+            Audience::These(places) => places.iter().filter_map(|place| self.identity(*place)).collect(),
+        }
+    }
+
     pub(super) fn place(&self, identity: Identity) -> Option<Place> {
         Place::try_from(self.identities.binary_search(&identity).ok()?).ok()
     }

@@ -157,6 +157,24 @@ pub(crate) fn many(address: SocketAddr, count: usize) -> io::Result<()> {
     Ok(())
 }
 
+/// Datagrams of as many flows as there are pairs of a source and a destination port; `open` after the first round.
+pub(crate) fn flows(to: SocketAddr, from: u16, sources: u16, ports: u16) -> io::Result<()> {
+    let sockets: Vec<UdpSocket> = (from..from.saturating_add(sources))
+        .map(|port| UdpSocket::bind(any(to, port)))
+        .collect::<Result<_, _>>()?;
+    let mut told = false;
+    loop {
+        for socket in &sockets {
+            for port in to.port()..to.port().saturating_add(ports) {
+                socket.send_to(b"x", SocketAddr::new(to.ip(), port))?;
+            }
+        }
+        if !std::mem::replace(&mut told, true) {
+            println!("open");
+        }
+    }
+}
+
 /// See [`conformance::pulse`].
 pub(crate) fn pulse(to: SocketAddr) -> io::Result<()> {
     conformance::pulse::pulse(to, |change| match change {

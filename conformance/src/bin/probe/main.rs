@@ -20,6 +20,7 @@ usage: probe MODE ARGUMENTS
 servers, of both families and of TCP and UDP
   serve PORT              echo
   witness PORT NAME       answer each word with NAME and the address it came from
+  sink PORT COUNT         UDP on so many ports from this one on; nothing is read, nothing answered
 clients, each on a line of its own; an address is ADDRESS:PORT
   tcp ADDRESS             connect, say a word, expect it back
   udp ADDRESS             send a word, expect it back
@@ -34,6 +35,8 @@ clients that stay
   hold-udp ADDRESS        the same on a connected UDP socket; an error is told as soon as it comes
   many ADDRESS COUNT      as many UDP sockets at a time; tells how many were answered
   pulse ADDRESS           datagrams at a steady rate; says since when they are answered, or no longer are
+  flows ADDRESS FROM SOURCES PORTS
+                          datagrams from each of so many ports to each of so many, round after round
   steady ADDRESS          connects over TCP again and again; each line of standard input asks for `COUNT good, COUNT bad`
 with raw sockets
   flood IP COUNT          send a datagram to each of so many ports and source ports, each a connection of its own
@@ -64,6 +67,10 @@ fn run(words: &[&str]) -> io::Result<()> {
     match words {
         ["serve", port] => serve::echo(read(port)?),
         ["witness", port, name] => serve::witness(read(port)?, name),
+        ["sink", port, count] => serve::sink(read(port)?, read(count)?),
+        ["flows", to, from, sources, ports] => {
+            client::flows(read(to)?, read(from)?, read(sources)?, read(ports)?)
+        }
         ["ask"] => client::ask(),
         ["hold", address] => client::hold(read(address)?),
         ["hold-udp", address] => client::hold_udp(read(address)?),

@@ -18,6 +18,16 @@ pub(crate) fn witness(port: u16, name: &str) -> io::Result<()> {
     serve(port, answer, true)
 }
 
+/// Takes datagrams in and leaves them: what does not fit the socket's buffer is dropped behind all hooks.
+pub(crate) fn sink(first: u16, count: u16) -> io::Result<()> {
+    let open = |port| UdpSocket::bind(SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)));
+    let _sockets: Vec<UdpSocket> =
+        (first..first.saturating_add(count)).map(open).collect::<Result<_, _>>()?;
+    println!("serving");
+    io::stdin().lines().for_each(drop);
+    Ok(())
+}
+
 fn serve(
     port: u16,
     answer: impl Fn(&[u8], SocketAddr) -> Vec<u8> + Clone + Send + 'static,

@@ -8,18 +8,19 @@ use mesh::workload::{Endpoint, EndpointId, Mac};
 
 use crate::allocate::Allocator;
 use crate::plan::{NodeFacts, Planned, Present, plan};
+use crate::what_if::Snapshot;
 use crate::world::World;
 
 /// A node with endpoints named `namespace/name=labels`, numbered from 1; the world is YAML.
 pub(crate) struct Bench {
     pub(crate) world: World,
-    pub(crate) planned: Planned,
+    pub(crate) planned: Arc<Planned>,
     endpoints: Vec<Endpoint>,
     allocator: Allocator,
     _state: tempfile::TempDir,
 }
 
-fn endpoint(number: u16, text: &str) -> Endpoint {
+pub(crate) fn endpoint(number: u16, text: &str) -> Endpoint {
     let (workload, labels) = text.split_once('=').unwrap();
     let [high, low] = number.to_be_bytes();
     Endpoint {
@@ -37,7 +38,7 @@ fn endpoint(number: u16, text: &str) -> Endpoint {
     }
 }
 
-fn facts() -> NodeFacts {
+pub(crate) fn facts() -> NodeFacts {
     NodeFacts {
         name: "node1".to_owned(),
         addresses: vec!["192.0.2.1/32".parse().unwrap(), "2001:db8::1/128".parse().unwrap()],
@@ -60,7 +61,7 @@ impl Bench {
         let state = tempfile::tempdir().unwrap();
         let mut allocator = Allocator::open(state.path()).unwrap();
         let present = Present { endpoints: &endpoints, leaving: &leaving, plan: None };
-        let planned = plan(&world, present, &facts(), &mut allocator).unwrap();
+        let planned = Arc::new(plan(&world, present, &facts(), &mut allocator).unwrap());
         Self { world, planned, endpoints, allocator, _state: state }
     }
 
@@ -69,7 +70,18 @@ impl Bench {
         self.world = World::of(yaml);
         let (leaving, earlier) = (BTreeSet::new(), Arc::clone(&self.planned.plan));
         let present = Present { endpoints: &self.endpoints, leaving: &leaving, plan: Some(&earlier) };
-        self.planned = plan(&self.world, present, &facts(), &mut self.allocator).unwrap();
+        self.planned = Arc::new(plan(&self.world, present, &facts(), &mut self.allocator).unwrap());
+    }
+
+    /// For questions about what would be.
+    pub(crate) fn snapshot(&self) -> Snapshot {
+        Snapshot {
+            world: Arc::new(self.world.clone()),
+            planned: Arc::clone(&self.planned),
+            facts: facts(),
+            leaving: BTreeSet::new(),
+            numbers: self.allocator.scratch(),
+        }
     }
 
     pub(crate) fn endpoint(&self, name: &str) -> &EndpointPlan {

@@ -2,7 +2,7 @@
 //!
 //! - Kind: per-CPU hash, kernel 4.6.
 //! - Key: [`abi::DropKey`]. Value: [`abi::DropCount`].
-//! - Writers: `from_pod`, `to_pod`; the agent removes the keys of a veth that is gone.
+//! - Writers: every tc hook; the agent removes the keys of a veth that is gone.
 
 use abi::{DropCount, DropKey};
 use aya_ebpf::{btf_maps::PerCpuHashMap, macros::btf_map};

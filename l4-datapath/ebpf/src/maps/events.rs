@@ -2,7 +2,7 @@
 //!
 //! - Kind: ring buffer of 4 MiB, kernel 5.8.
 //! - Record: [`abi::Event`].
-//! - Writers: `from_pod`, `to_pod`. Reader: the agent. When it is full the event is counted in `LOST`, the
+//! - Writers: every tc hook. Reader: the agent. When it is full the event is counted in `LOST`, the
 //!   verdict stands.
 
 use abi::Event;

@@ -2,7 +2,7 @@
 //!
 //! - Kind: LPM trie (never preallocated), kernel 4.11.
 //! - Key: prefix length and [`abi::AddressKey`]. Value: [`abi::Remote`].
-//! - Writer: the agent. Readers: `from_pod`, `to_pod`.
+//! - Writer: the agent. Readers: every tc hook.
 
 use abi::{AddressKey, Remote};
 use aya_ebpf::{btf_maps::LpmTrie, macros::btf_map};

@@ -2,7 +2,7 @@
 //!
 //! - Kind: per-CPU array of one, kernel 4.6.
 //! - Value: u64.
-//! - Writers: `from_pod`, `to_pod`.
+//! - Writers: every tc hook.
 
 use aya_ebpf::{btf_maps::PerCpuArray, macros::btf_map};
 
