@@ -9,14 +9,17 @@ use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use super::load::{Order, Sample};
-use crate::lab::{Namespace, Node, Session, Workload, binary, wait_until};
+use crate::lab::{Namespace, Node, Session, Workload, binary, wait_until, wait_within};
 
 /// Where servers listen.
 const PORT: u16 = 9000;
 /// Where services do.
 const SERVICE_PORT: u16 = 80;
+/// How long the agent may take for tens of thousands of services, on a busy machine too.
+const PATIENCE: Duration = Duration::from_secs(120);
 /// Services in one file of the configuration.
 const PER_FILE: usize = 1000;
 /// The server of a bare way, and the gateways and clients there.
@@ -44,7 +47,7 @@ impl Way {
         let client = Session::start(client.args(["drive", "0"]));
         assert_eq!(client.line(), "open");
         let way = Self { client: RefCell::new(client), _server: server, to };
-        // Neighbours are known from here on, and services have found their backends.
+        // One run each that nobody counts: what is slow the first time is over then.
         for family in 0..FAMILIES.len() {
             wait_until("the server answers", || way.run(family, |to| order(to, 0.002)).is_ok());
         }
@@ -101,22 +104,42 @@ impl Mesh {
     pub(super) fn new(settings: &str, services: usize) -> Self {
         let mut node = Node::with(settings);
         node.write("policy.yaml", POLICY);
-        for first in (0..services).step_by(PER_FILE) {
-            let yaml: String = (first..services.min(first + PER_FILE)).map(service).collect();
-            node.write(&format!("services-{first}.yaml"), &yaml);
-        }
         node.start_agent();
         let probe = binary("probe").display().to_string();
         let [server, client] =
             ["server", "client"].map(|name| node.start(name, &[&format!("app={name}")], &[&probe, "ask"]));
         let to = match services.checked_sub(1) {
-            Some(last) => vip(last),
+            Some(last) => {
+                serve(&node, services, &server);
+                vip(last)
+            }
             None => server.addresses.map(|address| SocketAddr::new(address, PORT)),
         };
         let load = binary("load");
         let way = Way::new(&mut node.within("client", &load), &mut node.within("server", &load), to);
         Self { way, _workloads: [client, server], node }
     }
+}
+
+impl Drop for Mesh {
+    /// Without the agent, `ferromesh down` undoes everything at once; with it, the end of each workload would be planned for
+    /// all services.
+    fn drop(&mut self) {
+        self.node.kill_agent();
+    }
+}
+
+/// Writes so many services, and waits until the last of them leads to the server.
+fn serve(node: &Node, services: usize, server: &Workload) {
+    for first in (0..services).step_by(PER_FILE) {
+        let yaml: String = (first..services.min(first + PER_FILE)).map(service).collect();
+        node.write(&format!("services-{first}.yaml"), &yaml);
+    }
+    let last = format!("s{}", services - 1);
+    wait_within(PATIENCE, "the services are in force", || {
+        let said = node.ferromesh(&["service", "get", &last]).stdout;
+        server.addresses.iter().all(|address| said.contains(&address.to_string()))
+    });
 }
 
 /// The addresses of the service of this number.
@@ -182,15 +205,16 @@ impl Bare {
         to: [SocketAddr; 2],
     ) -> Result<Self, String> {
         let [client, host, server] = namespaces(["c", "h", "s"]);
+        // Before there are devices: those to come take it over.
+        for key in ["net/ipv4/conf/all/forwarding", "net/ipv6/conf/all/forwarding"] {
+            host.set(key, "1");
+        }
         link(&client, "eth0", CLIENT, &host, "client", CLIENT_GATEWAY);
         link(&server, "eth0", SERVER, &host, "server", SERVER_GATEWAY);
         for (namespace, gateways) in [(&client, CLIENT_GATEWAY), (&server, SERVER_GATEWAY)] {
             for (family, gateway) in ["-4", "-6"].into_iter().zip(gateways) {
                 namespace.ip(&format!("{family} route add default via {gateway}"));
             }
-        }
-        for key in ["net/ipv4/conf/all/forwarding", "net/ipv6/conf/all/forwarding"] {
-            host.set(key, "1");
         }
         rules(&host)?;
         let way = between(&client, &server, to);
@@ -200,22 +224,24 @@ impl Bare {
 
 fn namespaces<const N: usize>(roles: [&str; N]) -> [Namespace; N] {
     let number = COUNT.fetch_add(1, Ordering::Relaxed);
-    roles.map(|role| {
-        let namespace = Namespace::new(format!("fmlab{}w{number}{role}", std::process::id()));
-        // A link-local address counts at once, so neighbours are found at once.
-        namespace.set("net/ipv6/conf/default/accept_dad", "0");
-        namespace
-    })
+    roles.map(|role| Namespace::new(format!("fmlab{}w{number}{role}", std::process::id())))
 }
 
+/// A veth pair whose ends know each other, as a workload and its node do: nobody asks who has an address meanwhile.
 fn link(one: &Namespace, end: &str, own: [&str; 2], other: &Namespace, far: &str, others: [&str; 2]) {
+    let (mac, far_mac) = ("02:00:00:00:00:02", "02:00:00:00:00:01");
     let peer = other.path();
     let peer = peer.file_name().expect("a name").display();
-    one.ip(&format!("link add {end} type veth peer name {far} netns {peer}"));
+    one.ip(&format!("link add {end} address {mac} type veth peer name {far} address {far_mac} netns {peer}"));
     for (namespace, device, [four, six]) in [(one, end, own), (other, far, others)] {
         namespace.ip(&format!("address add {four}/24 dev {device}"));
         namespace.ip(&format!("address add {six}/64 dev {device} nodad"));
         namespace.ip(&format!("link set {device} up"));
+    }
+    for (namespace, device, addresses, mac) in [(one, end, others, far_mac), (other, far, own, mac)] {
+        for address in addresses {
+            namespace.ip(&format!("neigh replace {address} lladdr {mac} dev {device} nud permanent"));
+        }
     }
 }
 

@@ -38,8 +38,14 @@ impl Outcome {
 
 /// Waits until `holds`, asking again and again.
 #[track_caller]
-pub fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
-    let end = Instant::now() + BOUND;
+pub fn wait_until(what: &str, holds: impl FnMut() -> bool) {
+    wait_within(BOUND, what, holds);
+}
+
+/// The same for what has much to do.
+#[track_caller]
+pub(crate) fn wait_within(bound: Duration, what: &str, mut holds: impl FnMut() -> bool) {
+    let end = Instant::now() + bound;
     while !holds() {
         assert!(Instant::now() < end, "waited in vain: {what}");
         std::thread::park_timeout(Duration::from_millis(5));

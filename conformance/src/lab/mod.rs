@@ -8,6 +8,7 @@ mod namespace;
 mod node;
 mod outside;
 
+pub(crate) use command::wait_within;
 pub(crate) use namespace::Namespace;
 
 pub use command::{Outcome, Session, wait_until};
