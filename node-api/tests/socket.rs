@@ -200,8 +200,8 @@ async fn bad_callers_are_told_and_harm_no_one() {
     let deep = framed(&format!(r#"{{"request":"trace","from":{}"#, "[".repeat(60_000)));
     let cases: [(&str, Vec<u8>, &str); 6] = [
         ("garbage instead of a greeting", framed("xyzzy"), "not a request"),
-        ("a frame that claims 4 GiB", u32::MAX.to_be_bytes().to_vec(), "frame of more than 65536 bytes"),
-        ("an oversize request", greeted(&65_537u32.to_be_bytes()), "frame of more than 65536 bytes"),
+        ("a frame that claims 4 GiB", u32::MAX.to_be_bytes().to_vec(), "frame of more than 1048576 bytes"),
+        ("an oversize request", greeted(&1_048_577u32.to_be_bytes()), "frame of more than 1048576 bytes"),
         ("an unknown request", greeted(&framed(r#"{"request":"reboot"}"#)), "unknown variant `reboot`"),
         ("bytes that are not UTF-8", greeted(&[0, 0, 0, 2, 0xff, 0xfe]), "not a request"),
         ("nesting that would overflow a stack", greeted(&deep), "recursion limit"),
