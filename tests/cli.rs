@@ -13,8 +13,8 @@ use std::process::{Command, Output, Stdio};
 use mesh::flow::{Flow, Peer, TrafficDirection, Verdict};
 use mesh::labels::LabelSet;
 use node_api::{
-    Changes, ConnectionView, DropView, EventType, EventView, Listed, MetricView, ObserveQuery, Predicted,
-    Prediction, Reply, ReplySink, Request, Server, Trace,
+    Changes, ConnectionView, DropView, EventType, EventView, Listed, MetricView, Predicted, Prediction,
+    Reply, ReplySink, Request, Server, Trace,
 };
 
 fn ferromesh(socket: &Path, arguments: &[&str]) -> Command {
