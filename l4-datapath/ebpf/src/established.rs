@@ -22,52 +22,71 @@ use crate::{
     header::{ETHERNET, Ethernet, Ipv4, Ipv6, ethertype},
     identity::Moment,
     maps::ASSIGNMENTS,
-    plain::{self, Found, IP, SHORTEST, SHORTEST6, Words},
+    plain::{self, Detour, Found, IP, SHORTEST, SHORTEST6, Words},
     skb::Skb,
 };
 
 /// `LOOPBACK_IFINDEX`: only the node itself can send there.
 const LOOPBACK: u32 = 1;
-/// Returned for what must go the long way. No verdict.
-const LONG: i32 = i32::MIN;
+/// Returned for what must go the long way, no verdicts: [`Detour::Unusual`], [`Detour::Unknown`].
+const UNUSUAL: i32 = i32::MIN;
+const UNKNOWN: i32 = i32::MIN + 1;
 /// Every device that carries IPv6 carries this (RFC 8200 section 5), and workloads' do.
 const ALWAYS_FITS: u32 = ETHERNET + 1280;
 const SOURCE_MAC: usize = offset_of!(Ethernet, source);
 const ETHERTYPE: usize = offset_of!(Ethernet, ethertype);
 
-/// A packet from a workload. `Some` is the verdict, and the packet is on its way.
+/// A packet from a workload. `Ok` is the verdict, and the packet is on its way.
 #[inline(always)]
-pub(crate) fn from_pod(skb: Skb) -> Option<i32> {
+pub(crate) fn from_pod(skb: Skb) -> Result<i32, Detour> {
     verdict(established_from_pod(skb.as_ptr()))
 }
 
-/// A packet to a workload through the host's stack. `Some` is the verdict.
+/// A packet to a workload through the host's stack. `Ok` is the verdict.
 #[inline(always)]
-pub(crate) fn to_pod(skb: Skb) -> Option<i32> {
+pub(crate) fn to_pod(skb: Skb) -> Result<i32, Detour> {
     verdict(established_to_pod(skb.as_ptr()))
 }
 
 #[inline(always)]
-fn verdict(returned: i32) -> Option<i32> {
-    (returned != LONG).then_some(returned)
+fn verdict(returned: i32) -> Result<i32, Detour> {
+    match returned {
+        UNUSUAL => Err(Detour::Unusual),
+        UNKNOWN => Err(Detour::Unknown),
+        verdict => Ok(verdict),
+    }
+}
+
+#[inline(always)]
+fn encode(verdict: Result<i32, Detour>) -> i32 {
+    match verdict {
+        Ok(verdict) => verdict,
+        Err(Detour::Unusual) => UNUSUAL,
+        Err(Detour::Unknown) => UNKNOWN,
+    }
 }
 
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn established_from_pod(skb: *mut __sk_buff) -> i32 {
-    leave(Skb::from(skb)).unwrap_or(LONG)
+    encode(leave(Skb::from(skb)))
 }
 
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn established_to_pod(skb: *mut __sk_buff) -> i32 {
-    arrive(Skb::from(skb)).unwrap_or(LONG)
+    encode(arrive(Skb::from(skb)))
 }
 
 #[inline(always)]
-fn leave(skb: Skb) -> Option<i32> {
-    let frame = Frame::new(skb)?;
+fn leave(skb: Skb) -> Result<i32, Detour> {
+    let frame = Frame::new(skb).ok_or(Detour::Unusual)?;
     let known = Known::find(skb, frame)?;
+    send(skb, frame, &known).ok_or(Detour::Unusual)
+}
+
+#[inline(always)]
+fn send(skb: Skb, frame: Frame<SHORTEST>, known: &Known) -> Option<i32> {
     let sender = known.endpoint(known.source, known.addresses.0)?;
     // What a workload may send as: its own address, from its own veth, with its own MAC.
     let mac = words(&raw const sender.mac);
@@ -99,17 +118,19 @@ fn leave(skb: Skb) -> Option<i32> {
 }
 
 #[inline(always)]
-fn arrive(skb: Skb) -> Option<i32> {
-    let known = Known::find(skb, Frame::new(skb)?)?;
+fn arrive(skb: Skb) -> Result<i32, Detour> {
+    let known = Known::find(skb, Frame::new(skb).ok_or(Detour::Unusual)?)?;
     // A workload of this node does not send this way, and the node itself only from here.
     if known.source.id != 0 || (known.host && skb.ingress_ifindex() > LOOPBACK) {
-        return None;
+        return Err(Detour::Unusual);
     }
-    if known.endpoint(known.destination, known.addresses.1)?.ifindex != skb.ifindex() {
-        return None;
+    match known.endpoint(known.destination, known.addresses.1) {
+        Some(receiver) if receiver.ifindex == skb.ifindex() => {
+            known.note();
+            Ok(TC_ACT_OK)
+        }
+        _ => Err(Detour::Unusual),
     }
-    known.note();
-    Some(TC_ACT_OK)
 }
 
 /// Whether the receiver's device carries the packet, each segment for itself.
@@ -180,12 +201,12 @@ struct Known {
 }
 
 impl Known {
-    /// `None`: anything but a plain packet of a connection that lives and was allowed in this generation.
+    /// A plain packet of a connection that lives and was allowed in this generation.
     #[inline(always)]
-    fn find(skb: Skb, frame: Frame<SHORTEST>) -> Option<Self> {
-        let now = Moment::current().ok()?;
+    fn find(skb: Skb, frame: Frame<SHORTEST>) -> Result<Self, Detour> {
+        let now = Moment::current().map_err(|_| Detour::Unusual)?;
         if now.trace || skb.vlan_present() != 0 {
-            return None;
+            return Err(Detour::Unusual);
         }
         let kind = frame.half::<ETHERTYPE>();
         let v4 = kind == u16::from_ne_bytes(ethertype::IPV4);
@@ -194,16 +215,16 @@ impl Known {
         } else if kind == u16::from_ne_bytes(ethertype::IPV6) {
             plain::find6(skb)?
         } else {
-            return None;
+            return Err(Detour::Unusual);
         };
         let Found { entry, addresses, source_is_high, protocol } = found;
-        let memo = entry.verdict(now.generation)?;
+        let memo = entry.verdict(now.generation).ok_or(Detour::Unusual)?;
         let reply = entry.opened_by_high() != source_is_high;
         if !entry.is_midway(reply) || !entry.is_alive(protocol, now.second) {
-            return None;
+            return Err(Detour::Unusual);
         }
         let (source, destination) = (entry.end(source_is_high), entry.end(!source_is_high));
-        Some(Self {
+        Ok(Self {
             entry,
             source: End { id: source.0, instance: source.1 },
             destination: End { id: destination.0, instance: destination.1 },

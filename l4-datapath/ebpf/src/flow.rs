@@ -39,10 +39,12 @@ pub(crate) struct Flow {
     pub(crate) called: Address,
     /// [`crate::translation::Role`].
     pub(crate) role: u8,
-    pub(crate) zero: [u8; 3],
+    /// The connection table has nothing of the packet as it came.
+    pub(crate) is_unknown: bool,
+    pub(crate) zero: [u8; 2],
 }
 
-// SAFETY: numbers.
+// SAFETY: numbers and a flag.
 unsafe impl Zero for Flow {}
 
 impl Flow {

@@ -26,6 +26,7 @@ use crate::{
     judge::judge,
     neighbour,
     parse::{self, Packet},
+    plain::Detour,
     refusal::Refusal,
     service,
     skb::Skb,
@@ -43,12 +44,14 @@ pub(crate) fn from_pod(ctx: TcContext) -> i32 {
     if is_answer {
         return TC_ACT_OK;
     }
-    if let Some(verdict) = established::from_pod(skb) {
-        return verdict;
-    }
+    let detour = match established::from_pod(skb) {
+        Ok(verdict) => return verdict,
+        Err(detour) => detour,
+    };
     let (mut packet, mut flow) = (Space::new(), Space::new());
     let packet = Packet::start(&mut packet, skb.len());
     let flow = Flow::start(&mut flow, skb.ifindex(), Direction::Egress);
+    flow.is_unknown = detour == Detour::Unknown;
     match admit(skb, packet, flow) {
         Ok(verdict) => verdict,
         Err(refusal) => {

@@ -135,7 +135,8 @@ pub(crate) fn is_first(flags: u8) -> bool {
 #[inline(always)]
 fn tracked(packet: &Packet, flow: &mut Flow, now: &Moment, opens: bool) -> Result<(), DropReason> {
     let tuple = &Tuple::of(packet);
-    let found = conntrack::find(tuple);
+    // Another CPU may have opened it since: then opening it fails, and it is looked for again.
+    let found = if flow.is_unknown && flow.role == Role::NONE { None } else { conntrack::find(tuple) };
     let instances = tuple.instances(flow.source.instance, flow.destination.instance);
     if let Some(entry) = found
         && entry.is_between(instances)

@@ -5,7 +5,7 @@
 
 use core::mem::offset_of;
 
-use abi::{ConnectionKey4, ConnectionKey6};
+use abi::{Connection, ConnectionKey4, ConnectionKey6};
 
 use crate::{
     conntrack::Entry,
@@ -33,6 +33,15 @@ const LENGTH: usize = offset_of!(Udp, length);
 /// An address as it stands in a packet; one of IPv4 is the second word.
 pub(crate) type Words = (u64, u64);
 
+/// Why a packet goes the long way.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Detour {
+    /// It may be known, or not: it was not looked for, or more is to be said about it.
+    Unusual,
+    /// Nothing in the connection table has its addresses and ports.
+    Unknown,
+}
+
 /// What the connection table has of a packet.
 pub(crate) struct Found {
     pub(crate) entry: Entry,
@@ -43,9 +52,34 @@ pub(crate) struct Found {
     pub(crate) protocol: u8,
 }
 
-/// An IPv4 packet. `None`: not plain, or not known.
+/// An IPv4 packet.
 #[inline(always)]
-pub(crate) fn find4(skb: Skb, frame: Frame<SHORTEST>) -> Option<Found> {
+pub(crate) fn find4(skb: Skb, frame: Frame<SHORTEST>) -> Result<Found, Detour> {
+    let key = key4(skb, frame).ok_or(Detour::Unusual)?;
+    // SAFETY: the words of a key in their order, on a little-endian machine; all of a key is plain bytes.
+    let value = CONNECTIONS4.get_ptr_mut(unsafe { &*key.words.as_ptr().cast::<ConnectionKey4>() });
+    key.found(value)
+}
+
+/// What finds a packet's connection.
+struct Key<const WORDS: usize> {
+    words: [u64; WORDS],
+    addresses: (Words, Words),
+    source_is_high: bool,
+    protocol: u8,
+}
+
+impl<const WORDS: usize> Key<WORDS> {
+    #[inline(always)]
+    fn found(self, value: Option<*mut Connection>) -> Result<Found, Detour> {
+        let Self { addresses, source_is_high, protocol, .. } = self;
+        let entry = value.and_then(Entry::new).ok_or(Detour::Unknown)?;
+        Ok(Found { entry, addresses, source_is_high, protocol })
+    }
+}
+
+#[inline(always)]
+fn key4(skb: Skb, frame: Frame<SHORTEST>) -> Option<Key<2>> {
     /// Version 4, five words: no options.
     const NO_OPTIONS: u8 = 0x45;
     /// All of the fragment's word but "don't fragment".
@@ -73,17 +107,26 @@ pub(crate) fn find4(skb: Skb, frame: Frame<SHORTEST>) -> Option<Found> {
     let ports = (frame.half::<TRANSPORT4>(), frame.half::<{ TRANSPORT4 + 2 }>());
     let source_is_high = u32::from_be(source) > u32::from_be(destination);
     let (low, high) = if source_is_high { (destination, source) } else { (source, destination) };
-    let key: [u32; 4] = [low, high, sorted(ports, source_is_high), protocol.into()];
+    let words = [
+        u64::from(low) | u64::from(high) << 32,
+        u64::from(sorted(ports, source_is_high)) | u64::from(protocol) << 32,
+    ];
     const { assert!(size_of::<ConnectionKey4>() == 16 && offset_of!(ConnectionKey4, protocol) == 12) };
-    // SAFETY: the words of a key in their order, on a little-endian machine; all of a key is plain bytes.
-    let value = CONNECTIONS4.get_ptr_mut(unsafe { &*key.as_ptr().cast::<ConnectionKey4>() })?;
     let addresses = ((0, source.into()), (0, destination.into()));
-    Some(Found { entry: Entry::new(value)?, addresses, source_is_high, protocol })
+    Some(Key { words, addresses, source_is_high, protocol })
 }
 
-/// An IPv6 packet. `None`: not plain, or not known.
+/// An IPv6 packet.
 #[inline(always)]
-pub(crate) fn find6(skb: Skb) -> Option<Found> {
+pub(crate) fn find6(skb: Skb) -> Result<Found, Detour> {
+    let key = key6(skb).ok_or(Detour::Unusual)?;
+    // SAFETY: as in `find4`.
+    let value = CONNECTIONS6.get_ptr_mut(unsafe { &*key.words.as_ptr().cast::<ConnectionKey6>() });
+    key.found(value)
+}
+
+#[inline(always)]
+fn key6(skb: Skb) -> Option<Key<5>> {
     const SOURCE: usize = IP + offset_of!(Ipv6, source);
     const DESTINATION: usize = IP + offset_of!(Ipv6, destination);
     let frame = Frame::<SHORTEST6>::new(skb)?;
@@ -115,11 +158,9 @@ pub(crate) fn find6(skb: Skb) -> Option<Found> {
     };
     let (low, high) = if source_is_high { (destination, source) } else { (source, destination) };
     let rest = u64::from(sorted(ports, source_is_high)) | u64::from(protocol) << 32;
-    let key: [u64; 5] = [low.0, low.1, high.0, high.1, rest];
     const { assert!(size_of::<ConnectionKey6>() == 40 && offset_of!(ConnectionKey6, protocol) == 36) };
-    // SAFETY: as in `find4`.
-    let value = CONNECTIONS6.get_ptr_mut(unsafe { &*key.as_ptr().cast::<ConnectionKey6>() })?;
-    Some(Found { entry: Entry::new(value)?, addresses: (source, destination), source_is_high, protocol })
+    let words = [low.0, low.1, high.0, high.1, rest];
+    Some(Key { words, addresses: (source, destination), source_is_high, protocol })
 }
 
 /// Bytes behind the IP header, by its own word, if the buffer holds them. Segments too many for that word go the long

@@ -30,6 +30,7 @@ use crate::{
     judge::judge,
     neighbour,
     parse::{self, Packet},
+    plain::Detour,
     refusal::Refusal,
     service,
     skb::Skb,
@@ -44,12 +45,14 @@ const LOOPBACK: u32 = 1;
 pub(crate) fn to_pod(ctx: TcContext) -> i32 {
     let skb = Skb::new(&ctx);
     skb.set_mark(0);
-    if let Some(verdict) = established::to_pod(skb) {
-        return verdict;
-    }
+    let detour = match established::to_pod(skb) {
+        Ok(verdict) => return verdict,
+        Err(detour) => detour,
+    };
     let (mut packet, mut flow) = (Space::new(), Space::new());
     let packet = Packet::start(&mut packet, skb.len());
     let flow = Flow::start(&mut flow, skb.ifindex(), Direction::Ingress);
+    flow.is_unknown = detour == Detour::Unknown;
     match admit(skb, packet, flow) {
         Ok(verdict) => verdict,
         Err(refusal) => {
