@@ -22,7 +22,7 @@ mod yaml;
 pub use analyze::{Analysis, Located, analyze};
 pub use authority::{AdmitError, admit};
 pub use objects::ObjectStatus;
-pub use plan::{NodeFacts, PlanError, Planned, Present, plan};
+pub use plan::{NodeFacts, PlanError, Planned, Planner, Present, plan};
 pub use trace::{TraceError, trace};
 pub use world::World;
 pub use yaml::{Finding, Severity};

@@ -76,6 +76,23 @@ pub struct Planned {
     pub(crate) notes: Notes,
 }
 
+/// Plans.
+#[derive(Default)]
+pub struct Planner {}
+
+impl Planner {
+    /// See [`plan`].
+    pub fn plan(
+        &mut self,
+        world: &World,
+        present: Present<'_>,
+        node: &NodeFacts,
+        allocator: &mut Allocator,
+    ) -> Result<Planned, PlanError> {
+        plan(world, present, node, allocator)
+    }
+}
+
 /// Computes the plan of a node. Save the allocator before the plan is applied.
 pub fn plan(
     world: &World,
