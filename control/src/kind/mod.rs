@@ -129,7 +129,7 @@ pub enum Object {
     /// A node.
     Node(Node),
     /// A workload.
-    Workload(Workload),
+    Workload(Arc<Workload>),
     /// A service.
     Service(Arc<Service>),
     /// A slice of a service's endpoints.
@@ -198,7 +198,7 @@ fn object(at: &At<'_>) -> (Option<ObjectKey>, Option<Object>) {
             Kind::Configuration => None,
             Kind::Namespace => Some(Object::Namespace(named::namespace(name, fields))),
             Kind::Node => Some(Object::Node(named::node(name, fields))),
-            Kind::Workload => Some(Object::Workload(workload::decode(namespace, name, fields))),
+            Kind::Workload => Some(Object::Workload(Arc::new(workload::decode(namespace, name, fields)))),
             Kind::Service => service::decode(namespace, name, fields).map(|s| Object::Service(Arc::new(s))),
             Kind::EndpointSlice => {
                 Some(Object::EndpointSlice(Arc::new(endpoint_slice::decode(namespace, name, fields))))

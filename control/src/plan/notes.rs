@@ -3,6 +3,7 @@
 //! Level-based: made anew with each plan, so a note goes when its reason does.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use mesh::policy::PolicyName;
 use mesh::service::ServiceName;
@@ -57,7 +58,7 @@ impl Notes {
     }
 
     /// Objects that have an error here, but none of their own.
-    pub(crate) fn refused(&self, statuses: &[ObjectStatus]) -> usize {
+    pub(crate) fn refused(&self, statuses: &[Arc<ObjectStatus>]) -> usize {
         let is_refused = |key: &ObjectKey| {
             self.0
                 .get(key)

@@ -20,7 +20,7 @@ use crate::world::World;
 /// The policies in force, whole.
 pub(super) fn resolve(world: &World, running: &[Running<'_>], notes: &mut Notes) -> Vec<Arc<Policy>> {
     if world.to_services.is_empty() {
-        return world.policies.clone();
+        return world.policies.to_vec();
     }
     let services = ByAnswer::new(world, running);
     let whole = |policy: &Arc<Policy>| match world.to_services.get(&policy.name) {
