@@ -31,8 +31,10 @@ struct Size {
     services: usize,
 }
 
+type Edit = fn(&Path, usize) -> std::io::Result<()>;
+
 /// The edits, and what each does to the directory in its n-th round.
-const EDITS: [(&str, fn(&Path, usize) -> std::io::Result<()>); 6] = [
+const EDITS: [(&str, Edit); 6] = [
     ("one selector", |path, round| {
         let (name, policy) = local(42, 7 + round);
         fs::write(path.join(name), policy)

@@ -6,7 +6,8 @@
 //!
 //! The addresses of services are remembered the same way, in a file of their own.
 //!
-//! Nothing is written before [`Allocator::save`]; call it before a new number reaches the kernel.
+//! Nothing is written before [`Allocator::save`]; call it before a new number reaches the kernel. What was asked for
+//! counts as used until it is let go, so that who asks only for what is new costs no more than that.
 
 mod vips;
 
@@ -14,6 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ipnet::IpNet;
@@ -72,9 +74,34 @@ pub enum AllocateError {
 #[derive(Debug)]
 pub struct Allocator {
     path: PathBuf,
+    /// Which allocator it is.
+    token: Token,
     workloads: Pool<LabelSet>,
     prefixes: Pool<IpNet>,
     pub(crate) vips: Vips,
+}
+
+/// Tells allocators from each other.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Token(Arc<()>);
+
+impl PartialEq for Token {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Clone for Allocator {
+    /// A scratch copy to ask what would be given. It remembers the same file: do not save it.
+    fn clone(&self) -> Self {
+        Self {
+            path: self.path.clone(),
+            token: Token::default(),
+            workloads: self.workloads.clone(),
+            prefixes: self.prefixes.clone(),
+            vips: self.vips.clone(),
+        }
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -107,7 +134,7 @@ impl Allocator {
         }
         let workloads = Pool::restore(stored.workloads, WORKLOADS).map_err(unusable)?;
         let prefixes = Pool::restore(stored.prefixes, PREFIXES).map_err(unusable)?;
-        Ok(Self { path, workloads, prefixes, vips: Vips::open(state)? })
+        Ok(Self { path, token: Token::default(), workloads, prefixes, vips: Vips::open(state)? })
     }
 
     /// The number of a workload's labels.
@@ -120,8 +147,37 @@ impl Allocator {
         self.prefixes.number(&prefix, PREFIXES, "prefixes")
     }
 
-    /// Makes all numbers durable. Those that were not asked for since the last call begin to age; those that have
-    /// aged for [`KEPT`] are released.
+    /// No workload has these labels any more.
+    pub(crate) fn let_workload_go(&mut self, labels: &LabelSet) {
+        self.workloads.let_go(labels);
+    }
+
+    /// No policy names this prefix any more.
+    pub(crate) fn let_prefix_go(&mut self, prefix: &IpNet) {
+        self.prefixes.let_go(prefix);
+    }
+
+    /// Whoever plans from nothing asks for everything anew; what is not asked for then is let go.
+    pub(crate) fn let_all_go(&mut self) -> Token {
+        self.workloads.let_all_go();
+        self.prefixes.let_all_go();
+        self.vips.let_all_go();
+        self.token.clone()
+    }
+
+    /// Which allocator this is.
+    pub(crate) fn token(&self) -> &Token {
+        &self.token
+    }
+
+    /// Who has a number that he does not use.
+    #[cfg(test)]
+    pub(crate) fn idle(&self) -> (Vec<LabelSet>, Vec<IpNet>) {
+        (self.workloads.idle.keys().cloned().collect(), self.prefixes.idle.keys().copied().collect())
+    }
+
+    /// Makes all numbers durable. Those that nobody asked for, or that were let go, begin to age; those that have aged
+    /// for [`KEPT`] are released.
     pub fn save(&mut self, now: SystemTime) -> Result<(), AllocateError> {
         let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
         self.vips.save(now)?;
@@ -141,32 +197,54 @@ impl Allocator {
 }
 
 /// Numbers of one range.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Pool<K> {
     numbers: BTreeMap<K, Number>,
+    /// Those that nobody uses, and since when (since 1970) as far as a save has seen it. Not stored: after a restart
+    /// every number ages from its beginning.
+    idle: BTreeMap<K, Option<Duration>>,
     taken: BTreeSet<u32>,
     /// Where to look for the next free one.
     next: u32,
     unsaved: bool,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Number {
     identity: Identity,
-    /// Asked for since the last save.
+    /// It is not among the idle.
     used: bool,
-    /// Since 1970. Not stored: after a restart every number ages from its beginning.
-    unused_since: Option<Duration>,
 }
 
 impl<K: Ord + Clone> Pool<K> {
+    fn new(first: u32) -> Self {
+        let (numbers, idle, taken) = (BTreeMap::new(), BTreeMap::new(), BTreeSet::new());
+        Self { numbers, idle, taken, next: first, unsaved: false }
+    }
+
+    fn let_go(&mut self, of: &K) {
+        if let Some(number) = self.numbers.get_mut(of)
+            && std::mem::take(&mut number.used)
+        {
+            self.idle.insert(of.clone(), None);
+        }
+    }
+
+    fn let_all_go(&mut self) {
+        for (of, number) in &mut self.numbers {
+            if std::mem::take(&mut number.used) {
+                self.idle.insert(of.clone(), None);
+            }
+        }
+    }
+
     fn restore(stored: Vec<StoredNumber<K>>, range: RangeInclusive<u32>) -> Result<Self, String> {
-        let mut pool =
-            Self { numbers: BTreeMap::new(), taken: BTreeSet::new(), next: *range.start(), unsaved: false };
+        let mut pool = Self::new(*range.start());
         for StoredNumber { identity: number, of } in stored {
             let fits = Identity::new(number).filter(|_| range.contains(&number));
             let identity = fits.ok_or_else(|| format!("identity {number} is outside {range:?}"))?;
-            let entry = Number { identity, used: false, unused_since: None };
+            let entry = Number { identity, used: false };
+            pool.idle.insert(of.clone(), None);
             if !pool.taken.insert(number) || pool.numbers.insert(of, entry).is_some() {
                 return Err(format!("identity {number} is given twice"));
             }
@@ -188,7 +266,9 @@ impl<K: Ord + Clone> Pool<K> {
         what: &'static str,
     ) -> Result<Identity, AllocateError> {
         if let Some(number) = self.numbers.get_mut(of) {
-            number.used = true;
+            if !std::mem::replace(&mut number.used, true) {
+                self.idle.remove(of);
+            }
             return Ok(number.identity);
         }
         let identity = self.free(range.clone()).and_then(Identity::new);
@@ -196,7 +276,7 @@ impl<K: Ord + Clone> Pool<K> {
         self.taken.insert(identity.number());
         self.next = identity.number().saturating_add(1);
         self.unsaved = true;
-        self.numbers.insert(of.clone(), Number { identity, used: true, unused_since: None });
+        self.numbers.insert(of.clone(), Number { identity, used: true });
         Ok(identity)
     }
 
@@ -208,18 +288,15 @@ impl<K: Ord + Clone> Pool<K> {
 
     /// Whether there is something to write.
     fn age(&mut self, now: Duration) -> bool {
-        let taken = &mut self.taken;
+        let (numbers, taken) = (&mut self.numbers, &mut self.taken);
         let mut changed = std::mem::take(&mut self.unsaved);
-        self.numbers.retain(|_, number| {
-            if std::mem::take(&mut number.used) {
-                number.unused_since = None;
-                return true;
-            }
-            let since = *number.unused_since.get_or_insert(now);
-            let keep = now.saturating_sub(since) < KEPT;
+        self.idle.retain(|of, since| {
+            let keep = now.saturating_sub(*since.get_or_insert(now)) < KEPT;
             if !keep {
-                taken.remove(&number.identity.number());
                 changed = true;
+                if let Some(number) = numbers.remove(of) {
+                    taken.remove(&number.identity.number());
+                }
             }
             keep
         });
@@ -263,12 +340,15 @@ mod tests {
         let mut allocator = Allocator::open(state.path()).unwrap();
         let gone = allocator.workload(&labels("org=empire")).unwrap();
         allocator.save(at(0)).unwrap();
-        allocator.save(at(10)).unwrap();
-        allocator.save(at(10 + 3599)).unwrap();
+        allocator.save(at(5000)).unwrap();
+        allocator.let_workload_go(&labels("org=empire"));
+        allocator.save(at(5010)).unwrap();
+        allocator.save(at(5010 + 3599)).unwrap();
         assert_eq!(allocator.workload(&labels("org=empire")).unwrap(), gone, "back in time");
-        allocator.save(at(4000)).unwrap();
-        allocator.save(at(4001)).unwrap();
-        allocator.save(at(4001 + 3600)).unwrap();
+        allocator.save(at(9000)).unwrap();
+        allocator.let_all_go();
+        allocator.save(at(9001)).unwrap();
+        allocator.save(at(9001 + 3600)).unwrap();
         assert_ne!(allocator.workload(&labels("org=empire")).unwrap(), gone, "released");
     }
 
@@ -286,8 +366,7 @@ mod tests {
 
     #[test]
     fn when_all_numbers_are_taken_the_error_says_so() {
-        let mut pool: Pool<u32> =
-            Pool { numbers: BTreeMap::new(), taken: BTreeSet::new(), next: 1, unsaved: false };
+        let mut pool: Pool<u32> = Pool::new(1);
         for key in 1..=3 {
             pool.number(&key, 1..=3, "things").unwrap();
         }

@@ -372,7 +372,7 @@ fn keep_pools(
     if key.kind != Kind::Configuration {
         return None;
     }
-    let mut finding = pools_moved(&Object::Configuration(Configuration::default()), pools)?;
+    let mut finding = pools_moved(&Object::Configuration(Arc::new(Configuration::default())), pools)?;
     finding.line = accepted.line;
     let instead = "; previous version in force";
     refuse(Some(key), &accepted.file, &[finding], accepted.line, instead, statuses);

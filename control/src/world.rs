@@ -112,7 +112,7 @@ impl World {
             self.origins = BTreeMap::new();
             return;
         };
-        self.configuration = configuration.clone();
+        self.configuration = configuration.as_ref().clone();
         let origin = |(key, place): &(&'static str, crate::yaml::Place)| {
             (*key, format!("{}:{}", accepted.file, place.line))
         };

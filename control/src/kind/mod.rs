@@ -123,7 +123,7 @@ impl fmt::Display for ObjectKey {
 #[derive(Clone, PartialEq, Debug)]
 pub enum Object {
     /// Settings.
-    Configuration(Configuration),
+    Configuration(Arc<Configuration>),
     /// A namespace.
     Namespace(Namespace),
     /// A node.
@@ -187,7 +187,7 @@ fn object(at: &At<'_>) -> (Option<ObjectKey>, Option<Object>) {
     let Some(kind) = kind_of(at) else { return (None, None) };
     if kind == Kind::Configuration {
         let key = ObjectKey { kind, namespace: None, name: String::new() };
-        return (Some(key), configuration::decode(at).map(Object::Configuration));
+        return (Some(key), configuration::decode(at).map(|it| Object::Configuration(Arc::new(it))));
     }
     let decoded = at.mapping(|fields| {
         fields.ignore(&["apiVersion", "kind", "status"]);

@@ -1,4 +1,5 @@
 mod bench;
+mod memo;
 
 use std::fs;
 

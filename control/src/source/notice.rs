@@ -1,11 +1,11 @@
 //! What events say: where to look.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use inotify::{Event, EventMask, WatchDescriptor, WatchMask, Watches};
+use inotify::{Event, EventMask, WatchMask, Watches};
 
 use super::files::{Found, is_ours};
 
@@ -48,8 +48,8 @@ enum About {
 /// Directories and links that the kernel watches for us.
 pub(super) struct Watched {
     watches: Watches,
-    /// What names below each directory begin with.
-    directories: HashMap<WatchDescriptor, String>,
+    /// What names below each directory begin with, by the number of its watch.
+    directories: BTreeMap<i32, String>,
     paths: BTreeMap<PathBuf, String>,
     links: BTreeSet<PathBuf>,
 }
@@ -57,7 +57,7 @@ pub(super) struct Watched {
 impl Watched {
     pub(super) fn new(watches: Watches) -> Self {
         let (paths, links) = (BTreeMap::new(), BTreeSet::new());
-        Self { watches, directories: HashMap::new(), paths, links }
+        Self { watches, directories: BTreeMap::new(), paths, links }
     }
 
     /// All will be added anew.
@@ -75,7 +75,9 @@ impl Watched {
             | WatchMask::MOVE
             | WatchMask::MOVE_SELF;
         match (self.watches.add(path, mask), below) {
-            (Ok(descriptor), Some(below)) => drop(self.directories.insert(descriptor, below.to_owned())),
+            (Ok(descriptor), Some(below)) => {
+                drop(self.directories.insert(descriptor.get_watch_descriptor_id(), below.to_owned()))
+            }
             (Ok(_), None) => {}
             (Err(error), _) => {
                 tracing::debug!(path = %path.display(), %error, "not watched; looked at every few seconds");
@@ -112,7 +114,7 @@ impl Watched {
         if event.mask.intersects(of_directory) {
             return None;
         }
-        let below = self.directories.get(&event.wd)?;
+        let below = self.directories.get(&event.wd.get_watch_descriptor_id())?;
         // Of a name that is no text there can be no file.
         match event.name.as_ref()?.to_str() {
             Some(name) if is_ours(name) => Some(About::File(format!("{below}{name}"))),

@@ -19,7 +19,7 @@ pub(crate) struct Bench {
     _state: tempfile::TempDir,
 }
 
-fn endpoint(number: u16, text: &str) -> Endpoint {
+pub(super) fn endpoint(number: u16, text: &str) -> Endpoint {
     let (workload, labels) = text.split_once('=').unwrap();
     let [high, low] = number.to_be_bytes();
     Endpoint {
@@ -37,7 +37,7 @@ fn endpoint(number: u16, text: &str) -> Endpoint {
     }
 }
 
-fn facts() -> NodeFacts {
+pub(super) fn facts() -> NodeFacts {
     NodeFacts {
         name: "node1".to_owned(),
         addresses: vec!["192.0.2.1/32".parse().unwrap(), "2001:db8::1/128".parse().unwrap()],

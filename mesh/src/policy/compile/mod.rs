@@ -171,6 +171,9 @@ fn carriers(protocol: Option<u8>) -> impl Iterator<Item = u8> {
     unnamed.into_iter().flatten().chain(protocol)
 }
 
+/// The entries of those with the same claims.
+type Table = Vec<(Slot, Outcome)>;
+
 /// A claim on some ports.
 struct Claim {
     claimant: Claimant,
@@ -241,25 +244,30 @@ impl<'a> Draft<'a> {
     fn entries(mut self) -> BTreeMap<Match, Outcome> {
         let mut at = std::mem::take(&mut self.at);
         at.sort_unstable();
-        let at: Vec<(Option<Identity>, Vec<u32>)> = at
-            .chunk_by(|(one, _), (other, _)| one == other)
-            .map(|of_one| (Some(of_one[0].0), of_one.iter().map(|(_, claim)| *claim).collect()))
-            .collect();
-        let mut tables: BTreeMap<&[u32], Vec<(Slot, Outcome)>> = BTreeMap::new();
+        let claims: Vec<u32> = at.iter().map(|(_, claim)| *claim).collect();
+        let mut tables: BTreeMap<&[u32], Table> = BTreeMap::new();
         let mut outcomes = BTreeMap::new();
         let mut entries = Vec::new();
-        let any = (None, std::mem::take(&mut self.at_any));
-        for (identity, claims) in std::iter::once(&any).chain(&at) {
+        let any = (None, self.at_any.as_slice());
+        let mut begin = 0;
+        let each = at.chunk_by(|(one, _), (other, _)| one == other).map(|of_one| {
+            let end = begin + of_one.len();
+            let of_one =
+                (of_one.first().map(|(identity, _)| *identity), claims.get(begin..end).unwrap_or_default());
+            begin = end;
+            of_one
+        });
+        for (identity, claims) in std::iter::once(any).chain(each) {
             let table = tables.entry(claims).or_insert_with(|| self.table(claims, &mut outcomes));
             entries.extend(table.iter().map(|(slot, outcome)| {
                 let Slot { protocol, port, port_bits } = *slot;
-                (Match { identity: *identity, protocol, port, port_bits }, outcome.clone())
+                (Match { identity, protocol, port, port_bits }, outcome.clone())
             }));
         }
         entries.into_iter().collect()
     }
 
-    fn table(&self, claims: &[u32], outcomes: &mut BTreeMap<Said, Outcome>) -> Vec<(Slot, Outcome)> {
+    fn table(&self, claims: &[u32], outcomes: &mut BTreeMap<Said, Outcome>) -> Table {
         let claims = claims.iter().filter_map(|claim| self.claims.get(*claim as usize));
         let cells = claims.flat_map(|claim| claim.cells.iter().map(|cell| (claim.claimant, cell)));
         let entries = ports::entries(cells).into_iter();
