@@ -7,6 +7,8 @@
 
 mod support;
 
+use std::sync::Arc;
+
 use l4_datapath::{Datapath, Error};
 use support::{PinRoot, Pinned, allow, id, net, open, plan, policy};
 
