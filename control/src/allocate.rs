@@ -9,6 +9,7 @@
 //! Nothing is written before [`Allocator::save`]; call it before a new number reaches the kernel. What was asked for
 //! counts as used until it is let go, so that who asks only for what is new costs no more than that.
 
+mod journal;
 mod vips;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,6 +25,7 @@ use mesh::labels::LabelSet;
 use serde::{Deserialize, Serialize};
 
 use crate::durable;
+use journal::{Journal, Line};
 pub(crate) use vips::Vips;
 
 /// How long an unused number is kept from others.
@@ -76,6 +78,11 @@ pub struct Allocator {
     path: PathBuf,
     /// Which allocator it is.
     token: Token,
+    /// Of the whole that was written last.
+    epoch: u64,
+    /// The whole must be written.
+    whole: bool,
+    journal: Journal,
     workloads: Pool<LabelSet>,
     prefixes: Pool<IpNet>,
     pub(crate) vips: Vips,
@@ -97,6 +104,9 @@ impl Clone for Allocator {
         Self {
             path: self.path.clone(),
             token: Token::default(),
+            epoch: self.epoch,
+            whole: true,
+            journal: Journal::beside(&self.path),
             workloads: self.workloads.clone(),
             prefixes: self.prefixes.clone(),
             vips: self.vips.clone(),
@@ -107,11 +117,13 @@ impl Clone for Allocator {
 #[derive(Serialize, Deserialize)]
 struct Stored {
     version: u32,
+    #[serde(default)]
+    epoch: u64,
     workloads: Vec<StoredNumber<LabelSet>>,
     prefixes: Vec<StoredNumber<IpNet>>,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 struct StoredNumber<K> {
     identity: u32,
     of: K,
@@ -122,19 +134,25 @@ impl Allocator {
     pub fn open(state: &Path) -> Result<Self, AllocateError> {
         let path = state.join("identities.json");
         let unusable = |reason: String| AllocateError::Unusable { path: path.clone(), reason };
-        let stored = match std::fs::read(&path) {
-            Ok(bytes) => serde_json::from_slice(&bytes).map_err(|error| unusable(error.to_string()))?,
+        let (mut stored, mut whole): (Stored, _) = match std::fs::read(&path) {
+            Ok(bytes) => {
+                (serde_json::from_slice(&bytes).map_err(|error| unusable(error.to_string()))?, false)
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                Stored { version: VERSION, workloads: Vec::new(), prefixes: Vec::new() }
+                (Stored { version: VERSION, epoch: 0, workloads: Vec::new(), prefixes: Vec::new() }, true)
             }
             Err(error) => return Err(unusable(error.to_string())),
         };
         if stored.version != VERSION {
             return Err(unusable(format!("version {}, expected {VERSION}", stored.version)));
         }
+        let journal = Journal::beside(&path);
+        whole |= journal.replay(&mut stored).map_err(unusable)?;
+        let epoch = stored.epoch;
         let workloads = Pool::restore(stored.workloads, WORKLOADS).map_err(unusable)?;
         let prefixes = Pool::restore(stored.prefixes, PREFIXES).map_err(unusable)?;
-        Ok(Self { path, token: Token::default(), workloads, prefixes, vips: Vips::open(state)? })
+        let (token, vips) = (Token::default(), Vips::open(state)?);
+        Ok(Self { path, token, epoch, whole, journal, workloads, prefixes, vips })
     }
 
     /// The number of a workload's labels.
@@ -181,18 +199,39 @@ impl Allocator {
     pub fn save(&mut self, now: SystemTime) -> Result<(), AllocateError> {
         let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
         self.vips.save(now)?;
-        let changed = self.workloads.age(now) | self.prefixes.age(now);
-        if !changed {
+        // A number that is released must not come back from the journal.
+        self.whole |= self.workloads.age(now) | self.prefixes.age(now);
+        let new = self.workloads.new.len() + self.prefixes.new.len();
+        if self.whole || self.journal.is_long(new) {
+            return self.save_whole();
+        }
+        if new == 0 {
             return Ok(());
         }
-        let stored =
-            Stored { version: VERSION, workloads: self.workloads.store(), prefixes: self.prefixes.store() };
+        let workloads = self.workloads.new.drain(..).map(Line::Workload);
+        let lines: Vec<_> = workloads.chain(self.prefixes.new.drain(..).map(Line::Prefix)).collect();
+        let appended = self.journal.append(self.epoch, &lines);
+        self.whole = appended.is_err();
+        appended.map_err(|source| AllocateError::Write { path: self.path.clone(), source })
+    }
+
+    fn save_whole(&mut self) -> Result<(), AllocateError> {
+        self.whole = true;
+        let stored = Stored {
+            version: VERSION,
+            epoch: self.epoch + 1,
+            workloads: self.workloads.store(),
+            prefixes: self.prefixes.store(),
+        };
         let written =
             serde_json::to_vec(&stored).map_err(io::Error::from).and_then(|b| durable::write(&self.path, &b));
-        written.map_err(|source| {
-            self.workloads.unsaved = true;
-            AllocateError::Write { path: self.path.clone(), source }
-        })
+        written.map_err(|source| AllocateError::Write { path: self.path.clone(), source })?;
+        self.epoch += 1;
+        self.whole = false;
+        self.journal.end();
+        self.workloads.new.clear();
+        self.prefixes.new.clear();
+        Ok(())
     }
 }
 
@@ -206,7 +245,8 @@ struct Pool<K> {
     taken: BTreeSet<u32>,
     /// Where to look for the next free one.
     next: u32,
-    unsaved: bool,
+    /// Given since the last save.
+    new: Vec<StoredNumber<K>>,
 }
 
 #[derive(Clone, Debug)]
@@ -219,7 +259,7 @@ struct Number {
 impl<K: Ord + Clone> Pool<K> {
     fn new(first: u32) -> Self {
         let (numbers, idle, taken) = (BTreeMap::new(), BTreeMap::new(), BTreeSet::new());
-        Self { numbers, idle, taken, next: first, unsaved: false }
+        Self { numbers, idle, taken, next: first, new: Vec::new() }
     }
 
     fn let_go(&mut self, of: &K) {
@@ -275,7 +315,7 @@ impl<K: Ord + Clone> Pool<K> {
         let identity = identity.ok_or(AllocateError::Exhausted { of: what, most: range.count() })?;
         self.taken.insert(identity.number());
         self.next = identity.number().saturating_add(1);
-        self.unsaved = true;
+        self.new.push(StoredNumber { identity: identity.number(), of: of.clone() });
         self.numbers.insert(of.clone(), Number { identity, used: true });
         Ok(identity)
     }
@@ -286,10 +326,10 @@ impl<K: Ord + Clone> Pool<K> {
         (next..=last).chain(first..next).find(|number| !self.taken.contains(number))
     }
 
-    /// Whether there is something to write.
+    /// Whether a number was released.
     fn age(&mut self, now: Duration) -> bool {
         let (numbers, taken) = (&mut self.numbers, &mut self.taken);
-        let mut changed = std::mem::take(&mut self.unsaved);
+        let mut changed = false;
         self.idle.retain(|of, since| {
             let keep = now.saturating_sub(*since.get_or_insert(now)) < KEPT;
             if !keep {
@@ -332,6 +372,44 @@ mod tests {
         assert_eq!(allocator.workload(&labels("org=rebels")).unwrap().number(), 258);
         assert_eq!(allocator.workload(&labels("org=alliance")).unwrap(), alliance);
         assert_eq!(allocator.prefix("fd00::/8".parse().unwrap()).unwrap(), v6);
+    }
+
+    #[test]
+    fn what_was_given_since_the_whole_was_written_survives_a_restart_and_a_torn_end() {
+        let state = tempfile::tempdir().unwrap();
+        let mut allocator = Allocator::open(state.path()).unwrap();
+        allocator.workload(&labels("org=empire")).unwrap();
+        allocator.save(at(0)).unwrap();
+        let whole = std::fs::read(state.path().join("identities.json")).unwrap();
+        let alliance = allocator.workload(&labels("org=alliance")).unwrap();
+        allocator.save(at(1)).unwrap();
+        let v6 = allocator.prefix("fd00::/8".parse().unwrap()).unwrap();
+        allocator.save(at(2)).unwrap();
+        assert!(
+            std::fs::read(state.path().join("identities.json")).unwrap() == whole,
+            "it was not written again"
+        );
+
+        let log = state.path().join("identities.log");
+        let mut text = std::fs::read_to_string(&log).unwrap();
+        text.push_str("{\"workload\":{\"identity\":258,\"of\"");
+        std::fs::write(&log, &text).unwrap();
+        let mut again = Allocator::open(state.path()).unwrap();
+        assert_eq!(again.workload(&labels("org=alliance")).unwrap(), alliance);
+        assert_eq!(again.prefix("fd00::/8".parse().unwrap()).unwrap(), v6);
+        assert_eq!(again.workload(&labels("org=rebels")).unwrap().number(), 258);
+        again.save(at(3)).unwrap();
+        // What is left of the earlier journal says nothing beside the new whole.
+        let mut last = Allocator::open(state.path()).unwrap();
+        assert_eq!(last.workload(&labels("org=rebels")).unwrap().number(), 258);
+        assert_eq!(last.workload(&labels("org=hutts")).unwrap().number(), 259);
+
+        let damaged = text.replace("\"fd00::/8\"}", "");
+        assert_ne!(damaged, text);
+        std::fs::write(state.path().join("identities.json"), &whole).unwrap();
+        std::fs::write(&log, damaged).unwrap();
+        let error = Allocator::open(state.path()).unwrap_err().to_string();
+        assert!(error.contains("identities.log:3"), "{error}");
     }
 
     #[test]

@@ -27,10 +27,8 @@ impl Dice {
 
     fn labels(&mut self) -> String {
         let labels = [("app", ["web", "db"]), ("tier", ["front", "back"])];
-        let some: Vec<_> = labels
-            .iter()
-            .filter_map(|(key, values)| (self.roll(3) > 0).then(|| format!("{key}: {}", self.pick(values))))
-            .collect();
+        let some = labels.into_iter().filter(|_| self.roll(3) > 0).collect::<Vec<_>>();
+        let some: Vec<_> = some.iter().map(|(key, values)| format!("{key}: {}", self.pick(values))).collect();
         format!("{{{}}}", some.join(", "))
     }
 
