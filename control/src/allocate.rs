@@ -6,14 +6,17 @@
 //!
 //! The addresses of services are remembered the same way, in a file of their own.
 //!
-//! Nothing is written before [`Allocator::save`]; call it before a new number reaches the kernel.
+//! Nothing is written before [`Allocator::save`]; call it before a new number reaches the kernel. What was asked for
+//! counts as used until it is let go, so that who asks only for what is new costs no more than that.
 
+mod journal;
 mod vips;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ipnet::IpNet;
@@ -22,6 +25,7 @@ use mesh::labels::LabelSet;
 use serde::{Deserialize, Serialize};
 
 use crate::durable;
+use journal::{Journal, Line};
 pub(crate) use vips::Vips;
 
 /// How long an unused number is kept from others.
@@ -72,19 +76,38 @@ pub enum AllocateError {
 #[derive(Debug)]
 pub struct Allocator {
     path: PathBuf,
+    /// Which allocator it is.
+    token: Token,
+    /// Of the whole that was written last.
+    epoch: u64,
+    /// The whole must be written.
+    whole: bool,
+    journal: Journal,
     workloads: Pool<LabelSet>,
     prefixes: Pool<IpNet>,
     pub(crate) vips: Vips,
 }
 
+/// Tells allocators from each other.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Token(Arc<()>);
+
+impl PartialEq for Token {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
 #[derive(Serialize, Deserialize)]
 struct Stored {
     version: u32,
+    #[serde(default)]
+    epoch: u64,
     workloads: Vec<StoredNumber<LabelSet>>,
     prefixes: Vec<StoredNumber<IpNet>>,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 struct StoredNumber<K> {
     identity: u32,
     of: K,
@@ -95,26 +118,40 @@ impl Allocator {
     pub fn open(state: &Path) -> Result<Self, AllocateError> {
         let path = state.join("identities.json");
         let unusable = |reason: String| AllocateError::Unusable { path: path.clone(), reason };
-        let stored = match std::fs::read(&path) {
-            Ok(bytes) => serde_json::from_slice(&bytes).map_err(|error| unusable(error.to_string()))?,
+        let (mut stored, mut whole): (Stored, _) = match std::fs::read(&path) {
+            Ok(bytes) => {
+                (serde_json::from_slice(&bytes).map_err(|error| unusable(error.to_string()))?, false)
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                Stored { version: VERSION, workloads: Vec::new(), prefixes: Vec::new() }
+                (Stored { version: VERSION, epoch: 0, workloads: Vec::new(), prefixes: Vec::new() }, true)
             }
             Err(error) => return Err(unusable(error.to_string())),
         };
         if stored.version != VERSION {
             return Err(unusable(format!("version {}, expected {VERSION}", stored.version)));
         }
+        let journal = Journal::beside(&path);
+        whole |= journal.replay(&mut stored).map_err(unusable)?;
+        let epoch = stored.epoch;
         let workloads = Pool::restore(stored.workloads, WORKLOADS).map_err(unusable)?;
         let prefixes = Pool::restore(stored.prefixes, PREFIXES).map_err(unusable)?;
-        Ok(Self { path, workloads, prefixes, vips: Vips::open(state)? })
+        let (token, vips) = (Token::default(), Vips::open(state)?);
+        Ok(Self { path, token, epoch, whole, journal, workloads, prefixes, vips })
     }
 
     /// The same numbers, for asking what would be given: it has no file, and what it gives is never durable.
     #[must_use]
     pub fn scratch(&self) -> Self {
-        let (workloads, prefixes) = (self.workloads.clone(), self.prefixes.clone());
-        Self { path: PathBuf::new(), workloads, prefixes, vips: self.vips.scratch() }
+        Self {
+            path: PathBuf::new(),
+            token: Token::default(),
+            epoch: self.epoch,
+            whole: true,
+            journal: Journal::beside(Path::new("")),
+            workloads: self.workloads.clone(),
+            prefixes: self.prefixes.clone(),
+            vips: self.vips.scratch(),
+        }
     }
 
     /// The number of a workload's labels.
@@ -127,23 +164,73 @@ impl Allocator {
         self.prefixes.number(&prefix, PREFIXES, "prefixes")
     }
 
-    /// Makes all numbers durable. Those that were not asked for since the last call begin to age; those that have
-    /// aged for [`KEPT`] are released.
+    /// No workload has these labels any more.
+    pub(crate) fn let_workload_go(&mut self, labels: &LabelSet) {
+        self.workloads.let_go(labels);
+    }
+
+    /// No policy names this prefix any more.
+    pub(crate) fn let_prefix_go(&mut self, prefix: &IpNet) {
+        self.prefixes.let_go(prefix);
+    }
+
+    /// Whoever plans from nothing asks for everything anew; what is not asked for then is let go.
+    pub(crate) fn let_all_go(&mut self) -> Token {
+        self.workloads.let_all_go();
+        self.prefixes.let_all_go();
+        self.vips.let_all_go();
+        self.token.clone()
+    }
+
+    /// Which allocator this is.
+    pub(crate) fn token(&self) -> &Token {
+        &self.token
+    }
+
+    /// Who has a number that he does not use.
+    #[cfg(test)]
+    pub(crate) fn idle(&self) -> (Vec<LabelSet>, Vec<IpNet>) {
+        (self.workloads.idle.keys().cloned().collect(), self.prefixes.idle.keys().copied().collect())
+    }
+
+    /// Makes all numbers durable. Those that nobody asked for, or that were let go, begin to age; those that have aged
+    /// for [`KEPT`] are released.
     pub fn save(&mut self, now: SystemTime) -> Result<(), AllocateError> {
         let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
         self.vips.save(now)?;
-        let changed = self.workloads.age(now) | self.prefixes.age(now);
-        if !changed {
+        // A number that is released must not come back from the journal.
+        self.whole |= self.workloads.age(now) | self.prefixes.age(now);
+        let new = self.workloads.new.len() + self.prefixes.new.len();
+        if self.whole || self.journal.is_long(new) {
+            return self.save_whole();
+        }
+        if new == 0 {
             return Ok(());
         }
-        let stored =
-            Stored { version: VERSION, workloads: self.workloads.store(), prefixes: self.prefixes.store() };
+        let workloads = self.workloads.new.drain(..).map(Line::Workload);
+        let lines: Vec<_> = workloads.chain(self.prefixes.new.drain(..).map(Line::Prefix)).collect();
+        let appended = self.journal.append(self.epoch, &lines);
+        self.whole = appended.is_err();
+        appended.map_err(|source| AllocateError::Write { path: self.path.clone(), source })
+    }
+
+    fn save_whole(&mut self) -> Result<(), AllocateError> {
+        self.whole = true;
+        let stored = Stored {
+            version: VERSION,
+            epoch: self.epoch + 1,
+            workloads: self.workloads.store(),
+            prefixes: self.prefixes.store(),
+        };
         let written =
             serde_json::to_vec(&stored).map_err(io::Error::from).and_then(|b| durable::write(&self.path, &b));
-        written.map_err(|source| {
-            self.workloads.unsaved = true;
-            AllocateError::Write { path: self.path.clone(), source }
-        })
+        written.map_err(|source| AllocateError::Write { path: self.path.clone(), source })?;
+        self.epoch += 1;
+        self.whole = false;
+        self.journal.end();
+        self.workloads.new.clear();
+        self.prefixes.new.clear();
+        Ok(())
     }
 }
 
@@ -151,29 +238,52 @@ impl Allocator {
 #[derive(Clone, Debug)]
 struct Pool<K> {
     numbers: BTreeMap<K, Number>,
+    /// Those that nobody uses, and since when (since 1970) as far as a save has seen it. Not stored: after a restart
+    /// every number ages from its beginning.
+    idle: BTreeMap<K, Option<Duration>>,
     taken: BTreeSet<u32>,
     /// Where to look for the next free one.
     next: u32,
-    unsaved: bool,
+    /// Given since the last save.
+    new: Vec<StoredNumber<K>>,
 }
 
 #[derive(Clone, Debug)]
 struct Number {
     identity: Identity,
-    /// Asked for since the last save.
+    /// It is not among the idle.
     used: bool,
-    /// Since 1970. Not stored: after a restart every number ages from its beginning.
-    unused_since: Option<Duration>,
 }
 
 impl<K: Ord + Clone> Pool<K> {
+    fn new(first: u32) -> Self {
+        let (numbers, idle, taken) = (BTreeMap::new(), BTreeMap::new(), BTreeSet::new());
+        Self { numbers, idle, taken, next: first, new: Vec::new() }
+    }
+
+    fn let_go(&mut self, of: &K) {
+        if let Some(number) = self.numbers.get_mut(of)
+            && std::mem::take(&mut number.used)
+        {
+            self.idle.insert(of.clone(), None);
+        }
+    }
+
+    fn let_all_go(&mut self) {
+        for (of, number) in &mut self.numbers {
+            if std::mem::take(&mut number.used) {
+                self.idle.insert(of.clone(), None);
+            }
+        }
+    }
+
     fn restore(stored: Vec<StoredNumber<K>>, range: RangeInclusive<u32>) -> Result<Self, String> {
-        let mut pool =
-            Self { numbers: BTreeMap::new(), taken: BTreeSet::new(), next: *range.start(), unsaved: false };
+        let mut pool = Self::new(*range.start());
         for StoredNumber { identity: number, of } in stored {
             let fits = Identity::new(number).filter(|_| range.contains(&number));
             let identity = fits.ok_or_else(|| format!("identity {number} is outside {range:?}"))?;
-            let entry = Number { identity, used: false, unused_since: None };
+            let entry = Number { identity, used: false };
+            pool.idle.insert(of.clone(), None);
             if !pool.taken.insert(number) || pool.numbers.insert(of, entry).is_some() {
                 return Err(format!("identity {number} is given twice"));
             }
@@ -195,15 +305,17 @@ impl<K: Ord + Clone> Pool<K> {
         what: &'static str,
     ) -> Result<Identity, AllocateError> {
         if let Some(number) = self.numbers.get_mut(of) {
-            number.used = true;
+            if !std::mem::replace(&mut number.used, true) {
+                self.idle.remove(of);
+            }
             return Ok(number.identity);
         }
         let identity = self.free(range.clone()).and_then(Identity::new);
         let identity = identity.ok_or(AllocateError::Exhausted { of: what, most: range.count() })?;
         self.taken.insert(identity.number());
         self.next = identity.number().saturating_add(1);
-        self.unsaved = true;
-        self.numbers.insert(of.clone(), Number { identity, used: true, unused_since: None });
+        self.new.push(StoredNumber { identity: identity.number(), of: of.clone() });
+        self.numbers.insert(of.clone(), Number { identity, used: true });
         Ok(identity)
     }
 
@@ -213,20 +325,17 @@ impl<K: Ord + Clone> Pool<K> {
         (next..=last).chain(first..next).find(|number| !self.taken.contains(number))
     }
 
-    /// Whether there is something to write.
+    /// Whether a number was released.
     fn age(&mut self, now: Duration) -> bool {
-        let taken = &mut self.taken;
-        let mut changed = std::mem::take(&mut self.unsaved);
-        self.numbers.retain(|_, number| {
-            if std::mem::take(&mut number.used) {
-                number.unused_since = None;
-                return true;
-            }
-            let since = *number.unused_since.get_or_insert(now);
-            let keep = now.saturating_sub(since) < KEPT;
+        let (numbers, taken) = (&mut self.numbers, &mut self.taken);
+        let mut changed = false;
+        self.idle.retain(|of, since| {
+            let keep = now.saturating_sub(*since.get_or_insert(now)) < KEPT;
             if !keep {
-                taken.remove(&number.identity.number());
                 changed = true;
+                if let Some(number) = numbers.remove(of) {
+                    taken.remove(&number.identity.number());
+                }
             }
             keep
         });
@@ -265,17 +374,58 @@ mod tests {
     }
 
     #[test]
+    fn what_was_given_since_the_whole_was_written_survives_a_restart_and_a_torn_end() {
+        let state = tempfile::tempdir().unwrap();
+        let mut allocator = Allocator::open(state.path()).unwrap();
+        allocator.workload(&labels("org=empire")).unwrap();
+        allocator.save(at(0)).unwrap();
+        let whole = std::fs::read(state.path().join("identities.json")).unwrap();
+        let alliance = allocator.workload(&labels("org=alliance")).unwrap();
+        allocator.save(at(1)).unwrap();
+        let v6 = allocator.prefix("fd00::/8".parse().unwrap()).unwrap();
+        allocator.save(at(2)).unwrap();
+        assert!(
+            std::fs::read(state.path().join("identities.json")).unwrap() == whole,
+            "it was not written again"
+        );
+
+        let log = state.path().join("identities.log");
+        let mut text = std::fs::read_to_string(&log).unwrap();
+        text.push_str("{\"workload\":{\"identity\":258,\"of\"");
+        std::fs::write(&log, &text).unwrap();
+        let mut again = Allocator::open(state.path()).unwrap();
+        assert_eq!(again.workload(&labels("org=alliance")).unwrap(), alliance);
+        assert_eq!(again.prefix("fd00::/8".parse().unwrap()).unwrap(), v6);
+        assert_eq!(again.workload(&labels("org=rebels")).unwrap().number(), 258);
+        again.save(at(3)).unwrap();
+        // What is left of the earlier journal says nothing beside the new whole.
+        let mut last = Allocator::open(state.path()).unwrap();
+        assert_eq!(last.workload(&labels("org=rebels")).unwrap().number(), 258);
+        assert_eq!(last.workload(&labels("org=hutts")).unwrap().number(), 259);
+
+        let damaged = text.replace("\"fd00::/8\"}", "");
+        assert_ne!(damaged, text);
+        std::fs::write(state.path().join("identities.json"), &whole).unwrap();
+        std::fs::write(&log, damaged).unwrap();
+        let error = Allocator::open(state.path()).unwrap_err().to_string();
+        assert!(error.contains("identities.log:3"), "{error}");
+    }
+
+    #[test]
     fn an_unused_number_is_kept_for_an_hour_and_then_used_again_last() {
         let state = tempfile::tempdir().unwrap();
         let mut allocator = Allocator::open(state.path()).unwrap();
         let gone = allocator.workload(&labels("org=empire")).unwrap();
         allocator.save(at(0)).unwrap();
-        allocator.save(at(10)).unwrap();
-        allocator.save(at(10 + 3599)).unwrap();
+        allocator.save(at(5000)).unwrap();
+        allocator.let_workload_go(&labels("org=empire"));
+        allocator.save(at(5010)).unwrap();
+        allocator.save(at(5010 + 3599)).unwrap();
         assert_eq!(allocator.workload(&labels("org=empire")).unwrap(), gone, "back in time");
-        allocator.save(at(4000)).unwrap();
-        allocator.save(at(4001)).unwrap();
-        allocator.save(at(4001 + 3600)).unwrap();
+        allocator.save(at(9000)).unwrap();
+        allocator.let_all_go();
+        allocator.save(at(9001)).unwrap();
+        allocator.save(at(9001 + 3600)).unwrap();
         assert_ne!(allocator.workload(&labels("org=empire")).unwrap(), gone, "released");
     }
 
@@ -293,8 +443,7 @@ mod tests {
 
     #[test]
     fn when_all_numbers_are_taken_the_error_says_so() {
-        let mut pool: Pool<u32> =
-            Pool { numbers: BTreeMap::new(), taken: BTreeSet::new(), next: 1, unsaved: false };
+        let mut pool: Pool<u32> = Pool::new(1);
         for key in 1..=3 {
             pool.number(&key, 1..=3, "things").unwrap();
         }

@@ -66,8 +66,7 @@ pub fn analyze(paths: &[PathBuf]) -> Analysis {
 
 fn judge(files: &[File], analysis: &mut Analysis) {
     duplicates(files, analysis);
-    let mut objects = Objects::default();
-    objects.update(files, None);
+    let objects = Objects::of(files.iter().cloned());
     analysis.objects = objects.accepted.len();
     let world = World::new(&objects, 0);
     unselected(&world, files, analysis);
@@ -154,7 +153,7 @@ fn vips_as_prefixes(world: &World) -> Vec<(ObjectKey, String)> {
         world.services.values().flat_map(|s| s.explicit()).map(IpNet::from).collect();
     let is_vip = |prefix: &IpNet| explicit.contains(prefix) || pools.iter().any(|pool| pool.contains(prefix));
     let mut all = Vec::new();
-    for policy in &world.policies {
+    for policy in world.policies.iter() {
         for prefix in compile::prefixes([policy.as_ref()]).into_iter().filter(is_vip) {
             let message = format!(
                 "{prefix} is an address of services, which no prefix matches: who answers is judged; use toServices or toEndpoints"

@@ -219,7 +219,7 @@ fn details(world: &World, planned: &Planned, wanted: impl Fn(&PolicyName) -> boo
     let in_force: BTreeMap<&PolicyName, &Policy> =
         planned.policies.iter().map(|policy| (&policy.name, policy.as_ref())).collect();
     let mut statuses: BTreeMap<PolicyName, Vec<PolicyView>> = BTreeMap::new();
-    for status in &world.statuses {
+    for status in world.statuses.iter() {
         let Some(policy) = World::policy_of(status).filter(|name| wanted(name)) else { continue };
         let status = planned.notes.add_to(status);
         let view = PolicyView {
@@ -287,7 +287,7 @@ struct Use<'a> {
 pub fn selectors(planned: &Planned) -> Vec<SelectorView> {
     // By text and by what tells apart selectors that are written alike, such as `k8s:app` and `any:app`.
     let mut uses: BTreeMap<(String, SelectorRole, String), Use<'_>> = BTreeMap::new();
-    for policy in &planned.policies {
+    for policy in planned.policies.iter() {
         let mut add = |role, text: String, peer: &Peer| {
             let new = || Use { role, peer: peer.clone(), policies: BTreeSet::new() };
             uses.entry((text, role, format!("{peer:?}"))).or_insert_with(new).policies.insert(&policy.name);

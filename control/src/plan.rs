@@ -2,8 +2,16 @@
 //!
 //! Promise: a function of values (the allocator remembers numbers, nothing else). The same world, endpoints and
 //! numbers give the same plan; endpoints with equal rulesets share one.
+//!
+//! That is the meaning, not the cost: a [`Planner`] keeps what each step came to and does again only what its inputs
+//! touch. What it gives equals what [`plan()`] gives, which starts from nothing; a test of random edits holds the two
+//! together. Inputs are compared by address where a world shares with the one before what has not changed.
 
 mod notes;
+mod outside;
+mod people;
+mod rulesets;
+mod service_memo;
 mod services;
 mod subjects;
 mod to_services;
@@ -13,18 +21,21 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use mesh::flow::TrafficDirection;
 use mesh::identity::Identity;
 use mesh::labels::{LabelSet, Source};
 use mesh::plan::{EndpointPlan, Masquerade, NodePlan};
-use mesh::policy::{Enforcement, PeerPorts, Policy, Ruleset, Universe, compile};
+use mesh::policy::{Policy, Universe};
 use mesh::service::Services;
 use mesh::workload::{Endpoint, EndpointId};
 
-use crate::allocate::{AllocateError, Allocator};
+use crate::allocate::{AllocateError, Allocator, Token};
 use crate::authority::{self, Standing};
+use crate::kind::{Configuration, Namespace, Workload};
 use crate::world::World;
 pub(crate) use notes::{Notes, of_policy, of_service};
+use outside::Outside;
+use people::People;
+use rulesets::{Mover, Rulesets};
 use services::backends::Running;
 use subjects::Subjects;
 
@@ -69,60 +80,184 @@ pub struct Planned {
     /// For the datapath.
     pub plan: Arc<NodePlan>,
     /// Every identity that policy can name.
-    pub universe: Universe,
+    pub universe: Arc<Universe>,
     /// Policies in force, in order of their names, with all of their peers.
-    pub policies: Vec<Arc<Policy>>,
+    pub policies: Arc<Vec<Arc<Policy>>>,
     /// What planning has found to be said of objects.
-    pub(crate) notes: Notes,
+    pub(crate) notes: Arc<Notes>,
 }
 
-/// Computes the plan of a node. Save the allocator before the plan is applied.
+/// Computes the plan of a node from nothing. Save the allocator before the plan is applied.
 pub fn plan(
     world: &World,
     present: Present<'_>,
     node: &NodeFacts,
     allocator: &mut Allocator,
 ) -> Result<Planned, PlanError> {
-    let mut known = Known::default();
-    for workload in world.workloads.values() {
-        known.add(authority::declared(world, workload), allocator)?;
+    Planner::default().plan(world, present, node, allocator)
+}
+
+/// Plans one world after another and keeps what each step came to.
+#[derive(Default)]
+pub struct Planner {
+    /// Whose numbers these are; `None` before the first plan.
+    allocator: Option<Token>,
+    standings: Standings,
+    people: People,
+    services: service_memo::Memo,
+    outside: Outside,
+    policies: Arc<Vec<Arc<Policy>>>,
+    subjects: Subjects,
+    universe: Arc<Universe>,
+    rulesets: Rulesets,
+    identities: Arc<BTreeMap<Identity, LabelSet>>,
+    ipcache: Arc<BTreeMap<IpNet, Identity>>,
+}
+
+impl Planner {
+    /// What [`plan()`] gives, at the cost of what has changed since the last time. Save the allocator before the plan is
+    /// applied.
+    pub fn plan(
+        &mut self,
+        world: &World,
+        present: Present<'_>,
+        node: &NodeFacts,
+        allocator: &mut Allocator,
+    ) -> Result<Planned, PlanError> {
+        if self.allocator.as_ref() != Some(allocator.token()) {
+            *self = Self { allocator: Some(allocator.let_all_go()), ..Self::default() };
+        }
+        let planned = self.advance(world, present, node, allocator);
+        if planned.is_err() {
+            // What was done by halves is done anew.
+            *self = Self::default();
+        }
+        planned
     }
-    let running: Vec<_> =
-        present.endpoints.iter().map(|endpoint| running(world, node, present, endpoint)).collect();
-    let mut notes = Notes::default();
-    let services = services::services(world, &running, node, &mut allocator.vips, &mut notes);
-    let policies = to_services::resolve(world, &running, &mut notes);
-    let mut identified = Vec::new();
-    for workload in running {
-        identified.push((
-            workload.endpoint,
-            known.add(workload.standing.clone(), allocator)?,
-            workload.standing,
-        ));
+
+    fn advance(
+        &mut self,
+        world: &World,
+        present: Present<'_>,
+        node: &NodeFacts,
+        allocator: &mut Allocator,
+    ) -> Result<Planned, PlanError> {
+        let running = self.standings.of(world, node, present);
+        let (identities, moved) = self.people.update(world, &running, allocator)?;
+        let services_changed = self.services.update(world, &running, node, &mut allocator.vips);
+        let policies = self.services.policies();
+        let mut touched = self.take_in(policies);
+        let (prefixes, taken_changed) = self.outside.update(world, node, allocator)?;
+        if services_changed || taken_changed || !prefixes.is_empty() || self.ipcache.is_empty() {
+            let vips = vips(world, &self.services.services);
+            self.ipcache = Arc::new(ipcache(&self.outside, vips));
+        }
+        let movers = self.move_in(moved, prefixes);
+        touched.sort_by_key(Arc::as_ptr);
+        self.rulesets.touch(&touched, &movers, world.configuration.enforcement);
+        let subjects: Vec<_> =
+            identities.into_iter().zip(running.iter().map(|it| it.standing.clone())).collect();
+        let rulesets = self.rulesets.of(&subjects, &self.subjects, &self.universe);
+        let audit = world.configuration.audit;
+        let endpoints = running.iter().zip(subjects).zip(rulesets);
+        let endpoints = endpoints.map(|((running, (identity, _)), [ingress, egress])| {
+            let endpoint = running.endpoint.clone();
+            (endpoint.id, EndpointPlan { endpoint, identity, ingress, egress, audit })
+        });
+        let plan = NodePlan {
+            endpoints: endpoints.collect(),
+            identities: Arc::clone(&self.identities),
+            ipcache: Arc::clone(&self.ipcache),
+            services: shared(&self.services.services, present.plan),
+            masquerade: masquerade(world, node),
+        };
+        Ok(Planned {
+            plan: Arc::new(plan),
+            universe: Arc::clone(&self.universe),
+            policies: Arc::clone(&self.policies),
+            notes: Arc::clone(&self.services.notes),
+        })
     }
-    let taken = taken_addresses(world, node);
-    let prefixes = prefixes(policies.iter().map(Arc::as_ref), &taken, allocator)?;
-    let universe = Universe::new(&known.identities, &prefixes, &known.ports);
-    let mut compiled = Compiled {
-        subjects: Subjects::new(policies.iter().map(Arc::as_ref)),
-        enforcement: world.configuration.enforcement,
-        universe: &universe,
-        rulesets: BTreeMap::new(),
-        shared: BTreeMap::new(),
-    };
-    let audit = world.configuration.audit;
-    let endpoints = identified.into_iter().map(|(endpoint, identity, standing)| {
-        let (ingress, egress) = compiled.rulesets(standing);
-        (endpoint.id, EndpointPlan { endpoint: endpoint.clone(), identity, ingress, egress, audit })
-    });
-    let plan = NodePlan {
-        endpoints: endpoints.collect(),
-        identities: identities(&known, &prefixes),
-        ipcache: ipcache(prefixes, taken, vips(world, &services)),
-        services: shared(services, present.plan),
-        masquerade: masquerade(world, node),
-    };
-    Ok(Planned { plan: Arc::new(plan), universe, policies, notes })
+
+    /// Takes in other policies. Those that are new and those that they replace.
+    fn take_in(&mut self, policies: Arc<Vec<Arc<Policy>>>) -> Vec<Arc<Policy>> {
+        let mut touched = Vec::new();
+        if Arc::ptr_eq(&self.policies, &policies) {
+            return touched;
+        }
+        let earlier = std::mem::replace(&mut self.policies, Arc::clone(&policies));
+        let mut before = earlier.iter().peekable();
+        let mut new = Vec::new();
+        for policy in policies.iter() {
+            while let Some(gone) = before.next_if(|earlier| earlier.name < policy.name) {
+                touched.push(Arc::clone(gone));
+            }
+            match before.next_if(|earlier| earlier.name == policy.name) {
+                Some(same) if Arc::ptr_eq(same, policy) => continue,
+                Some(gone) => touched.push(Arc::clone(gone)),
+                None => {}
+            }
+            new.push(Arc::clone(policy));
+        }
+        touched.extend(before.cloned());
+        for gone in &touched {
+            self.subjects.remove(&gone.name);
+            self.outside.remove(gone);
+        }
+        for policy in &new {
+            self.subjects.insert(policy);
+            self.outside.insert(policy);
+        }
+        touched.extend(new);
+        touched
+    }
+
+    /// Brings the universe, and the labels of identities, up to date with who has moved.
+    fn move_in(&mut self, people: Vec<people::Moved>, prefixes: Vec<outside::Moved>) -> Vec<Mover> {
+        if self.identities.is_empty() {
+            let reserved = Identity::RESERVED.iter();
+            self.identities = Arc::new(reserved.map(|(id, name)| (*id, LabelSet::reserved(name))).collect());
+        }
+        if people.is_empty() && prefixes.is_empty() {
+            return Vec::new();
+        }
+        let universe = Arc::make_mut(&mut self.universe);
+        let identities = Arc::make_mut(&mut self.identities);
+        let mut movers = Vec::with_capacity(people.len() + prefixes.len());
+        for people::Moved { identity, labels, ports } in people {
+            match ports {
+                Some(ports) => {
+                    universe.insert(identity, &labels, &ports);
+                    identities.insert(identity, labels.clone());
+                }
+                None => {
+                    universe.remove(identity);
+                    if identity.reserved_labels().is_none() {
+                        identities.remove(&identity);
+                    }
+                }
+            }
+            movers.push(Mover { identity, labels, prefix: None });
+        }
+        for outside::Moved { prefix, identity, is_named } in prefixes {
+            let world = if prefix.addr().is_ipv4() { "world-ipv4" } else { "world-ipv6" };
+            let of_family = LabelSet::new().with(Source::Reserved, world, "");
+            match is_named {
+                true => {
+                    universe.insert_prefix(prefix, identity);
+                    let labels = of_family.clone().with(Source::Cidr, &prefix.to_string(), "");
+                    identities.insert(identity, labels);
+                }
+                false => {
+                    universe.remove_prefix(prefix);
+                    identities.remove(&identity);
+                }
+            }
+            let labels = of_family.with(Source::Reserved, "world", "");
+            movers.push(Mover { identity, labels, prefix: Some(prefix) });
+        }
+        movers
+    }
 }
 
 /// What planning has to say of a world wherever it is planned: of services and slices among themselves, and of peers
@@ -137,30 +272,59 @@ pub(crate) fn review(world: &World) -> Notes {
     };
     let mut notes = Notes::default();
     services::review(world, &nowhere, &mut notes);
-    to_services::resolve(world, &[], &mut notes);
+    to_services::review(world, &mut notes);
     notes
 }
 
-fn running<'a>(world: &World, node: &NodeFacts, present: Present<'_>, endpoint: &'a Endpoint) -> Running<'a> {
-    let standing = authority::running(world, &node.name, endpoint);
-    Running { endpoint, standing, leaving: present.leaving.contains(&endpoint.id) }
+/// What policy is told of running workloads, kept from plan to plan.
+#[derive(Default)]
+struct Standings {
+    node: String,
+    configuration: Option<Configuration>,
+    namespaces: Arc<BTreeMap<String, Namespace>>,
+    known: BTreeMap<EndpointId, (Endpoint, Option<Arc<Workload>>, Standing)>,
 }
 
-/// Whoever applies or serves the same services again sees it by the pointer.
-fn shared(services: Services, earlier: Option<&NodePlan>) -> Arc<Services> {
-    match earlier {
-        Some(earlier) if *earlier.services == services => Arc::clone(&earlier.services),
-        _ => Arc::new(services),
+impl Standings {
+    fn of<'a>(&mut self, world: &World, node: &NodeFacts, present: Present<'a>) -> Vec<Running<'a>> {
+        let same = self.node == node.name
+            && self.configuration.as_ref() == Some(&world.configuration)
+            && Arc::ptr_eq(&self.namespaces, &world.namespaces);
+        let mut earlier = std::mem::take(&mut self.known);
+        if !same {
+            earlier.clear();
+            self.node.clone_from(&node.name);
+            self.configuration = Some(world.configuration.clone());
+            self.namespaces = Arc::clone(&world.namespaces);
+        }
+        let running = present.endpoints.iter().map(|endpoint| {
+            let workload = world.workloads.get(&endpoint.workload);
+            let known = earlier.remove(&endpoint.id).filter(|(before, declared, _)| {
+                before == endpoint && declared.as_ref().map(Arc::as_ptr) == workload.map(Arc::as_ptr)
+            });
+            let known = known.unwrap_or_else(|| {
+                let standing = authority::running(world, &node.name, endpoint);
+                (endpoint.clone(), workload.cloned(), standing)
+            });
+            let standing = known.2.clone();
+            self.known.insert(endpoint.id, known);
+            Running { endpoint, standing, leaving: present.leaving.contains(&endpoint.id) }
+        });
+        running.collect()
     }
 }
 
-fn ipcache(
-    prefixes: BTreeMap<IpNet, Identity>,
-    taken: BTreeMap<IpNet, Identity>,
-    vips: impl IntoIterator<Item = IpNet>,
-) -> BTreeMap<IpNet, Identity> {
-    let mut ipcache = prefixes;
-    ipcache.extend(taken);
+/// Whoever applies or serves the same services again sees it by the pointer.
+fn shared(services: &Arc<Services>, earlier: Option<&NodePlan>) -> Arc<Services> {
+    match earlier {
+        Some(earlier) if earlier.services == *services => Arc::clone(&earlier.services),
+        _ => Arc::clone(services),
+    }
+}
+
+fn ipcache(outside: &Outside, vips: impl IntoIterator<Item = IpNet>) -> BTreeMap<IpNet, Identity> {
+    let mut ipcache = outside.prefixes.clone();
+    ipcache.extend(&outside.taken);
     // No packet that is judged bears one: whoever sends from it has forged it.
     ipcache.extend(vips.into_iter().map(|vip| (vip, Identity::UNMANAGED)));
     ipcache.insert(Ipv4Net::default().into(), Identity::WORLD_IPV4);
@@ -186,109 +350,6 @@ fn masquerade(world: &World, node: &NodeFacts) -> Masquerade {
         ports: node.masquerade_ports.clone(),
         exceptions: configuration.masquerade_exceptions.iter().copied().chain(pools).collect(),
     }
-}
-
-/// Workloads by identity.
-#[derive(Default)]
-struct Known {
-    identities: BTreeMap<Identity, LabelSet>,
-    ports: BTreeMap<Identity, PeerPorts>,
-}
-
-impl Known {
-    fn add(&mut self, standing: Standing, allocator: &mut Allocator) -> Result<Identity, AllocateError> {
-        let reserved =
-            Identity::RESERVED.iter().find(|(_, name)| standing.labels == LabelSet::reserved(name));
-        let identity = match reserved {
-            Some((identity, _)) => *identity,
-            None => allocator.workload(&standing.labels)?,
-        };
-        self.identities.insert(identity, standing.labels);
-        for (name, port) in standing.ports {
-            self.ports.entry(identity).or_default().entry(name).or_default().insert(port);
-        }
-        Ok(identity)
-    }
-}
-
-/// Addresses that policy never matches by prefix: the pools, the node's own, the other nodes'.
-fn taken_addresses(world: &World, node: &NodeFacts) -> BTreeMap<IpNet, Identity> {
-    let mut taken: BTreeMap<IpNet, Identity> =
-        world.other_nodes(&node.name).map(|address| (address.into(), Identity::REMOTE_NODE)).collect();
-    taken.insert(node.ipv4_pool.into(), Identity::UNMANAGED);
-    taken.insert(node.ipv6_pool.into(), Identity::UNMANAGED);
-    let declared = world.nodes.get(&node.name).into_iter().flat_map(|node| &node.addresses);
-    let own = node.addresses.iter().copied().chain(declared.map(|address| IpNet::from(*address)));
-    taken.extend(own.map(|prefix| (prefix, Identity::HOST)));
-    taken
-}
-
-/// Prefixes of policies that need an identity. One inside a pool, or a node's very address, would take addresses of
-/// workloads and nodes out of their identities.
-fn prefixes<'a>(
-    policies: impl Iterator<Item = &'a Policy>,
-    taken: &BTreeMap<IpNet, Identity>,
-    allocator: &mut Allocator,
-) -> Result<BTreeMap<IpNet, Identity>, AllocateError> {
-    let named: BTreeSet<IpNet> = compile::prefixes(policies);
-    let inside = |prefix: &IpNet| taken.keys().any(|taken| taken.contains(prefix));
-    named
-        .into_iter()
-        .filter(|prefix| !inside(prefix))
-        .map(|prefix| Ok((prefix, allocator.prefix(prefix)?)))
-        .collect()
-}
-
-/// Rulesets already compiled in this plan.
-struct Compiled<'a> {
-    subjects: Subjects<'a>,
-    enforcement: Enforcement,
-    universe: &'a Universe,
-    rulesets: BTreeMap<Standing, (Arc<Ruleset>, Arc<Ruleset>)>,
-    /// Different labels often come to the same rules.
-    shared: BTreeMap<Arc<Ruleset>, ()>,
-}
-
-impl Compiled<'_> {
-    fn rulesets(&mut self, standing: Standing) -> (Arc<Ruleset>, Arc<Ruleset>) {
-        if let Some(known) = self.rulesets.get(&standing) {
-            return known.clone();
-        }
-        let ingress = self.compile(&standing, TrafficDirection::Ingress);
-        let egress = self.compile(&standing, TrafficDirection::Egress);
-        self.rulesets.insert(standing, (Arc::clone(&ingress), Arc::clone(&egress)));
-        (ingress, egress)
-    }
-
-    fn compile(&mut self, standing: &Standing, direction: TrafficDirection) -> Arc<Ruleset> {
-        let policies = self.subjects.candidates(&standing.labels);
-        let ruleset = compile::ruleset(
-            &standing.labels,
-            &standing.ports,
-            direction,
-            policies,
-            self.universe,
-            self.enforcement,
-        );
-        if let Some((shared, ())) = self.shared.get_key_value(&ruleset) {
-            return Arc::clone(shared);
-        }
-        let ruleset = Arc::new(ruleset);
-        self.shared.insert(Arc::clone(&ruleset), ());
-        ruleset
-    }
-}
-
-fn identities(known: &Known, prefixes: &BTreeMap<IpNet, Identity>) -> BTreeMap<Identity, LabelSet> {
-    let reserved = Identity::RESERVED.iter().map(|(identity, name)| (*identity, LabelSet::reserved(name)));
-    let of_prefix = |(prefix, identity): (&IpNet, &Identity)| {
-        let world = if prefix.addr().is_ipv4() { "world-ipv4" } else { "world-ipv6" };
-        let labels =
-            LabelSet::new().with(Source::Cidr, &prefix.to_string(), "").with(Source::Reserved, world, "");
-        (*identity, labels)
-    };
-    let workloads = known.identities.iter().map(|(identity, labels)| (*identity, labels.clone()));
-    reserved.chain(prefixes.iter().map(of_prefix)).chain(workloads).collect()
 }
 
 #[cfg(test)]

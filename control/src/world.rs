@@ -10,11 +10,12 @@ use mesh::workload::WorkloadName;
 use node_api::ConfigEntry;
 
 use crate::kind::{
-    Configuration, EndpointSlice, Kind, Namespace, Node, Object, Service, ToService, Workload,
+    Configuration, EndpointSlice, Kind, Namespace, Node, Object, ObjectKey, Service, ToService, Workload,
 };
-use crate::objects::{ObjectStatus, Objects};
+use crate::objects::{Accepted, ObjectStatus, Objects};
 
-/// A snapshot. Two that compare equal but for their generation ask for the same.
+/// A snapshot. Two that compare equal but for their generation ask for the same; what one shares with the one before
+/// has not changed.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct World {
     /// Number of this snapshot; each later one has a higher number.
@@ -24,62 +25,115 @@ pub struct World {
     /// The file that set each key: key → `file:line`.
     pub origins: BTreeMap<&'static str, String>,
     /// Declared namespaces.
-    pub namespaces: BTreeMap<String, Namespace>,
+    pub namespaces: Arc<BTreeMap<String, Namespace>>,
     /// Declared nodes.
-    pub nodes: BTreeMap<String, Node>,
+    pub nodes: Arc<BTreeMap<String, Node>>,
     /// Declared workloads, of every node.
-    pub workloads: BTreeMap<WorkloadName, Workload>,
+    pub workloads: Arc<BTreeMap<Arc<WorkloadName>, Arc<Workload>>>,
     /// Services in force.
-    pub services: BTreeMap<ServiceName, Arc<Service>>,
+    pub services: Arc<BTreeMap<ServiceName, Arc<Service>>>,
     /// Slices of services' endpoints in force, by their own names.
-    pub slices: BTreeMap<ServiceName, Arc<EndpointSlice>>,
+    pub slices: Arc<BTreeMap<ServiceName, Arc<EndpointSlice>>>,
     /// Policies in force, in order of their names, without those peers that are services.
-    pub policies: Vec<Arc<Policy>>,
+    pub policies: Arc<Vec<Arc<Policy>>>,
     /// Peers that are services, of the policies that have such.
-    pub to_services: BTreeMap<PolicyName, Arc<[ToService]>>,
+    pub to_services: Arc<BTreeMap<PolicyName, Arc<[ToService]>>>,
     /// What became of every object and of what could not be read, in order of files and lines.
-    pub statuses: Vec<ObjectStatus>,
+    pub statuses: Arc<Vec<Arc<ObjectStatus>>>,
     /// What is wrong with the source as a whole, a sentence each.
     pub degraded: Vec<String>,
 }
 
+/// The object of a kind, if it is of that kind.
+macro_rules! match_object {
+    ($object:expr, $kind:path) => {
+        match $object {
+            $kind(value) => Some(value.clone()),
+            _ => None,
+        }
+    };
+}
+
+fn set<K: Ord + Clone, V: Clone>(map: &mut Arc<BTreeMap<K, V>>, key: K, value: Option<V>) {
+    let map = Arc::make_mut(map);
+    match value {
+        Some(value) => drop(map.insert(key, value)),
+        None => drop(map.remove(&key)),
+    }
+}
+
 impl World {
     pub(crate) fn new(objects: &Objects, generation: u64) -> Self {
-        let mut world = Self { generation, statuses: objects.statuses.clone(), ..Self::default() };
-        for accepted in objects.accepted.values() {
-            match &accepted.object {
-                Object::Configuration(configuration) => {
-                    world.configuration = configuration.clone();
-                    let origin = |(key, place): &(&'static str, crate::yaml::Place)| {
-                        (*key, format!("{}:{}", accepted.file, place.line))
-                    };
-                    world.origins = configuration.given.iter().map(origin).collect();
-                }
-                Object::Namespace(namespace) => {
-                    world.namespaces.insert(namespace.name.clone(), namespace.clone());
-                }
-                Object::Node(node) => {
-                    world.nodes.insert(node.name.clone(), node.clone());
-                }
-                Object::Workload(workload) => {
-                    world.workloads.insert(workload.name.clone(), workload.clone());
-                }
-                Object::Service(service) => {
-                    world.services.insert(service.name.clone(), Arc::clone(service));
-                }
-                Object::EndpointSlice(slice) => {
-                    world.slices.insert(slice.name.clone(), Arc::clone(slice));
-                }
-                Object::Policy(written) => {
-                    let policy = Arc::clone(&written.policy);
-                    if !written.services.is_empty() {
-                        world.to_services.insert(policy.name.clone(), Arc::clone(&written.services));
-                    }
-                    world.policies.push(policy);
-                }
-            }
+        let mut world = Self { generation, statuses: Arc::clone(&objects.statuses), ..Self::default() };
+        for (key, accepted) in &objects.accepted {
+            world.put(key, Some(accepted));
         }
         world
+    }
+
+    /// Brings one object to what is in force now.
+    pub(crate) fn put(&mut self, key: &ObjectKey, accepted: Option<&Arc<Accepted>>) {
+        let object = accepted.map(|accepted| &accepted.object);
+        let named =
+            || ServiceName { namespace: key.namespace.clone().unwrap_or_default(), name: key.name.clone() };
+        match key.kind {
+            Kind::Configuration => self.configure(accepted),
+            Kind::Namespace => {
+                let namespace = object.and_then(|object| match_object!(object, Object::Namespace));
+                set(&mut self.namespaces, key.name.clone(), namespace);
+            }
+            Kind::Node => {
+                let node = object.and_then(|object| match_object!(object, Object::Node));
+                set(&mut self.nodes, key.name.clone(), node);
+            }
+            Kind::Workload => {
+                let ServiceName { namespace, name } = named();
+                let workload = object.and_then(|object| match_object!(object, Object::Workload));
+                set(&mut self.workloads, Arc::new(WorkloadName { namespace, name }), workload);
+            }
+            Kind::Service => {
+                let service = object.and_then(|object| match_object!(object, Object::Service));
+                set(&mut self.services, named(), service);
+            }
+            Kind::EndpointSlice => {
+                let slice = object.and_then(|object| match_object!(object, Object::EndpointSlice));
+                set(&mut self.slices, named(), slice);
+            }
+            Kind::Policy(_) => self.put_policy(key, object),
+        }
+    }
+
+    fn configure(&mut self, accepted: Option<&Arc<Accepted>>) {
+        let Some((accepted, configuration)) = accepted.and_then(|accepted| match &accepted.object {
+            Object::Configuration(configuration) => Some((accepted, configuration)),
+            _ => None,
+        }) else {
+            self.configuration = Configuration::default();
+            self.origins = BTreeMap::new();
+            return;
+        };
+        self.configuration = configuration.as_ref().clone();
+        let origin = |(key, place): &(&'static str, crate::yaml::Place)| {
+            (*key, format!("{}:{}", accepted.file, place.line))
+        };
+        self.origins = configuration.given.iter().map(origin).collect();
+    }
+
+    fn put_policy(&mut self, key: &ObjectKey, object: Option<&Object>) {
+        let Some(name) = key.policy() else { return };
+        let written = object.and_then(|object| match_object!(object, Object::Policy));
+        let services =
+            written.as_ref().map(|written| &written.services).filter(|services| !services.is_empty());
+        if services.is_some() || self.to_services.contains_key(&name) {
+            set(&mut self.to_services, name.clone(), services.cloned());
+        }
+        let policies = Arc::make_mut(&mut self.policies);
+        match (policies.binary_search_by(|policy| policy.name.cmp(&name)), written) {
+            (Ok(at), Some(written)) => policies[at] = written.policy,
+            (Ok(at), None) => drop(policies.remove(at)),
+            (Err(at), Some(written)) => policies.insert(at, written.policy),
+            (Err(_), None) => {}
+        }
     }
 
     /// The world of one file, which must be faultless.
@@ -90,9 +144,7 @@ impl World {
             .map(|document| (document.position, crate::kind::decode(document)))
             .collect();
         let file = crate::objects::File { name: "world.yaml".to_owned(), text: yaml.into(), documents };
-        let mut objects = Objects::default();
-        objects.update(&[file], None);
-        let world = Self::new(&objects, 1);
+        let world = Self::new(&Objects::of([file]), 1);
         assert_eq!(world.invalid(), 0, "{:#?}", world.statuses);
         world
     }

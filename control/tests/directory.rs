@@ -58,7 +58,7 @@ fn in_force(world: &World) -> Vec<String> {
 }
 
 fn statuses(world: &World) -> Vec<String> {
-    let show = |status: &control::ObjectStatus| {
+    let show = |status: &Arc<control::ObjectStatus>| {
         let name = status.key.as_ref().and_then(|key| key.policy()).as_ref().map(PolicyName::to_string);
         let (name, valid) = (name.unwrap_or_default(), if status.valid { "True" } else { "False" });
         format!("{name} {valid} {}:{} {}", status.file, status.line, status.message)

@@ -227,7 +227,7 @@ mod tests {
         };
         let plan = NodePlan {
             endpoints: [(id, planned)].into(),
-            identities: [(identity, "org=empire".parse().unwrap())].into(),
+            identities: Arc::new([(identity, "org=empire".parse().unwrap())].into()),
             ..NodePlan::default()
         };
         let attribution = Attribution {

@@ -7,6 +7,8 @@
 
 mod support;
 
+use std::sync::Arc;
+
 use l4_datapath::{Datapath, Error};
 use support::{PinRoot, Pinned, allow, id, net, open, plan, policy};
 
@@ -94,8 +96,8 @@ fn a_new_prefix_means_what_its_cover_means_until_the_switch() {
     let (mut datapath, _) = Datapath::open(&root.options()).unwrap();
     let mut wanted = plan(vec![]);
     datapath.apply(&wanted).unwrap();
-    wanted.ipcache.insert(net("192.0.2.0/24"), support::identity(0x0100_0001));
-    wanted.ipcache.insert(net("2001:db8::/32"), support::identity(0x0100_0002));
+    Arc::make_mut(&mut wanted.ipcache).insert(net("192.0.2.0/24"), support::identity(0x0100_0001));
+    Arc::make_mut(&mut wanted.ipcache).insert(net("2001:db8::/32"), support::identity(0x0100_0002));
     datapath.apply(&wanted).unwrap();
 
     let kernel = Pinned::of(&root);
@@ -105,7 +107,7 @@ fn a_new_prefix_means_what_its_cover_means_until_the_switch() {
     let slots = |address| kernel.ipcache().longest(address).unwrap().unwrap().identity;
     assert_eq!((slots(four)[1], slots(six)[1]), (9, 10));
 
-    wanted.ipcache.remove(&net("192.0.2.0/24"));
+    Arc::make_mut(&mut wanted.ipcache).remove(&net("192.0.2.0/24"));
     datapath.apply(&wanted).unwrap();
     assert_eq!(slots(four), [0x0100_0001, 9], "gone for new packets, still there for old ones");
     datapath.settle().unwrap();
@@ -162,7 +164,7 @@ fn a_plan_that_does_not_fit_is_refused_whole() {
     let many: Vec<(u32, u16)> = (1..=2048u16).map(|port| (300, port)).collect();
     let mut large = small();
     large.endpoints.get_mut(&id(1)).unwrap().ingress = allow("large", &many);
-    large.ipcache.insert(net("192.0.2.0/24"), support::identity(77));
+    Arc::make_mut(&mut large.ipcache).insert(net("192.0.2.0/24"), support::identity(77));
     let error = datapath.apply(&large).unwrap_err();
     let Error::Full { map, needed, held, capacity } = error else { panic!("{error}") };
     assert_eq!((map, needed, held, capacity), ("RULES", 2050, 2, 2048));

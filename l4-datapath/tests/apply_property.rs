@@ -88,7 +88,8 @@ fn any_plan() -> impl Strategy<Value = NodePlan> {
             (number, own, ingress.get(&pool).clone(), egress.get(&pool).clone())
         });
         let mut plan = plan(endpoints.collect());
-        plan.ipcache.extend(ipcache.into_iter().map(|(prefix, own)| (net(prefix), identity(own))));
+        Arc::make_mut(&mut plan.ipcache)
+            .extend(ipcache.into_iter().map(|(prefix, own)| (net(prefix), identity(own))));
         plan
     })
 }

@@ -21,9 +21,9 @@ pub struct NodePlan {
     pub endpoints: BTreeMap<EndpointId, EndpointPlan>,
     /// Address prefix → identity, for everything that is not an endpoint of this node. Always holds both default
     /// routes; the longest prefix wins.
-    pub ipcache: BTreeMap<IpNet, Identity>,
+    pub ipcache: Arc<BTreeMap<IpNet, Identity>>,
     /// Labels of every identity that is known, for explanation; the kernel does not see them.
-    pub identities: BTreeMap<Identity, LabelSet>,
+    pub identities: Arc<BTreeMap<Identity, LabelSet>>,
     /// What can be called by VIP and by name.
     pub services: Arc<Services>,
     /// How workloads reach what is beyond the node.

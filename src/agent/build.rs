@@ -10,7 +10,7 @@ use std::time::SystemTime;
 use control::allocate::Allocator;
 use control::kind::configuration::{Attach, Configuration, TraceLevel};
 use control::source::files::Directory;
-use control::{NodeFacts, Planned, Present, World, plan};
+use control::{NodeFacts, Planned, Planner, Present, World};
 use endpoint::{Departed, Emptied, Endpoints, Host, Outward, dns};
 use ipnet::IpNet;
 use l4_datapath::metrics::Metrics as DatapathMetrics;
@@ -45,7 +45,8 @@ impl Node {
         let outward = Outward::find(world.configuration.devices.as_deref()).await?;
         let mut allocator = Allocator::open(&directories.state)?;
         let present = Present { endpoints: &opened.adopted, leaving: &BTreeSet::new(), plan: None };
-        let planned = plan(&world, present, &facts, &mut allocator)?;
+        let mut planner = Planner::default();
+        let planned = planner.plan(&world, present, &facts, &mut allocator)?;
         allocator.save(SystemTime::now())?;
         let mut unlisted = BTreeSet::new();
         let refused = refusal(datapath.apply(&planned.plan))?;
@@ -74,6 +75,7 @@ impl Node {
             facts,
             built_with: world.configuration.clone(),
             world,
+            planner,
             planned: Arc::new(planned),
             endpoints: opened.endpoints,
             endpoint_config,

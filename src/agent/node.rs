@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use control::allocate::Allocator;
 use control::kind::configuration::Configuration;
-use control::{NodeFacts, Planned, Present, World, admit, plan};
+use control::{NodeFacts, Planned, Planner, Present, World, admit};
 use endpoint::{Departed, Endpoints, Outward, dns};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use l4_datapath::Datapath;
@@ -32,6 +32,7 @@ pub(super) struct Node {
     pub(super) directories: Directories,
     pub(super) facts: NodeFacts,
     pub(super) world: Arc<World>,
+    pub(super) planner: Planner,
     pub(super) planned: Arc<Planned>,
     pub(super) endpoints: Endpoints,
     pub(super) endpoint_config: endpoint::Config,
@@ -118,7 +119,7 @@ impl Node {
 
     fn plan_and_apply(&mut self, endpoints: &[Endpoint]) -> Result<(), AgentError> {
         let present = Present { endpoints, leaving: &self.leaving, plan: Some(&self.planned.plan) };
-        let planned = plan(&self.world, present, &self.facts, &mut self.allocator)?;
+        let planned = self.planner.plan(&self.world, present, &self.facts, &mut self.allocator)?;
         // Numbers are durable before the kernel knows them: after a crash they mean the same.
         self.allocator.save(SystemTime::now())?;
         if self.datapath.apply(&planned.plan)?.changed {

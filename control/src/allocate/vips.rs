@@ -31,13 +31,15 @@ pub(crate) struct Vips {
     by: BTreeMap<IpAddr, ServiceName>,
     /// Where to look for the next free one: offset within the pool.
     next: BTreeMap<Family, u128>,
+    /// Some may be unused.
+    is_aging: bool,
     unsaved: bool,
 }
 
 #[derive(Clone, Debug)]
 struct Held {
     address: IpAddr,
-    /// Asked for since the last save.
+    /// Asked for, and not let go since.
     used: bool,
     /// Since 1970. Not stored: after a restart every address ages from its beginning.
     unused_since: Option<Duration>,
@@ -70,7 +72,7 @@ impl Vips {
         if stored.version != VERSION {
             return Err(unusable(format!("version {}, expected {VERSION}", stored.version)));
         }
-        let mut vips = Self { path: path.clone(), ..Self::default() };
+        let mut vips = Self { path: path.clone(), is_aging: true, ..Self::default() };
         for StoredVip { address, service } in stored.vips {
             let held = Held { address, used: false, unused_since: None };
             let earlier = vips.of.insert((service.clone(), Family::of(address)), held);
@@ -111,6 +113,12 @@ impl Vips {
         }
     }
 
+    /// Whoever plans services anew gives everything anew; what is not given then is let go.
+    pub(crate) fn let_all_go(&mut self) {
+        self.of.values_mut().for_each(|held| held.used = false);
+        self.is_aging = true;
+    }
+
     /// An address of the pool that nobody has or lately had and that `fits`.
     pub(crate) fn free(&mut self, pool: IpNet, fits: impl Fn(IpAddr) -> bool) -> Option<IpAddr> {
         let family = Family::of(pool.addr());
@@ -126,7 +134,7 @@ impl Vips {
         Some(nth(pool, found))
     }
 
-    /// Makes the addresses durable; what was not asked for since the last call begins to age.
+    /// Makes the addresses durable; what nobody asked for, or what was let go, begins to age.
     pub(super) fn save(&mut self, now: Duration) -> Result<(), AllocateError> {
         self.age(now);
         if !self.unsaved {
@@ -144,12 +152,17 @@ impl Vips {
     }
 
     fn age(&mut self, now: Duration) {
+        if !self.is_aging {
+            return;
+        }
+        let mut aging = false;
         let (by, unsaved) = (&mut self.by, &mut self.unsaved);
         self.of.retain(|_, held| {
-            if std::mem::take(&mut held.used) {
+            if held.used {
                 held.unused_since = None;
                 return true;
             }
+            aging = true;
             let since = *held.unused_since.get_or_insert(now);
             let keep = now.saturating_sub(since) < KEPT;
             if !keep {
@@ -158,6 +171,7 @@ impl Vips {
             }
             keep
         });
+        self.is_aging = aging;
     }
 }
 
@@ -228,6 +242,7 @@ mod tests {
         let (_state, mut vips) = vips();
         take(&mut vips, "gone", "10.218.0.0/29");
         vips.save(seconds(0)).unwrap();
+        vips.let_all_go();
         vips.save(seconds(10)).unwrap();
         vips.save(seconds(10 + 3599)).unwrap();
         let others: Vec<_> =

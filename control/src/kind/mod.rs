@@ -123,13 +123,13 @@ impl fmt::Display for ObjectKey {
 #[derive(Clone, PartialEq, Debug)]
 pub enum Object {
     /// Settings.
-    Configuration(Configuration),
+    Configuration(Arc<Configuration>),
     /// A namespace.
     Namespace(Namespace),
     /// A node.
     Node(Node),
     /// A workload.
-    Workload(Workload),
+    Workload(Arc<Workload>),
     /// A service.
     Service(Arc<Service>),
     /// A slice of a service's endpoints.
@@ -187,7 +187,7 @@ fn object(at: &At<'_>) -> (Option<ObjectKey>, Option<Object>) {
     let Some(kind) = kind_of(at) else { return (None, None) };
     if kind == Kind::Configuration {
         let key = ObjectKey { kind, namespace: None, name: String::new() };
-        return (Some(key), configuration::decode(at).map(Object::Configuration));
+        return (Some(key), configuration::decode(at).map(|it| Object::Configuration(Arc::new(it))));
     }
     let decoded = at.mapping(|fields| {
         fields.ignore(&["apiVersion", "kind", "status"]);
@@ -198,7 +198,7 @@ fn object(at: &At<'_>) -> (Option<ObjectKey>, Option<Object>) {
             Kind::Configuration => None,
             Kind::Namespace => Some(Object::Namespace(named::namespace(name, fields))),
             Kind::Node => Some(Object::Node(named::node(name, fields))),
-            Kind::Workload => Some(Object::Workload(workload::decode(namespace, name, fields))),
+            Kind::Workload => Some(Object::Workload(Arc::new(workload::decode(namespace, name, fields)))),
             Kind::Service => service::decode(namespace, name, fields).map(|s| Object::Service(Arc::new(s))),
             Kind::EndpointSlice => {
                 Some(Object::EndpointSlice(Arc::new(endpoint_slice::decode(namespace, name, fields))))

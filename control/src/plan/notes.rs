@@ -2,7 +2,8 @@
 //!
 //! Level-based: made anew with each plan, so a note goes when its reason does.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use mesh::policy::PolicyName;
 use mesh::service::ServiceName;
@@ -24,6 +25,13 @@ impl Notes {
     /// It is in force, but not as it may look.
     pub(crate) fn warn(&mut self, key: ObjectKey, message: String) {
         self.0.entry(key).or_default().push((Severity::Warning, message));
+    }
+
+    /// Adds what another says.
+    pub(crate) fn add(&mut self, other: &Self) {
+        for (key, notes) in &other.0 {
+            self.0.entry(key.clone()).or_default().extend_from_slice(notes);
+        }
     }
 
     /// Everything there is.
@@ -57,12 +65,14 @@ impl Notes {
     }
 
     /// Objects that have an error here, but none of their own.
-    pub(crate) fn refused(&self, statuses: &[ObjectStatus]) -> usize {
-        let is_refused = |key: &ObjectKey| {
-            self.0
-                .get(key)
-                .is_some_and(|notes| notes.iter().any(|(severity, _)| *severity == Severity::Error))
-        };
+    pub(crate) fn refused(&self, statuses: &[Arc<ObjectStatus>]) -> usize {
+        let is_error = |(severity, _): &(Severity, String)| *severity == Severity::Error;
+        let refused = self.0.iter().filter(|(_, notes)| notes.iter().any(is_error));
+        let refused: BTreeSet<_> = refused.map(|(key, _)| key).collect();
+        if refused.is_empty() {
+            return 0;
+        }
+        let is_refused = |key: &ObjectKey| refused.contains(key);
         statuses.iter().filter(|status| status.valid && status.key.as_ref().is_some_and(is_refused)).count()
     }
 }

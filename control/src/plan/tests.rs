@@ -1,4 +1,5 @@
 pub(crate) mod bench;
+mod memo;
 
 use std::fs;
 

@@ -5,7 +5,6 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::Arc;
 
 use mesh::labels::LabelSet;
 use mesh::policy::{Operator, Peer, Peers, Policy, Requirement, Selector};
@@ -17,27 +16,25 @@ use super::services::slices;
 use crate::kind::{EndpointSlice, Family, Reach, Service, ToService, Which};
 use crate::world::World;
 
-/// The policies in force, whole.
-pub(super) fn resolve(world: &World, running: &[Running<'_>], notes: &mut Notes) -> Vec<Arc<Policy>> {
-    if world.to_services.is_empty() {
-        return world.policies.clone();
+/// Notes on peers that are services.
+pub(super) fn review(world: &World, notes: &mut Notes) {
+    let services = ByAnswer::new(world, &[]);
+    for policy in world.policies.iter() {
+        if let Some(missing) = world.to_services.get(&policy.name) {
+            services.complete(policy, missing, notes);
+        }
     }
-    let services = ByAnswer::new(world, running);
-    let whole = |policy: &Arc<Policy>| match world.to_services.get(&policy.name) {
-        None => Arc::clone(policy),
-        Some(missing) => Arc::new(services.complete(policy, missing, notes)),
-    };
-    world.policies.iter().map(whole).collect()
 }
 
-struct ByAnswer<'a> {
+/// Who answers for services.
+pub(super) struct ByAnswer<'a> {
     world: &'a World,
     slices: BTreeMap<&'a ServiceName, Vec<&'a EndpointSlice>>,
     workloads: BTreeMap<IpAddr, &'a LabelSet>,
 }
 
 impl<'a> ByAnswer<'a> {
-    fn new(world: &'a World, running: &'a [Running<'a>]) -> Self {
+    pub(super) fn new(world: &'a World, running: &'a [Running<'a>]) -> Self {
         let both = |workload: &'a Running<'a>| {
             [Family::V4, Family::V6].map(|family| (workload.address(family), &workload.standing.labels))
         };
@@ -46,7 +43,8 @@ impl<'a> ByAnswer<'a> {
         Self { world, slices: slices(world), workloads: known.flat_map(both).collect() }
     }
 
-    fn complete(&self, policy: &Policy, missing: &[ToService], notes: &mut Notes) -> Policy {
+    /// A policy with the peers that were missing.
+    pub(super) fn complete(&self, policy: &Policy, missing: &[ToService], notes: &mut Notes) -> Policy {
         let mut policy = policy.clone();
         for to in missing {
             let meant = self.meant(&to.which);

@@ -5,22 +5,21 @@
 //! texts are decoded again at start, so no second format of the objects exists.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread::JoinHandle;
 
-use ipnet::{Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
+use tokio::sync::oneshot;
 
 use super::SourceError;
 use crate::durable;
 use crate::kind::decode;
-use crate::objects::{Accepted, Objects};
+use crate::objects::{Accepted, Objects, Pools};
 use crate::yaml::documents;
 
 const VERSION: u32 = 1;
-
-/// Pools that endpoints have addresses of.
-type Pools = (Ipv4Net, Ipv6Net);
 
 #[derive(Serialize, Deserialize)]
 struct Stored {
@@ -37,12 +36,67 @@ struct StoredObject {
     position: usize,
 }
 
+/// Writes beside the caller, one after the other; who drops it waits for the last.
+pub(super) struct Keeper {
+    path: PathBuf,
+    writing: Option<(JoinHandle<()>, oneshot::Receiver<io::Result<()>>)>,
+}
+
+impl Keeper {
+    pub(super) fn new(path: PathBuf) -> Self {
+        Self { path, writing: None }
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Begins to write what is in force; false if it still writes something earlier, or cannot now.
+    pub(super) fn begin(&mut self, objects: &Objects, pools: Option<Pools>) -> bool {
+        if self.writing.is_some() {
+            return false;
+        }
+        let all: Vec<_> = objects.accepted.values().cloned().collect();
+        let (sender, receiver) = oneshot::channel();
+        let path = self.path.clone();
+        let write = move || drop(sender.send(save(&path, &all, pools)));
+        let thread = std::thread::Builder::new().name("keeper".to_owned()).spawn(write);
+        self.writing = thread.ok().map(|thread| (thread, receiver));
+        self.writing.is_some()
+    }
+
+    /// Waits for the end of the writing, if there is one; never ends if there is none. Cancel-safe.
+    pub(super) async fn done(&mut self) -> io::Result<()> {
+        let Some((_, receiver)) = &mut self.writing else { return std::future::pending().await };
+        let done = receiver.await.unwrap_or_else(|error| Err(io::Error::other(error)));
+        self.wait().and(done)
+    }
+
+    /// Waits for the end of the writing, if there is one.
+    pub(super) fn wait(&mut self) -> io::Result<()> {
+        let Some((thread, mut receiver)) = self.writing.take() else { return Ok(()) };
+        // A thread that has failed has sent nothing.
+        let _ = thread.join();
+        match receiver.try_recv() {
+            Ok(done) => done,
+            // Already received.
+            Err(_) => Ok(()),
+        }
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        let _ = self.wait();
+    }
+}
+
 /// Writes what is in force.
-pub(super) fn save(path: &Path, objects: &Objects, pools: Option<Pools>) -> std::io::Result<()> {
+fn save(path: &Path, all: &[Arc<Accepted>], pools: Option<Pools>) -> std::io::Result<()> {
     let mut stored = Stored { version: VERSION, pools, texts: Vec::new(), objects: Vec::new() };
-    let mut known: BTreeMap<&str, usize> = BTreeMap::new();
-    for accepted in objects.accepted.values() {
-        let text = *known.entry(&accepted.text).or_insert_with(|| {
+    let mut known: BTreeMap<*const str, usize> = BTreeMap::new();
+    for accepted in all {
+        let text = *known.entry(Arc::as_ptr(&accepted.text)).or_insert_with(|| {
             stored.texts.push(accepted.text.to_string());
             stored.texts.len() - 1
         });
@@ -66,7 +120,7 @@ pub(super) fn load(path: &Path) -> Result<(Objects, Option<Pools>), SourceError>
     }
     let texts: Vec<Arc<str>> = stored.texts.into_iter().map(Arc::from).collect();
     let parsed: Vec<_> = texts.iter().map(|text| documents(text)).collect();
-    let mut objects = Objects::default();
+    let mut all = BTreeMap::new();
     for object in stored.objects {
         let (Some(text), Some(documents)) = (texts.get(object.text), parsed.get(object.text)) else {
             return Err(unusable(format!("no text {}", object.text)));
@@ -79,7 +133,7 @@ pub(super) fn load(path: &Path) -> Result<(Objects, Option<Pools>), SourceError>
         };
         let text = Arc::clone(text);
         let accepted = Accepted { object: value, file: object.file, line, text, position: object.position };
-        objects.accepted.insert(key, accepted);
+        all.insert(key, Arc::new(accepted));
     }
-    Ok((objects, stored.pools))
+    Ok((Objects::restored(all), stored.pools))
 }

@@ -1,15 +1,18 @@
 //! A directory of YAML files, watched.
 //!
-//! Promise: level-based. Whatever happens, the files are read and what they say *now* counts; events only say when to
-//! look, and a look every five seconds makes up for lost ones. All `*.yaml` and `*.yml` files are read, in
+//! Promise: level-based. Whatever happens, the files are read and what they say *now* counts; events only say when and
+//! where to look, and a patrol every five seconds makes up for lost ones. All `*.yaml` and `*.yml` files are read, in
 //! sub-directories too (four levels; symbolic links to files are followed, to directories not); names that begin with
 //! `.` or `#` or end with `~` are an editor's business. A file that cannot be read changes nothing that is in force.
 //!
 //! A file that vanishes counts as there for 20 ms more: editors that move the old file away before they write
 //! the new one would otherwise open a hole. An emptied file is an error for the same reason: to take objects away,
 //! remove the file or the object.
+//!
+//! An edit costs the files that it touches, not the directory: the patrol walks beside the caller, and so does the
+//! writing of what must outlive a restart.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
@@ -18,12 +21,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::StreamExt;
-use inotify::{EventStream, Inotify, WatchMask, Watches};
-use ipnet::{Ipv4Net, Ipv6Net};
+use inotify::{EventStream, Inotify};
+use tokio::task::JoinHandle;
 
+use super::notice::{Notice, Watched};
 use super::{SourceError, accepted};
 use crate::kind::{Decoded, decode};
-use crate::objects::{File, Objects};
+use crate::objects::{Changes, File, Objects, Pools};
 use crate::world::World;
 use crate::yaml::{Finding, Severity, documents};
 
@@ -43,25 +47,37 @@ const BUSY: Duration = Duration::from_millis(10);
 const PERIOD: Duration = Duration::from_secs(5);
 /// A time stamp younger than this proves nothing: another write may fall into the same tick of the clock.
 const RACY: Duration = Duration::from_secs(1);
+/// So many files that no event named are read in one go, and then events are looked after again.
+const PORTION: usize = 64;
 
 /// The directory, what it says, and what is in force.
 pub struct Directory {
     path: PathBuf,
-    accepted_path: PathBuf,
-    watches: Watches,
+    watched: Watched,
     events: EventStream<Vec<u8>>,
     files: BTreeMap<String, Seen>,
+    /// Files that are gone, and since when.
+    missing: BTreeMap<String, Instant>,
     objects: Objects,
     world: Arc<World>,
-    pools: Option<(Ipv4Net, Ipv6Net)>,
-    /// When to look at the files, if no event comes before.
-    next_look: Instant,
-    /// When to look at the latest, since an event came.
+    pools: Option<Pools>,
+    /// What events have named.
+    notice: Notice,
+    /// When to look at that.
+    next_look: Option<Instant>,
+    /// When to do so at the latest.
     latest_look: Option<Instant>,
-    /// Something other than the files changed since they were last judged.
-    unjudged: bool,
+    next_patrol: Instant,
+    patrol: Option<JoinHandle<io::Result<Walk>>>,
+    /// Files that may have changed unnoticed.
+    doubtful: BTreeSet<String>,
+    /// What files have become since they were last judged.
+    unjudged: BTreeMap<String, Option<Arc<File>>>,
+    /// Something else is to be judged.
+    rejudge: bool,
     /// Something is in force that is not durable yet.
     unsaved: bool,
+    keeper: accepted::Keeper,
     /// What is wrong with reading or keeping as a whole.
     unreadable: Option<String>,
     unwritable: Option<String>,
@@ -69,7 +85,6 @@ pub struct Directory {
 
 struct Seen {
     stamp: Option<Stamp>,
-    missing_since: Option<Instant>,
     file: Arc<File>,
 }
 
@@ -81,6 +96,23 @@ struct Stamp {
     size: u64,
     modified: (i64, i64),
     changed: (i64, i64),
+}
+
+/// What a patrol saw.
+struct Walk {
+    found: Found,
+    stamps: Vec<Option<Stamp>>,
+}
+
+/// Files and directories.
+#[derive(Default, PartialEq, Eq)]
+pub(super) struct Found {
+    /// Name below the directory → path.
+    files: BTreeMap<String, PathBuf>,
+    /// Directories: path → what names below it begin with.
+    pub(super) directories: BTreeMap<PathBuf, String>,
+    /// Files that are symbolic links.
+    pub(super) links: BTreeSet<PathBuf>,
 }
 
 impl Directory {
@@ -95,23 +127,31 @@ impl Directory {
         let (objects, pools) = accepted::load(&accepted_path)?;
         let mut directory = Self {
             path: path.to_owned(),
-            accepted_path,
-            watches,
+            watched: Watched::new(watches),
             events,
             files: BTreeMap::new(),
+            missing: BTreeMap::new(),
             objects,
             world: Arc::default(),
             pools,
-            next_look: Instant::now(),
+            notice: Notice::Everything,
+            next_look: None,
             latest_look: None,
-            unjudged: false,
+            next_patrol: Instant::now() + PERIOD,
+            patrol: None,
+            doubtful: BTreeSet::new(),
+            unjudged: BTreeMap::new(),
+            rejudge: true,
             unsaved: false,
+            keeper: accepted::Keeper::new(accepted_path),
             unreadable: None,
             unwritable: None,
         };
-        directory.scan();
+        directory.look();
         directory.judge();
-        directory.save();
+        directory.begin_save();
+        let saved = directory.keeper.wait();
+        directory.saved(saved);
         Ok(directory)
     }
 
@@ -122,23 +162,27 @@ impl Directory {
 
     /// Tells which pools endpoints have addresses of, if there are endpoints: a configuration that moves them is
     /// refused meanwhile. Kept over a restart, until it is told otherwise.
-    pub fn set_pools_in_use(&mut self, pools: Option<(Ipv4Net, Ipv6Net)>) {
+    pub fn set_pools_in_use(&mut self, pools: Option<Pools>) {
         let changed = self.pools != pools;
         self.pools = pools;
-        self.unjudged |= changed;
+        self.rejudge |= changed;
         self.unsaved |= changed;
     }
 
-    /// Waits until something else is in force or something else is to be said, and returns it. First makes durable
-    /// what the caller has put in force since the last call: an edit does not wait for the disk. Cancel-safe.
+    /// Waits until something else is in force or something else is to be said, and returns it. What the caller has put
+    /// in force since the last call is made durable meanwhile: an edit does not wait for the disk. Cancel-safe.
     pub async fn changed(&mut self) -> Arc<World> {
-        self.save();
+        self.begin_save();
         loop {
-            if !self.unjudged {
-                self.event().await;
+            let busy = self.rejudge || !self.doubtful.is_empty();
+            tokio::select! {
+                biased;
+                () = self.event() => {}
+                // The caller's other work goes on meanwhile.
+                () = tokio::task::yield_now(), if busy => {}
             }
-            let unjudged = std::mem::take(&mut self.unjudged);
-            if (self.scan() || unjudged) && self.judge() {
+            self.look();
+            if (std::mem::take(&mut self.rejudge) || !self.unjudged.is_empty()) && self.judge() {
                 return self.world();
             }
         }
@@ -148,94 +192,235 @@ impl Directory {
     /// who gives up waiting may have taken the only event from the queue.
     async fn event(&mut self) {
         loop {
-            let vanished = self.files.values().filter_map(|seen| seen.missing_since).min();
-            let next = vanished.map_or(self.next_look, |since| self.next_look.min(since + VANISHED));
-            if Instant::now() >= next
-                || tokio::time::timeout_at(next.into(), self.events.next()).await.is_err()
-            {
+            let vanished = self.missing.values().min().map(|since| *since + VANISHED);
+            let patrol = self.patrol.is_none().then_some(self.next_patrol);
+            let next = [self.next_look, vanished, patrol].into_iter().flatten().min();
+            if next.is_some_and(|next| Instant::now() >= next) {
                 return;
             }
-            let now = Instant::now();
-            let latest = *self.latest_look.get_or_insert(now + BUSY);
-            self.next_look = latest.min(now + QUIET);
+            let wait = next.unwrap_or_else(|| Instant::now() + PERIOD);
+            tokio::select! {
+                event = self.events.next() => {
+                    if self.notice.add(event, &self.watched) {
+                        let now = Instant::now();
+                        let latest = *self.latest_look.get_or_insert(now + BUSY);
+                        self.next_look = Some(latest.min(now + QUIET));
+                    }
+                }
+                saved = self.keeper.done() => {
+                    self.saved(saved);
+                    // What failed is tried again with the caller's next call.
+                    if self.unwritable.is_none() {
+                        self.begin_save();
+                    }
+                    if self.rejudge {
+                        return;
+                    }
+                }
+                walked = ended(&mut self.patrol) => {
+                    self.patrol = None;
+                    self.next_patrol = Instant::now() + PERIOD;
+                    self.compare(walked);
+                    return;
+                }
+                () = tokio::time::sleep_until(wait.into()) => return,
+            }
         }
     }
 
-    fn save(&mut self) {
-        if !self.unsaved {
-            return;
+    /// Begins to make durable what is in force, unless that is under way; then it begins again afterwards.
+    fn begin_save(&mut self) {
+        if self.unsaved && self.keeper.begin(&self.objects, self.pools) {
+            self.unsaved = false;
         }
-        let problem = accepted::save(&self.accepted_path, &self.objects, self.pools).err().map(|error| {
-            format!("{}: {error}; a restart may lose last valid versions", self.accepted_path.display())
+    }
+
+    fn saved(&mut self, saved: io::Result<()>) {
+        let problem = saved.err().map(|error| {
+            format!("{}: {error}; a restart may lose last valid versions", self.keeper.path().display())
         });
-        self.unsaved = problem.is_some();
+        if problem.is_some() {
+            self.unsaved = true;
+        }
         if self.unwritable != problem {
             self.unwritable = problem;
-            self.unjudged = true;
+            self.rejudge = true;
         }
     }
 
     /// Settles what is in force; whether anything is different.
     fn judge(&mut self) -> bool {
-        let files: Vec<Arc<File>> = self.files.values().map(|seen| Arc::clone(&seen.file)).collect();
-        self.objects.update(&files, self.pools);
-        let mut world = World::new(&self.objects, self.world.generation);
-        world.degraded = self.unreadable.iter().chain(&self.unwritable).cloned().collect();
-        if world == *self.world && world.generation != 0 {
+        let files = std::mem::take(&mut self.unjudged);
+        let Changes { objects, any } = self.objects.update(files, self.pools);
+        let degraded: Vec<_> = self.unreadable.iter().chain(&self.unwritable).cloned().collect();
+        if !any && degraded == self.world.degraded && self.world.generation != 0 {
             return false;
         }
+        let mut world = match self.world.generation {
+            0 => World::new(&self.objects, 0),
+            _ => self.world.as_ref().clone(),
+        };
+        for key in &objects {
+            world.put(key, self.objects.accepted.get(key));
+        }
+        world.statuses = Arc::clone(&self.objects.statuses);
+        world.degraded = degraded;
         world.generation += 1;
-        self.unsaved = true;
+        self.unsaved |= any || world.generation == 1;
         self.world = Arc::new(world);
         true
     }
 
-    /// Brings `files` up to date; whether anything was read or has gone.
-    fn scan(&mut self) -> bool {
-        self.latest_look = None;
-        self.next_look = Instant::now() + PERIOD;
-        let mut found = BTreeMap::new();
-        let watches = &mut self.watches;
-        let walked = walk(&self.path, "", 0, &mut |path| watch(watches, path), &mut found);
-        // Without the directory nothing is known: everything stays as it is.
+    /// Looks where something may have changed.
+    fn look(&mut self) {
+        let due = self.next_look.is_none_or(|next| Instant::now() >= next);
+        let notice = if due { std::mem::take(&mut self.notice) } else { Notice::default() };
+        if due {
+            (self.next_look, self.latest_look) = (None, None);
+        }
+        match notice {
+            Notice::Everything => self.look_at_everything(),
+            Notice::These(names) => {
+                let portion: Vec<_> = self.doubtful.iter().take(PORTION).cloned().collect();
+                let now = Instant::now();
+                let vanished: Vec<_> = self
+                    .missing
+                    .iter()
+                    .filter(|(_, since)| now >= **since + VANISHED)
+                    .map(|(name, _)| name.clone())
+                    .collect();
+                for name in names.into_iter().chain(portion).chain(vanished) {
+                    self.look_at(&name);
+                }
+            }
+        }
+        if self.patrol.is_none() && Instant::now() >= self.next_patrol {
+            let path = self.path.clone();
+            self.patrol = Some(tokio::task::spawn_blocking(move || Walk::new(&path)));
+        }
+    }
+
+    fn look_at_everything(&mut self) {
+        let mut found = Found::default();
+        let watched = &mut self.watched;
+        watched.begin();
+        let walked = walk(&self.path, "", 0, &mut |path, below| watched.add(path, below), &mut found);
+        self.watched.end(&found);
+        if !self.is_readable(walked) {
+            return;
+        }
+        let gone: Vec<_> =
+            self.files.keys().filter(|name| !found.files.contains_key(*name)).cloned().collect();
+        self.doubtful.clear();
+        for name in gone.iter().chain(found.files.keys()) {
+            self.look_at(name);
+        }
+    }
+
+    /// Without the directory nothing is known: everything stays as it is.
+    fn is_readable(&mut self, walked: io::Result<()>) -> bool {
         let problem = walked.err().map(|error| {
             format!("{}: {error}; everything accepted earlier stays in force", self.path.display())
         });
-        let said = self.unreadable != problem;
+        self.rejudge |= self.unreadable != problem;
         self.unreadable = problem;
-        if self.unreadable.is_some() {
-            return said;
-        }
-        let mut different = said | self.forget(&found);
-        for (name, path) in found {
-            let stamp = stamp(&path);
-            let seen = self.files.get_mut(&name);
-            if let Some(seen) = seen {
-                seen.missing_since = None;
-                if stamp.is_some() && seen.stamp == stamp {
-                    continue;
-                }
-            }
-            let holds_objects = || self.objects.accepted.values().any(|accepted| accepted.file == name);
-            let file = Arc::new(read(&name, &path, holds_objects));
-            let same = self
-                .files
-                .get(&name)
-                .is_some_and(|seen| seen.file.text == file.text && !file.text.is_empty());
-            different |= !same;
-            self.files.insert(name, Seen { stamp, missing_since: None, file });
-        }
-        different
+        self.unreadable.is_none()
     }
 
-    /// Drops files that have been gone for long enough.
-    fn forget(&mut self, found: &BTreeMap<String, PathBuf>) -> bool {
-        let before = self.files.len();
+    /// Holds what a patrol saw against what is known. It may be older than that, so it only leads to looks.
+    fn compare(&mut self, walked: io::Result<Walk>) {
+        let walk = match walked {
+            Ok(walk) => walk,
+            Err(error) => {
+                self.is_readable(Err(error));
+                return;
+            }
+        };
+        if self.unreadable.is_some() || !self.watched.stands(&walk.found) {
+            self.notice = Notice::Everything;
+            return;
+        }
+        let gone = self.files.keys().filter(|name| !walk.found.files.contains_key(*name));
+        self.doubtful.extend(gone.cloned());
+        for (name, stamp) in walk.found.files.into_keys().zip(walk.stamps) {
+            let known = self.files.get(&name).and_then(|seen| seen.stamp.as_ref());
+            if known.is_none() || known != stamp.as_ref() {
+                self.doubtful.insert(name);
+            }
+        }
+    }
+
+    /// Brings one file up to date.
+    fn look_at(&mut self, name: &str) {
+        self.doubtful.remove(name);
+        let path = self.path.join(name);
+        match fs::symlink_metadata(&path) {
+            Ok(found) if found.is_dir() => return self.look_for_missing(name),
+            // It is to be watched as well.
+            Ok(found) if found.is_symlink() && !self.watched.has_link(&path) => {
+                self.notice = Notice::Everything
+            }
+            Ok(_) => {}
+            Err(_) => return self.look_for_missing(name),
+        }
+        self.missing.remove(name);
+        let stamp = stamp(&path);
+        match self.files.get(name) {
+            Some(seen) if stamp.is_some() && seen.stamp == stamp => return,
+            None if self.files.len() >= MOST_FILES => return,
+            _ => {}
+        }
+        let text = text(&path);
+        if let (Ok(text), Some(seen)) = (&text, self.files.get_mut(name))
+            && *seen.file.text == **text
+            && !text.is_empty()
+        {
+            seen.stamp = stamp;
+            return;
+        }
+        let file = Arc::new(file(name, text, || self.objects.holds(name)));
+        self.unjudged.insert(name.to_owned(), Some(Arc::clone(&file)));
+        self.files.insert(name.to_owned(), Seen { stamp, file });
+    }
+
+    /// A file is not there; when it has been gone for long enough, it is forgotten.
+    fn look_for_missing(&mut self, name: &str) {
         let now = Instant::now();
-        self.files.retain(|name, seen| {
-            found.contains_key(name) || now.duration_since(*seen.missing_since.get_or_insert(now)) < VANISHED
-        });
-        self.files.len() != before
+        let since = *self.missing.entry(name.to_owned()).or_insert(now);
+        if self.files.contains_key(name) && now.duration_since(since) < VANISHED {
+            return;
+        }
+        self.missing.remove(name);
+        // With the directory itself nothing goes; the patrol tells when it is back.
+        if fs::read_dir(&self.path).is_ok() && self.files.remove(name).is_some() {
+            self.unjudged.insert(name.to_owned(), None);
+        }
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        if self.unsaved {
+            let _ = self.keeper.wait();
+            self.begin_save();
+        }
+    }
+}
+
+/// The end of a task, if there is one.
+async fn ended(task: &mut Option<JoinHandle<io::Result<Walk>>>) -> io::Result<Walk> {
+    match task {
+        Some(task) => task.await.unwrap_or_else(|error| Err(io::Error::other(error))),
+        None => std::future::pending().await,
+    }
+}
+
+impl Walk {
+    fn new(path: &Path) -> io::Result<Self> {
+        let mut found = Found::default();
+        walk(path, "", 0, &mut |_, _| {}, &mut found)?;
+        let stamps = found.files.values().map(|path| stamp(path)).collect();
+        Ok(Self { found, stamps })
     }
 }
 
@@ -243,18 +428,28 @@ impl Directory {
 pub fn peek(path: &Path, state: &Path) -> Result<World, SourceError> {
     fs::read_dir(path).map_err(|source| SourceError::Directory { path: path.to_owned(), source })?;
     let (mut objects, pools) = accepted::load(&state.join("accepted.json"))?;
-    let holds = |name: &str| objects.accepted.values().any(|accepted| accepted.file == name);
-    let files: Vec<File> = list(path).iter().map(|(name, path)| read(name, path, || holds(name))).collect();
-    objects.update(&files, pools);
+    let files: Vec<File> =
+        list(path).iter().map(|(name, path)| file(name, text(path), || objects.holds(name))).collect();
+    objects.take_in(files, pools);
     Ok(World::new(&objects, 1))
 }
 
 /// The files of a directory: name below it → path.
 pub(crate) fn list(directory: &Path) -> BTreeMap<String, PathBuf> {
-    let mut found = BTreeMap::new();
+    let mut found = Found::default();
     // What cannot be listed has no files.
-    let _ = walk(directory, "", 0, &mut |_| {}, &mut found);
-    found
+    let _ = walk(directory, "", 0, &mut |_, _| {}, &mut found);
+    found.files
+}
+
+/// Whether a name is an editor's business.
+pub(super) fn is_passed_over(name: &str) -> bool {
+    name.starts_with(['.', '#']) || name.ends_with('~')
+}
+
+/// Whether a name is one of ours.
+pub(super) fn is_ours(name: &str) -> bool {
+    !is_passed_over(name) && (name.ends_with(".yaml") || name.ends_with(".yml"))
 }
 
 /// Finds files. `visit` is told of every directory before it is read and of every symbolic link, so that no change
@@ -263,44 +458,29 @@ fn walk(
     path: &Path,
     below: &str,
     depth: usize,
-    visit: &mut impl FnMut(&Path),
-    found: &mut BTreeMap<String, PathBuf>,
+    visit: &mut impl FnMut(&Path, Option<&str>),
+    found: &mut Found,
 ) -> io::Result<()> {
-    visit(path);
+    visit(path, Some(below));
+    found.directories.insert(path.to_owned(), below.to_owned());
     for entry in fs::read_dir(path)? {
         let entry = entry?;
         let file_name = entry.file_name();
-        let Some(name) = file_name.to_str() else { continue };
-        if name.starts_with(['.', '#']) || name.ends_with('~') {
-            continue;
-        }
+        let Some(name) = file_name.to_str().filter(|name| !is_passed_over(name)) else { continue };
         let file_type = entry.file_type()?;
         let inner = format!("{below}{name}");
         if file_type.is_dir() && depth < DEEPEST {
             // A sub-directory may vanish while it is read; the next event brings us back.
             let _ = walk(&entry.path(), &format!("{inner}/"), depth + 1, visit, found);
-        } else if (name.ends_with(".yaml") || name.ends_with(".yml")) && found.len() < MOST_FILES {
+        } else if is_ours(name) && found.files.len() < MOST_FILES {
             if file_type.is_symlink() {
-                visit(&entry.path());
+                visit(&entry.path(), None);
+                found.links.insert(entry.path());
             }
-            found.insert(inner, entry.path());
+            found.files.insert(inner, entry.path());
         }
     }
     Ok(())
-}
-
-/// Watching what is watched already changes nothing.
-fn watch(watches: &mut Watches, path: &Path) {
-    let mask = WatchMask::ATTRIB
-        | WatchMask::CLOSE_WRITE
-        | WatchMask::CREATE
-        | WatchMask::DELETE
-        | WatchMask::DELETE_SELF
-        | WatchMask::MOVE
-        | WatchMask::MOVE_SELF;
-    if let Err(error) = watches.add(path, mask) {
-        tracing::debug!(path = %path.display(), %error, "not watched; looked at every few seconds");
-    }
 }
 
 /// `None` if the file cannot be looked at, or was changed so recently that its stamp proves nothing.
@@ -320,9 +500,9 @@ fn stamp(path: &Path) -> Option<Stamp> {
     })
 }
 
-/// Reads and decodes one file.
-fn read(name: &str, path: &Path, holds_objects: impl Fn() -> bool) -> File {
-    match text(path) {
+/// Decodes one file.
+fn file(name: &str, text: Result<String, (usize, String)>, holds_objects: impl Fn() -> bool) -> File {
+    match text {
         Ok(text) => {
             let mut documents: Vec<_> = documents(&text).iter().map(|d| (d.position, decode(d))).collect();
             if documents.is_empty() && holds_objects() {

@@ -2,6 +2,7 @@
 
 mod accepted;
 pub mod files;
+mod notice;
 
 use std::io;
 use std::path::PathBuf;

@@ -1,5 +1,7 @@
 //! Files laid over the world in force.
 
+use std::sync::Arc;
+
 use ipnet::{Ipv4Net, Ipv6Net};
 use mesh::policy::PolicyName;
 use node_api::{Edit, EditAction, WhatIf};
@@ -126,20 +128,29 @@ fn refuse(analysis: &Analysis) -> Result<(), WhatIfError> {
 pub(super) fn put(world: &mut World, object: Object) -> Option<Object> {
     match object {
         Object::Configuration(new) => {
-            Some(Object::Configuration(std::mem::replace(&mut world.configuration, new)))
+            let new = Arc::unwrap_or_clone(new);
+            Some(Object::Configuration(std::mem::replace(&mut world.configuration, new).into()))
         }
-        Object::Namespace(new) => world.namespaces.insert(new.name.clone(), new).map(Object::Namespace),
-        Object::Node(new) => world.nodes.insert(new.name.clone(), new).map(Object::Node),
-        Object::Workload(new) => world.workloads.insert(new.name.clone(), new).map(Object::Workload),
-        Object::Service(new) => world.services.insert(new.name.clone(), new).map(Object::Service),
-        Object::EndpointSlice(new) => world.slices.insert(new.name.clone(), new).map(Object::EndpointSlice),
+        Object::Namespace(new) => {
+            Arc::make_mut(&mut world.namespaces).insert(new.name.clone(), new).map(Object::Namespace)
+        }
+        Object::Node(new) => Arc::make_mut(&mut world.nodes).insert(new.name.clone(), new).map(Object::Node),
+        Object::Workload(new) => {
+            Arc::make_mut(&mut world.workloads).insert(new.name.clone().into(), new).map(Object::Workload)
+        }
+        Object::Service(new) => {
+            Arc::make_mut(&mut world.services).insert(new.name.clone(), new).map(Object::Service)
+        }
+        Object::EndpointSlice(new) => {
+            Arc::make_mut(&mut world.slices).insert(new.name.clone(), new).map(Object::EndpointSlice)
+        }
         Object::Policy(Written { policy, services }) => {
             let earlier = remove_policy(world, &policy.name);
             if !services.is_empty() {
-                world.to_services.insert(policy.name.clone(), services);
+                Arc::make_mut(&mut world.to_services).insert(policy.name.clone(), services);
             }
             let at = world.policies.partition_point(|other| other.name < policy.name);
-            world.policies.insert(at, policy);
+            Arc::make_mut(&mut world.policies).insert(at, policy);
             earlier.map(Object::Policy)
         }
     }
@@ -148,8 +159,8 @@ pub(super) fn put(world: &mut World, object: Object) -> Option<Object> {
 /// Takes a policy away.
 pub(super) fn remove_policy(world: &mut World, name: &PolicyName) -> Option<Written> {
     let at = world.policies.iter().position(|policy| policy.name == *name)?;
-    let services = world.to_services.remove(name).unwrap_or_default();
-    Some(Written { policy: world.policies.remove(at), services })
+    let services = Arc::make_mut(&mut world.to_services).remove(name).unwrap_or_default();
+    Some(Written { policy: Arc::make_mut(&mut world.policies).remove(at), services })
 }
 
 /// What is done to an object, and which version of it is in force.

@@ -41,8 +41,9 @@ impl Kernel {
 
     fn remotes_stand(&self, target: &Target) -> bool {
         let slot = self.slot();
-        self.ipcache.len() == target.ipcache.len() + self.doomed.len()
-            && target.ipcache.iter().all(|(prefix, identity)| {
+        let Some(ipcache) = &target.ipcache else { return true };
+        self.ipcache.len() == ipcache.len() + self.doomed.len()
+            && ipcache.iter().all(|(prefix, identity)| {
                 self.ipcache.get(prefix).is_some_and(|remote| remote.identity[slot] == *identity)
                     && !self.doomed.contains(prefix)
             })
@@ -103,35 +104,55 @@ impl Kernel {
             change.assignments.push((*id, Assignments { slot: slots, ..endpoint.facts }));
         }
         change.shared = 2 * target.endpoints.len() - resolver.used.len();
-        change.rulesets = resolver.fresh.into_iter().map(|(content, id)| (id, content)).collect();
+        change.rulesets = resolver.fresh.into_iter().map(|((_, content), id)| (id, content)).collect();
         let added = target.addresses.iter().filter(|(address, _)| !kept.contains_key(address));
         change.added = added.map(|(address, endpoint)| (*address, *endpoint)).collect();
         change.gone = kept.into_keys().filter(|address| !target.addresses.contains_key(address)).collect();
     }
 
+    /// Only what the slot that is not in force says otherwise than it should: `write_remote` would write nothing else,
+    /// and most prefixes say the same in both slots.
     fn change_remotes(&self, target: &Target, change: &mut Change) {
         let slot = self.slot();
+        let Some(ipcache) = &target.ipcache else {
+            // What is in force stays so, in the other slot too.
+            let uneven = self.uneven.iter().filter_map(|prefix| Some((*prefix, *self.ipcache.get(prefix)?)));
+            change.remotes.extend(
+                uneven.map(|(prefix, remote)| {
+                    (prefix, Remote { identity: [remote.identity[slot]; 2], ..remote })
+                }),
+            );
+            return;
+        };
         let now_lengths = lengths(&self.ipcache);
-        let then_lengths = lengths(&target.ipcache);
-        for (prefix, identity) in &target.ipcache {
+        let then_lengths = lengths(ipcache);
+        // Both tables are in order: they are walked side by side.
+        let mut held = self.ipcache.iter().peekable();
+        for (prefix, identity) in ipcache {
+            while let Some((gone, remote)) = held.next_if(|(held, _)| *held < prefix) {
+                self.doom(*gone, *remote, covering(ipcache, &then_lengths, *gone, |id| *id), change);
+            }
             // To packets that began before the switch a new prefix must mean what its cover means.
-            let mut remote = self.ipcache.get(prefix).copied().unwrap_or_else(|| {
+            let known = held.next_if(|(held, _)| *held == prefix).map(|(_, remote)| *remote);
+            let mut remote = known.unwrap_or_else(|| {
                 let now = covering(&self.ipcache, &now_lengths, *prefix, |remote| remote.identity[slot]);
                 Remote { identity: [now; 2], ..Remote::default() }
             });
-            remote.identity[1 - slot] = *identity;
-            change.remotes.push((*prefix, remote));
-        }
-        for (prefix, remote) in &self.ipcache {
-            if !target.ipcache.contains_key(prefix) {
-                // To packets that begin after the switch an old prefix means what its cover means, and can go unseen.
-                let then = covering(&target.ipcache, &then_lengths, *prefix, |identity| *identity);
-                let mut remote = *remote;
-                remote.identity[1 - slot] = then;
+            if known.is_none() || remote.identity[1 - slot] != *identity {
+                remote.identity[1 - slot] = *identity;
                 change.remotes.push((*prefix, remote));
-                change.doomed.insert(*prefix);
             }
         }
+        for (gone, remote) in held {
+            self.doom(*gone, *remote, covering(ipcache, &then_lengths, *gone, |id| *id), change);
+        }
+    }
+
+    /// To packets that begin after the switch an old prefix means what its cover means, and can go unseen.
+    fn doom(&self, prefix: Prefix<Address>, mut remote: Remote, cover: u32, change: &mut Change) {
+        remote.identity[1 - self.slot()] = cover;
+        change.remotes.push((prefix, remote));
+        change.doomed.insert(prefix);
     }
 }
 
@@ -162,7 +183,8 @@ impl Change {
 struct Resolver {
     /// (id in force, address of the content) → id.
     known: BTreeMap<(u32, *const Ruleset), u32>,
-    fresh: BTreeMap<Arc<Ruleset>, u32>,
+    /// By digest: large rulesets differ late.
+    fresh: BTreeMap<(u64, Arc<Ruleset>), u32>,
     used: BTreeSet<u32>,
 }
 
@@ -179,11 +201,12 @@ impl Resolver {
         if kernel.rulesets.holds(current, content) {
             return current;
         }
-        if let Some(id) = kernel.rulesets.id(content).or_else(|| self.fresh.get(content).copied()) {
+        let key = (content.digest(), content.clone());
+        if let Some(id) = kernel.rulesets.id(&key).or_else(|| self.fresh.get(&key).copied()) {
             return id;
         }
         let id = kernel.rulesets.fresh();
-        self.fresh.insert(content.clone(), id);
+        self.fresh.insert(key, id);
         id
     }
 }

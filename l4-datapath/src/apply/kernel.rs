@@ -4,9 +4,12 @@
 //! succeeded. Nothing is written that already stands there.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use abi::{Address, Assignments, Endpoint, Remote};
+use ipnet::IpNet;
 use maps::Prefix;
+use mesh::identity::Identity;
 use mesh::policy::Ruleset;
 
 use super::ruleset::Rulesets;
@@ -31,6 +34,10 @@ pub(crate) struct Kernel {
     pub(crate) endpoints: BTreeMap<Address, Endpoint>,
     pub(crate) assignments: BTreeMap<u32, Assignments>,
     pub(crate) ipcache: BTreeMap<Prefix<Address>, Remote>,
+    /// Prefixes whose two slots differ: those that the last change was about.
+    pub(crate) uneven: BTreeSet<Prefix<Address>>,
+    /// The planned prefixes that are in force, as far as that is known without comparing each.
+    pub(crate) remotes: Option<Arc<BTreeMap<IpNet, Identity>>>,
     /// Prefixes that no program needs once a grace has passed.
     pub(crate) doomed: BTreeSet<Prefix<Address>>,
     pub(crate) rulesets: Rulesets,
@@ -56,11 +63,15 @@ impl Kernel {
             .collect::<Result<BTreeMap<_, _>, _>>()?;
         let assigned = assignments.values().flat_map(|a| a.slot).flat_map(|slot| [slot.ingress, slot.egress]);
         let rules = maps.rules.entries()?;
+        let ipcache: BTreeMap<Prefix<Address>, Remote> = maps.ipcache.entries()?.into_iter().collect();
+        let uneven = ipcache.iter().filter(|(_, remote)| is_uneven(remote)).map(|(prefix, _)| *prefix);
         Ok(Self {
             grace: Grace::new()?,
             sizes,
             node: maps.node.get(),
-            ipcache: maps.ipcache.entries()?.into_iter().collect(),
+            uneven: uneven.collect(),
+            remotes: None,
+            ipcache,
             doomed: BTreeSet::new(),
             rules: rules.len() as u64,
             rulesets: Rulesets::found(rules, assigned),
@@ -89,6 +100,7 @@ impl Kernel {
         for prefix in std::mem::take(&mut self.doomed) {
             self.maps.ipcache.remove(prefix)?;
             self.ipcache.remove(&prefix);
+            self.uneven.remove(&prefix);
             self.removed += 1;
         }
         self.collect_rulesets()?;
@@ -116,7 +128,7 @@ impl Kernel {
     }
 
     /// Writes a whole ruleset under a fresh id.
-    pub(crate) fn write_ruleset(&mut self, id: u32, content: &std::sync::Arc<Ruleset>) -> Result<(), Error> {
+    pub(crate) fn write_ruleset(&mut self, id: u32, content: &Arc<Ruleset>) -> Result<(), Error> {
         self.rulesets.begin(id, content);
         for (prefix, value) in self.rulesets.entries(id, content) {
             self.maps.rules.insert(prefix, value)?;
@@ -131,6 +143,10 @@ impl Kernel {
         if self.ipcache.get(&prefix) != Some(&remote) {
             self.maps.ipcache.insert(prefix, remote)?;
             self.ipcache.insert(prefix, remote);
+            match is_uneven(&remote) {
+                true => self.uneven.insert(prefix),
+                false => self.uneven.remove(&prefix),
+            };
             self.written += 1;
         }
         Ok(())
@@ -197,4 +213,9 @@ impl Kernel {
     pub(crate) fn counted(&mut self) -> (u64, u64) {
         (std::mem::take(&mut self.written), std::mem::take(&mut self.removed))
     }
+}
+
+fn is_uneven(remote: &Remote) -> bool {
+    let [one, other] = remote.identity;
+    one != other
 }

@@ -53,15 +53,18 @@ impl Kernel {
     /// See the module.
     pub(crate) fn apply(&mut self, plan: &NodePlan) -> Result<Report, Error> {
         let begin = Instant::now();
-        let target = Target::new(plan, self.sizes.connections);
+        let target = Target::new(plan, self.sizes.connections, self.remotes.as_deref());
         let mut change = Change::default();
         let changed = !self.stands(&target);
         if changed {
             self.settle()?;
             change = self.change(&target);
             change.fits(self)?;
+            // After a failure in the middle everything is compared anew.
+            self.remotes = None;
             self.carry_out(&change)?;
         }
+        self.remotes = Some(target.planned);
         let duration = begin.elapsed();
         self.clear_away(&change)?;
         let (entries_written, entries_removed) = self.counted();

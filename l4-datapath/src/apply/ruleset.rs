@@ -27,7 +27,8 @@ enum Held {
 #[derive(Default)]
 pub(crate) struct Rulesets {
     held: BTreeMap<u32, Held>,
-    by_content: BTreeMap<Arc<Ruleset>, u32>,
+    /// By digest and content: large rulesets differ late.
+    by_content: BTreeMap<(u64, Arc<Ruleset>), u32>,
     /// Removed last time: events on their way may still name them.
     fading: BTreeMap<u32, Arc<Ruleset>>,
     cookies: Cookies,
@@ -66,12 +67,12 @@ impl Rulesets {
 
     fn know(&mut self, id: u32, content: Arc<Ruleset>) -> bool {
         self.held.insert(id, Held::Known(content.clone()));
-        self.by_content.entry(content).or_insert(id);
+        self.by_content.entry((content.digest(), content)).or_insert(id);
         true
     }
 
-    /// The id that holds this content.
-    pub(crate) fn id(&self, content: &Arc<Ruleset>) -> Option<u32> {
+    /// The id that holds this content, given with its digest.
+    pub(crate) fn id(&self, content: &(u64, Arc<Ruleset>)) -> Option<u32> {
         self.by_content.get(content).copied()
     }
 
@@ -99,7 +100,7 @@ impl Rulesets {
 
     /// The writing of an id has ended: others may share it.
     pub(crate) fn publish(&mut self, id: u32, content: &Arc<Ruleset>) {
-        self.by_content.insert(content.clone(), id);
+        self.by_content.insert((content.digest(), content.clone()), id);
     }
 
     /// The ids not in `used`, and the entries each has at most.
@@ -118,10 +119,11 @@ impl Rulesets {
         self.fading.clear();
         for id in ids {
             if let Some(Held::Known(content)) = self.held.remove(&id) {
-                if self.by_content.get(&content) == Some(&id) {
-                    self.by_content.remove(&content);
+                let key = (content.digest(), content);
+                if self.by_content.get(&key) == Some(&id) {
+                    self.by_content.remove(&key);
                 }
-                self.fading.insert(id, content);
+                self.fading.insert(id, key.1);
             }
         }
         let used =

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use abi::{Address, Assignment, Assignments, EndpointFlags};
 use ipnet::IpNet;
 use maps::Prefix;
+use mesh::identity::Identity;
 use mesh::plan::{EndpointPlan, NodePlan};
 use mesh::policy::Ruleset;
 use mesh::workload::Endpoint;
@@ -19,8 +20,10 @@ pub(crate) struct Target {
     pub(crate) endpoints: BTreeMap<u32, TargetEndpoint>,
     /// `ENDPOINTS` as a whole.
     pub(crate) addresses: BTreeMap<Address, abi::Endpoint>,
-    /// Identity by prefix.
-    pub(crate) ipcache: BTreeMap<Prefix<Address>, u32>,
+    /// Identity by prefix, as planned.
+    pub(crate) planned: Arc<BTreeMap<IpNet, Identity>>,
+    /// The same in the kernel's terms; `None` if it is in force already, which is most often so.
+    pub(crate) ipcache: Option<BTreeMap<Prefix<Address>, u32>>,
 }
 
 /// One endpoint in the kernel's terms, but for the ids of its rulesets.
@@ -35,8 +38,16 @@ pub(crate) struct TargetEndpoint {
 
 impl Target {
     /// `connections` is the capacity of one connection map: quotas together are at most half of it, so that the map
-    /// never evicts a live connection.
-    pub(crate) fn new(plan: &NodePlan, connections: u32) -> Self {
+    /// never evicts a live connection. `remotes` are the prefixes in force.
+    pub(crate) fn new(
+        plan: &NodePlan,
+        connections: u32,
+        remotes: Option<&BTreeMap<IpNet, Identity>>,
+    ) -> Self {
+        let same = remotes
+            .is_some_and(|remotes| std::ptr::eq(remotes, plan.ipcache.as_ref()) || *remotes == *plan.ipcache);
+        let ipcache =
+            || plan.ipcache.iter().map(|(net, identity)| (prefix(net), identity.number())).collect();
         let count = u32::try_from(plan.endpoints.len()).unwrap_or(u32::MAX).max(1);
         let quota = (connections / 2 / count).min(LARGEST_QUOTA);
         let facts = plan.endpoints.values().map(|planned| &planned.endpoint);
@@ -49,7 +60,8 @@ impl Target {
             addresses: facts
                 .flat_map(|endpoint| addresses(endpoint).map(|address| (address, kernel(endpoint))))
                 .collect(),
-            ipcache: plan.ipcache.iter().map(|(net, identity)| (prefix(net), identity.number())).collect(),
+            planned: Arc::clone(&plan.ipcache),
+            ipcache: (!same).then(ipcache),
         }
     }
 }

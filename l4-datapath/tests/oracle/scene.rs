@@ -208,12 +208,12 @@ fn plan(world: &World, actors: &[Actor]) -> NodePlan {
             plan.endpoints.insert(planned.endpoint.id, planned);
         } else if !party.identity.is_world() {
             let own = actor.addresses.iter().map(|address| (IpNet::from(*address), party.identity));
-            plan.ipcache.extend(own);
+            Arc::make_mut(&mut plan.ipcache).extend(own);
         }
     }
     let defaults = [("0.0.0.0/0", Identity::WORLD_IPV4), ("::/0", Identity::WORLD_IPV6)]
         .map(|(text, it)| (support::net(text), it));
     let prefixes: BTreeMap<IpNet, Identity> = world.prefixes();
-    plan.ipcache.extend(prefixes.into_iter().chain(defaults));
+    Arc::make_mut(&mut plan.ipcache).extend(prefixes.into_iter().chain(defaults));
     plan
 }

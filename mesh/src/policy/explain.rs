@@ -8,7 +8,6 @@ use std::collections::BTreeSet;
 use super::compile::Selecting;
 use super::compile::ports::{Cell, Effect};
 use super::protocol::{ICMP, ICMPV6, WITH_PORTS};
-use super::universe::Place;
 use super::{
     Enforcement, Needs, Operator, Peer, Peers, Policy, PolicyName, PortMatch, Requirement, Selector,
     Statement, Universe,
@@ -140,7 +139,6 @@ impl Finding<'_> {
 
 impl Question<'_> {
     fn findings<'a>(&self, selecting: &Selecting<'a>, universe: &Universe) -> Vec<Finding<'a>> {
-        let place = universe.place(self.peer.identity);
         let of_side = |(policy, side): &(&'a PolicyName, &'a super::Side)| {
             let denies = side.deny.iter().map(|statement| (Effect::Deny, statement));
             let allows = side.allow.iter().map(|statement| (statement.effect(), statement));
@@ -152,20 +150,20 @@ impl Question<'_> {
         };
         let statements = selecting.sides.iter().flat_map(of_side);
         let found = statements.map(|(policy, effect, statement)| {
-            let fit = self.fit(statement, place, universe);
+            let fit = self.fit(statement, universe);
             Finding { policy, effect, statement, fit }
         });
         found.collect()
     }
 
-    fn fit(&self, statement: &Statement, place: Option<Place>, universe: &Universe) -> Fit {
-        if !universe.audience(&statement.peers).holds(place) {
+    fn fit(&self, statement: &Statement, universe: &Universe) -> Fit {
+        let peer = self.peer.identity;
+        if !universe.audience(&statement.peers).holds(peer) {
             return Fit::OtherPeers;
         }
         let here = |cell: &Cell| cell.holds(self.protocol, self.port);
-        let named_here = |(cell, places): (Cell, &[Place])| {
-            here(&cell) && place.is_some_and(|place| places.binary_search(&place).is_ok())
-        };
+        let named_here =
+            |(cell, peers): (Cell, &[Identity])| here(&cell) && peers.binary_search(&peer).is_ok();
         let fits = statement.fixed_cells(self.direction, self.subject.ports).iter().any(here)
             || self.direction == TrafficDirection::Egress && statement.peers_cells(universe).any(named_here);
         if fits { Fit::Both } else { Fit::OtherPorts }

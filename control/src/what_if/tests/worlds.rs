@@ -107,7 +107,7 @@ fn scenes(seed: u64) -> (Scene, Scene, Vec<Endpoint>) {
         if random.chance(75) {
             endpoints.push(endpoint(number as u16 + 1, &format!("{}=a=b", workload.name)));
         }
-        put(&mut world, Object::Workload(workload));
+        put(&mut world, Object::Workload(workload.into()));
     }
     for policy in &one.policies {
         put(&mut world, written(policy));
@@ -126,7 +126,7 @@ fn scenes(seed: u64) -> (Scene, Scene, Vec<Endpoint>) {
         // As one who was not here, or as one of the others.
         let likes = if random.chance(50) { &other.workloads } else { &one.workloads };
         let relabelled = workload(0, &random.pick(likes));
-        put(&mut then, Object::Workload(Workload { name, ..relabelled }));
+        put(&mut then, Object::Workload(Workload { name: (*name).clone(), ..relabelled }.into()));
     }
     if random.chance(10) {
         then.configuration.enforcement = other.enforcement;
@@ -277,7 +277,7 @@ fn changes_are_those_that_the_oracle_finds_flow_by_flow() {
         let changes = changes::changes(&parties::parties(before, after));
         assert!(changes.complete);
         let here: BTreeSet<_> = endpoints.iter().map(|endpoint| &endpoint.workload).collect();
-        let elsewhere = now.world.workloads.keys().filter(|name| !here.contains(name));
+        let elsewhere = now.world.workloads.keys().filter(|name| !here.contains(name.as_ref()));
         let mut everyone: Vec<Who> = endpoints.iter().cloned().map(Who::Endpoint).collect();
         everyone.extend(elsewhere.map(|name| Who::Elsewhere(name.to_string())));
         everyone.extend(OUTSIDE.iter().chain(&INSIDE).map(|it| Who::Address(it.parse().unwrap())));

@@ -20,7 +20,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use self::ports::{Cell, Claimant, Effect, Said, Slot};
-use super::universe::{Audience, Place};
+use super::universe::Audience;
 use super::{
     Enforcement, Match, Outcome, Peer, Peers, Policy, PolicyName, PortMatch, Ruleset, Side, Statement,
     Universe, protocol,
@@ -151,7 +151,7 @@ impl Statement {
     pub(super) fn peers_cells<'a>(
         &'a self,
         universe: &'a Universe,
-    ) -> impl Iterator<Item = (Cell, &'a [Place])> {
+    ) -> impl Iterator<Item = (Cell, &'a [Identity])> {
         let named = self.ports.iter().filter_map(|port| match port {
             PortMatch::Named { protocol, name } => Some((*protocol, name)),
             PortMatch::Range { .. } | PortMatch::Icmp { .. } | PortMatch::Protocol(_) => None,
@@ -160,7 +160,7 @@ impl Statement {
             named.flat_map(|(protocol, name)| carriers(protocol).map(move |carrier| (carrier, name)));
         by_protocol.flat_map(|(protocol, name)| {
             let ports = universe.ports_named(name, protocol);
-            ports.map(move |(port, places)| (Cell::of(protocol, port, port), places))
+            ports.map(move |(port, peers)| (Cell::of(protocol, port, port), peers))
         })
     }
 }
@@ -170,6 +170,9 @@ fn carriers(protocol: Option<u8>) -> impl Iterator<Item = u8> {
     let unnamed = protocol.is_none().then_some(protocol::WITH_PORTS);
     unnamed.into_iter().flatten().chain(protocol)
 }
+
+/// The entries of those with the same claims.
+type Table = Vec<(Slot, Outcome)>;
 
 /// A claim on some ports.
 struct Claim {
@@ -187,8 +190,8 @@ struct Draft<'a> {
     claims: Vec<Claim>,
     /// Indices of the claims at any identity.
     at_any: Vec<u32>,
-    /// Indices of the claims at each place.
-    at: Vec<Vec<u32>>,
+    /// Who is claimed at, and the index of the claim.
+    at: Vec<(Identity, u32)>,
 }
 
 impl<'a> Draft<'a> {
@@ -198,9 +201,9 @@ impl<'a> Draft<'a> {
         subject_ports: &'a NamedPorts,
         names: BTreeSet<&'a PolicyName>,
     ) -> Self {
-        let at = vec![Vec::new(); universe.identities().len()];
         let names = names.into_iter().collect();
-        Self { universe, direction, subject_ports, names, claims: Vec::new(), at_any: Vec::new(), at }
+        let (claims, at_any, at) = (Vec::new(), Vec::new(), Vec::new());
+        Self { universe, direction, subject_ports, names, claims, at_any, at }
     }
 
     /// Everything, where nothing restricts the direction; else the node's own way to its workloads: the kubelet's
@@ -208,9 +211,7 @@ impl<'a> Draft<'a> {
     fn claim_what_needs_no_policy(&mut self, enforced: bool) {
         let audience = match (enforced, self.direction) {
             (false, _) => Audience::Any,
-            (true, TrafficDirection::Ingress) => {
-                Audience::These(self.universe.place(Identity::HOST).into_iter().collect())
-            }
+            (true, TrafficDirection::Ingress) => Audience::These(vec![Identity::HOST]),
             (true, TrafficDirection::Egress) => return,
         };
         self.add(&audience, (Effect::Allow, None), vec![Cell::EVERYTHING]);
@@ -222,8 +223,8 @@ impl<'a> Draft<'a> {
         let fixed = statement.fixed_cells(self.direction, self.subject_ports);
         self.add(&audience, (effect, rank), fixed);
         if self.direction == TrafficDirection::Egress {
-            for (cell, places) in statement.peers_cells(self.universe) {
-                self.add(&Audience::These(audience.among(places)), (effect, rank), vec![cell]);
+            for (cell, peers) in statement.peers_cells(self.universe) {
+                self.add(&Audience::These(audience.among(peers)), (effect, rank), vec![cell]);
             }
         }
     }
@@ -236,25 +237,27 @@ impl<'a> Draft<'a> {
         self.claims.push(Claim { claimant, cells });
         match audience {
             Audience::Any => self.at_any.push(index),
-            Audience::These(places) => {
-                for place in places {
-                    // A peer may be meant twice; the last claim added is the only one it can be.
-                    if let Some(claims) =
-                        self.at.get_mut(*place as usize).filter(|at| at.last() != Some(&index))
-                    {
-                        claims.push(index);
-                    }
-                }
-            }
+            Audience::These(peers) => self.at.extend(peers.iter().map(|peer| (*peer, index))),
         }
     }
 
-    fn entries(&self) -> BTreeMap<Match, Outcome> {
-        let mut tables: BTreeMap<&[u32], Vec<(Slot, Outcome)>> = BTreeMap::new();
+    fn entries(mut self) -> BTreeMap<Match, Outcome> {
+        let mut at = std::mem::take(&mut self.at);
+        at.sort_unstable();
+        let claims: Vec<u32> = at.iter().map(|(_, claim)| *claim).collect();
+        let mut tables: BTreeMap<&[u32], Table> = BTreeMap::new();
         let mut outcomes = BTreeMap::new();
         let mut entries = Vec::new();
-        let identities = self.universe.identities().iter().copied().map(Some).zip(&self.at);
-        for (identity, claims) in std::iter::once((None, &self.at_any)).chain(identities) {
+        let any = (None, self.at_any.as_slice());
+        let mut begin = 0;
+        let each = at.chunk_by(|(one, _), (other, _)| one == other).map(|of_one| {
+            let end = begin + of_one.len();
+            let of_one =
+                (of_one.first().map(|(identity, _)| *identity), claims.get(begin..end).unwrap_or_default());
+            begin = end;
+            of_one
+        });
+        for (identity, claims) in std::iter::once(any).chain(each) {
             let table = tables.entry(claims).or_insert_with(|| self.table(claims, &mut outcomes));
             entries.extend(table.iter().map(|(slot, outcome)| {
                 let Slot { protocol, port, port_bits } = *slot;
@@ -264,7 +267,7 @@ impl<'a> Draft<'a> {
         entries.into_iter().collect()
     }
 
-    fn table(&self, claims: &[u32], outcomes: &mut BTreeMap<Said, Outcome>) -> Vec<(Slot, Outcome)> {
+    fn table(&self, claims: &[u32], outcomes: &mut BTreeMap<Said, Outcome>) -> Table {
         let claims = claims.iter().filter_map(|claim| self.claims.get(*claim as usize));
         let cells = claims.flat_map(|claim| claim.cells.iter().map(|cell| (claim.claimant, cell)));
         let entries = ports::entries(cells).into_iter();

@@ -1,0 +1,248 @@
+//! What is kept from edit to edit changes nothing: random edits, each held against a plan from nothing.
+
+use mesh::flow::TrafficDirection;
+use mesh::policy::compile;
+
+use super::bench::{endpoint, facts};
+use super::*;
+use crate::kind::decode;
+use crate::objects::{File, Objects};
+use crate::yaml::documents;
+
+/// SplitMix64: small, seeded, the same on every machine.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, below: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) as usize % below
+    }
+
+    fn pick<'a>(&mut self, all: &[&'a str]) -> &'a str {
+        all[self.roll(all.len())]
+    }
+
+    fn labels(&mut self) -> String {
+        let labels = [("app", ["web", "db"]), ("tier", ["front", "back"])];
+        let some = labels.into_iter().filter(|_| self.roll(3) > 0).collect::<Vec<_>>();
+        let some: Vec<_> = some.iter().map(|(key, values)| format!("{key}: {}", self.pick(values))).collect();
+        format!("{{{}}}", some.join(", "))
+    }
+
+    fn selector(&mut self) -> String {
+        match self.roll(6) {
+            0 => "{}".to_owned(),
+            1 => "{matchExpressions: [{key: tier, operator: NotIn, values: [front]}]}".to_owned(),
+            2 => "{matchExpressions: [{key: app, operator: Exists}]}".to_owned(),
+            3 => "{matchLabels: {k8s:io.kubernetes.pod.namespace: right}}".to_owned(),
+            _ => format!("{{matchLabels: {}}}", self.labels()),
+        }
+    }
+
+    fn ports(&mut self) -> String {
+        let port = self.pick(&["80", "web", "8080", "443"]);
+        let ports = format!("[{{ports: [{{port: \"{port}\", protocol: {}}}]}}]", self.pick(&["TCP", "ANY"]));
+        if self.roll(3) == 0 { String::new() } else { format!(", toPorts: {ports}") }
+    }
+
+    fn cidr(&mut self) -> &'static str {
+        self.pick(&[
+            "192.0.2.0/24",
+            "198.51.100.0/24",
+            "198.51.100.7/32",
+            "10.217.0.0/24",
+            "2001:db8:f::/48",
+            "0.0.0.0/0",
+        ])
+    }
+
+    fn entity(&mut self) -> &'static str {
+        self.pick(&["world", "cluster", "all", "host", "remote-node", "world-ipv4", "init"])
+    }
+
+    fn peers(&mut self, from: bool) -> String {
+        let direction = if from { "from" } else { "to" };
+        match self.roll(if from { 5 } else { 7 }) {
+            0 => format!("{direction}Entities: [{}]", self.entity()),
+            1 => format!("{direction}CIDR: [{}]", self.cidr()),
+            2 => format!("{direction}CIDRSet: [{{cidr: 198.51.100.0/24, except: [198.51.100.64/26]}}]"),
+            3 | 4 => format!("{direction}Endpoints: [{}]", self.selector()),
+            _ => format!(
+                "toServices: [{{k8sService: {{serviceName: service-{}, namespace: left}}}}]",
+                self.roll(3)
+            ),
+        }
+    }
+
+    fn policy(&mut self) -> String {
+        let (number, selector) = (self.roll(8), self.selector());
+        let (from, from_ports, to, to_ports) =
+            (self.peers(true), self.ports(), self.peers(false), self.ports());
+        let denied = self.peers(true);
+        let deny = if self.roll(4) == 0 { format!("  ingressDeny: [{{{denied}}}]\n") } else { String::new() };
+        let to_ports = if to.starts_with("toServices") { String::new() } else { to_ports };
+        let egress =
+            if self.roll(2) == 0 { format!("  egress: [{{{to}{to_ports}}}]\n") } else { String::new() };
+        format!(
+            "apiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\nmetadata: {{name: policy-{number}, namespace: left}}\nspec:\n  endpointSelector: {selector}\n  ingress: [{{{from}{from_ports}}}]\n{deny}{egress}"
+        )
+    }
+
+    fn document(&mut self) -> String {
+        let number = self.roll(4);
+        match self.roll(16) {
+            0..6 => self.policy(),
+            6..10 => {
+                let labels = self.labels();
+                let node = if self.roll(3) == 0 { "node2" } else { "node1" };
+                let port = [80, 8080][self.roll(2)];
+                format!(
+                    "apiVersion: ferromesh.io/v1alpha1\nkind: Workload\nmetadata: {{name: w{number}, namespace: left, labels: {labels}}}\nspec: {{node: {node}, ports: [{{name: web, port: {port}}}]}}\n"
+                )
+            }
+            10 => format!(
+                "apiVersion: v1\nkind: Namespace\nmetadata: {{name: left, labels: {{team: team-{number}}}}}\n"
+            ),
+            11 => format!(
+                "apiVersion: ferromesh.io/v1alpha1\nkind: Node\nmetadata: {{name: node{number}}}\nspec: {{addresses: [198.51.100.{}]}}\n",
+                number + 5
+            ),
+            12 => format!(
+                "apiVersion: ferromesh.io/v1alpha1\nkind: Configuration\nspec: {{policyEnforcementMode: {}, workloadLabels: {}}}\n",
+                self.pick(&["default", "always", "never"]),
+                self.pick(&["declared", "any"])
+            ),
+            13 => format!(
+                "apiVersion: v1\nkind: Service\nmetadata: {{name: service-{number}, namespace: left}}\nspec: {{selector: {}, ports: [{{port: 80, targetPort: web}}]}}\n",
+                self.labels()
+            ),
+            14 => format!(
+                "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: slice-{number}, namespace: left, labels: {{kubernetes.io/service-name: service-{number}}}}}\naddressType: IPv4\nendpoints: [{{addresses: [198.51.100.{}]}}]\nports: [{{port: 8080}}]\n",
+                number + 7
+            ),
+            _ => self.pick(&["kind: [", "apiVersion: v1\nkind: Service\nmetadata: {name: service-1, namespace: left}\nspec: {wrong: 1}\n", ""]).to_owned(),
+        }
+    }
+
+    fn file(&mut self) -> (String, Option<Arc<File>>) {
+        let name = format!("file-{}.yaml", self.roll(12));
+        if self.roll(8) == 0 {
+            return (name, None);
+        }
+        let text: Vec<_> = (0..=self.roll(2)).map(|_| self.document()).collect();
+        let text = text.join("---\n");
+        let documents = documents(&text).iter().map(|d| (d.position, decode(d))).collect();
+        (name.clone(), Some(Arc::new(File { name, text: text.into(), documents })))
+    }
+
+    fn endpoints(&mut self) -> Vec<Endpoint> {
+        let names = [
+            "left/w0=app=web",
+            "left/w1=app=db",
+            "left/w2=tier=front",
+            "right/other=app=web",
+            "left/x=app=db",
+        ];
+        let some = (1..).zip(names).filter(|_| self.roll(5) > 0);
+        some.map(|(number, text)| endpoint(number, text)).collect()
+    }
+}
+
+/// The objects decided about at once, not file by file.
+fn at_once(before: &Objects, files: &BTreeMap<String, Arc<File>>) -> Objects {
+    let mut objects = Objects::restored(before.accepted.clone());
+    objects.update(files.iter().map(|(name, file)| (name.clone(), Some(Arc::clone(file)))), None);
+    objects
+}
+
+fn statuses(objects: &Objects) -> Vec<String> {
+    let mut all: Vec<_> = objects.statuses.iter().map(|status| format!("{status:?}")).collect();
+    all.sort();
+    all
+}
+
+/// Every ruleset that a universe can be asked for.
+fn answers(world: &World, planned: &Planned) -> Vec<mesh::policy::Ruleset> {
+    let policies = || planned.policies.iter().map(AsRef::as_ref);
+    let subjects = planned.plan.identities.values();
+    let both = subjects.flat_map(|labels| {
+        [TrafficDirection::Ingress, TrafficDirection::Egress].map(|direction| (labels, direction))
+    });
+    let ports = [(("web".to_owned(), TCP), 81)].into();
+    let enforcement = world.configuration.enforcement;
+    both.map(|(labels, direction)| {
+        compile::ruleset(labels, &ports, direction, policies(), &planned.universe, enforcement)
+    })
+    .collect()
+}
+
+#[test]
+fn a_plan_after_edits_is_the_plan_from_nothing() {
+    let (mut prefixes, mut enforced, mut served, mut shared) = (0, 0, 0, 0);
+    for seed in 0..8 {
+        let mut dice = Dice(seed);
+        let state = tempfile::tempdir().unwrap();
+        let mut allocator = Allocator::open(state.path()).unwrap();
+        let mut planner = Planner::default();
+        let (mut objects, mut files, mut world) = (Objects::default(), BTreeMap::new(), World::default());
+        let mut endpoints = dice.endpoints();
+        let mut earlier: Option<Planned> = None;
+        for step in 0..60 {
+            let edits: Vec<_> = (0..=dice.roll(3)).map(|_| dice.file()).collect();
+            for (name, file) in &edits {
+                match file {
+                    Some(file) => drop(files.insert(name.clone(), Arc::clone(file))),
+                    None => drop(files.remove(name)),
+                }
+            }
+            // A file that is edited twice in one go: the last counts.
+            let edits: BTreeMap<_, _> = edits.into_iter().collect();
+            let whole = at_once(&objects, &files);
+            let changes = objects.update(edits, None);
+            for key in &changes.objects {
+                world.put(key, objects.accepted.get(key));
+            }
+            world.statuses = Arc::clone(&objects.statuses);
+            assert_eq!(statuses(&objects), statuses(&whole), "seed {seed} step {step}");
+            let mut expected = World::new(&whole, 0);
+            expected.statuses = Arc::clone(&objects.statuses);
+            assert_eq!(world, expected, "seed {seed} step {step}");
+
+            if dice.roll(4) == 0 {
+                endpoints = dice.endpoints();
+            }
+            let leaving: BTreeSet<_> =
+                endpoints.iter().map(|it| it.id).filter(|_| dice.roll(6) == 0).collect();
+            let before = earlier.as_ref().map(|planned| planned.plan.as_ref());
+            let present = Present { endpoints: &endpoints, leaving: &leaving, plan: before };
+            let mut scratch = allocator.scratch();
+            let fresh = plan(&expected, present, &facts(), &mut scratch).unwrap();
+            let planned = planner.plan(&world, present, &facts(), &mut allocator).unwrap();
+            assert_eq!(*planned.plan, *fresh.plan, "seed {seed} step {step}");
+            assert_eq!(planned.policies, fresh.policies, "seed {seed} step {step}");
+            assert_eq!(planned.notes, fresh.notes, "seed {seed} step {step}");
+            assert_eq!(allocator.idle(), scratch.idle(), "seed {seed} step {step}");
+            assert!(answers(&world, &planned) == answers(&world, &fresh), "seed {seed} step {step}");
+
+            prefixes += planned.plan.identities.keys().filter(|identity| identity.is_cidr()).count();
+            let plans = planned.plan.endpoints.values();
+            enforced += plans.filter(|it| it.ingress.enforced && it.egress.entries.len() > 1).count();
+            served += planned.plan.services.frontends.values().filter(|it| !it.backends.is_empty()).count();
+            shared += earlier.as_ref().map_or(0, |earlier| {
+                let same = |(id, now): (&EndpointId, &EndpointPlan)| {
+                    earlier.plan.endpoints.get(id).is_some_and(|it| Arc::ptr_eq(&it.ingress, &now.ingress))
+                };
+                planned.plan.endpoints.iter().filter(|it| same(*it)).count()
+            });
+            earlier = Some(planned);
+            allocator.save(std::time::SystemTime::now()).unwrap();
+        }
+    }
+    for (what, seen) in [("prefixes", prefixes), ("egress", enforced), ("served", served), ("shared", shared)]
+    {
+        assert!(seen > 100, "the edits make too few: {what} {seen}");
+    }
+}
