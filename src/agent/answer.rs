@@ -125,7 +125,7 @@ impl Node {
 
     /// What works only in part.
     fn degraded(&self) -> Vec<String> {
-        let refused = self.refused.iter().map(|why| format!("the latest edit is not in force: {why}"));
+        let refused = self.refused.iter().cloned();
         let invalid = self.invalid();
         let objects =
             (invalid > 0).then(|| format!("{invalid} objects have an error: see `ferromesh policy list`"));

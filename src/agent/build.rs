@@ -49,11 +49,11 @@ impl Node {
         let planned = planner.plan(&world, present, &facts, &mut allocator)?;
         allocator.save(SystemTime::now())?;
         let mut unlisted = BTreeSet::new();
-        let refused = refusal(datapath.apply(&planned.plan))?;
+        let refused = refusal("the latest edit is", datapath.apply(&planned.plan))?;
         adopt(&mut datapath, &opened.adopted, &adoption)?;
         datapath.apply_masquerade(&planned.plan.masquerade, &outward.devices)?;
         let tables = datapath.apply_services(&planned.plan.services).map(|report| unlisted = report.gone);
-        let refused = refused.or(refusal(tables)?);
+        let refused = refused.or(refusal("services of the latest edit are", tables)?);
         datapath.set_namespace(linux::namespace::cookie()?);
         datapath.attach_cgroup(&Directories::service_cgroup(&world)?)?;
         let mut registry = metrics::registry(env!("CARGO_PKG_VERSION"), crate::COMMIT, abi::SCHEMA);
@@ -76,6 +76,7 @@ impl Node {
             built_with: world.configuration.clone(),
             world,
             planner,
+            called: Arc::clone(&planned.plan.services),
             planned: Arc::new(planned),
             endpoints: opened.endpoints,
             endpoint_config,
@@ -107,9 +108,9 @@ impl Node {
 }
 
 /// What did not fit before does not fit now: what is pinned stays in force, as it did while the last agent ran.
-fn refusal<T>(applied: Result<T, l4_datapath::Error>) -> Result<Option<String>, AgentError> {
+fn refusal<T>(what: &str, applied: Result<T, l4_datapath::Error>) -> Result<Option<String>, AgentError> {
     match applied {
-        Err(error @ l4_datapath::Error::Full { .. }) => Ok(Some(error.to_string())),
+        Err(error @ l4_datapath::Error::Full { .. }) => Ok(Some(format!("{what} not in force: {error}"))),
         applied => Ok(applied.map(|_| None)?),
     }
 }

@@ -14,6 +14,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use l4_datapath::Datapath;
 use l4_datapath::flow::Context;
 use l4_datapath::metrics::Metrics as DatapathMetrics;
+use mesh::service::Services;
 use mesh::workload::{Endpoint, EndpointId};
 use node_api::{Enrol, Enrolled};
 use observe::metrics::{FlowMetrics, NodeMetrics, PolicyMetrics};
@@ -34,6 +35,8 @@ pub(super) struct Node {
     pub(super) world: Arc<World>,
     pub(super) planner: Planner,
     pub(super) planned: Arc<Planned>,
+    /// Services that can be called now: those of the plan, unless they did not fit.
+    pub(super) called: Arc<Services>,
     pub(super) endpoints: Endpoints,
     pub(super) endpoint_config: endpoint::Config,
     pub(super) datapath: Datapath,
@@ -43,7 +46,7 @@ pub(super) struct Node {
     pub(super) outward: Outward,
     /// Where names are answered.
     pub(super) dns: Vec<SocketAddr>,
-    /// Why the latest edit is not in force, if it is not.
+    /// What of the latest edit is not in force, and why, if not all of it is.
     pub(super) refused: Option<String>,
     /// What the kernel offers.
     pub(super) capabilities: BTreeMap<String, String>,
@@ -107,38 +110,59 @@ impl Node {
         self.policy_metrics.set_invalid(self.invalid());
     }
 
-    /// Plans whole and applies the difference. On an error the earlier plan stays in force.
+    /// Plans whole and applies the difference: policy first, so that whoever a service leads to is already judged by it.
+    /// What cannot be put in force stays as it was, and `refused` says what and why.
     pub(super) fn reconcile(&mut self) {
         let endpoints = self.endpoints.list();
-        let outcome = self.plan_and_apply(&endpoints);
-        if let Err(error) = &outcome {
-            tracing::error!("not in force: {error}");
+        match self.apply_policy(&endpoints) {
+            Ok(()) => self.apply_services(),
+            Err(error) => self.refuse(format!("the latest edit is not in force: {error}")),
         }
-        self.refused = outcome.err().map(|error| error.to_string());
     }
 
-    fn plan_and_apply(&mut self, endpoints: &[Endpoint]) -> Result<(), AgentError> {
+    fn apply_policy(&mut self, endpoints: &[Endpoint]) -> Result<(), AgentError> {
         let present = Present { endpoints, leaving: &self.leaving, plan: Some(&self.planned.plan) };
         let planned = self.planner.plan(&self.world, present, &self.facts, &mut self.allocator)?;
         // Numbers are durable before the kernel knows them: after a crash they mean the same.
         self.allocator.save(SystemTime::now())?;
-        if self.datapath.apply(&planned.plan)?.changed {
-            self.settle_at = Some(tokio::time::Instant::now() + SETTLE);
-        }
-        self.datapath.apply_masquerade(&planned.plan.masquerade, &self.outward.devices)?;
-        // Policy first: whoever a service leads to is already judged by it.
-        if self.datapath.apply_services(&planned.plan.services)?.changed {
-            self.settle_at = Some(tokio::time::Instant::now() + SETTLE);
-        }
-        // Last: what has a name can be called.
-        self.names.set(&planned.plan.services);
-        let earlier = std::mem::replace(&mut self.planned, Arc::new(planned));
+        let report = self.datapath.apply(&planned.plan)?;
+        self.settle_after(report.changed);
+        self.planned = Arc::new(planned);
         *self.explanation.lock() = context(&self.facts, &self.planned, &self.datapath);
-        self.end_sockets(Departed {
-            backends: earlier.plan.services.departed(&self.planned.plan.services),
-            ..Departed::default()
-        });
         Ok(())
+    }
+
+    /// Masquerading and services of the plan whose policy is in force.
+    fn apply_services(&mut self) {
+        match self.try_services() {
+            Ok(()) => self.refused = None,
+            Err(error) => self.refuse(format!(
+                "policy of the latest edit is in force, its services and masquerading are not: {error}"
+            )),
+        }
+    }
+
+    fn try_services(&mut self) -> Result<(), AgentError> {
+        let plan = Arc::clone(&self.planned.plan);
+        self.datapath.apply_masquerade(&plan.masquerade, &self.outward.devices)?;
+        let report = self.datapath.apply_services(&plan.services)?;
+        self.settle_after(report.changed);
+        // What has a name can be called.
+        self.names.set(&plan.services);
+        let earlier = std::mem::replace(&mut self.called, Arc::clone(&plan.services));
+        self.end_sockets(Departed { backends: earlier.departed(&plan.services), ..Departed::default() });
+        Ok(())
+    }
+
+    fn refuse(&mut self, why: String) {
+        tracing::error!("{why}");
+        self.refused = Some(why);
+    }
+
+    fn settle_after(&mut self, changed: bool) {
+        if changed {
+            self.settle_at = Some(tokio::time::Instant::now() + SETTLE);
+        }
     }
 
     /// Addresses of the host have come or gone: who has them is a matter of policy, and of what workloads leave by.
@@ -181,7 +205,9 @@ impl Node {
 
     async fn put_in_force(&mut self, endpoint: &Endpoint) -> Result<(), AgentError> {
         let endpoints = self.endpoints.list();
-        self.plan_and_apply(&endpoints)?;
+        self.apply_policy(&endpoints)?;
+        // Without room for its services a workload runs all the same; `status` says what is missing.
+        self.apply_services();
         self.datapath.attach(endpoint)?;
         self.endpoints.release(endpoint.id).await?;
         Ok(())

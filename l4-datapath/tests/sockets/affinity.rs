@@ -1,8 +1,10 @@
 //! A client returns to the backend it had.
 
 use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::AsFd as _;
 
 use abi::{Affinity, AffinityKey};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::time::{ClockId, clock_gettime};
 
 use crate::tables::{UDP, frontend};
@@ -45,6 +47,9 @@ fn called(world: &World, family: Family, vip: SocketAddr, servers: &[UdpSocket; 
 
 /// The one server, counted from 1, that something has come to.
 fn receiver(servers: &[UdpSocket; 2]) -> usize {
+    // On a busy machine the kernel delivers even to itself a moment later.
+    let mut ready = servers.each_ref().map(|server| PollFd::new(server.as_fd(), PollFlags::POLLIN));
+    poll(&mut ready, PollTimeout::from(5000u16)).unwrap();
     let received = servers.each_ref().map(|server| {
         server.set_nonblocking(true).unwrap();
         server.recv(&mut [0; 8]).is_ok()
