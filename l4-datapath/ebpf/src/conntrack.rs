@@ -13,17 +13,17 @@ use crate::{
     header::{protocol, tcp},
     maps::{CONNECTIONS4, CONNECTIONS6},
     parse::Packet,
+    plain::Words,
 };
 
 /// `EEXIST`, as map helpers return it.
 pub(crate) const EXISTS: i32 = -17;
 
 /// What finds a connection.
-#[repr(C, align(8))]
 #[derive(Clone, Copy)]
 pub(crate) struct Tuple {
-    /// Both families: IPv4 addresses are v4-mapped here.
-    key: ConnectionKey6,
+    /// Of a [`ConnectionKey6`], in its order: of both families, IPv4 addresses are v4-mapped here.
+    key: [u64; 5],
     v4: bool,
     /// The source of the packet is the higher end of the key.
     pub(crate) source_is_high: bool,
@@ -39,26 +39,32 @@ impl Tuple {
         protocol: u8,
         v4: bool,
     ) -> Self {
-        let (from, to) = (words(source), words(destination));
-        let source_is_high = if from.0 != to.0 {
-            from.0 > to.0
-        } else if from.1 != to.1 {
-            from.1 > to.1
+        let (source, destination) = (words(source), words(destination));
+        Self::of_words(
+            (source.0.to_be(), source.1.to_be()),
+            (destination.0.to_be(), destination.1.to_be()),
+            ports,
+            protocol,
+            v4,
+        )
+    }
+
+    /// The same of addresses as they stand in memory; ports in machine order.
+    #[inline(always)]
+    fn of_words(source: Words, destination: Words, ports: (u16, u16), protocol: u8, v4: bool) -> Self {
+        let source_is_high = if source.0 != destination.0 {
+            u64::from_be(source.0) > u64::from_be(destination.0)
+        } else if source.1 != destination.1 {
+            u64::from_be(source.1) > u64::from_be(destination.1)
         } else {
             ports.0 > ports.1
         };
         let (low, high) = if source_is_high { (destination, source) } else { (source, destination) };
         let (low_port, high_port) = if source_is_high { (ports.1, ports.0) } else { (ports.0, ports.1) };
-        let key = ConnectionKey6 {
-            low: low.0,
-            high: high.0,
-            low_port: low_port.to_be_bytes(),
-            high_port: high_port.to_be_bytes(),
-            protocol,
-            leg: Leg::Pod as u8,
-            zero: [0; 2],
-        };
-        Self { key, v4, source_is_high }
+        const { assert!(Leg::Pod as u8 == 0) };
+        let rest =
+            u64::from(low_port.to_be()) | u64::from(high_port.to_be()) << 16 | u64::from(protocol) << 32;
+        Self { key: [low.0, low.1, high.0, high.1, rest], v4, source_is_high }
     }
 
     /// Of a packet; the identifier of an ICMP echo stands for both ports.
@@ -69,7 +75,8 @@ impl Tuple {
             _ => packet.destination_port,
         };
         let ports = (packet.source_port, destination_port);
-        Self::new(&packet.source, &packet.destination, ports, packet.protocol, packet.is_v4())
+        let (source, destination) = packet.addresses();
+        Self::of_words(source, destination, ports, packet.protocol, packet.is_v4())
     }
 
     /// [`Connection::instances`], of the source's and the destination's.
@@ -87,29 +94,40 @@ impl Tuple {
     /// IP protocol number.
     #[inline(always)]
     pub(crate) fn protocol(&self) -> u8 {
-        self.key.protocol
+        (self.key[4] >> 32) as u8
     }
 
-    /// The key of `CONNECTIONS4`.
+    /// The words of a key of `CONNECTIONS4`: of each address the last four bytes.
     #[inline(always)]
-    fn key4(&self) -> ConnectionKey4 {
-        ConnectionKey4 {
-            low: Address(self.key.low).last4(),
-            high: Address(self.key.high).last4(),
-            low_port: self.key.low_port,
-            high_port: self.key.high_port,
-            protocol: self.key.protocol,
-            leg: self.key.leg,
-            zero: self.key.zero,
-        }
+    fn words4(&self) -> [u64; 2] {
+        [self.key[1] >> 32 | self.key[3] >> 32 << 32, self.key[4]]
     }
+}
+
+/// A key of `CONNECTIONS6`.
+#[inline(always)]
+pub(crate) fn key6(words: &[u64; 5]) -> &ConnectionKey6 {
+    const { assert!(size_of::<ConnectionKey6>() == 40 && offset_of!(ConnectionKey6, protocol) == 36) };
+    // SAFETY: its words in their order, on a little-endian machine; all of a key is plain bytes.
+    unsafe { &*words.as_ptr().cast() }
+}
+
+/// A key of `CONNECTIONS4`.
+#[inline(always)]
+pub(crate) fn key4(words: &[u64; 2]) -> &ConnectionKey4 {
+    const { assert!(size_of::<ConnectionKey4>() == 16 && offset_of!(ConnectionKey4, protocol) == 12) };
+    // SAFETY: as in `key6`.
+    unsafe { &*words.as_ptr().cast() }
 }
 
 /// The entry both directions share, dead or alive.
 #[inline(never)]
 pub(crate) fn find(tuple: &Tuple) -> Option<Entry> {
-    let found =
-        if tuple.v4 { CONNECTIONS4.get_ptr_mut(tuple.key4()) } else { CONNECTIONS6.get_ptr_mut(&tuple.key) };
+    let found = if tuple.v4 {
+        CONNECTIONS4.get_ptr_mut(key4(&tuple.words4()))
+    } else {
+        CONNECTIONS6.get_ptr_mut(key6(&tuple.key))
+    };
     found.and_then(Entry::new)
 }
 
@@ -119,9 +137,9 @@ pub(crate) fn find(tuple: &Tuple) -> Option<Entry> {
 #[inline(never)]
 pub(crate) fn insert(tuple: &Tuple, value: &Connection) -> i32 {
     let result = if tuple.v4 {
-        CONNECTIONS4.insert(tuple.key4(), value, u64::from(BPF_NOEXIST))
+        CONNECTIONS4.insert(key4(&tuple.words4()), value, u64::from(BPF_NOEXIST))
     } else {
-        CONNECTIONS6.insert(&tuple.key, value, u64::from(BPF_NOEXIST))
+        CONNECTIONS6.insert(key6(&tuple.key), value, u64::from(BPF_NOEXIST))
     };
     result.err().unwrap_or(0)
 }
@@ -129,7 +147,11 @@ pub(crate) fn insert(tuple: &Tuple, value: &Connection) -> i32 {
 /// Deletes the entry; `true` for the one caller that did, so that its charge is taken back once.
 #[inline(never)]
 pub(crate) fn remove(tuple: &Tuple) -> bool {
-    let result = if tuple.v4 { CONNECTIONS4.remove(tuple.key4()) } else { CONNECTIONS6.remove(&tuple.key) };
+    let result = if tuple.v4 {
+        CONNECTIONS4.remove(key4(&tuple.words4()))
+    } else {
+        CONNECTIONS6.remove(key6(&tuple.key))
+    };
     result.is_ok()
 }
 

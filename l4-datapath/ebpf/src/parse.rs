@@ -4,7 +4,10 @@
 //! contradict each other, a first fragment without all its headers) is refused here: policy may not judge what it
 //! cannot parse. The ports of later fragments are not in them; [`crate::fragment`] knows.
 
-use core::{mem::offset_of, ptr::write_volatile};
+use core::{
+    mem::offset_of,
+    ptr::{read_volatile, write_volatile},
+};
 
 use abi::{Address, DropReason};
 use aya_ebpf::bindings::__sk_buff;
@@ -13,6 +16,7 @@ use crate::{
     extension::{self, Chain},
     fragment::{Part, Piece},
     header::{ETHERNET, Icmp, Ipv4, Ipv6, Sctp, Tcp, Udp, ethertype, icmp4, icmp6, protocol},
+    plain::Words,
     refusal::Refusal,
     skb::Skb,
     space::{Space, Zero},
@@ -58,6 +62,21 @@ impl Packet {
         let packet = space.zero();
         packet.length = length;
         packet
+    }
+
+    /// Source and destination as they stand, by words: LLVM would load them byte by byte.
+    #[inline(always)]
+    pub(crate) fn addresses(&self) -> (Words, Words) {
+        const { assert!(offset_of!(Self, source) % 8 == 0 && offset_of!(Self, destination) % 8 == 0) };
+        let (source, destination) =
+            ((&raw const self.source).cast::<u64>(), (&raw const self.destination).cast::<u64>());
+        // SAFETY: two words each, aligned as asserted.
+        unsafe {
+            (
+                (read_volatile(source), read_volatile(source.add(1))),
+                (read_volatile(destination), read_volatile(destination.add(1))),
+            )
+        }
     }
 
     /// IPv4 addresses, as [`Address::v4`] writes them; by words, because LLVM would call a loop over bytes.

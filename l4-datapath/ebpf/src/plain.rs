@@ -5,10 +5,10 @@
 
 use core::mem::offset_of;
 
-use abi::{Connection, ConnectionKey4, ConnectionKey6};
+use abi::Connection;
 
 use crate::{
-    conntrack::Entry,
+    conntrack::{self, Entry},
     frame::Frame,
     header::{ETHERNET, Ethernet, Ipv4, Ipv6, Tcp, Udp, protocol, tcp},
     maps::{CONNECTIONS4, CONNECTIONS6},
@@ -30,7 +30,7 @@ const OFFSET: usize = offset_of!(Tcp, offset);
 const FLAGS: usize = offset_of!(Tcp, flags);
 const LENGTH: usize = offset_of!(Udp, length);
 
-/// An address as it stands in a packet; one of IPv4 is the second word.
+/// An address as it stands in memory.
 pub(crate) type Words = (u64, u64);
 
 /// Why a packet goes the long way.
@@ -45,7 +45,7 @@ pub(crate) enum Detour {
 /// What the connection table has of a packet.
 pub(crate) struct Found {
     pub(crate) entry: Entry,
-    /// Of source and destination.
+    /// Of source and destination; one of IPv4 is the second word.
     pub(crate) addresses: (Words, Words),
     /// The source of the packet is the higher end of the key.
     pub(crate) source_is_high: bool,
@@ -56,8 +56,7 @@ pub(crate) struct Found {
 #[inline(always)]
 pub(crate) fn find4(skb: Skb, frame: Frame<SHORTEST>) -> Result<Found, Detour> {
     let key = key4(skb, frame).ok_or(Detour::Unusual)?;
-    // SAFETY: the words of a key in their order, on a little-endian machine; all of a key is plain bytes.
-    let value = CONNECTIONS4.get_ptr_mut(unsafe { &*key.words.as_ptr().cast::<ConnectionKey4>() });
+    let value = CONNECTIONS4.get_ptr_mut(conntrack::key4(&key.words));
     key.found(value)
 }
 
@@ -111,7 +110,6 @@ fn key4(skb: Skb, frame: Frame<SHORTEST>) -> Option<Key<2>> {
         u64::from(low) | u64::from(high) << 32,
         u64::from(sorted(ports, source_is_high)) | u64::from(protocol) << 32,
     ];
-    const { assert!(size_of::<ConnectionKey4>() == 16 && offset_of!(ConnectionKey4, protocol) == 12) };
     let addresses = ((0, source.into()), (0, destination.into()));
     Some(Key { words, addresses, source_is_high, protocol })
 }
@@ -120,8 +118,7 @@ fn key4(skb: Skb, frame: Frame<SHORTEST>) -> Option<Key<2>> {
 #[inline(always)]
 pub(crate) fn find6(skb: Skb) -> Result<Found, Detour> {
     let key = key6(skb).ok_or(Detour::Unusual)?;
-    // SAFETY: as in `find4`.
-    let value = CONNECTIONS6.get_ptr_mut(unsafe { &*key.words.as_ptr().cast::<ConnectionKey6>() });
+    let value = CONNECTIONS6.get_ptr_mut(conntrack::key6(&key.words));
     key.found(value)
 }
 
@@ -158,7 +155,6 @@ fn key6(skb: Skb) -> Option<Key<5>> {
     };
     let (low, high) = if source_is_high { (destination, source) } else { (source, destination) };
     let rest = u64::from(sorted(ports, source_is_high)) | u64::from(protocol) << 32;
-    const { assert!(size_of::<ConnectionKey6>() == 40 && offset_of!(ConnectionKey6, protocol) == 36) };
     let words = [low.0, low.1, high.0, high.1, rest];
     Some(Key { words, addresses: (source, destination), source_is_high, protocol })
 }

@@ -37,9 +37,9 @@ impl Extent {
         self.namespaces * APPS * POLICIES
     }
 
-    /// Policies in all: with those of the local workloads and the two that are edited.
+    /// Policies in all: with those of the local workloads and the one that is edited.
     pub(super) fn in_force(self) -> usize {
-        self.policies() + self.local + 2
+        self.policies() + self.local + 1
     }
 }
 
@@ -118,19 +118,23 @@ fn policies(namespace: &str, number: usize, extent: Extent) -> Vec<String> {
     all
 }
 
-/// Rules of the local workloads: each admits those who are granted access, and a peer that no other admits.
+/// Rules of the local workloads: each admits those who are granted access, and three teams to a port that is its own.
 pub(super) fn local(extent: Extent) -> String {
     let mut text = String::new();
     for number in 0..extent.local {
+        let team = |nth: usize| (number + nth) % extent.namespaces;
         let _ = write!(
             text,
             "---\napiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\nmetadata: {{name: admits-{number}}}\nspec:\n  \
              endpointSelector: {{matchLabels: {{app: local-{number}}}}}\n  ingress:\n  \
              - fromEndpoints: [{{matchLabels: {{access: granted}}}}]\n    \
              toPorts: [{{ports: [{{port: '80', protocol: UDP}}]}}]\n  \
-             - fromEndpoints: [{{matchLabels: {{'k8s:io.kubernetes.pod.namespace': team-{:03}}}}}]\n    \
+             - fromEndpoints: [{{matchExpressions: [{{key: 'k8s:io.kubernetes.pod.namespace', operator: In, \
+             values: [team-{:03}, team-{:03}, team-{:03}]}}]}}]\n    \
              toPorts: [{{ports: [{{port: '{}', protocol: TCP}}]}}]\n",
-            number % extent.namespaces,
+            team(0),
+            team(1),
+            team(2),
             8000 + number,
         );
     }

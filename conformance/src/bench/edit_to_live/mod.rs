@@ -29,6 +29,8 @@ struct Case {
     open: Option<fn() -> String>,
     edits: usize,
     target: Option<f64>,
+    /// Whether the rule that selects everything is in force.
+    everything: bool,
 }
 
 const RULE1: &str = include_str!("../../../../examples/star-wars/rule1.yaml");
@@ -43,9 +45,11 @@ const DEMO: Case = Case {
     open: None,
     edits: 100,
     target: Some(50.0),
+    everything: false,
 };
 
-const CLUSTER: [Case; 4] = [
+/// In this order: what a case leaves behind makes only those behind it dearer.
+const CLUSTER: [Case; 5] = [
     Case {
         id: "l4.edit_to_live.one_selector",
         what: "a rule that touches one selector",
@@ -54,6 +58,7 @@ const CLUSTER: [Case; 4] = [
         open: Some(|| directory::one_selector(false)),
         edits: 100,
         target: Some(50.0),
+        everything: false,
     },
     Case {
         id: "l4.edit_to_live.relabel",
@@ -63,6 +68,17 @@ const CLUSTER: [Case; 4] = [
         open: Some(|| directory::client(true)),
         edits: 100,
         target: Some(50.0),
+        everything: false,
+    },
+    Case {
+        id: "l4.edit_to_live.large_file",
+        what: "the rule is one of a thousand in its file",
+        file: "one.yaml",
+        closed: || directory::one_of_a_thousand(true),
+        open: Some(|| directory::one_of_a_thousand(false)),
+        edits: 40,
+        target: None,
+        everything: false,
     },
     Case {
         id: "l4.edit_to_live.everything",
@@ -73,16 +89,17 @@ const CLUSTER: [Case; 4] = [
         edits: 20,
         // Above a hundred thousand entries are written and as many removed: see docs/performance.md.
         target: Some(500.0),
+        everything: true,
     },
-    // Last, for the file has a thousand rules from then on.
     Case {
-        id: "l4.edit_to_live.large_file",
-        what: "the rule is one of a thousand in its file",
-        file: "one.yaml",
-        closed: || directory::one_of_a_thousand(true),
-        open: Some(|| directory::one_of_a_thousand(false)),
-        edits: 40,
+        id: "l4.edit_to_live.relabel_large",
+        what: "a relabel that touches every ruleset, each of a thousand entries",
+        file: "client.yaml",
+        closed: || directory::client(false),
+        open: Some(|| directory::client(true)),
+        edits: 20,
         target: None,
+        everything: true,
     },
 ];
 
@@ -124,11 +141,21 @@ fn cluster(plan: &Plan) -> Vec<Row> {
     let mut rows = Vec::new();
     for (family, address) in families(&server).take(if plan.quick { 1 } else { 2 }) {
         let client = Client::start(&node, &[], address);
+        let mut is_there = false;
         for case in CLUSTER.iter().filter(|case| plan.selected.wants(case.id)) {
+            if case.everything && !is_there {
+                let before = count(&node, "policies");
+                node.write("everything.yaml", &directory::everything(false));
+                wait(&node, "the rule about everything", |node| count(node, "policies") == before + 1);
+                is_there = true;
+            }
             rows.extend(client.edit(plan, &node, case, family));
         }
         client.end(&node);
         node.write("one.yaml", &directory::one_selector(false));
+        if is_there {
+            node.remove("everything.yaml");
+        }
         wait(&node, "the small file", |node| count(node, "policies") == extent.in_force());
     }
     if plan.selected.wants(MEMORY) {
@@ -148,7 +175,6 @@ fn fill(node: &Node, extent: directory::Extent) {
     node.write("client.yaml", &directory::client(true));
     node.write("local.yaml", &directory::local(extent));
     node.write("one.yaml", &directory::one_selector(false));
-    node.write("everything.yaml", &directory::everything(false));
     let draft = node.config().with_file_name("objects");
     directory::write(extent, &draft);
     fs::rename(draft, node.config().join("objects")).expect("the objects are put in place");

@@ -124,7 +124,7 @@ fn order(arguments: &[String]) -> Result<Order, String> {
     }
     let plan = Plan {
         rounds: rounds.unwrap_or(if quick { 1 } else { 7 }),
-        seconds_per_run: if quick { 0.03 } else { 0.3 },
+        seconds_per_run: if quick { 0.03 } else { 0.4 },
         selected: Selection::new(only.iter().copied()),
         quick,
     };
