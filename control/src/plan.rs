@@ -332,12 +332,12 @@ fn ipcache(outside: &Outside, vips: impl IntoIterator<Item = IpNet>) -> BTreeMap
     ipcache
 }
 
-/// Addresses of services: their pools, and those chosen elsewhere.
+/// Addresses of services that were chosen outside their pools.
 fn vips(world: &World, services: &Services) -> BTreeSet<IpNet> {
     let configuration = &world.configuration;
     let pools: [IpNet; 2] = [configuration.ipv4_service_pool.into(), configuration.ipv6_service_pool.into()];
     let chosen = services.frontends.keys().map(|frontend| IpNet::from(frontend.address));
-    chosen.filter(|vip| !pools.iter().any(|pool| pool.contains(vip))).chain(pools).collect()
+    chosen.filter(|vip| !pools.iter().any(|pool| pool.contains(vip))).collect()
 }
 
 /// Workloads of one mesh see each other's own addresses: what goes to a pool is never masqueraded.

@@ -172,8 +172,8 @@ impl Datapath {
         let (addresses, mut indices): (Vec<_>, BTreeSet<_>) =
             entries.map(|(address, found)| (*address, found.ifindex)).unzip();
         for address in addresses {
-            self.kernel.remove_endpoint(address)?;
             self.kernel.dirty = true;
+            self.kernel.remove_endpoint(address)?;
         }
         if let Some((interface, index)) = self.interfaces.get(&endpoint) {
             attach::detach(&self.pins, interface, Place::VETH)?;

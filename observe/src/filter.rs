@@ -48,6 +48,9 @@ struct FlowMatch {
     directions: Vec<TrafficDirection>,
 }
 
+/// Bytes of all filters together, as a request carries them.
+const LONGEST: usize = 64 * 1024;
+
 /// Names of verdicts.
 pub const VERDICTS: [(&str, Verdict); 3] =
     [("FORWARDED", Verdict::Forwarded), ("DROPPED", Verdict::Dropped), ("AUDIT", Verdict::Audit)];
@@ -73,6 +76,12 @@ pub const TCP_FLAGS: [(&str, u8); 8] =
 impl Filter {
     /// Understands a query's filters, or names the first value that means nothing.
     pub fn compile(query: &ObserveQuery) -> Result<Self, FilterError> {
+        // Each flow is held against all of it.
+        let size = serde_json::to_vec(query).map_or(usize::MAX, |bytes| bytes.len());
+        if size > LONGEST {
+            let (found, expected) = (format!("{size} bytes"), format!("at most {LONGEST}"));
+            return Err(FilterError { field: "filters".to_owned(), found, expected });
+        }
         Ok(Self {
             keep: FlowMatch::compile(&query.filter)?,
             except: query.except.iter().map(FlowMatch::compile).collect::<Result<_, _>>()?,

@@ -49,11 +49,19 @@ impl Node {
         let planned = planner.plan(&world, present, &facts, &mut allocator)?;
         allocator.save(SystemTime::now())?;
         let mut unlisted = BTreeSet::new();
-        let refused = refusal("the latest edit is", datapath.apply(&planned.plan))?;
+        let mut refused = refusal("the latest edit is", datapath.apply(&planned.plan))?;
         adopt(&mut datapath, &opened.adopted, &adoption)?;
         datapath.apply_masquerade(&planned.plan.masquerade, &outward.devices)?;
-        let tables = datapath.apply_services(&planned.plan.services).map(|report| unlisted = report.gone);
-        let refused = refused.or(refusal("services of the latest edit are", tables)?);
+        let mut called = Arc::default();
+        // Nobody is led to where this plan's policy does not judge.
+        if refused.is_none() {
+            let tables = datapath.apply_services(&planned.plan.services);
+            refused =
+                refusal("services of the latest edit are", tables.map(|report| unlisted = report.gone))?;
+        }
+        if refused.is_none() {
+            called = Arc::clone(&planned.plan.services);
+        }
         datapath.set_namespace(linux::namespace::cookie()?);
         datapath.attach_cgroup(&Directories::service_cgroup(&world)?)?;
         let mut registry = metrics::registry(env!("CARGO_PKG_VERSION"), crate::COMMIT, abi::SCHEMA);
@@ -61,7 +69,7 @@ impl Node {
         let dns =
             dns::Server::bind(&endpoint_config, &settings, dns::Metrics::register(&mut registry)).await?;
         let names = dns.names();
-        names.set(&planned.plan.services);
+        names.set(&called);
         names.set_own_addresses(facts.addresses.iter().map(IpNet::addr));
         let mounted = adoption.mounted.map(|path| format!("BPF file system mounted at {}", path.display()));
         let mut node = Self {
@@ -76,7 +84,7 @@ impl Node {
             built_with: world.configuration.clone(),
             world,
             planner,
-            called: Arc::clone(&planned.plan.services),
+            called,
             planned: Arc::new(planned),
             endpoints: opened.endpoints,
             endpoint_config,
@@ -91,6 +99,7 @@ impl Node {
                 .map(|row| (row.capability.to_owned(), row.text.clone()))
                 .collect(),
             allocator,
+            prediction: Arc::default(),
             leaving: BTreeSet::new(),
             lost_events: 0,
             settle_at: Some(tokio::time::Instant::now()),

@@ -53,6 +53,8 @@ pub(super) struct Node {
     /// Settings the node was built with; some cannot change while it runs.
     pub(super) built_with: Configuration,
     pub(super) allocator: Allocator,
+    /// Held while a prediction is made.
+    pub(super) prediction: Arc<tokio::sync::Mutex<()>>,
     /// Endpoints that are being removed: no service sends anybody new to them.
     pub(super) leaving: BTreeSet<EndpointId>,
     pub(super) explanation: Explanation,
@@ -155,8 +157,10 @@ impl Node {
     }
 
     fn refuse(&mut self, why: String) {
-        tracing::error!("{why}");
-        self.refused = Some(why);
+        if self.refused.as_ref() != Some(&why) {
+            tracing::error!("{why}");
+            self.refused = Some(why);
+        }
     }
 
     fn settle_after(&mut self, changed: bool) {
@@ -247,8 +251,11 @@ impl Node {
         self.end_sockets(Departed { addresses, ..Departed::default() });
     }
 
-    /// What can wait: connections that have expired.
+    /// What can wait: connections that have expired, and what could not be put in force when it was asked for.
     pub(super) fn housekeeping(&mut self) {
+        if self.refused.is_some() {
+            self.reconcile();
+        }
         match self.datapath.collect_connections() {
             Ok(report) => self.datapath_metrics.collected(&report),
             Err(error) => tracing::error!(%error, "expired connections are not collected"),

@@ -8,7 +8,6 @@ use l4_datapath::counters::DropRow;
 use node_api::{
     DropView, LoadBalancerView, PolicyDetails, Reply, Request, SelectorView, ServiceView, WhatIf,
 };
-use parking_lot::Mutex;
 
 use super::node::Node;
 
@@ -86,9 +85,11 @@ impl Node {
         })
     }
 
-    /// One at a time, for each may take a core for seconds.
+    /// One at a time, for each may take a core for seconds; who comes meanwhile is told so, and holds nothing up.
     fn what_if(&self, query: WhatIf) -> Rows {
-        static TURN: Mutex<()> = Mutex::new(());
+        let Ok(turn) = Arc::clone(&self.prediction).try_lock_owned() else {
+            return Box::new(|| vec![Reply::Error("another prediction is being made; ask again".to_owned())]);
+        };
         let snapshot = Snapshot {
             world: Arc::clone(&self.world),
             planned: Arc::clone(&self.planned),
@@ -97,7 +98,7 @@ impl Node {
             numbers: self.allocator.scratch(),
         };
         Box::new(move || {
-            let _turn = TURN.lock();
+            let _turn = turn;
             let prediction = control::what_if(snapshot, &query);
             vec![
                 prediction.map_or_else(

@@ -117,6 +117,9 @@ fn taken_addresses(world: &World, node: &NodeFacts) -> BTreeMap<IpNet, Identity>
         world.other_nodes(&node.name).map(|address| (address.into(), Identity::REMOTE_NODE)).collect();
     taken.insert(node.ipv4_pool.into(), Identity::UNMANAGED);
     taken.insert(node.ipv6_pool.into(), Identity::UNMANAGED);
+    // A policy about a part of them would make of an address somebody who may be called, until it is a VIP.
+    taken.insert(world.configuration.ipv4_service_pool.into(), Identity::UNMANAGED);
+    taken.insert(world.configuration.ipv6_service_pool.into(), Identity::UNMANAGED);
     let declared = world.nodes.get(&node.name).into_iter().flat_map(|node| &node.addresses);
     let own = node.addresses.iter().copied().chain(declared.map(|address| IpNet::from(*address)));
     taken.extend(own.map(|prefix| (prefix, Identity::HOST)));

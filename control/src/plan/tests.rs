@@ -120,7 +120,7 @@ spec:
   endpointSelector: {}
   egress:
   - toCIDRSet: [{cidr: 198.51.100.0/24, except: [198.51.100.128/25]}, {cidr: '2001:db8:f::/48'}]
-  - toCIDR: [10.0.0.0/8, 10.217.3.0/24, 192.0.2.1, 'fd00:217::/80']
+  - toCIDR: [10.0.0.0/8, 10.217.3.0/24, 192.0.2.1, 'fd00:217::/80', 10.218.5.0/24, 'fd00:218::/112']
 ";
     let bench = Bench::new(yaml, &["default/a=app=a"]);
     let identity = |who: &str| bench.identity(who);
@@ -129,6 +129,7 @@ spec:
     assert_eq!([identity("192.0.2.1"), identity("2001:db8::1")], [Identity::HOST; 2]);
     assert_eq!([identity("192.0.2.2"), identity("2001:db8::2")], [Identity::REMOTE_NODE; 2]);
     assert_eq!([identity("10.217.3.1"), identity("fd00:217::9")], [Identity::UNMANAGED; 2]);
+    assert_eq!([identity("10.218.5.1"), identity("fd00:218::9")], [Identity::UNMANAGED; 2], "of services");
     let labels = bench.planned.plan.identities[&identity("2001:db8:f::1")].to_string();
     assert_eq!(labels, "reserved:world-ipv6,cidr:2001:db8:f::/48");
     assert!(bench.allows("default/a", "198.51.100.1", TCP, 443));

@@ -343,9 +343,11 @@ impl Directory {
         let gone = self.files.keys().filter(|name| !walk.found.files.contains_key(*name));
         self.doubtful.extend(gone.cloned());
         for (name, stamp) in walk.found.files.into_keys().zip(walk.stamps) {
-            let known = self.files.get(&name).and_then(|seen| seen.stamp.as_ref());
-            if known.is_none() || known != stamp.as_ref() {
-                self.doubtful.insert(name);
+            match (self.files.get(&name), stamp) {
+                // Written a moment ago, perhaps being written: its end is an event, or the next patrol sees it.
+                (Some(_), None) => {}
+                (Some(seen), stamp) if seen.stamp == stamp => {}
+                _ => drop(self.doubtful.insert(name)),
             }
         }
     }

@@ -15,6 +15,9 @@ use crate::plan::{Planned, of_policy};
 use crate::world::World;
 use crate::yaml::Severity;
 
+/// So many policies at most are taken away: each is looked for among all.
+const MOST_WITHOUT: usize = 100;
+
 /// The world as it would be.
 pub(super) struct Overlay {
     pub(super) world: World,
@@ -47,6 +50,9 @@ impl Overlay {
         }
         let mut overlay =
             Self { world: world.clone(), edits: Vec::new(), warnings: analysis.findings, places: Vec::new() };
+        if query.without.len() > MOST_WITHOUT {
+            return Err(WhatIfError::Refused(format!("--without: at most {MOST_WITHOUT} policies at once")));
+        }
         for named in &query.without {
             overlay.without(world, named)?;
         }

@@ -16,6 +16,8 @@ use crate::{
     plain::Words,
 };
 
+const _: () = assert!(cfg!(target_endian = "little"), "keys are built by words in this order");
+
 /// `EEXIST`, as map helpers return it.
 pub(crate) const EXISTS: i32 = -17;
 

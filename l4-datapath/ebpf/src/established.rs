@@ -4,8 +4,8 @@
 //! whatever is unusual in any respect, or would be refused, goes the long way, which alone refuses, asks and reports.
 //!
 //! One look-up. The entry tells the endpoints at both ends by number, and `ASSIGNMENTS` has their facts in an array. An
-//! end that was nobody's here when policy was asked is nobody's here now: a new endpoint or VIP comes with a new
-//! generation, and with that policy is asked anew.
+//! end that was nobody's here when policy was asked is nobody's here now: a new endpoint comes with a new generation, and
+//! with that policy is asked anew; and a VIP is nobody's before it is one (its pool, or its own prefix, is unmanaged).
 
 use core::{mem::offset_of, ptr::read_volatile};
 
@@ -19,7 +19,7 @@ use crate::{
     conntrack::Entry,
     deliver,
     frame::Frame,
-    header::{ETHERNET, Ethernet, Ipv4, Ipv6, ethertype},
+    header::{Ethernet, Ipv4, Ipv6, ethertype},
     identity::Moment,
     maps::ASSIGNMENTS,
     plain::{self, Detour, Found, IP, SHORTEST, SHORTEST6, Words},
@@ -31,8 +31,6 @@ const LOOPBACK: u32 = 1;
 /// Returned for what must go the long way, no verdicts: [`Detour::Unusual`], [`Detour::Unknown`].
 const UNUSUAL: i32 = i32::MIN;
 const UNKNOWN: i32 = i32::MIN + 1;
-/// Every device that carries IPv6 carries this (RFC 8200 section 5), and workloads' do.
-const ALWAYS_FITS: u32 = ETHERNET + 1280;
 const SOURCE_MAC: usize = offset_of!(Ethernet, source);
 const ETHERTYPE: usize = offset_of!(Ethernet, ethertype);
 
@@ -133,12 +131,9 @@ fn arrive(skb: Skb) -> Result<i32, Detour> {
     }
 }
 
-/// Whether the receiver's device carries the packet, each segment for itself.
+/// Whether the receiver's device is there and carries the packet, each segment for itself.
 #[inline(always)]
 fn fits(skb: Skb, ifindex: u32) -> bool {
-    if skb.len() <= ALWAYS_FITS {
-        return true;
-    }
     let mut mtu = 0;
     let flags = u64::from(BPF_MTU_CHK_SEGS);
     // SAFETY: a valid context and a live local for the result.

@@ -5,6 +5,8 @@
 //! - Reads `NODE`, `ENDPOINTS`, `ASSIGNMENTS`, `IPCACHE`, `RULES`, and what [`crate::balance`] reads.
 //! - Writes `CONNECTIONS4`, `CONNECTIONS6`, `TRANSLATIONS`, `AFFINITIES`, `USAGE`, `FRAGMENTS`, `DROPS`, `EVENTS`,
 //!   `LOST`.
+//! - The kernel makes a header that is shared our own before the program starts, because [`crate::frame`] writes in place;
+//!   without memory for that it drops the packet itself, uncounted by us.
 //! - Verdicts: REDIRECT into a workload of this node (or back, with an answer of ours), OK to the host's stack for all
 //!   others, SHOT.
 

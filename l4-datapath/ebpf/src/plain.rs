@@ -104,6 +104,9 @@ fn key4(skb: Skb, frame: Frame<SHORTEST>) -> Option<Key<2>> {
     let source = frame.word::<{ IP + offset_of!(Ipv4, source) }>();
     let destination = frame.word::<{ IP + offset_of!(Ipv4, destination) }>();
     let ports = (frame.half::<TRANSPORT4>(), frame.half::<{ TRANSPORT4 + 2 }>());
+    if source == destination {
+        return None;
+    }
     let source_is_high = u32::from_be(source) > u32::from_be(destination);
     let (low, high) = if source_is_high { (destination, source) } else { (source, destination) };
     let words = [
@@ -148,6 +151,9 @@ fn key6(skb: Skb) -> Option<Key<5>> {
     let source = (frame.long::<SOURCE>(), frame.long::<{ SOURCE + 8 }>());
     let destination = (frame.long::<DESTINATION>(), frame.long::<{ DESTINATION + 8 }>());
     let ports = (frame.half::<TRANSPORT6>(), frame.half::<{ TRANSPORT6 + 2 }>());
+    if source == destination {
+        return None;
+    }
     let source_is_high = if source.0 == destination.0 {
         u64::from_be(source.1) > u64::from_be(destination.1)
     } else {

@@ -97,8 +97,9 @@ impl Kernel {
             return Ok(());
         }
         self.grace.wait()?;
-        for prefix in std::mem::take(&mut self.doomed) {
+        while let Some(prefix) = self.doomed.first().copied() {
             self.maps.ipcache.remove(prefix)?;
+            self.doomed.remove(&prefix);
             self.ipcache.remove(&prefix);
             self.uneven.remove(&prefix);
             self.removed += 1;
@@ -168,18 +169,18 @@ impl Kernel {
         Ok(())
     }
 
-    /// Takes an address out of `ENDPOINTS`; when it was the last of its endpoint, what policy said of that, too. From
-    /// then on nothing from it or to it is allowed.
+    /// Takes an address out of `ENDPOINTS`, and before the first of an endpoint all that `ASSIGNMENTS` says of it: packets
+    /// of known connections go by that alone. From then on nothing from it or to it is allowed.
     pub(crate) fn remove_endpoint(&mut self, address: Address) -> Result<(), Error> {
         let Some(endpoint) = self.endpoints.get(&address).copied() else { return Ok(()) };
-        self.maps.endpoints.remove(address)?;
-        self.endpoints.remove(&address);
         self.pending = true;
-        self.removed += 1;
-        if self.endpoints.values().all(|other| other.id != endpoint.id) {
+        if self.assignments.contains_key(&endpoint.id) {
             self.maps.assignments.set(endpoint.id, Assignments::default())?;
             self.assignments.remove(&endpoint.id);
         }
+        self.maps.endpoints.remove(address)?;
+        self.endpoints.remove(&address);
+        self.removed += 1;
         Ok(())
     }
 
