@@ -76,6 +76,9 @@ fn is_forbidden(address: &Address, v4: bool) -> bool {
     is_link_local6(address) || (high == 0 && matches!(low >> 32, 0 | 0xffff))
 }
 
+/// An address as it stands in memory.
+pub(crate) type Words = (u64, u64);
+
 /// The address as two big-endian words: the order of addresses is the order of these.
 #[inline(always)]
 pub(crate) fn words(address: &Address) -> (u64, u64) {

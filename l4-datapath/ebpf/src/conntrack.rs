@@ -9,11 +9,10 @@ use abi::{Address, Connection, ConnectionKey4, ConnectionKey6, Leg, Memo, timeou
 use aya_ebpf::{bindings::BPF_NOEXIST, helpers::bpf_ktime_get_coarse_ns};
 
 use crate::{
-    address::words,
+    address::{Words, words},
     header::{protocol, tcp},
     maps::{CONNECTIONS4, CONNECTIONS6},
     parse::Packet,
-    plain::Words,
 };
 
 const _: () = assert!(cfg!(target_endian = "little"), "keys are built by words in this order");

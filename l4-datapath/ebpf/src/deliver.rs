@@ -68,7 +68,14 @@ fn check_size(skb: Skb, flow: &mut Flow, ifindex: u32) -> Result<(), DropReason>
     Err(DropReason::TooBig)
 }
 
-/// TTL or hop limit, one less; the IPv4 checksum by RFC 1624.
+/// The checksum of an IPv4 header whose TTL has become one less, by RFC 1624; both in machine order.
+#[inline(always)]
+pub(crate) fn aged(checksum: u16) -> u16 {
+    let sum = u32::from(checksum) + 0x0100;
+    (sum as u16).wrapping_add(u16::from(sum >= 0xffff))
+}
+
+/// TTL or hop limit, one less, and the IPv4 checksum with it.
 #[inline(always)]
 fn age(skb: Skb, packet: &Packet) -> Option<()> {
     let ttl = packet.ttl - 1;
@@ -77,7 +84,6 @@ fn age(skb: Skb, packet: &Packet) -> Option<()> {
     }
     let mut space = Space::<[u8; 2]>::new();
     let checksum = skb.read(ETHERNET + offset_of!(Ipv4, checksum) as u32, &mut space)?;
-    let sum = u32::from(u16::from_be_bytes(*checksum)) + 0x0100;
-    let [high, low] = (sum as u16).wrapping_add(u16::from(sum >= 0xffff)).to_be_bytes();
+    let [high, low] = aged(u16::from_be_bytes(*checksum)).to_be_bytes();
     skb.store_network(ETHERNET + offset_of!(Ipv4, ttl) as u32, &[ttl, packet.protocol, high, low])
 }

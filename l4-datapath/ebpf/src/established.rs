@@ -16,18 +16,17 @@ use aya_ebpf::{
 };
 
 use crate::{
+    address::Words,
     conntrack::Entry,
     deliver,
     frame::Frame,
     header::{Ethernet, Ipv4, Ipv6, ethertype},
     identity::Moment,
     maps::ASSIGNMENTS,
-    plain::{self, Detour, Found, IP, SHORTEST, SHORTEST6, Words},
+    plain::{self, Detour, Found, IP, SHORTEST, SHORTEST6},
     skb::Skb,
 };
 
-/// `LOOPBACK_IFINDEX`: only the node itself can send there.
-const LOOPBACK: u32 = 1;
 /// Returned for what must go the long way, no verdicts: [`Detour::Unusual`], [`Detour::Unknown`].
 const UNUSUAL: i32 = i32::MIN;
 const UNKNOWN: i32 = i32::MIN + 1;
@@ -119,7 +118,7 @@ fn send(skb: Skb, frame: Frame<SHORTEST>, known: &Known) -> Option<i32> {
 fn arrive(skb: Skb) -> Result<i32, Detour> {
     let known = Known::find(skb, Frame::new(skb).ok_or(Detour::Unusual)?)?;
     // A workload of this node does not send this way, and the node itself only from here.
-    if known.source.id != 0 || (known.host && skb.ingress_ifindex() > LOOPBACK) {
+    if known.source.id != 0 || (known.host && skb.is_received()) {
         return Err(Detour::Unusual);
     }
     match known.endpoint(known.destination, known.addresses.1) {
@@ -140,14 +139,12 @@ fn fits(skb: Skb, ifindex: u32) -> bool {
     unsafe { bpf_check_mtu(skb.as_ptr().cast(), ifindex, &raw mut mtu, 0, flags) == 0 }
 }
 
-/// TTL, one less; the checksum by RFC 1624. A device's sum over the packet stays what it was.
+/// TTL, one less, and the checksum with it. A device's sum over the packet stays what it was.
 #[inline(always)]
 fn age4(frame: Frame<SHORTEST>) {
     const TTL: usize = IP + offset_of!(Ipv4, ttl);
     const CHECKSUM: usize = IP + offset_of!(Ipv4, checksum);
-    let sum = u32::from(u16::from_be(frame.half::<CHECKSUM>())) + 0x0100;
-    let sum = (sum as u16).wrapping_add(u16::from(sum >= 0xffff));
-    frame.set_half::<CHECKSUM>(sum.to_be());
+    frame.set_half::<CHECKSUM>(deliver::aged(u16::from_be(frame.half::<CHECKSUM>())).to_be());
     frame.set_byte::<TTL>(frame.byte::<TTL>() - 1);
 }
 

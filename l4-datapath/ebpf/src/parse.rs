@@ -13,10 +13,10 @@ use abi::{Address, DropReason};
 use aya_ebpf::bindings::__sk_buff;
 
 use crate::{
+    address::Words,
     extension::{self, Chain},
     fragment::{Part, Piece},
     header::{ETHERNET, Icmp, Ipv4, Ipv6, Sctp, Tcp, Udp, ethertype, icmp4, icmp6, protocol},
-    plain::Words,
     refusal::Refusal,
     skb::Skb,
     space::{Space, Zero},

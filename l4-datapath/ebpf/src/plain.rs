@@ -8,6 +8,7 @@ use core::mem::offset_of;
 use abi::Connection;
 
 use crate::{
+    address::Words,
     conntrack::{self, Entry},
     frame::Frame,
     header::{ETHERNET, Ethernet, Ipv4, Ipv6, Tcp, Udp, protocol, tcp},
@@ -29,9 +30,6 @@ const TCP6: usize = TRANSPORT6 + size_of::<Tcp>();
 const OFFSET: usize = offset_of!(Tcp, offset);
 const FLAGS: usize = offset_of!(Tcp, flags);
 const LENGTH: usize = offset_of!(Udp, length);
-
-/// An address as it stands in memory.
-pub(crate) type Words = (u64, u64);
 
 /// Why a packet goes the long way.
 #[derive(Clone, Copy, PartialEq, Eq)]

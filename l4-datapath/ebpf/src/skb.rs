@@ -14,6 +14,8 @@ use aya_ebpf::{
 
 use crate::space::Space;
 
+/// `LOOPBACK_IFINDEX`: only the node itself can send there.
+const LOOPBACK: u32 = 1;
 /// `PACKET_HOST` of `linux/if_packet.h`.
 const PACKET_HOST: u32 = 0;
 
@@ -58,6 +60,12 @@ impl Skb {
         gso_size
         /// Nonzero if a VLAN tag was taken out of the packet into the buffer's metadata.
         vlan_present
+    }
+
+    /// Whether the packet came in by a device; else the node itself made it.
+    #[inline(always)]
+    pub(crate) fn is_received(self) -> bool {
+        self.ingress_ifindex() > LOOPBACK
     }
 
     #[inline(always)]

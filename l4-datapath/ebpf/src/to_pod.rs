@@ -37,9 +37,6 @@ use crate::{
     space::Space,
 };
 
-/// `LOOPBACK_IFINDEX`: only the node itself can send there.
-const LOOPBACK: u32 = 1;
-
 /// See the module.
 #[classifier]
 pub(crate) fn to_pod(ctx: TcContext) -> i32 {
@@ -117,7 +114,7 @@ fn sender(skb: Skb, packet: &Packet, flow: &mut Flow, now: &Moment) -> Result<()
     flow.source.set_remote(&packet.source, now.generation);
     match flow.source.identity {
         ReservedIdentity::UNMANAGED => Err(DropReason::InvalidSourceIp),
-        ReservedIdentity::HOST if skb.ingress_ifindex() > LOOPBACK => Err(DropReason::InvalidSourceIp),
+        ReservedIdentity::HOST if skb.is_received() => Err(DropReason::InvalidSourceIp),
         _ => Ok(()),
     }
 }
