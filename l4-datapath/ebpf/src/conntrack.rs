@@ -52,7 +52,13 @@ impl Tuple {
 
     /// The same of addresses as they stand in memory; ports in machine order.
     #[inline(always)]
-    fn of_words(source: Words, destination: Words, ports: (u16, u16), protocol: u8, v4: bool) -> Self {
+    pub(crate) fn of_words(
+        source: Words,
+        destination: Words,
+        ports: (u16, u16),
+        protocol: u8,
+        v4: bool,
+    ) -> Self {
         let source_is_high = if source.0 != destination.0 {
             u64::from_be(source.0) > u64::from_be(destination.0)
         } else if source.1 != destination.1 {
@@ -100,8 +106,14 @@ impl Tuple {
 
     /// The words of a key of `CONNECTIONS4`: of each address the last four bytes.
     #[inline(always)]
-    fn words4(&self) -> [u64; 2] {
+    pub(crate) fn words4(&self) -> [u64; 2] {
         [self.key[1] >> 32 | self.key[3] >> 32 << 32, self.key[4]]
+    }
+
+    /// The words of a key of `CONNECTIONS6`.
+    #[inline(always)]
+    pub(crate) fn words6(&self) -> &[u64; 5] {
+        &self.key
     }
 }
 
@@ -127,7 +139,7 @@ pub(crate) fn find(tuple: &Tuple) -> Option<Entry> {
     let found = if tuple.v4 {
         CONNECTIONS4.get_ptr_mut(key4(&tuple.words4()))
     } else {
-        CONNECTIONS6.get_ptr_mut(key6(&tuple.key))
+        CONNECTIONS6.get_ptr_mut(key6(tuple.words6()))
     };
     found.and_then(Entry::new)
 }
@@ -140,7 +152,7 @@ pub(crate) fn insert(tuple: &Tuple, value: &Connection) -> i32 {
     let result = if tuple.v4 {
         CONNECTIONS4.insert(key4(&tuple.words4()), value, u64::from(BPF_NOEXIST))
     } else {
-        CONNECTIONS6.insert(key6(&tuple.key), value, u64::from(BPF_NOEXIST))
+        CONNECTIONS6.insert(key6(tuple.words6()), value, u64::from(BPF_NOEXIST))
     };
     result.err().unwrap_or(0)
 }
@@ -151,7 +163,7 @@ pub(crate) fn remove(tuple: &Tuple) -> bool {
     let result = if tuple.v4 {
         CONNECTIONS4.remove(key4(&tuple.words4()))
     } else {
-        CONNECTIONS6.remove(key6(&tuple.key))
+        CONNECTIONS6.remove(key6(tuple.words6()))
     };
     result.is_ok()
 }

@@ -9,7 +9,7 @@ use abi::Connection;
 
 use crate::{
     address::Words,
-    conntrack::{self, Entry},
+    conntrack::{self, Entry, Tuple},
     frame::Frame,
     header::{ETHERNET, Ethernet, Ipv4, Ipv6, Tcp, Udp, protocol, tcp},
     maps::{CONNECTIONS4, CONNECTIONS6},
@@ -53,30 +53,18 @@ pub(crate) struct Found {
 /// An IPv4 packet.
 #[inline(always)]
 pub(crate) fn find4(skb: Skb, frame: Frame<SHORTEST>) -> Result<Found, Detour> {
-    let key = key4(skb, frame).ok_or(Detour::Unusual)?;
-    let value = CONNECTIONS4.get_ptr_mut(conntrack::key4(&key.words));
-    key.found(value)
-}
-
-/// What finds a packet's connection.
-struct Key<const WORDS: usize> {
-    words: [u64; WORDS],
-    addresses: (Words, Words),
-    source_is_high: bool,
-    protocol: u8,
-}
-
-impl<const WORDS: usize> Key<WORDS> {
-    #[inline(always)]
-    fn found(self, value: Option<*mut Connection>) -> Result<Found, Detour> {
-        let Self { addresses, source_is_high, protocol, .. } = self;
-        let entry = value.and_then(Entry::new).ok_or(Detour::Unknown)?;
-        Ok(Found { entry, addresses, source_is_high, protocol })
-    }
+    let (tuple, addresses) = tuple4(skb, frame).ok_or(Detour::Unusual)?;
+    found(CONNECTIONS4.get_ptr_mut(conntrack::key4(&tuple.words4())), &tuple, addresses)
 }
 
 #[inline(always)]
-fn key4(skb: Skb, frame: Frame<SHORTEST>) -> Option<Key<2>> {
+fn found(value: Option<*mut Connection>, tuple: &Tuple, addresses: (Words, Words)) -> Result<Found, Detour> {
+    let entry = value.and_then(Entry::new).ok_or(Detour::Unknown)?;
+    Ok(Found { entry, addresses, source_is_high: tuple.source_is_high, protocol: tuple.protocol() })
+}
+
+#[inline(always)]
+fn tuple4(skb: Skb, frame: Frame<SHORTEST>) -> Option<(Tuple, (Words, Words))> {
     /// Version 4, five words: no options.
     const NO_OPTIONS: u8 = 0x45;
     /// All of the fragment's word but "don't fragment".
@@ -101,30 +89,23 @@ fn key4(skb: Skb, frame: Frame<SHORTEST>) -> Option<Key<2>> {
     }
     let source = frame.word::<{ IP + offset_of!(Ipv4, source) }>();
     let destination = frame.word::<{ IP + offset_of!(Ipv4, destination) }>();
-    let ports = (frame.half::<TRANSPORT4>(), frame.half::<{ TRANSPORT4 + 2 }>());
     if source == destination {
         return None;
     }
-    let source_is_high = u32::from_be(source) > u32::from_be(destination);
-    let (low, high) = if source_is_high { (destination, source) } else { (source, destination) };
-    let words = [
-        u64::from(low) | u64::from(high) << 32,
-        u64::from(sorted(ports, source_is_high)) | u64::from(protocol) << 32,
-    ];
-    let addresses = ((0, source.into()), (0, destination.into()));
-    Some(Key { words, addresses, source_is_high, protocol })
+    let ports = ports(frame.half::<TRANSPORT4>(), frame.half::<{ TRANSPORT4 + 2 }>());
+    let tuple = Tuple::of_words(mapped(source), mapped(destination), ports, protocol, true);
+    Some((tuple, ((0, source.into()), (0, destination.into()))))
 }
 
 /// An IPv6 packet.
 #[inline(always)]
 pub(crate) fn find6(skb: Skb) -> Result<Found, Detour> {
-    let key = key6(skb).ok_or(Detour::Unusual)?;
-    let value = CONNECTIONS6.get_ptr_mut(conntrack::key6(&key.words));
-    key.found(value)
+    let (tuple, addresses) = tuple6(skb).ok_or(Detour::Unusual)?;
+    found(CONNECTIONS6.get_ptr_mut(conntrack::key6(tuple.words6())), &tuple, addresses)
 }
 
 #[inline(always)]
-fn key6(skb: Skb) -> Option<Key<5>> {
+fn tuple6(skb: Skb) -> Option<(Tuple, (Words, Words))> {
     const SOURCE: usize = IP + offset_of!(Ipv6, source);
     const DESTINATION: usize = IP + offset_of!(Ipv6, destination);
     let frame = Frame::<SHORTEST6>::new(skb)?;
@@ -148,19 +129,24 @@ fn key6(skb: Skb) -> Option<Key<5>> {
     }
     let source = (frame.long::<SOURCE>(), frame.long::<{ SOURCE + 8 }>());
     let destination = (frame.long::<DESTINATION>(), frame.long::<{ DESTINATION + 8 }>());
-    let ports = (frame.half::<TRANSPORT6>(), frame.half::<{ TRANSPORT6 + 2 }>());
     if source == destination {
         return None;
     }
-    let source_is_high = if source.0 == destination.0 {
-        u64::from_be(source.1) > u64::from_be(destination.1)
-    } else {
-        u64::from_be(source.0) > u64::from_be(destination.0)
-    };
-    let (low, high) = if source_is_high { (destination, source) } else { (source, destination) };
-    let rest = u64::from(sorted(ports, source_is_high)) | u64::from(protocol) << 32;
-    let words = [low.0, low.1, high.0, high.1, rest];
-    Some(Key { words, addresses: (source, destination), source_is_high, protocol })
+    let ports = ports(frame.half::<TRANSPORT6>(), frame.half::<{ TRANSPORT6 + 2 }>());
+    Some((Tuple::of_words(source, destination, ports, protocol, false), (source, destination)))
+}
+
+/// The words of an IPv4 address as it stands, written v4-mapped.
+#[inline(always)]
+fn mapped(address: u32) -> Words {
+    const MAPPED: u64 = u64::from_ne_bytes([0, 0, 0xff, 0xff, 0, 0, 0, 0]);
+    (0, MAPPED | u64::from(address) << 32)
+}
+
+/// Ports as they stand, in machine order.
+#[inline(always)]
+fn ports(source: u16, destination: u16) -> (u16, u16) {
+    (u16::from_be(source), u16::from_be(destination))
 }
 
 /// Bytes behind the IP header, by its own word, if the buffer holds them. Segments too many for that word go the long
@@ -168,13 +154,6 @@ fn key6(skb: Skb) -> Option<Key<5>> {
 #[inline(always)]
 fn payload(skb: Skb, total: u32, header: u32) -> Option<u32> {
     (total > header && total + ETHERNET <= skb.len()).then(|| total - header)
-}
-
-/// The ports of a key, as they stand: the lower end's first.
-#[inline(always)]
-fn sorted(ports: (u16, u16), source_is_high: bool) -> u32 {
-    let (low, high) = if source_is_high { (ports.1, ports.0) } else { ports };
-    u32::from(low) | u32::from(high) << 16
 }
 
 /// ACK, with or without what says nothing about the connection's state, and a header that lies within the packet.
