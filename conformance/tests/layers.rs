@@ -7,8 +7,8 @@ use std::process::Command;
 const ROWS: [&[&str]; 5] = [
     &["abi", "linux"],
     &["mesh"],
-    &["maps", "node-api"],
-    &["control", "endpoint", "l4-datapath", "observe"],
+    &["certs", "maps", "node-api"],
+    &["auth-agent", "control", "endpoint", "l4-datapath", "observe"],
     &["ferromesh", "conformance"],
 ];
 

@@ -258,7 +258,7 @@ mod tests {
             tcp_flags: 2,
             flags: 0,
             ethertype: 0x0800u16.to_be_bytes(),
-            reserved: 0,
+            authentication: 0,
         }
     }
 

@@ -10,6 +10,8 @@
 //! cancelled `observe` and the lease of an enrolment the same thing, seen by the kernel even when the client is
 //! killed.
 
+pub mod auth;
+pub mod channel;
 pub mod client;
 mod frame;
 pub mod message;

@@ -2,7 +2,7 @@
 
 /// An IPv6 address in network order, or an IPv4 address written v4-mapped. Key of `ENDPOINTS`.
 #[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Address(pub [u8; 16]);
 
 impl Address {
@@ -54,7 +54,14 @@ pub struct Remote {
     pub identity: [u32; 2],
     /// Node that owns the address, 0 unknown. Room for leases and overlay; nothing reads it in schema 1.
     pub node: u32,
-    /// Room (pending, encrypted). Zero in schema 1.
+    /// [`RemoteFlags`].
     pub flags: u32,
+}
+
+/// Bits of [`Remote::flags`].
+pub struct RemoteFlags;
+impl RemoteFlags {
+    /// An address of another node's pods of which nothing is known yet: its first packets may wait for that.
+    pub const PENDING: u32 = 1;
 }
 const _: () = assert!(size_of::<Address>() == 16 && size_of::<Remote>() == 16);

@@ -97,13 +97,13 @@ pub struct Connection {
     /// [`crate::Endpoint::instance`], its lower half, of the endpoints at the *lower* and the *higher* end of the key; 0
     /// for an end that is not on this node. An address passes to another endpoint, a connection does not.
     pub instances: [u32; 2],
-    /// Room: epoch of the authentication mark. Zero.
+    /// [`crate::Mark::epoch`] of the mark it depends on; 0 without one.
     pub epoch: u64,
     /// [`crate::Endpoint::id`] of the same ends; 0 for an end that is not on this node. What leads from a packet of a
     /// known connection to its endpoints without hashing their addresses.
     pub ends: [u16; 2],
-    /// Room. Zero.
-    pub reserved: u32,
+    /// Number of the mark it depends on; 0: policy asks for none.
+    pub mark: u32,
 }
 impl Connection {
     /// All zero; `Default`, where a constant is needed.
@@ -121,7 +121,7 @@ impl Connection {
         instances: [0; 2],
         epoch: 0,
         ends: [0; 2],
-        reserved: 0,
+        mark: 0,
     };
 }
 

@@ -61,7 +61,8 @@ pub struct Event {
     pub flags: u8,
     /// EtherType, network order: what the packet was when it was not IP.
     pub ethertype: [u8; 2],
-    /// Room. Zero.
-    pub reserved: u32,
+    /// Of an allowed connection: number of the mark it depends on. Of one whose proof was refused: why, a number that
+    /// `mesh::auth::Refusal` has. Else 0.
+    pub authentication: u32,
 }
 const _: () = assert!(size_of::<Event>() == 80);

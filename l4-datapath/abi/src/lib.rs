@@ -10,6 +10,7 @@
 #![allow(unsafe_code, reason = "aya::Pod is an unsafe marker; the size assertions in each file justify it")]
 
 mod address;
+mod auth;
 mod connection;
 mod endpoint;
 mod event;
@@ -20,7 +21,8 @@ mod rule;
 mod service;
 mod translation;
 
-pub use address::{Address, AddressKey, Remote, ReservedIdentity};
+pub use address::{Address, AddressKey, Remote, RemoteFlags, ReservedIdentity};
+pub use auth::{HoldKind, HoldTag, LEASES, MARKS, Mark, Pair, PairKey, REQUIRED};
 pub use connection::{Collected, Connection, ConnectionKey4, ConnectionKey6, Leg, Memo, timeout};
 pub use endpoint::{Assignment, Assignments, Endpoint, EndpointFlags};
 pub use event::{Event, EventFlags, EventKind};
@@ -32,7 +34,7 @@ pub use service::{Affinity, AffinityKey, Backend, Called, Frontend, Member, Serv
 pub use translation::{BOUND_WORDS, Device, DeviceFlags, PacketTuple, Translation, TranslationKind};
 
 /// Version of every layout in this crate; part of the pin path. Raised with any change of any layout.
-pub const SCHEMA: u32 = 3;
+pub const SCHEMA: u32 = 4;
 
 /// Mark of a packet that our own program made and sends back through a hook of ours (an RST to the stack side).
 /// Only programs can make a packet meet a veth's ingress with a mark: the kernel clears marks on crossing a namespace
@@ -89,6 +91,12 @@ pub mod map {
     pub const BOUND: &str = "BOUND";
     /// [`crate::FragmentKey`] → [`crate::Fragment`], LRU.
     pub const FRAGMENTS: &str = "FRAGMENTS";
+    /// [`crate::PairKey`] → [`crate::Pair`], hash.
+    pub const AUTH: &str = "AUTH";
+    /// Number → [`crate::Mark`], array.
+    pub const MARKS: &str = "MARKS";
+    /// Number of a node → when its word ends (CLOCK_BOOTTIME, nanoseconds, u64), array.
+    pub const LEASES: &str = "LEASES";
 }
 
 /// Implements the marker that lets user space write a value as bytes.
@@ -123,8 +131,11 @@ pod!(
     Fragment,
     FragmentKey,
     Frontend,
+    Mark,
     Member,
     PacketTuple,
+    Pair,
+    PairKey,
     Service,
     SocketKey,
     Translation

@@ -13,7 +13,10 @@ pub struct Node {
     pub masquerade: u32,
     /// `SO_NETNS_COOKIE` of the node's network namespace: tells its own sockets from workloads'. 0: unknown.
     pub namespace: u64,
-    /// Room. Zero.
-    pub reserved: u64,
+    /// Interface index of the device on which packets wait for a proof; 0: there is none, they are dropped.
+    pub hold: u32,
+    /// TCP ports of this and other nodes that no workload may call, machine order: first `<< 16 |` last. 0: none. There
+    /// auth-agents and the CA listen.
+    pub guarded: u32,
 }
 const _: () = assert!(size_of::<Node>() == 32);

@@ -55,6 +55,8 @@ reasons! {
     FirstFragmentMissing = 175, "First logical datagram fragment not found";
     /// A deny rule matched.
     PolicyDeny = 181, "Policy denied by denylist";
+    /// Policy asks for a proof that is not there, and the packet cannot wait for it.
+    AuthenticationRequired = 189, "Authentication required";
     /// IPv4 options.
     Ipv4Options = 220, "IPv4 options";
     /// TCP flags that no first packet and no packet of this connection may carry.
@@ -83,6 +85,18 @@ reasons! {
     TranslationConflict = 233, "Translation in use";
     /// The table of translations refused an insertion.
     TranslationMapFull = 234, "Translation map insertion failed";
+    /// The proof that policy asks for was tried and refused a moment ago.
+    AuthenticationRefused = 235, "Authentication refused";
+    /// The proof that the connection depends on has been withdrawn, has expired, or nobody vouches for it any more.
+    AuthenticationEnded = 236, "Authentication ended";
+    /// Policy asks for a proof of somebody who has no SPIFFE ID: the world, a host, a masqueraded address.
+    NoPrincipal = 237, "Peer has no SPIFFE ID";
+    /// Too many packets wait for a proof already.
+    HoldFull = 238, "Too many packets wait for authentication";
+    /// A frame on the hold device that is none of those that wait.
+    HoldForged = 239, "Unknown held packet";
+    /// Another node's address of which nothing is known yet, and the packet cannot wait for that.
+    PendingAddress = 240, "Address not known yet";
     /// A map the program cannot do without has no entry: the node is not configured yet.
     NotReady = 232, "Datapath not ready";
 }

@@ -63,7 +63,7 @@ pub struct RuleValue {
     pub cookie: u32,
     /// [`RuleVerdict`] as u8.
     pub verdict: u8,
-    /// Room: number of the authentication requirement; 0 none.
+    /// What the peer must have proven: 0 nothing, [`crate::REQUIRED`] who it is.
     pub requirement: u8,
     /// Room: L7 listener, network order; 0 none.
     pub listener: [u8; 2],

@@ -173,7 +173,7 @@ extern "C" fn flow_report(packet: *const Packet, flow: *const Flow, kind: u32, r
         tcp_flags: packet.tcp_flags,
         flags: flow.flags,
         ethertype: packet.ethertype,
-        reserved: 0,
+        authentication: 0,
     });
     entry.submit(0);
     0

@@ -44,7 +44,8 @@ impl Node {
             trace: self.trace().load(Ordering::Relaxed),
             masquerade: self.masquerade().load(Ordering::Relaxed),
             namespace: self.namespace().load(Ordering::Relaxed),
-            reserved: 0,
+            hold: self.hold().load(Ordering::Relaxed),
+            guarded: self.guarded().load(Ordering::Relaxed),
         }
     }
 
@@ -68,6 +69,16 @@ impl Node {
         self.namespace().store(cookie, Ordering::Relaxed);
     }
 
+    /// Stores [`abi::Node::hold`].
+    pub fn set_hold(&mut self, ifindex: u32) {
+        self.hold().store(ifindex, Ordering::Relaxed);
+    }
+
+    /// Stores [`abi::Node::guarded`].
+    pub fn set_guarded(&mut self, ports: u32) {
+        self.guarded().store(ports, Ordering::Relaxed);
+    }
+
     fn generation(&self) -> &AtomicU64 {
         // SAFETY: mapped for the life of `self`, aligned to a page, written atomically by this process alone and read
         // by programs.
@@ -82,6 +93,16 @@ impl Node {
     fn masquerade(&self) -> &AtomicU32 {
         // SAFETY: as above.
         unsafe { AtomicU32::from_ptr(&raw mut (*self.element.as_ptr()).masquerade) }
+    }
+
+    fn hold(&self) -> &AtomicU32 {
+        // SAFETY: as above.
+        unsafe { AtomicU32::from_ptr(&raw mut (*self.element.as_ptr()).hold) }
+    }
+
+    fn guarded(&self) -> &AtomicU32 {
+        // SAFETY: as above.
+        unsafe { AtomicU32::from_ptr(&raw mut (*self.element.as_ptr()).guarded) }
     }
 
     fn namespace(&self) -> &AtomicU64 {

@@ -1,0 +1,247 @@
+//! What the agent and its auth-agent, and the agent and its CA, say to each other; and what `ferromesh auth` prints.
+//!
+//! Both are children the agent starts, each at the other end of a unix socket that the agent has listened on. What the
+//! agent wants is told whole ([`AuthPlan`], [`Placements`]) with a number, and acknowledged by that number: who comes
+//! back after a restart is told it again, and there is nothing else to remember.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use mesh::auth::{AuthPlan, InstanceName, Refusal};
+use mesh::spiffe::{SpiffeId, TrustDomain};
+use mesh::workload::WorkloadName;
+use serde::{Deserialize, Serialize};
+
+/// From the agent to its auth-agent.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(tag = "message", rename_all = "kebab-case")]
+pub enum ToAuthAgent {
+    /// What is to be proven; replaces the one before.
+    Plan {
+        /// Its number, higher than the one before.
+        number: u64,
+        /// All of it.
+        plan: Arc<AuthPlan>,
+    },
+    /// → [`FromAuthAgent::Answer`] of the same number.
+    Ask {
+        /// Chosen by the asker.
+        number: u64,
+        /// What.
+        question: AuthQuestion,
+    },
+    /// End; marks are left to their leases.
+    Stop,
+}
+
+/// From the auth-agent to its agent.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(tag = "message", rename_all = "kebab-case")]
+pub enum FromAuthAgent {
+    /// Every mark that the plan of this number no longer allows is gone from the maps.
+    Applied {
+        /// [`ToAuthAgent::Plan::number`].
+        number: u64,
+    },
+    /// Of the plan of this number, every pair that both nodes have endpoints for has been proven or refused once.
+    Settled {
+        /// [`ToAuthAgent::Plan::number`].
+        number: u64,
+    },
+    /// Marks have gone: what depended on them is to be ended in the workloads' own namespaces too.
+    Ended(Vec<EndedPair>),
+    /// Every node that had a mark for this instance of ours has acknowledged that it is gone: its addresses may be
+    /// another's.
+    Free {
+        /// [`mesh::workload::Endpoint::instance`].
+        instance: u64,
+    },
+    /// To [`ToAuthAgent::Ask`].
+    Answer {
+        /// [`ToAuthAgent::Ask::number`].
+        number: u64,
+        /// The answer.
+        answer: Box<AuthAnswer>,
+    },
+}
+
+/// A pair whose mark has gone.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct EndedPair {
+    /// The endpoint of this node.
+    pub instance: u64,
+    /// Every address of its peer.
+    pub remote: Vec<IpAddr>,
+    /// The mark that is no more.
+    pub epoch: u64,
+    /// Why.
+    pub why: Refusal,
+}
+
+/// What can be asked of the auth-agent.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(tag = "question", rename_all = "kebab-case")]
+pub enum AuthQuestion {
+    /// → [`AuthAnswer::Certificates`].
+    Certificates,
+    /// → [`AuthAnswer::Pairs`].
+    Pairs,
+    /// → [`AuthAnswer::Nodes`].
+    Nodes,
+    /// → [`AuthAnswer::Counters`].
+    Counters,
+}
+
+/// What the auth-agent answers.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(tag = "answer", content = "value", rename_all = "kebab-case")]
+pub enum AuthAnswer {
+    /// Rows of `auth list`.
+    Certificates(Vec<CertificateView>),
+    /// Rows of `auth pairs`.
+    Pairs(Vec<PairView>),
+    /// Rows of `auth nodes`.
+    Nodes(Vec<NodeView>),
+    /// For `/metrics`.
+    Counters(AuthCounters),
+}
+
+/// A certificate this node holds, or wants: a row of `auth list`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct CertificateView {
+    /// Whose.
+    pub id: SpiffeId,
+    /// Its serial number in hexadecimal; `None`: there is no certificate.
+    pub serial: Option<String>,
+    /// When it ends, seconds since 1970.
+    pub expires: Option<i64>,
+    /// Workloads of this node that it stands for; the node's own certificate has none.
+    pub workloads: BTreeSet<WorkloadName>,
+    /// Why there is none, or why there will be none after this.
+    pub problem: Option<String>,
+}
+
+/// A pair of endpoint instances: a row of `auth pairs`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct PairView {
+    /// The endpoint of this node.
+    pub local: InstanceName,
+    /// Its workload.
+    pub local_workload: WorkloadName,
+    /// Its SPIFFE ID.
+    pub local_id: SpiffeId,
+    /// Its peer.
+    pub remote: InstanceName,
+    /// Its workload.
+    pub remote_workload: WorkloadName,
+    /// Its SPIFFE ID.
+    pub remote_id: SpiffeId,
+    /// What has come of it.
+    pub state: PairState,
+    /// Number of the mark, where there is one.
+    pub mark: u32,
+    /// Its epoch.
+    pub epoch: u64,
+    /// Seconds until the mark ends unless it is renewed.
+    pub expires_in: Option<u64>,
+    /// What failed last, if it is not proven now.
+    pub refusal: Option<Refusal>,
+    /// That, in a sentence that names the certificate or the node.
+    pub detail: Option<String>,
+}
+
+/// State of a pair.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PairState {
+    /// Nobody has asked yet.
+    Idle,
+    /// Being proven.
+    Proving,
+    /// There is a mark.
+    Proven,
+    /// Tried and refused.
+    Refused,
+}
+
+/// A node of the mesh as the auth-agent sees it: a row of `auth nodes`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct NodeView {
+    /// Its name.
+    pub name: String,
+    /// Its SPIFFE ID.
+    pub id: SpiffeId,
+    /// Whether there is a session.
+    pub connected: bool,
+    /// Where, if there is.
+    pub address: Option<std::net::SocketAddr>,
+    /// Milliseconds until its lease ends; 0: it has ended.
+    pub lease: u64,
+    /// Marks that depend on it.
+    pub marks: usize,
+    /// What went wrong last.
+    pub problem: Option<String>,
+}
+
+/// Counters since the auth-agent started.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct AuthCounters {
+    /// Pair proofs that succeeded.
+    pub proven: u64,
+    /// Pair proofs and bindings that failed, by why.
+    pub refused: BTreeMap<Refusal, u64>,
+    /// Marks there are.
+    pub marks: u64,
+    /// Packets that wait now.
+    pub held: u64,
+    /// Packets that have waited and were let go on.
+    pub released: u64,
+    /// Packets that were lost.
+    pub lost: u64,
+    /// Time from a packet's arrival to its release: upper bound in microseconds → how many took at most that and more
+    /// than the next lower one; the last bound is `u64::MAX`.
+    pub waited: BTreeMap<u64, u64>,
+    /// Sum of the same, in microseconds.
+    pub waited_sum: u64,
+    /// Seconds until the first of the certificates ends.
+    pub first_expiry: Option<u64>,
+    /// Node sessions that are up.
+    pub sessions: u64,
+}
+
+/// Who may have which certificate: what the agent tells its CA, from the authority alone.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Placements {
+    /// The domain that is issued for.
+    pub trust_domain: TrustDomain,
+    /// Every node of the mesh, and the IDs of the workloads that are placed on it.
+    pub nodes: BTreeMap<String, BTreeSet<SpiffeId>>,
+}
+
+/// From the agent to its CA.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(tag = "message", rename_all = "kebab-case")]
+pub enum ToCa {
+    /// Replaces the one before. → [`FromCa::Placed`].
+    Place(Placements),
+    /// A token by which a node can show once who it is. → [`FromCa::Token`].
+    Token {
+        /// The node's name; it must be placed.
+        node: String,
+    },
+    /// End.
+    Stop,
+}
+
+/// From the CA to its agent.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(tag = "message", content = "value", rename_all = "kebab-case")]
+pub enum FromCa {
+    /// Placements are in force.
+    Placed,
+    /// The token, good once, for an hour.
+    Token(String),
+    /// It could not be done; the text says what and why.
+    Error(String),
+}
