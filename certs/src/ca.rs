@@ -143,7 +143,7 @@ fn signing_pem(pair: &KeyPair, certificate: &CertificateDer<'_>) -> Zeroizing<St
 }
 
 /// A certificate that signs others, `below` CAs under it.
-fn signer_params(
+pub(crate) fn signer_params(
     trust_domain: &TrustDomain,
     name: &str,
     below: u8,
@@ -161,7 +161,7 @@ fn signer_params(
 }
 
 /// A certificate that authenticates.
-fn leaf_params(id: String, now: UnixTime, end: UnixTime) -> Result<CertificateParams, CaError> {
+pub(crate) fn leaf_params(id: String, now: UnixTime, end: UnixTime) -> Result<CertificateParams, CaError> {
     let mut params = params(now, end, id)?;
     // `NoCa` would leave the extension out, and "not said" is not "no".
     params.is_ca = IsCa::ExplicitNoCa;
@@ -192,3 +192,6 @@ fn date(seconds: u64) -> Result<OffsetDateTime, CaError> {
 fn later(now: UnixTime, by: std::time::Duration) -> UnixTime {
     UnixTime::since_unix_epoch(std::time::Duration::from_secs(now.as_secs().saturating_add(by.as_secs())))
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,6 +9,8 @@ pub mod ca;
 pub mod enrol;
 mod file;
 pub mod svid;
+#[cfg(test)]
+mod testing;
 pub mod tls;
 pub mod verify;
 mod x509;

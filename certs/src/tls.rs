@@ -217,3 +217,6 @@ impl ClientCertVerifier for Verifier {
         ServerCertVerifier::supported_verify_schemes(self)
     }
 }
+
+#[cfg(test)]
+mod tests;

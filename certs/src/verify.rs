@@ -235,3 +235,6 @@ pub fn earliest_end(chain: &[CertificateDer<'_>]) -> Result<UnixTime, VerifyErro
     let ends: Vec<UnixTime> = chain.iter().map(|der| x509::not_after(der)).collect::<Result<_, _>>()?;
     ends.into_iter().min().ok_or(VerifyError::Length(0))
 }
+
+#[cfg(test)]
+mod tests;
