@@ -2,6 +2,8 @@
 
 mod agent;
 mod cli;
+#[allow(dead_code, reason = "the processes that call it come next")]
+mod confine;
 mod directories;
 mod teardown;
 mod workload;

@@ -9,6 +9,7 @@ use std::ffi::CString;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::path::Path;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, unshare};
@@ -104,7 +105,8 @@ fn exit(code: u8) -> ! {
     unsafe { libc::_exit(code.into()) }
 }
 
-fn single_threaded() -> Result<()> {
+/// Fails if the calling process has more than one thread: what is about to be done would reach one of them only.
+pub fn single_threaded() -> Result<()> {
     let threads = fs::read_dir("/proc/self/task").context("count", "threads of this process")?.count();
     if threads == 1 {
         return Ok(());
@@ -112,7 +114,7 @@ fn single_threaded() -> Result<()> {
     Err(Error::Unexpected {
         object: "this process".to_owned(),
         found: format!("{threads} threads"),
-        expected: "one, for it is about to fork",
+        expected: "one, for it is about to fork or to give up rights",
     })
 }
 
@@ -163,6 +165,14 @@ pub fn hide() -> Result<()> {
 /// A cgroup namespace of which the current cgroup is the root.
 pub fn unshare_cgroup() -> Result<()> {
     unshare(CloneFlags::CLONE_NEWCGROUP).context("unshare", "cgroup namespace")
+}
+
+/// Makes a directory the process's `/`, and its working directory.
+pub fn change_root(directory: &Path) -> Result<()> {
+    let object = directory.display();
+    std::env::set_current_dir(directory).context("enter", &object)?;
+    nix::unistd::chroot(".").context("make the root directory", &object)?;
+    std::env::set_current_dir("/").context("enter", object)
 }
 
 /// Names the machine, within the UTS namespace of the process.
