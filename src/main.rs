@@ -1,8 +1,8 @@
 //! Ferromesh: one binary, one verb per process or question.
 
 mod agent;
+mod ca;
 mod cli;
-#[allow(dead_code, reason = "the processes that call it come next")]
 mod confine;
 mod directories;
 mod teardown;

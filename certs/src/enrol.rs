@@ -5,6 +5,8 @@
 
 pub mod client;
 pub mod message;
+pub mod server;
+pub mod token;
 
 pub use client::{Client, EnrolError};
 pub use message::Denied;

@@ -47,7 +47,6 @@ pub struct Owner {
     pub gid: u32,
 }
 
-#[allow(dead_code, reason = "the CA calls it; it comes next")]
 /// Makes a directory for its owner alone, or makes one that is there so.
 pub(crate) fn make_directory(path: &Path, owner: Option<Owner>) -> Result<(), FileError> {
     let error = |action| move |source| FileError { action, path: path.to_owned(), source };

@@ -5,6 +5,7 @@
 //! talks to others is [`enrol`], by which a node gets certificates of a CA.
 
 pub mod bundle;
+pub mod ca;
 pub mod enrol;
 mod file;
 pub mod svid;

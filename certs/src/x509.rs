@@ -161,6 +161,18 @@ pub(crate) fn not_after(der: &[u8]) -> Result<UnixTime, Flaw> {
     Ok(seconds(parse(der)?.validity().not_after))
 }
 
+/// The SubjectPublicKeyInfo, DER.
+pub(crate) fn public_key(der: &[u8]) -> Result<Vec<u8>, Flaw> {
+    Ok(parse(der)?.public_key().raw.to_vec())
+}
+
+/// Whether the key of `issuer` has made the signature of `der`.
+pub(crate) fn is_signed_by(der: &[u8], issuer: &[u8]) -> bool {
+    let (Ok(certificate), Ok(issuer)) = (parse(der), parse(issuer)) else { return false };
+    certificate.issuer() == issuer.subject()
+        && certificate.verify_signature(Some(issuer.public_key())).is_ok()
+}
+
 fn parse(der: &[u8]) -> Result<X509Certificate<'_>, Flaw> {
     match X509Certificate::from_der(der) {
         Ok((&[], certificate)) => Ok(certificate),
