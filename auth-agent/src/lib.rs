@@ -9,4 +9,5 @@
 //! clock, a network and a kernel of its own. `driver` acts: sockets, handshakes, certificates, maps, the hold device.
 
 pub mod event;
+pub mod machine;
 pub mod message;
