@@ -44,6 +44,11 @@ impl<V: Pod> Mapped<V> {
         Ok(Self { _map: array, map, base, entries, element: PhantomData })
     }
 
+    /// Number of elements.
+    pub(crate) fn len(&self) -> u32 {
+        self.entries
+    }
+
     /// Where an element is.
     pub(crate) fn at(&self, index: u32) -> Result<NonNull<V>, Error> {
         if index >= self.entries {
