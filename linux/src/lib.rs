@@ -8,6 +8,7 @@
 
 pub mod capability;
 pub mod cgroup;
+pub mod child;
 pub mod clock;
 mod error;
 pub mod host;
