@@ -1,6 +1,7 @@
 //! Ferromesh: one binary, one verb per process or question.
 
 mod agent;
+mod auth_agent;
 mod ca;
 mod cli;
 mod confine;
