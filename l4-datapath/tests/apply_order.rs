@@ -10,6 +10,8 @@ mod support;
 use std::sync::Arc;
 
 use l4_datapath::{Datapath, Error};
+use mesh::identity::Identity;
+use mesh::plan::Whereabouts;
 use support::{PinRoot, Pinned, allow, id, net, open, plan, policy};
 
 #[test]
@@ -96,8 +98,8 @@ fn a_new_prefix_means_what_its_cover_means_until_the_switch() {
     let (mut datapath, _) = Datapath::open(&root.options()).unwrap();
     let mut wanted = plan(vec![]);
     datapath.apply(&wanted).unwrap();
-    Arc::make_mut(&mut wanted.ipcache).insert(net("192.0.2.0/24"), support::identity(0x0100_0001));
-    Arc::make_mut(&mut wanted.ipcache).insert(net("2001:db8::/32"), support::identity(0x0100_0002));
+    Arc::make_mut(&mut wanted.ipcache).insert(net("192.0.2.0/24"), support::identity(0x0100_0001).into());
+    Arc::make_mut(&mut wanted.ipcache).insert(net("2001:db8::/32"), support::identity(0x0100_0002).into());
     datapath.apply(&wanted).unwrap();
 
     let kernel = Pinned::of(&root);
@@ -112,6 +114,43 @@ fn a_new_prefix_means_what_its_cover_means_until_the_switch() {
     assert_eq!(slots(four), [0x0100_0001, 9], "gone for new packets, still there for old ones");
     datapath.settle().unwrap();
     assert_eq!(slots(four), [9, 9]);
+}
+
+#[test]
+fn an_address_that_is_waited_for_is_so_in_every_generation_in_which_nobody_has_it() {
+    let root = PinRoot::new();
+    let (mut datapath, _) = Datapath::open(&root.options()).unwrap();
+    let waited_for = Whereabouts { identity: Identity::UNMANAGED, pending: true };
+    let mut wanted = plan(vec![]);
+    Arc::make_mut(&mut wanted.ipcache).insert(net("192.0.2.0/24"), waited_for);
+    datapath.apply(&wanted).unwrap();
+    let kernel = Pinned::of(&root);
+    let (known, other) = (abi::Address::v4([192, 0, 2, 7]), abi::Address::v4([192, 0, 2, 8]));
+    // What a packet of each generation takes it for; of one that is known nobody waits.
+    let waits = |address| {
+        let remote = kernel.ipcache().longest(address).unwrap().unwrap();
+        let flagged = remote.flags & abi::RemoteFlags::PENDING != 0;
+        remote.identity.map(|identity| flagged && identity == abi::ReservedIdentity::UNMANAGED)
+    };
+    let now = |address| waits(address)[usize::from(kernel.generation() & 1 == 1)];
+    assert!(now(known) && now(other));
+
+    Arc::make_mut(&mut wanted.ipcache).insert(net("192.0.2.7/32"), support::identity(300).into());
+    datapath.apply(&wanted).unwrap();
+    assert!(!now(known) && waits(known).contains(&true), "packets of the generation before still wait");
+    assert!(now(other));
+    datapath.settle().unwrap();
+    assert!(!datapath.apply(&wanted).unwrap().changed);
+
+    Arc::make_mut(&mut wanted.ipcache).remove(&net("192.0.2.7/32"));
+    datapath.apply(&wanted).unwrap();
+    assert!(now(known) && waits(known).contains(&false));
+    datapath.settle().unwrap();
+    assert!(now(known));
+
+    Arc::make_mut(&mut wanted.ipcache).insert(net("192.0.2.0/24"), Identity::UNMANAGED.into());
+    assert!(datapath.apply(&wanted).unwrap().changed);
+    assert!(!now(known) && !now(other));
 }
 
 #[test]
@@ -164,7 +203,7 @@ fn a_plan_that_does_not_fit_is_refused_whole() {
     let many: Vec<(u32, u16)> = (1..=2048u16).map(|port| (300, port)).collect();
     let mut large = small();
     large.endpoints.get_mut(&id(1)).unwrap().ingress = allow("large", &many);
-    Arc::make_mut(&mut large.ipcache).insert(net("192.0.2.0/24"), support::identity(77));
+    Arc::make_mut(&mut large.ipcache).insert(net("192.0.2.0/24"), support::identity(77).into());
     let error = datapath.apply(&large).unwrap_err();
     let Error::Full { map, needed, held, capacity } = error else { panic!("{error}") };
     assert_eq!((map, needed, held, capacity), ("RULES", 2050, 2, 2048));

@@ -100,7 +100,7 @@ fn any_plan() -> impl Strategy<Value = NodePlan> {
         });
         let mut plan = plan(endpoints.collect());
         Arc::make_mut(&mut plan.ipcache)
-            .extend(ipcache.into_iter().map(|(prefix, own)| (net(prefix), identity(own))));
+            .extend(ipcache.into_iter().map(|(prefix, own)| (net(prefix), identity(own).into())));
         plan
     })
 }
@@ -177,9 +177,9 @@ fn edges(content: &Ruleset) -> Vec<Packet> {
     content.entries.keys().flat_map(edge).collect()
 }
 
-fn expected_remote(ipcache: &BTreeMap<IpNet, mesh::identity::Identity>, address: std::net::IpAddr) -> u32 {
+fn expected_remote(ipcache: &BTreeMap<IpNet, mesh::plan::Whereabouts>, address: std::net::IpAddr) -> u32 {
     let covers = ipcache.iter().filter(|(net, _)| net.contains(&address));
-    covers.max_by_key(|(net, _)| net.prefix_len()).map_or(0, |(_, identity)| identity.number())
+    covers.max_by_key(|(net, _)| net.prefix_len()).map_or(0, |(_, there)| there.identity.number())
 }
 
 /// After settling the maps hold nothing that the plan does not need.

@@ -14,6 +14,9 @@ use mesh::policy::Enforcement;
 use super::{metadata, prefix};
 use crate::yaml::{At, Fields, Place};
 
+/// TCP port on which auth-agents listen for each other.
+pub(crate) const AUTH_PORT: u16 = 4250;
+
 /// How programs are attached to interfaces.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Attach {

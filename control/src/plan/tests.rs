@@ -1,5 +1,6 @@
 pub(crate) mod bench;
 mod memo;
+mod remotes;
 
 use std::fs;
 

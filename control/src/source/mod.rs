@@ -2,7 +2,9 @@
 
 mod accepted;
 pub mod files;
+pub(crate) mod layout;
 mod notice;
+pub mod published;
 
 use std::io;
 use std::path::PathBuf;
@@ -14,6 +16,26 @@ pub enum SourceError {
     #[error("configuration directory {path}: {source}; give a directory that can be read")]
     Directory {
         /// The directory.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// What several nodes share cannot be read at start.
+    #[error(
+        "shared directory {path}: {source}; a shared directory holds admin/ and nodes/, which this node must be able to read"
+    )]
+    Shared {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The other nodes are not told what is on this one.
+    #[error(
+        "{path}: {source}; other nodes do not learn where workloads of this node are; it must be able to write there"
+    )]
+    Publish {
+        /// The directory or file.
         path: PathBuf,
         /// Why.
         source: io::Error,

@@ -61,7 +61,9 @@ pub struct Remote {
 /// Bits of [`Remote::flags`].
 pub struct RemoteFlags;
 impl RemoteFlags {
-    /// An address of another node's pods of which nothing is known yet: its first packets may wait for that.
+    /// An address of another node's pods of which nothing is known yet: its first packets may wait for that. Means
+    /// something only with the identity [`ReservedIdentity::UNMANAGED`] in force: an entry keeps the bit while its slots
+    /// differ, so that nothing is lost between two generations.
     pub const PENDING: u32 = 1;
 }
 const _: () = assert!(size_of::<Address>() == 16 && size_of::<Remote>() == 16);

@@ -140,7 +140,11 @@ impl Scene {
             return planned.identity;
         }
         let around = self.plan.ipcache.iter().filter(|(net, _)| net.contains(&address));
-        *around.max_by_key(|(net, _)| net.prefix_len()).expect("both default routes are in every plan").1
+        around
+            .max_by_key(|(net, _)| net.prefix_len())
+            .expect("both default routes are in every plan")
+            .1
+            .identity
     }
 }
 
@@ -218,13 +222,14 @@ fn plan(world: &World, actors: &[Actor]) -> NodePlan {
             };
             plan.endpoints.insert(planned.endpoint.id, planned);
         } else if !party.identity.is_world() {
-            let own = actor.addresses.iter().map(|address| (IpNet::from(*address), party.identity));
+            let own = actor.addresses.iter().map(|address| (IpNet::from(*address), party.identity.into()));
             Arc::make_mut(&mut plan.ipcache).extend(own);
         }
     }
     let defaults = [("0.0.0.0/0", Identity::WORLD_IPV4), ("::/0", Identity::WORLD_IPV6)]
         .map(|(text, it)| (support::net(text), it));
     let prefixes: BTreeMap<IpNet, Identity> = world.prefixes();
-    Arc::make_mut(&mut plan.ipcache).extend(prefixes.into_iter().chain(defaults));
+    let prefixes = prefixes.into_iter().chain(defaults).map(|(net, identity)| (net, identity.into()));
+    Arc::make_mut(&mut plan.ipcache).extend(prefixes);
     plan
 }

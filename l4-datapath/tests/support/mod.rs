@@ -131,8 +131,8 @@ pub(crate) fn plan(endpoints: Vec<(u16, u32, Arc<Ruleset>, Arc<Ruleset>)>) -> No
     NodePlan {
         endpoints: endpoints.into_iter().map(entry).collect(),
         ipcache: Arc::new(BTreeMap::from([
-            (net("0.0.0.0/0"), Identity::WORLD_IPV4),
-            (net("::/0"), Identity::WORLD_IPV6),
+            (net("0.0.0.0/0"), Identity::WORLD_IPV4.into()),
+            (net("::/0"), Identity::WORLD_IPV6.into()),
         ])),
         ..NodePlan::default()
     }
