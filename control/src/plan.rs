@@ -7,6 +7,7 @@
 //! touch. What it gives equals what [`plan()`] gives, which starts from nothing; a test of random edits holds the two
 //! together. Inputs are compared by address where a world shares with the one before what has not changed.
 
+mod authentication;
 mod notes;
 mod outside;
 mod owners;
@@ -34,6 +35,8 @@ use crate::allocate::{AllocateError, Allocator, Token};
 use crate::authority::{self, Standing};
 use crate::kind::{Configuration, Namespace, Workload};
 use crate::world::World;
+pub use authentication::placements;
+use authentication::{Auth, Given};
 pub(crate) use notes::{Notes, of_policy, of_service};
 use outside::Outside;
 use people::People;
@@ -108,6 +111,7 @@ pub struct Planner {
     standings: Standings,
     people: People,
     remotes: Remotes,
+    auth: Auth,
     services: service_memo::Memo,
     outside: Outside,
     policies: Arc<Vec<Arc<Policy>>>,
@@ -116,6 +120,9 @@ pub struct Planner {
     rulesets: Rulesets,
     identities: Arc<BTreeMap<Identity, LabelSet>>,
     ipcache: Arc<BTreeMap<IpNet, Whereabouts>>,
+    /// Of services.
+    service_notes: Arc<Notes>,
+    /// Of everything.
     notes: Arc<Notes>,
 }
 
@@ -149,15 +156,12 @@ impl Planner {
     ) -> Result<Planned, PlanError> {
         let running = self.standings.of(world, node, present);
         let (identities, moved) = self.people.update(world, &running, allocator)?;
-        let remotes_changed = self.remotes.update(world, &running, node, &self.people);
+        let remotes_changed = self.remotes.update(world, node, &self.people);
         let reachable = reachable(&running, &self.remotes.all);
         let services_changed =
             self.services.update(world, &reachable, &self.remotes.all, node, &mut allocator.vips);
-        let mut notes = self.services.notes.as_ref().clone();
-        notes.add(&self.remotes.notes);
-        if *self.notes != notes {
-            self.notes = Arc::new(notes);
-        }
+        let services_noted = !Arc::ptr_eq(&self.service_notes, &self.services.notes);
+        self.service_notes = Arc::clone(&self.services.notes);
         let policies = self.services.policies();
         let mut touched = self.take_in(policies);
         let (prefixes, taken_changed) = self.outside.update(world, node, allocator)?;
@@ -176,6 +180,19 @@ impl Planner {
         let subjects: Vec<_> =
             identities.into_iter().zip(running.iter().map(|it| it.standing.clone())).collect();
         let rulesets = self.rulesets.of(&subjects, &self.subjects, &self.universe);
+        let auth_changed = self.auth.update(&Given {
+            world,
+            node,
+            running: &running,
+            identities: &subjects.iter().map(|(identity, _)| *identity).collect::<Vec<_>>(),
+            remotes: &self.remotes,
+            policies: &self.policies,
+            universe: &self.universe,
+            moved: !movers.is_empty(),
+        });
+        if services_noted || remotes_changed || auth_changed {
+            self.note(world);
+        }
         let audit = world.configuration.audit;
         let endpoints = running.iter().zip(subjects).zip(rulesets);
         let endpoints = endpoints.map(|((running, (identity, _)), [ingress, egress])| {
@@ -188,7 +205,7 @@ impl Planner {
             ipcache: Arc::clone(&self.ipcache),
             services: shared(&self.services.services, present.plan),
             masquerade: masquerade(world, node),
-            auth: None,
+            auth: self.auth.plan.clone(),
         };
         Ok(Planned {
             plan: Arc::new(plan),
@@ -196,6 +213,17 @@ impl Planner {
             policies: Arc::clone(&self.policies),
             notes: Arc::clone(&self.notes),
         })
+    }
+
+    /// Gathers what is to be said.
+    fn note(&mut self, world: &World) {
+        let mut notes = self.services.notes.as_ref().clone();
+        notes.add(&self.remotes.notes);
+        notes.add(&self.auth.notes);
+        authentication::review(world, &mut notes);
+        if *self.notes != notes {
+            self.notes = Arc::new(notes);
+        }
     }
 
     /// Takes in other policies. Those that are new and those that they replace.
@@ -290,6 +318,7 @@ pub(crate) fn review(world: &World) -> Notes {
         masquerade_ports: world.configuration.masquerade_ports.clone(),
     };
     let mut notes = remotes::review(world, None);
+    authentication::review(world, &mut notes);
     services::review(world, &nowhere, &mut notes);
     to_services::review(world, &mut notes);
     notes

@@ -58,6 +58,13 @@ impl TrustDomain {
     }
 }
 
+impl Default for TrustDomain {
+    /// `cluster.local`.
+    fn default() -> Self {
+        Self("cluster.local".to_owned())
+    }
+}
+
 impl FromStr for TrustDomain {
     type Err = SpiffeIdError;
 

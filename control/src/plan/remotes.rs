@@ -6,7 +6,7 @@
 //!
 //! Judged whole when something that this comes from is another one; who is believed as before is the same value.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
@@ -19,7 +19,6 @@ use super::NodeFacts;
 use super::notes::{Notes, of_claim, of_node, of_workload};
 use super::owners::Owners;
 use super::people::People;
-use super::services::backends::Running;
 use crate::authority::{self, Standing};
 use crate::kind::{Namespace, Node, Workload};
 use crate::world::{Claim, ClaimName, World};
@@ -47,8 +46,6 @@ pub(crate) type All = BTreeMap<InstanceName, Arc<Remote>>;
 pub(super) struct Remotes {
     inputs: Option<Inputs>,
     pub(super) all: Arc<All>,
-    /// Instances of this node whose address another node claims with the same right.
-    pub(super) contested: BTreeSet<u64>,
     pub(super) notes: Notes,
 }
 
@@ -62,7 +59,6 @@ struct Inputs {
     shared: bool,
     services: [IpNet; 2],
     node: NodeFacts,
-    own: Vec<(u64, [IpAddr; 2])>,
 }
 
 /// Equal if it is the very same.
@@ -75,8 +71,7 @@ impl<T> PartialEq for Same<T> {
 }
 
 impl Inputs {
-    fn new(world: &World, running: &[Running<'_>], node: &NodeFacts) -> Self {
-        let own = running.iter().map(|it| (it.endpoint.instance, it.addresses()));
+    fn new(world: &World, node: &NodeFacts) -> Self {
         Self {
             claims: Same(Arc::clone(&world.endpoints)),
             nodes: Same(Arc::clone(&world.nodes)),
@@ -85,28 +80,21 @@ impl Inputs {
             shared: world.shared,
             services: service_pools(world),
             node: node.clone(),
-            own: own.collect(),
         }
     }
 }
 
 impl Remotes {
     /// Brings everything up to date; whether other endpoints are believed in, or other notes made.
-    pub(super) fn update(
-        &mut self,
-        world: &World,
-        running: &[Running<'_>],
-        node: &NodeFacts,
-        people: &People,
-    ) -> bool {
-        let inputs = Inputs::new(world, running, node);
+    pub(super) fn update(&mut self, world: &World, node: &NodeFacts, people: &People) -> bool {
+        let inputs = Inputs::new(world, node);
         if self.inputs.as_ref() == Some(&inputs) {
             return false;
         }
         self.notes = review(world, Some(node));
         let mut judge = Judge { world, node, owners: Owners::new(world, node), notes: &mut self.notes };
         let claims = judge.entitled();
-        let (claims, contested) = judge.uncontested(claims, running);
+        let claims = judge.uncontested(claims);
         let same_namespaces =
             self.inputs.as_ref().is_some_and(|earlier| earlier.namespaces == inputs.namespaces);
         let believed = claims.into_iter().filter_map(|(claim, workload)| {
@@ -131,7 +119,6 @@ impl Remotes {
         if *self.all != all {
             self.all = Arc::new(all);
         }
-        self.contested = contested;
         self.inputs = Some(inputs);
         true
     }
@@ -223,12 +210,9 @@ impl<'a> Judge<'a> {
         }
     }
 
-    /// Those whose instance and addresses nobody else claims; and instances of this node whose addresses are claimed.
-    fn uncontested(
-        &mut self,
-        claims: Vec<(&'a ClaimName, Entitled<'a>)>,
-        running: &[Running<'_>],
-    ) -> (Vec<Entitled<'a>>, BTreeSet<u64>) {
+    /// Those whose instance and addresses nobody else claims. Whatever this node has given out itself is in a range of its
+    /// own, where nobody is entitled to anything.
+    fn uncontested(&mut self, claims: Vec<(&'a ClaimName, Entitled<'a>)>) -> Vec<Entitled<'a>> {
         let mut by_address: BTreeMap<IpAddr, Vec<&ClaimName>> = BTreeMap::new();
         let mut by_instance: BTreeMap<(&str, u64), Vec<&ClaimName>> = BTreeMap::new();
         for (name, (claim, _)) in &claims {
@@ -238,39 +222,25 @@ impl<'a> Judge<'a> {
             }
             by_instance.entry((&endpoint.node, endpoint.instance)).or_default().push(name);
         }
-        let own: BTreeMap<IpAddr, &Running<'_>> =
-            running.iter().flat_map(|it| it.addresses().map(|address| (address, it))).collect();
-        let contested = own.iter().filter(|(address, _)| by_address.contains_key(address));
-        let contested = contested.map(|(_, running)| running.endpoint.instance).collect();
         let mut left = Vec::new();
         for (name, entitled) in claims {
             let endpoint = &entitled.0.endpoint;
-            let other =
-                |names: &[&ClaimName]| names.iter().find(|other| **other != name).map(|it| self.place(it));
-            let addresses: [(&str, IpAddr); 2] =
-                [("spec.ipv4", endpoint.ipv4.into()), ("spec.ipv6", endpoint.ipv6.into())];
-            let mut faults = addresses.into_iter().filter_map(|(field, address)| {
-                let by_other = other(by_address.get(&address)?);
-                let here = own.get(&address).map(|it| format!("endpoint {} of this node", it.endpoint.id));
-                Some(format!(
-                    "{field}: {address} is claimed by {} too: neither is believed",
-                    by_other.or(here)?
-                ))
+            let key = (endpoint.node.as_str(), endpoint.instance);
+            let claimed = [
+                ("spec.ipv4", endpoint.ipv4.to_string(), by_address.get(&endpoint.ipv4.into())),
+                ("spec.ipv6", endpoint.ipv6.to_string(), by_address.get(&endpoint.ipv6.into())),
+                ("spec.instance", endpoint.instance.to_string(), by_instance.get(&key)),
+            ];
+            let fault = claimed.into_iter().find_map(|(field, what, names)| {
+                let other = self.place(names?.iter().find(|other| **other != name)?);
+                Some(format!("{field}: {what} is claimed by {other} too: neither is believed"))
             });
-            let twice =
-                by_instance.get(&(endpoint.node.as_str(), endpoint.instance)).and_then(|names| other(names));
-            let twice = twice.map(|place| {
-                format!("spec.instance: {} is claimed by {place} too: neither is believed", endpoint.instance)
-            });
-            match faults.next().or(twice) {
-                Some(fault) => {
-                    drop(faults);
-                    self.notes.error(of_claim(name), fault);
-                }
+            match fault {
+                Some(fault) => self.notes.error(of_claim(name), fault),
                 None => left.push(entitled),
             }
         }
-        (left, contested)
+        left
     }
 
     fn place(&self, name: &ClaimName) -> String {

@@ -1,3 +1,4 @@
+mod authentication;
 pub(crate) mod bench;
 mod memo;
 mod remotes;

@@ -25,11 +25,6 @@ pub(crate) struct Running<'a> {
 }
 
 impl Running<'_> {
-    /// Both of its addresses.
-    pub(crate) fn addresses(&self) -> [IpAddr; 2] {
-        [self.endpoint.ipv4.into(), self.endpoint.ipv6.into()]
-    }
-
     /// As services see it.
     pub(crate) fn reachable(&self) -> Reachable<'_> {
         let endpoint = self.endpoint;

@@ -94,7 +94,7 @@ spec:
     assert_eq!(
         said(&bench),
         [
-            "admin/all.yaml:35 Workload default/nowhere: Workload is valid; spec.node: missing: it is placed nowhere, may not start and gets no certificate"
+            "admin/all.yaml:29 Workload default/nowhere: Workload is valid; spec.node: missing: it is placed nowhere, may not start and gets no certificate"
         ]
     );
 }
