@@ -237,3 +237,89 @@ impl Bundles {
         !same(&before)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{AS_IS, World, domain};
+
+    #[test]
+    fn pem_is_written_as_it_is_read() {
+        let (old, new) = (World::new("rebels.example"), World::new("rebels.example"));
+        let both = [old.root.der.clone(), new.root.der.clone()];
+        let bundle = Bundle::new(domain("rebels.example"), both.clone()).unwrap();
+        let pem = bundle.to_pem();
+        assert!(pem.lines().all(|line| line.len() <= 64), "{pem}");
+        let read = Bundle::from_pem(domain("rebels.example"), &pem).unwrap();
+        assert_eq!(read, bundle);
+        assert!(read.certificates().eq(&both));
+        for length in 0..100 {
+            let bytes: Vec<u8> = (0..length).collect();
+            let text = super::pem("CERTIFICATE", &bytes);
+            let (_, back) = <(SectionKind, Vec<u8>)>::from_pem_slice(text.as_bytes()).unwrap();
+            assert_eq!(back, bytes);
+        }
+    }
+
+    #[test]
+    fn a_text_without_certificates_trusts_nobody() {
+        for text in ["", "\n", "# no roots any more\n"] {
+            assert!(Bundle::from_pem(domain("rebels.example"), text).unwrap().is_empty(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_a_root_is_refused_by_its_number() {
+        let (rebels, empire) = (World::new("rebels.example"), World::new("empire.example"));
+        let leaf = rebels.intermediate.leaf("spiffe://rebels.example/a", AS_IS).0;
+        let good = rebels.bundle().to_pem();
+        let key = pem("PRIVATE KEY", b"secret");
+        let cases = [
+            (good.clone() + &certificate_pem(&leaf), "certificate 2 cannot be a root: it is not a CA's"),
+            (
+                good.clone() + &empire.bundle().to_pem(),
+                "certificate 2 cannot be a root: it is of trust domain empire",
+            ),
+            (certificate_pem(b"nothing"), "certificate 1 cannot be a root: it cannot be read"),
+            (good.clone() + &key, "entry 2 is a PrivateKey; a bundle holds certificates only"),
+            (
+                "-----BEGIN CERTIFICATE-----\n!!!!\n-----END CERTIFICATE-----\n".to_owned(),
+                "not readable as PEM",
+            ),
+            (good[..good.len() / 2].to_owned(), "not readable as PEM"),
+        ];
+        for (text, told) in cases {
+            let error = Bundle::from_pem(domain("rebels.example"), &text).unwrap_err().to_string();
+            assert!(error.starts_with("bundle of trust domain rebels.example: "), "{error}");
+            assert!(error.contains(told), "{error}, expected {told}");
+        }
+    }
+
+    #[test]
+    fn roots_are_bounded_and_the_same_one_twice_is_one() {
+        let world = World::new("rebels.example");
+        let same = vec![world.root.der.clone(); 2 * MAX_ROOTS];
+        assert_eq!(Bundle::new(domain("rebels.example"), same).unwrap().certificates().count(), 1);
+        let many = (0..=MAX_ROOTS).map(|_| World::new("rebels.example").root.der);
+        assert_eq!(
+            Bundle::new(domain("rebels.example"), many).unwrap_err(),
+            BundleError::TooMany(domain("rebels.example"))
+        );
+    }
+
+    #[test]
+    fn a_snapshot_stays_and_only_changes_are_revisions() {
+        let (rebels, empire) = (World::new("rebels.example"), World::new("empire.example"));
+        let bundles = rebels.bundles();
+        let before = bundles.load();
+        assert!(!bundles.replace(rebels.bundle()), "the same again");
+        assert_eq!(bundles.load().revision(), before.revision());
+        assert!(bundles.replace(empire.bundle()));
+        let after = bundles.load();
+        assert_eq!(after.revision(), before.revision() + 1);
+        assert!(before.bundle(&domain("empire.example")).is_none(), "what was read stays");
+        let roots = |name| after.bundle(&domain(name)).unwrap().certificates().cloned().collect::<Vec<_>>();
+        assert_eq!(roots("rebels.example"), [rebels.root.der], "domains are apart");
+        assert_eq!(roots("empire.example"), [empire.root.der]);
+    }
+}

@@ -221,3 +221,69 @@ impl fmt::Debug for KeyRequest {
         f.debug_struct("KeyRequest").finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+    use crate::testing::{AS_IS, World, id};
+
+    const LUKE: &str = "spiffe://rebels.example/ns/default/sa/luke";
+    const VADER: &str = "spiffe://rebels.example/ns/default/sa/vader";
+
+    #[test]
+    fn a_file_holds_it_for_its_owner_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("node.pem");
+        assert!(Svid::load(&id(LUKE), &path).unwrap().is_none());
+        let svid = World::new("rebels.example").svid(LUKE);
+        svid.save(&path).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        let read = Svid::load(&id(LUKE), &path).unwrap().unwrap();
+        assert_eq!((read.serial(), read.chain()), (svid.serial(), svid.chain()));
+        assert_eq!(read.to_pem(), svid.to_pem());
+        std::fs::write(&path, &svid.to_pem()[..600]).unwrap();
+        assert!(Svid::load(&id(LUKE), &path).is_err(), "half a file is none");
+    }
+
+    #[test]
+    fn key_certificate_and_id_belong_together() {
+        let world = World::new("rebels.example");
+        let (luke, vader) = (world.svid(LUKE), world.svid(VADER));
+        let take = |expected, chain: &[CertificateDer<'static>], key: &Svid| {
+            Svid::new(&id(expected), chain.to_vec(), Zeroizing::new(key.key.to_vec()))
+        };
+        assert!(take(LUKE, luke.chain(), &luke).is_ok());
+        assert!(matches!(take(LUKE, luke.chain(), &vader), Err(SvidError::OtherKey)));
+        assert!(matches!(take(VADER, luke.chain(), &luke), Err(SvidError::WrongId { .. })));
+        assert!(matches!(take(LUKE, &[], &luke), Err(SvidError::Length(0))));
+        let signers = [luke.chain(), vader.chain()].concat();
+        assert!(matches!(take(LUKE, &signers, &luke), Err(SvidError::Issuer(3, Flaw::IsNoCa))));
+        assert!(matches!(take(LUKE, &signers[1..2], &luke), Err(SvidError::Leaf(Flaw::IsCa))));
+        let key = Svid::new(&id(LUKE), luke.chain().to_vec(), Zeroizing::new(vec![1, 2, 3]));
+        assert!(matches!(key, Err(SvidError::Key(_))));
+    }
+
+    #[test]
+    fn pem_has_one_key() {
+        let world = World::new("rebels.example");
+        let (luke, vader) = (world.svid(LUKE), world.svid(VADER));
+        let read = |text: &str| Svid::from_pem(&id(LUKE), text).map(drop).unwrap_err().to_string();
+        let two = format!("{}{}", luke.to_pem().as_str(), vader.to_pem().as_str());
+        assert!(read(&two).contains("a PrivateKey too much"));
+        let none: String = luke.chain().iter().map(|der| certificate_pem(der)).collect();
+        assert!(read(&none).contains("there is no key"));
+    }
+
+    #[test]
+    fn nothing_that_is_printed_shows_a_key() {
+        let (leaf, pair) = World::new("rebels.example").intermediate.leaf(LUKE, AS_IS);
+        let key = Zeroizing::new(pair.serialize_der());
+        let secret = format!("{:?}", &key[40..48]);
+        let svid = Svid::new(&id(LUKE), vec![leaf], key).unwrap();
+        for shown in [format!("{svid:?}"), format!("{:?}", KeyRequest::new().unwrap())] {
+            assert!(!shown.contains(secret.trim_matches(['[', ']'])) && shown.len() < 300, "{shown}");
+        }
+    }
+}

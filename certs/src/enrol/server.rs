@@ -359,3 +359,37 @@ impl Drop for Slot {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ca::{Files, Lifetimes};
+    use crate::testing::{NOW, TestClock, at, domain};
+
+    #[test]
+    fn connections_are_bounded_in_all_and_from_each_address() {
+        let directory = tempfile::tempdir().unwrap();
+        let files = Files {
+            root: directory.path().join("root"),
+            directory: directory.path().join("ca"),
+            owner: None,
+            trust_domain: domain("rebels.example"),
+            lifetimes: Lifetimes::default(),
+        };
+        files.prepare(at(NOW)).unwrap();
+        let server =
+            Server::open(&files.directory, Duration::from_secs(60), TestClock::at(NOW).clock()).unwrap();
+        let server = Arc::new(server);
+        let take = |last: u8| Slot::take(&server, IpAddr::from([10, 0, 0, last]));
+        let mut first: Vec<Slot> = (0..MAX_PER_ADDRESS).map(|_| take(1).unwrap()).collect();
+        assert!(take(1).is_none(), "one too many from this address");
+        let others: Vec<Slot> = (MAX_PER_ADDRESS..MAX_CONNECTIONS)
+            .map(|index| take(2 + (index / MAX_PER_ADDRESS) as u8).unwrap())
+            .collect();
+        assert!(take(100).is_none(), "one too many in all");
+        first.pop();
+        assert!(take(100).is_some());
+        drop((first, others));
+        assert!(server.state.lock().connections.is_empty(), "nothing is remembered");
+    }
+}
