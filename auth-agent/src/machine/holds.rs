@@ -21,6 +21,8 @@ struct Waiting {
     destination: IpAddr,
     /// Whose mark it waits for; `None`: it waits for a plan.
     pair: Option<PairName>,
+    /// Who had its addresses when first they were known: nobody who comes after them sends or gets it.
+    owners: (Option<u64>, Option<InstanceName>),
 }
 
 /// All of them.
@@ -50,7 +52,8 @@ impl Machine {
             self.tally.lost += 1;
             return self.out.push(Output::Lose(packet));
         }
-        let waiting = Waiting { since: self.now, kind, source, destination, pair: None };
+        let waiting =
+            Waiting { since: self.now, kind, source, destination, pair: None, owners: (None, None) };
         self.holds.packets.insert(packet, waiting);
         self.timers.add(self.now + self.settings.hold_time, Timer::Packet(packet));
         self.resolve(packet);
@@ -71,9 +74,19 @@ impl Machine {
             return;
         };
         let pending = matches!(waiting.kind, HoldKind::PendingEgress | HoldKind::PendingIngress);
-        let Some(name) = self.pair_of(waiting) else {
+        let (local, peer) = self.owners(waiting);
+        let before = &waiting.owners;
+        let passed = (before.0.is_some() && before.0 != local) || (before.1.is_some() && before.1 != peer);
+        if passed {
+            return self.lose(packet);
+        }
+        if let Some(waiting) = self.holds.packets.get_mut(&packet) {
+            waiting.owners = (local, peer.clone());
+        }
+        let (Some(local), Some(peer)) = (local, peer) else {
             return;
         };
+        let name = self.pair_name(local, peer);
         let most = self.settings.held_per_pair;
         match self.keep(&name) {
             Ok(pair) if pair.packets.len() < most => {
@@ -98,17 +111,17 @@ impl Machine {
         }
     }
 
-    fn pair_of(&self, waiting: &Waiting) -> Option<PairName> {
+    /// Whose the addresses of a packet are: here, and beyond.
+    fn owners(&self, waiting: &Waiting) -> (Option<u64>, Option<InstanceName>) {
         let (here, there) = match waiting.kind {
             HoldKind::Egress | HoldKind::PendingEgress => (waiting.source, waiting.destination),
             HoldKind::Ingress | HoldKind::PendingIngress => (waiting.destination, waiting.source),
         };
-        let local = *self.index.locals.get(&here)?;
         let beside = self.index.locals.get(&there);
         let beside =
             beside.map(|instance| InstanceName { node: self.own_node().to_owned(), instance: *instance });
-        let peer = beside.or_else(|| self.index.remotes.get(&there).cloned())?;
-        Some(self.pair_name(local, peer))
+        let peer = beside.or_else(|| self.index.remotes.get(&there).cloned());
+        (self.index.locals.get(&here).copied(), peer)
     }
 
     fn release_all(&mut self, name: &PairName) {

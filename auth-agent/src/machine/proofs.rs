@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use mesh::auth::Refusal;
 use mesh::spiffe::SpiffeId;
 
+use super::handshakes::Handshake;
 use super::pairs::{PairName, Work};
 use super::timers::Timer;
 use super::{Machine, SECOND};
@@ -33,29 +34,19 @@ pub(super) struct Proof {
     /// When it is to be renewed.
     renew: Time,
     /// Whether one that this node began is under way.
-    running: Running,
+    pub(super) running: Running,
     /// Pairs that wait for it or are marked on its strength.
     users: BTreeSet<PairName>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-enum Running {
+pub(super) enum Running {
     #[default]
     No,
     /// In memory, since then.
     Here(Time),
     /// In a session.
     There(ProofId),
-}
-
-/// A handshake in a session that has not ended.
-#[derive(Debug)]
-pub(super) struct Handshake {
-    key: ProofKey,
-    /// What our side of it has found, until the other side's word is there, too.
-    done: Option<Time>,
-    /// Bytes received and sent.
-    bytes: [usize; 2],
 }
 
 impl Machine {
@@ -108,187 +99,6 @@ impl Machine {
         self.out.push(Output::StartProof { proof: id, local, remote });
     }
 
-    /// The peer begins a handshake: only for IDs of its attested instances and of ours, and only where a policy asks it.
-    pub(super) fn prove_asked(
-        &mut self,
-        session: SessionId,
-        node: &str,
-        number: u64,
-        theirs: SpiffeId,
-        ours: SpiffeId,
-    ) {
-        let id = ProofId { session, ours: false, number };
-        if let Err(why) = self.may_prove(session, node, &theirs, &ours) {
-            let message = Message::Refuse { ours: false, proof: number, why };
-            return self.out.push(Output::Send(session, message));
-        }
-        if let Some(state) = self.sessions.get_mut(&session) {
-            state.proofs += 1;
-        }
-        let key = ProofKey { node: node.to_owned(), local: ours.clone(), remote: theirs.clone() };
-        self.handshakes.insert(id, Handshake { key, done: None, bytes: [0; 2] });
-        self.timers.add(self.now + self.settings.proof_time, Timer::Handshake(id));
-        self.out.push(Output::StartProof { proof: id, local: ours, remote: theirs });
-    }
-
-    fn may_prove(
-        &mut self,
-        session: SessionId,
-        node: &str,
-        theirs: &SpiffeId,
-        ours: &SpiffeId,
-    ) -> Result<(), Refusal> {
-        let state = self.sessions.get_mut(&session).ok_or(Refusal::NodeUnreachable)?;
-        if state.proofs >= self.settings.proofs_per_peer || !state.bucket.take(self.now) {
-            return Err(Refusal::Overloaded);
-        }
-        self.has_certificate(ours).map_err(|_| Refusal::NoCertificate)?;
-        let plan = self.plan.as_ref().ok_or(Refusal::UnknownPeer)?;
-        let locals = self.index.local_ids.get(ours).ok_or(Refusal::Withdrawn)?;
-        let remotes =
-            self.index.remote_ids.get(&(node.to_owned(), theirs.clone())).ok_or(Refusal::UnknownPeer)?;
-        let attested = remotes
-            .iter()
-            .filter_map(|name| plan.remotes.get(name).map(|end| (name, end)))
-            .filter(|(name, end)| self.attests(session, name.instance, end));
-        let identities: BTreeSet<_> = attested.map(|(_, end)| end.identity).collect();
-        if identities.is_empty() {
-            return Err(Refusal::NotAttested);
-        }
-        let required = locals
-            .iter()
-            .filter_map(|local| plan.endpoints.get(local))
-            .any(|local| identities.iter().any(|identity| plan.requires(local.identity, *identity)));
-        if required { Ok(()) } else { Err(Refusal::NotRequired) }
-    }
-
-    /// Our side of a handshake has bytes for the other.
-    pub(super) fn proof_bytes(&mut self, id: ProofId, bytes: Vec<u8>) {
-        let most = self.settings.handshake_bytes;
-        let Some(handshake) = self.handshakes.get_mut(&id) else {
-            return;
-        };
-        handshake.bytes[1] = handshake.bytes[1].saturating_add(bytes.len());
-        if handshake.bytes[1] > most {
-            self.out.push(Output::DropProof(id));
-            return self.proof_failed(id, Refusal::BadCertificate, true);
-        }
-        // A message is at most 64 KiB, its frame included.
-        for part in bytes.chunks(32 * 1024) {
-            let message = Message::Handshake { ours: id.ours, proof: id.number, bytes: part.to_vec() };
-            self.out.push(Output::Send(id.session, message));
-        }
-    }
-
-    /// Bytes of the other side. False: it sends more than a handshake has.
-    pub(super) fn proof_received(&mut self, id: ProofId, bytes: Vec<u8>) -> bool {
-        let Some(handshake) = self.handshakes.get_mut(&id) else {
-            return true;
-        };
-        handshake.bytes[0] = handshake.bytes[0].saturating_add(bytes.len());
-        if handshake.bytes[0] > self.settings.handshake_bytes {
-            return false;
-        }
-        self.out.push(Output::FeedProof(id, bytes));
-        true
-    }
-
-    /// Our side of a handshake is over.
-    pub(super) fn proof_done(&mut self, id: ProofId, result: Result<Time, Refusal>) {
-        let Some(handshake) = self.handshakes.get_mut(&id) else {
-            return;
-        };
-        match result.and_then(|expiry| if expiry > self.now { Ok(expiry) } else { Err(Refusal::Expired) }) {
-            Err(why) => self.proof_failed(id, why, true),
-            // TLS 1.3 tells a client nothing of what the server thinks of its certificate.
-            Ok(expiry) if id.ours => handshake.done = Some(expiry),
-            Ok(expiry) => {
-                self.out.push(Output::Send(id.session, Message::Accept { proof: id.number }));
-                self.proof_succeeded(id, expiry);
-            }
-        }
-    }
-
-    /// The other side has accepted what we began. False: it cannot have.
-    pub(super) fn proof_accepted(&mut self, id: ProofId) -> bool {
-        let Some(handshake) = self.handshakes.get(&id) else {
-            return true;
-        };
-        match handshake.done {
-            Some(expiry) if expiry > self.now => self.proof_succeeded(id, expiry),
-            Some(_) => self.proof_failed(id, Refusal::Expired, false),
-            // Our last bytes are sent when our side is over, not before.
-            None => return false,
-        }
-        true
-    }
-
-    fn end_handshake(&mut self, id: ProofId) -> Option<ProofKey> {
-        let handshake = self.handshakes.remove(&id)?;
-        if id.ours {
-            self.tally.running = self.tally.running.saturating_sub(1);
-            if let Some(proof) = self.proofs.get_mut(&handshake.key) {
-                proof.running = Running::No;
-            }
-        } else if let Some(state) = self.sessions.get_mut(&id.session) {
-            state.proofs = state.proofs.saturating_sub(1);
-        }
-        Some(handshake.key)
-    }
-
-    fn proof_succeeded(&mut self, id: ProofId, expiry: Time) {
-        let Some(key) = self.end_handshake(id) else {
-            return;
-        };
-        // One of a session that is not the one in use proves nothing about the one that is.
-        if self.current(&key.node) == Some(id.session) {
-            self.proof_holds(&key, expiry);
-        }
-    }
-
-    /// A handshake has failed; `tell` the other side if it does not know.
-    pub(super) fn proof_failed(&mut self, id: ProofId, why: Refusal, tell: bool) {
-        let Some(key) = self.end_handshake(id) else {
-            return;
-        };
-        if tell {
-            let message = Message::Refuse { ours: id.ours, proof: id.number, why };
-            self.out.push(Output::Send(id.session, message));
-        }
-        if id.ours {
-            self.proof_refused(&key, why);
-        } else {
-            self.tally.refuse(why);
-        }
-    }
-
-    /// The other side says that a handshake will not succeed.
-    pub(super) fn proof_refused_by_peer(&mut self, id: ProofId, why: Refusal) {
-        if !self.handshakes.contains_key(&id) {
-            return;
-        }
-        self.out.push(Output::DropProof(id));
-        let why = match why {
-            Refusal::NoCertificate => Refusal::PeerNoCertificate,
-            Refusal::NodeUnreachable
-            | Refusal::NotAttested
-            | Refusal::NotRequired
-            | Refusal::UnknownPeer
-            | Refusal::Withdrawn
-            | Refusal::Overloaded
-            | Refusal::TimedOut => why,
-            _ => Refusal::RefusedByPeer,
-        };
-        self.proof_failed(id, why, false);
-    }
-
-    pub(super) fn handshake_timed_out(&mut self, id: ProofId) {
-        if self.handshakes.contains_key(&id) {
-            self.out.push(Output::DropProof(id));
-            self.proof_failed(id, Refusal::TimedOut, true);
-        }
-    }
-
     /// The handshake in memory of two workloads of this node is over.
     pub(super) fn local_proof_done(&mut self, a: SpiffeId, b: SpiffeId, result: Result<Time, Refusal>) {
         let key = ProofKey::here(self.own_node().to_owned(), a, b);
@@ -304,15 +114,31 @@ impl Machine {
         }
     }
 
+    /// The pairs that rest on a proof, or wait for it. A pair may have got other IDs since it joined.
+    fn users(&self, key: &ProofKey) -> Vec<PairName> {
+        let users =
+            self.proofs.get(key).map(|proof| proof.users.iter().filter(|name| self.rests_on(name, key)));
+        users.into_iter().flatten().cloned().collect()
+    }
+
+    fn rests_on(&self, name: &PairName, key: &ProofKey) -> bool {
+        self.pairs.get(name).is_some_and(|pair| {
+            let (local, remote) = (&pair.ends.local.id, &pair.ends.remote.id);
+            let same = (local, remote) == (&key.local, &key.remote);
+            let turned = (remote, local) == (&key.local, &key.remote) && key.node == self.own_node();
+            name.peer.node == key.node && (same || turned)
+        })
+    }
+
     /// Both sides have verified each other.
-    fn proof_holds(&mut self, key: &ProofKey, expiry: Time) {
+    pub(super) fn proof_holds(&mut self, key: &ProofKey, expiry: Time) {
         let half = (expiry - self.now) / 2;
         let renew = self.now + self.random.shorten(half);
         let proof = self.proofs.entry(key.clone()).or_default();
         let expiry = proof.expiry.map_or(expiry, |before| before.max(expiry));
         proof.expiry = Some(expiry);
         proof.renew = renew;
-        let users: Vec<_> = proof.users.iter().cloned().collect();
+        let users = self.users(key);
         self.timers.add(renew.max(self.now + 1), Timer::Proof(key.clone()));
         self.timers.add(expiry, Timer::Proof(key.clone()));
         self.tally.proven += 1;
@@ -329,11 +155,10 @@ impl Machine {
     }
 
     /// What we began has failed.
-    fn proof_refused(&mut self, key: &ProofKey, why: Refusal) {
+    pub(super) fn proof_refused(&mut self, key: &ProofKey, why: Refusal) {
         let Some(proof) = self.proofs.get_mut(key) else {
             return;
         };
-        let users: Vec<_> = proof.users.iter().cloned().collect();
         if let Some(expiry) = proof.expiry {
             // What is proven stays so until its end; that it could not be renewed is tried again before.
             let again = (expiry.saturating_sub(self.now) / 4).clamp(SECOND / 10, 30 * SECOND);
@@ -342,7 +167,7 @@ impl Machine {
         } else {
             self.timers.add(self.now + self.settings.proof_time, Timer::Proof(key.clone()));
         }
-        for name in users {
+        for name in self.users(key) {
             let Some(pair) = self.pairs.get(&name) else {
                 continue;
             };
@@ -372,10 +197,14 @@ impl Machine {
         if proof.expiry.is_some_and(|expiry| expiry <= self.now) {
             proof.expiry = None;
         }
-        let waits = |name: &PairName| {
+        let mut users = self.users(key);
+        users.retain(|name| {
             self.pairs.get(name).is_some_and(|pair| pair.mark.is_some() || pair.work == Work::Proving)
+        });
+        let Some(proof) = self.proofs.get_mut(key) else {
+            return;
         };
-        proof.users.retain(waits);
+        proof.users = users.into_iter().collect();
         if proof.users.is_empty() && proof.expiry.is_none() && proof.running == Running::No {
             self.proofs.remove(key);
             return;
@@ -415,14 +244,16 @@ impl Machine {
             Some(node) => ProofKey { node, local: a, remote: b },
         };
         self.outdated(&key);
+        // Also what our side has verified and the other has not accepted yet.
+        let of_key = |(_, handshake): &(&ProofId, &Handshake)| handshake.key == key;
+        let running: Vec<_> = self.handshakes.iter().filter(of_key).map(|(id, _)| *id).collect();
+        for id in running {
+            self.out.push(Output::DropProof(id));
+            self.proof_failed(id, why, true);
+        }
         for name in self.pairs_of(&key.node) {
-            let Some(pair) = self.pairs.get(&name) else {
-                continue;
-            };
-            let (local, remote) = (&pair.ends.local.id, &pair.ends.remote.id);
-            let same = (local, remote) == (&key.local, &key.remote)
-                || (key.node == self.own_node() && (remote, local) == (&key.local, &key.remote));
-            if same && pair.mark.is_some() {
+            let marked = self.pairs.get(&name).is_some_and(|pair| pair.mark.is_some());
+            if marked && self.rests_on(&name, &key) {
                 self.clear(&name, why);
                 self.enqueue(&name, false);
             }
