@@ -16,6 +16,7 @@
 
 mod address;
 mod answer;
+mod auth;
 mod balance;
 mod call;
 mod checksum;
@@ -31,6 +32,7 @@ mod frame;
 mod from_netdev;
 mod from_pod;
 mod getpeername;
+mod guard;
 mod header;
 mod identity;
 mod judge;
