@@ -141,7 +141,7 @@ impl Spec {
 }
 
 /// Every map that is pinned.
-pub fn specs(sizes: &Sizes) -> [Spec; 26] {
+pub fn specs(sizes: &Sizes) -> [Spec; 31] {
     use abi::map;
     [
         Spec::mapped::<abi::Node>(map::NODE, 1),
@@ -166,6 +166,11 @@ pub fn specs(sizes: &Sizes) -> [Spec; 26] {
         Spec::of::<abi::DropKey, abi::DropCount>(map::DROPS, MapType::PerCpuHash, sizes.drops),
         Spec::of::<(), ()>(map::EVENTS, MapType::RingBuf, sizes.events),
         Spec::of::<u32, u64>(map::LOST, MapType::PerCpuArray, 1),
+        Spec::of::<u32, abi::Held>(map::HELD, MapType::Array, abi::HELD),
+        Spec::of::<u32, abi::Hold>(map::HOLD, MapType::Array, 1),
+        Spec::of::<u32, u64>(map::HOLD_RATES, MapType::Array, ENDPOINT_IDS),
+        Spec::of::<abi::PacketTuple, u64>(map::HOLD_FLOWS, MapType::LruHash, abi::HOLD_FLOWS),
+        Spec::of::<u32, u64>(map::HOLD_COUNTS, MapType::PerCpuArray, abi::HoldCount::ALL),
         Spec {
             flags: NO_PREALLOC,
             ..Spec::of::<abi::Frontend, u32>(map::FRONTENDS, MapType::Hash, sizes.frontends)

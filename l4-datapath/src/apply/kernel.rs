@@ -204,6 +204,12 @@ impl Kernel {
         self.maps.node.set_masquerade(ports);
     }
 
+    /// See [`abi::Node::hold`].
+    pub(crate) fn set_hold(&mut self, ifindex: u32) {
+        self.node.hold = ifindex;
+        self.maps.node.set_hold(ifindex);
+    }
+
     /// [`abi::Node::namespace`].
     pub(crate) fn set_namespace(&mut self, cookie: u64) {
         self.node.namespace = cookie;
