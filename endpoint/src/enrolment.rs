@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use ipnet::IpNet;
 use linux::cgroup::{Cgroup, Events};
@@ -155,8 +156,39 @@ impl Endpoints {
         }
         Cgroup::remove(&self.cgroup(&interface)).await?;
         wiring::tear(&self.host, &interface, &self.namespace(&interface)).await?;
-        record::delete(&record::endpoint_path(&self.config, &interface))?;
+        let path = record::endpoint_path(&self.config, &interface);
+        // Before it is forgotten, so that after a crash it is removed again.
+        if let Some(endpoint) = record::read::<Endpoint>(&path)? {
+            self.keep_addresses(&endpoint)?;
+        }
+        record::delete(&path)?;
         self.state.lock().slots.remove(&id);
+        Ok(())
+    }
+
+    fn keep_addresses(&self, endpoint: &Endpoint) -> Result<()> {
+        let mut state = self.state.lock();
+        let Endpoint { instance, ipv4, ipv6, .. } = *endpoint;
+        state.allocation.quarantine.begin(instance, ipv4, ipv6);
+        record::write(&Allocation::path(&self.config), &state.allocation)
+    }
+
+    /// How long addresses of endpoints that end from now on wait before they are given out again, unless
+    /// [`Endpoints::free`] comes first; none: not at all. Outlives a restart.
+    pub fn set_quarantine(&self, time: Option<Duration>) -> Result<()> {
+        let mut state = self.state.lock();
+        if state.allocation.quarantine.set(time) {
+            record::write(&Allocation::path(&self.config), &state.allocation)?;
+        }
+        Ok(())
+    }
+
+    /// Nobody takes the addresses of this instance, which is gone, for it any more.
+    pub fn free(&self, instance: u64) -> Result<()> {
+        let mut state = self.state.lock();
+        if state.allocation.quarantine.free(instance) {
+            record::write(&Allocation::path(&self.config), &state.allocation)?;
+        }
         Ok(())
     }
 
@@ -184,8 +216,15 @@ impl Endpoints {
         self.list().iter().map(|endpoint| self.namespace(&endpoint.interface)).collect()
     }
 
+    /// The same by instance.
+    pub(crate) fn network_namespaces_of_instances(&self) -> BTreeMap<u64, PathBuf> {
+        let endpoints = self.list().into_iter();
+        endpoints.map(|endpoint| (endpoint.instance, self.namespace(&endpoint.interface))).collect()
+    }
+
     fn reserve(&self, workload: &WorkloadName) -> Result<Reserved> {
         let mut state = self.state.lock();
+        state.allocation.quarantine.expire();
         for (id, _) in state.slots.iter().filter(|(_, slot)| slot.workload == *workload) {
             if !self.has_ended(*id)? {
                 return Err(Error::NameInUse { workload: workload.clone(), id: *id });
@@ -301,12 +340,15 @@ struct Reserved {
 impl State {
     fn choose(&self, config: &Config) -> Result<Reserved> {
         let (slots, last) = (&self.slots, &self.allocation);
-        let exhausted = |pool: IpNet| Error::PoolExhausted { pool, endpoints: slots.len() };
-        let taken = slots.values().map(|slot| address::number_v4(slot.ipv4)).collect();
+        let waiting = last.quarantine.len();
+        let exhausted = |pool: IpNet| Error::PoolExhausted { pool, endpoints: slots.len(), waiting };
+        let kept: Vec<_> =
+            slots.values().map(|slot| (slot.ipv4, slot.ipv6)).chain(last.quarantine.addresses()).collect();
+        let taken = kept.iter().map(|(ipv4, _)| address::number_v4(*ipv4)).collect();
         let ipv4 =
             address::next_free(address::ipv4_range(config.ipv4_pool), address::number_v4(last.ipv4), &taken)
                 .ok_or_else(|| exhausted(config.ipv4_pool.into()))?;
-        let taken = slots.values().map(|slot| slot.ipv6.to_bits()).collect();
+        let taken = kept.iter().map(|(_, ipv6)| ipv6.to_bits()).collect();
         let ipv6 = address::next_free(address::ipv6_range(config.ipv6_pool), last.ipv6.to_bits(), &taken)
             .ok_or_else(|| exhausted(config.ipv6_pool.into()))?;
         let taken = slots.keys().map(|id| u128::from(id.number())).collect();
@@ -346,7 +388,9 @@ fn allocation(config: &Config, adopted: &[Endpoint]) -> Result<Allocation> {
         [(old.ipv4_pool.into(), config.ipv4_pool.into()), (old.ipv6_pool.into(), config.ipv6_pool.into())];
     match pairs.into_iter().find(|(old, new): &(IpNet, IpNet)| old != new) {
         None => Ok(old),
-        Some(_) if adopted.is_empty() => Ok(Allocation::new(config, old.instance)),
+        Some(_) if adopted.is_empty() => {
+            Ok(Allocation { quarantine: old.quarantine, ..Allocation::new(config, old.instance) })
+        }
         Some((old, new)) => Err(Error::PoolChanged { old, new, endpoints: adopted.len() }),
     }
 }

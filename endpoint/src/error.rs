@@ -69,13 +69,16 @@ pub enum Error {
     },
     /// All addresses are in use.
     #[error(
-        "pool {pool}: exhausted, all of its addresses belong to the {endpoints} endpoints; stop some, or enlarge it"
+        "pool {pool}: exhausted, all of its addresses belong to the {endpoints} endpoints{}; stop some, or enlarge it",
+        and_waiting(.waiting)
     )]
     PoolExhausted {
         /// The pool.
         pool: IpNet,
         /// How many live.
         endpoints: usize,
+        /// Of how many that are gone the addresses wait until no node has a mark for them.
+        waiting: usize,
     },
     /// All endpoint numbers are in use.
     #[error("65535 endpoints live on this node, it cannot number more; stop some")]
@@ -96,6 +99,15 @@ pub enum Error {
     /// Its device came up but the kernel did not activate it.
     #[error("endpoint {0}: device did not become ready within {1} ms")]
     NotReady(EndpointId, u128),
+}
+
+fn and_waiting(waiting: &usize) -> String {
+    match waiting {
+        0 => String::new(),
+        waiting => {
+            format!(" and to {waiting} that ended just now (seconds, until no node takes them for those)")
+        }
+    }
 }
 
 /// Names call and file.

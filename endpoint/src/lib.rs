@@ -21,6 +21,7 @@ mod host;
 mod host_file;
 mod outward;
 mod ports;
+mod quarantine;
 mod record;
 mod sockets;
 mod wiring;

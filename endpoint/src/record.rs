@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::Config;
 use crate::error::{AtFile, Result};
+use crate::quarantine::Quarantine;
 
 /// What has been given out so far.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -26,6 +27,9 @@ pub(crate) struct Allocation {
     pub(crate) ipv6: Ipv6Addr,
     pub(crate) id: u16,
     pub(crate) instance: u64,
+    /// Addresses that are not given out yet.
+    #[serde(default)]
+    pub(crate) quarantine: Quarantine,
 }
 
 impl Allocation {
@@ -38,6 +42,7 @@ impl Allocation {
             ipv6: config.ipv6_gateway(),
             id: 0,
             instance,
+            quarantine: Quarantine::default(),
         }
     }
 

@@ -6,14 +6,18 @@
 //!
 //! Promise: only sockets that were opened through a service end, TCP ones only when the endpoint itself is gone: one
 //! that terminates or is not ready keeps them.
+//!
+//! Likewise those whose peer is no longer proven: the programs stop their packets and answer the next one of a TCP flow
+//! with a reset, but who only listens would never be told.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
 
 use linux::namespace::NetworkNamespace;
 use linux::sock_diag::{Diagnosis, Protocol, Socket};
 use mesh::service::{Backend, Frontend};
+use node_api::auth::EndedPair;
 use tokio::task::JoinHandle;
 
 use crate::enrolment::Endpoints;
@@ -84,22 +88,64 @@ impl Endpoints {
     }
 }
 
+impl Endpoints {
+    /// Ends the sockets of endpoints that depended on marks which are no more. `epoch` tells on which mark's epoch the
+    /// connection of a socket depends, if on any: another connection with the same peer, which policy lets through
+    /// without a proof or by a newer one, is left alone. Starts at once, on a thread of its own, and yields how many.
+    ///
+    /// # Errors
+    /// A namespace that could not be searched; the others were, all the same.
+    pub fn end_unproven<F>(&self, ended: &[EndedPair], epoch: F) -> JoinHandle<Result<usize>>
+    where
+        F: Fn(&Socket) -> Option<u64> + Send + Sync + 'static,
+    {
+        let namespaces = self.network_namespaces_of_instances();
+        let mut unproven: BTreeMap<PathBuf, BTreeSet<(IpAddr, u64)>> = BTreeMap::new();
+        for pair in ended {
+            // One that is gone has no sockets.
+            let Some(namespace) = namespaces.get(&pair.instance) else { continue };
+            let marks = pair.remote.iter().map(|remote| (*remote, pair.epoch));
+            unproven.entry(namespace.clone()).or_default().extend(marks);
+        }
+        tokio::task::spawn_blocking(move || {
+            let namespaces: Vec<_> = unproven.keys().cloned().collect();
+            let passes = NetworkNamespace::each(&namespaces, |namespace| {
+                let none = BTreeSet::new();
+                let marks = unproven.get(namespace).unwrap_or(&none);
+                let of_peer =
+                    |socket: &Socket| marks.range((socket.remote.ip(), 0)..=(socket.remote.ip(), u64::MAX));
+                let outlived = |socket: &Socket| {
+                    let mut marks = of_peer(socket).peekable();
+                    // The kernel is asked only of those that may be concerned.
+                    marks.peek().is_some()
+                        && epoch(socket).is_some_and(|epoch| marks.any(|(_, gone)| *gone == epoch))
+                };
+                end_here(&outlived, &[Protocol::Tcp, Protocol::Udp])
+            })?;
+            Ok(passes.into_iter().fold(Ok(0), add)?)
+        })
+    }
+}
+
+/// What has been ended so far and in one more namespace; the first error stays.
+fn add(ended: linux::Result<usize>, there: linux::Result<linux::Result<usize>>) -> linux::Result<usize> {
+    match (ended, there.and_then(|there| there)) {
+        (Ok(ended), Ok(there)) => Ok(ended + there),
+        // Its workload has ended meanwhile, and its sockets with it.
+        (ended, Err(error)) if error.is_absent() => ended,
+        (Err(first), _) => Err(first),
+        (Ok(_), Err(error)) => Err(error),
+    }
+}
+
 fn end_everywhere(
     namespaces: &[PathBuf],
     outlived: &(dyn Fn(&Socket) -> bool + Sync),
     protocols: &[Protocol],
 ) -> Result<usize> {
-    let mut ended = end_here(outlived, protocols);
-    for there in NetworkNamespace::each(namespaces, || end_here(outlived, protocols))? {
-        ended = match (ended, there.and_then(|there| there)) {
-            (Ok(ended), Ok(there)) => Ok(ended + there),
-            // Its workload has ended meanwhile, and its sockets with it.
-            (ended, Err(error)) if error.is_absent() => ended,
-            (Err(first), _) => Err(first),
-            (Ok(_), Err(error)) => Err(error),
-        };
-    }
-    Ok(ended?)
+    let here = end_here(outlived, protocols);
+    let there = NetworkNamespace::each(namespaces, |_| end_here(outlived, protocols))?;
+    Ok(there.into_iter().fold(here, add)?)
 }
 
 /// In the calling thread's network namespace.

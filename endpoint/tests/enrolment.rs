@@ -99,6 +99,33 @@ fn devices_have_the_mtu_that_is_configured_or_the_default_routes() {
 }
 
 #[test]
+fn addresses_in_quarantine_are_nobodys_until_they_are_free_also_after_a_restart() {
+    Node::new().run(|mut config| async move {
+        config.ipv4_pool = "10.42.0.0/29".parse().unwrap();
+        Host::ensure(&config).await.unwrap();
+        let endpoints = Endpoints::open(config.clone()).await.unwrap().endpoints;
+        endpoints.set_quarantine(Some(Duration::from_secs(3600))).unwrap();
+        let mut gone = Vec::new();
+        for name in ["a", "b", "c", "d", "e"] {
+            let endpoint = endpoints.prepare(&enrol(name)).await.unwrap().endpoint;
+            endpoints.remove(endpoint.id).await.unwrap();
+            gone.push(endpoint);
+        }
+        let error = endpoints.prepare(&enrol("f")).await.unwrap_err();
+        assert!(matches!(error, Error::PoolExhausted { endpoints: 0, waiting: 5, .. }), "{error}");
+        assert!(error.to_string().contains("and to 5 that ended just now"), "{error}");
+        drop(endpoints);
+
+        let endpoints = Endpoints::open(config).await.unwrap().endpoints;
+        assert!(endpoints.prepare(&enrol("f")).await.is_err(), "a restart forgets nothing");
+        endpoints.free(gone[2].instance).unwrap();
+        let next = endpoints.prepare(&enrol("f")).await.unwrap().endpoint;
+        assert_eq!((next.ipv4, next.ipv6 == gone[2].ipv6), (gone[2].ipv4, false), "a larger pool goes round");
+        endpoints.remove(next.id).await.unwrap();
+    });
+}
+
+#[test]
 fn a_name_is_used_once_and_addresses_go_round() {
     Node::new().run(|mut config| async move {
         config.ipv4_pool = "10.42.0.0/29".parse().unwrap();

@@ -11,8 +11,10 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use endpoint::{Departed, Endpoints, Host, Prepared};
 use linux::namespace::NetworkNamespace;
 use linux::sock_diag::{Diagnosis, Protocol};
+use mesh::auth::Refusal;
 use mesh::service::Frontend;
 use node::{Node, soon, start};
+use node_api::auth::EndedPair;
 
 /// ECONNABORTED.
 const ENDED: ErrorKind = ErrorKind::ConnectionAborted;
@@ -131,5 +133,52 @@ fn a_workload_that_ends_meanwhile_is_no_error() {
         NetworkNamespace::delete(&prepared.network_namespace).unwrap();
         let departed = Departed { addresses: ["10.42.0.9".parse().unwrap()].into(), ..Departed::default() };
         assert_eq!(end(&endpoints, departed, BTreeMap::new()).await, 0);
+    });
+}
+
+#[test]
+fn sockets_whose_mark_has_gone_end_and_those_of_other_marks_or_none_stay() {
+    Node::new().run(|config| async move {
+        Host::ensure(&config).await.unwrap();
+        let endpoints = Endpoints::open(config).await.unwrap().endpoints;
+        let (peer, one, two) =
+            (start(&endpoints, "peer").await, start(&endpoints, "one").await, start(&endpoints, "two").await);
+        for remote in [IpAddr::from(peer.endpoint.ipv4), peer.endpoint.ipv6.into()] {
+            let to = SocketAddr::new(remote, 53);
+            let server = inside(&peer, || TcpListener::bind(to).unwrap());
+            let ours = inside(&one, || [TcpStream::connect(to).unwrap(), TcpStream::connect(to).unwrap()]);
+            let datagrams = inside(&one, || [client(to), client(to)]);
+            let theirs = inside(&two, || TcpStream::connect(to).unwrap());
+            let port = |stream: &TcpStream| stream.local_addr().unwrap().port();
+            let epochs: BTreeMap<u16, u64> = [
+                (port(&ours[0]), 7),
+                (port(&ours[1]), 8),
+                (port(&theirs), 7),
+                (datagrams[0].local_addr().unwrap().port(), 7),
+            ]
+            .into();
+            let ended = EndedPair {
+                instance: one.endpoint.instance,
+                remote: vec![remote],
+                epoch: 7,
+                why: Refusal::Withdrawn,
+            };
+            let pass =
+                endpoints.end_unproven(&[ended], move |socket| epochs.get(&socket.local.port()).copied());
+            assert_eq!(soon(pass).await.unwrap().unwrap(), 2);
+            let read = |mut stream: &TcpStream| {
+                stream.set_nonblocking(true).unwrap();
+                stream.read(&mut [0]).unwrap_err().kind()
+            };
+            assert_eq!(
+                [&ours[0], &ours[1], &theirs].map(read),
+                [ENDED, ErrorKind::WouldBlock, ErrorKind::WouldBlock]
+            );
+            assert_eq!([state(&datagrams[0]), state(&datagrams[1])], [ENDED, ErrorKind::WouldBlock]);
+            drop(server);
+        }
+        for endpoint in endpoints.list() {
+            endpoints.remove(endpoint.id).await.unwrap();
+        }
     });
 }

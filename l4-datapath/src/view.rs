@@ -5,12 +5,12 @@
 //! as it was or as it is.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use abi::{
-    Address, Connection, ConnectionKey6, Memo, PacketTuple, Service, SocketKey, Translation, TranslationKind,
-    timeout,
+    Address, Connection, ConnectionKey4, ConnectionKey6, Leg, Memo, PacketTuple, Service, SocketKey,
+    Translation, TranslationKind, timeout,
 };
 use aya::maps::{Map, MapData};
 use mesh::policy::protocol;
@@ -106,6 +106,30 @@ impl View {
         let port = backend.port().to_be_bytes();
         let key = SocketKey { cookie, address: address(backend.ip()), port, protocol, zero: [0; 5] };
         Ok(self.sockets.get(&key)?.map(|called| frontend(&called.frontend)))
+    }
+
+    /// Epoch of the mark on which the connection between these two ends depends; none if there is no such connection, or
+    /// it depends on none.
+    ///
+    /// # Errors
+    /// What the kernel refused.
+    pub fn epoch(&self, protocol: u8, one: SocketAddr, other: SocketAddr) -> Result<Option<u64>, Error> {
+        let (low, high) = if one <= other { (one, other) } else { (other, one) };
+        let (low_port, high_port) = (low.port().to_be_bytes(), high.port().to_be_bytes());
+        let leg = Leg::Pod as u8;
+        let found = match (low.ip(), high.ip()) {
+            (IpAddr::V4(low), IpAddr::V4(high)) => {
+                let (low, high) = (low.octets(), high.octets());
+                let key = ConnectionKey4 { low, high, low_port, high_port, protocol, leg, zero: [0; 2] };
+                self.connections4.get(&key)?
+            }
+            (low, high) => {
+                let (low, high) = (address(low).0, address(high).0);
+                let key = ConnectionKey6 { low, high, low_port, high_port, protocol, leg, zero: [0; 2] };
+                self.connections6.get(&key)?
+            }
+        };
+        Ok(found.map(|connection| connection.epoch).filter(|epoch| *epoch != 0))
     }
 
     /// Every connection that is alive, in the order of protocol, source and destination.

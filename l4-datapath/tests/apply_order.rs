@@ -30,8 +30,8 @@ fn two_endpoints_with_equal_policy_share_a_ruleset() {
     assert_eq!((one.identity, two.identity), (300, 301));
     assert_eq!((one.ingress, one.egress), (two.ingress, two.egress));
     assert_eq!(datapath.ruleset_ids(id(1)), Some((one.ingress, one.egress)));
-    assert!(kernel.judge(one.ingress, 300, 6, 80));
-    assert!(!kernel.judge(one.ingress, 301, 6, 80));
+    assert!(kernel.judge(one.ingress, 300, 6, 80).0);
+    assert!(!kernel.judge(one.ingress, 301, 6, 80).0);
     let endpoints = kernel.endpoints();
     assert_eq!(endpoints.len(), 6, "two addresses and an interface each");
     for number in [1, 2] {
@@ -73,11 +73,11 @@ fn an_edit_leaves_the_slot_in_force_alone_until_the_switch_and_the_old_ruleset_g
     assert_eq!(after.slot[1], before.slot[1], "packets of generation 1 still find what they began with");
     assert_ne!(after.slot[0].ingress, before.slot[0].ingress, "a fresh id");
     assert_eq!(after.slot[0].egress, before.slot[0].egress, "what did not change is kept");
-    assert!(kernel.judge(before.slot[1].ingress, 300, 6, 80), "and its ruleset is still whole");
+    assert!(kernel.judge(before.slot[1].ingress, 300, 6, 80).0, "and its ruleset is still whole");
 
     datapath.settle().unwrap();
     assert!(!kernel.ruleset_ids().contains(&before.slot[1].ingress));
-    assert!(kernel.judge(after.slot[0].ingress, 300, 6, 81));
+    assert!(kernel.judge(after.slot[0].ingress, 300, 6, 81).0);
 }
 
 #[test]
@@ -174,7 +174,7 @@ fn an_endpoint_that_is_gone_denies_and_its_id_can_be_another_endpoint() {
     assert!(!endpoints.contains_key(&abi::Address::v4([10, 0, 0, 2])));
     let assignment = kernel.assignment(2);
     assert_eq!(assignment.identity, 301);
-    assert!(kernel.judge(assignment.ingress, 300, 6, 80), "its ruleset is there");
+    assert!(kernel.judge(assignment.ingress, 300, 6, 80).0, "its ruleset is there");
 }
 
 #[test]

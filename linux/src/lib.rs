@@ -1,5 +1,6 @@
 //! The operating system as typed calls: links, addresses and routes by netlink, namespaces, cgroups, sysctls, mounts,
-//! capabilities, seccomp, sockets, processes.
+//! capabilities, seccomp, sockets, TAP devices,
+//! clocks, processes.
 //!
 //! Promise: mechanism only. Nothing here knows of workloads or policy, nothing starts another program (`ip`, `nft`,
 //! `mount`), and nothing assumes the machine's first network namespace. Each error names the object and the call.
@@ -7,6 +8,8 @@
 
 pub mod capability;
 pub mod cgroup;
+pub mod child;
+pub mod clock;
 mod error;
 pub mod host;
 pub mod mount;
@@ -17,6 +20,7 @@ pub mod scratch;
 pub mod seccomp;
 pub mod sock_diag;
 pub mod sysctl;
+pub mod tap;
 pub mod user;
 
 pub use error::{Error, Result};

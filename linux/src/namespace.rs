@@ -97,16 +97,16 @@ impl NetworkNamespace {
         })
     }
 
-    /// Calls `work` in each of these, in order, all on one thread of its own: for many namespaces a thread each would
-    /// cost more than the work.
+    /// Calls `work` in each of these, in order and with its path, all on one thread of its own: for many namespaces a
+    /// thread each would cost more than the work.
     pub fn each<T: Send>(
         namespaces: &[PathBuf],
-        mut work: impl FnMut() -> T + Send,
+        mut work: impl FnMut(&Path) -> T + Send,
     ) -> Result<Vec<Result<T>>> {
         on_own_thread(|| {
             let visit = |path: &PathBuf| {
                 Self::open(path)?.enter()?;
-                Ok(work())
+                Ok(work(path))
             };
             Ok(namespaces.iter().map(visit).collect())
         })

@@ -54,6 +54,15 @@ macro_rules! connections {
                 HashMap::try_from(map).map(Self).map_err(Error::of($map, "opening"))
             }
 
+            /// One entry.
+            pub fn get(&self, key: &$key) -> Result<Option<Connection>, Error> {
+                match self.0.get(key, 0) {
+                    Ok(connection) => Ok(Some(connection)),
+                    Err(MapError::KeyNotFound) => Ok(None),
+                    Err(error) => Err(Error::of($map, "looking up")(error)),
+                }
+            }
+
             /// Every entry, dead ones included.
             pub fn entries(&self) -> Result<Vec<($key, Connection)>, Error> {
                 batch::entries(&self.0, $map)

@@ -5,17 +5,20 @@
 //! written when is decided by `l4-datapath`.
 
 mod array;
+mod auth;
 mod batch;
 mod connection;
 mod device;
 mod hash;
 mod mapped;
 mod node;
+pub mod scratch;
 mod service;
 mod spec;
 mod trie;
 
 pub use array::{Assignments, Lost, Usage};
+pub use auth::{Leases, Marks, Pairs, handed_over};
 pub use connection::{Connections4, Connections6, Sockets, Translations};
 pub use device::Devices;
 pub use hash::{Drops, Endpoints};

@@ -13,7 +13,7 @@ use mesh::flow::TrafficDirection;
 use mesh::identity::Identity;
 use mesh::plan::{EndpointPlan, NodePlan};
 use mesh::policy::arbitrary::{Party, Random, World};
-use mesh::policy::{PeerPorts, protocol};
+use mesh::policy::{Authentication, PeerPorts, protocol};
 use mesh::workload::Endpoint;
 
 use super::support;
@@ -81,6 +81,17 @@ impl Scene {
             }
         }
         Self { plan: plan(&world, &self.actors), world, actors: self.actors.clone() }
+    }
+
+    /// The same without rules that require authentication: what those end does not go on when they are taken back.
+    pub(crate) fn without_authentication(mut self) -> Self {
+        for rule in self.world.policies.iter_mut().flat_map(|policy| &mut policy.rules) {
+            for statement in rule.ingress.allow.iter_mut().chain(&mut rule.egress.allow) {
+                statement.authentication = Authentication::None;
+            }
+        }
+        self.plan = plan(&self.world, &self.actors);
+        self
     }
 
     /// A random call that this node judges: at least one end is local.
