@@ -9,7 +9,7 @@ RUN_TESTS := $(if $(SUDO),CARGO_TARGET_$(shell uname -m | tr a-z A-Z)_UNKNOWN_LI
 BENCH := $(if $(QUICK),,--release)
 BENCH_FLAGS := $(addprefix --only ,$(ONLY)) $(if $(QUICK),--quick) $(addprefix --rounds ,$(ROUNDS))
 
-.PHONY: help setup build demo test test-kernels bench-l4 check install uninstall dist clean
+.PHONY: help setup build demo test test-kernels bench-l4 bench-auth check install uninstall dist clean
 
 help: ## list the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -31,6 +31,9 @@ test-kernels: setup ## the kernel programs and the lab on emulated 6.1 and 6.12;
 
 bench-l4: setup ## measure the kernel path, root; ONLY="l4.tc l4.run" rows, QUICK=1 a smoke run, ROUNDS=9
 	@$(CARGO) build $(BENCH) --workspace --bins --examples && $(RUN_TESTS) $(CARGO) run --quiet $(BENCH) -p conformance --bin bench -- l4 $(BENCH_FLAGS)
+
+bench-auth: setup ## measure authentication: first connections, established ones, withdrawal; root; ONLY=, QUICK=1, ROUNDS= likewise
+	@$(CARGO) build $(BENCH) --workspace --bins --examples && $(RUN_TESTS) $(CARGO) run --quiet $(BENCH) -p conformance --bin bench -- auth $(BENCH_FLAGS)
 
 check: setup ## format and lints, as CI runs them
 	@$(CARGO) fmt --check && deploy/check-ebpf && $(CARGO) clippy --workspace --all-targets -- -D warnings

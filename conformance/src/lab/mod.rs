@@ -4,6 +4,7 @@
 //! both and nothing else of the machine.
 
 mod command;
+mod mesh;
 mod namespace;
 mod node;
 mod outside;
@@ -12,5 +13,6 @@ pub(crate) use command::wait_within;
 pub(crate) use namespace::Namespace;
 
 pub use command::{Outcome, Session, wait_until};
+pub use mesh::Mesh;
 pub use node::{Node, Workload, binary};
 pub use outside::{Outside, UPLINK};

@@ -25,6 +25,18 @@ pub struct Node {
     network: Namespace,
     directory: TempDir,
     cgroup: PathBuf,
+    /// The directory that the nodes of a mesh share.
+    shared: Option<PathBuf>,
+}
+
+/// A name of the lab's own, of a namespace or the like.
+pub(super) fn unique_name() -> String {
+    format!("fmlab{}x{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed))
+}
+
+/// Pools of the node of this number.
+pub(super) fn pools(number: u8) -> [String; 2] {
+    [format!("10.77.{number}.0/24"), format!("fd00:77::{number}:0/112")]
 }
 
 /// A workload that was started and has an address. Ended when dropped.
@@ -43,23 +55,29 @@ impl Node {
 
     /// The same with more keys of the configuration: `, key: value`.
     pub fn with(settings: &str) -> Self {
+        Self::made("lab", 0, settings, None)
+    }
+
+    /// A node of this name; `number` sets its pools apart from those of others it can reach.
+    pub(super) fn made(node_name: &str, number: u8, settings: &str, shared: Option<PathBuf>) -> Self {
         BPFFS.call_once(mount_bpffs);
-        let name = format!("fmlab{}x{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let name = unique_name();
         let directory = TempDir::with_prefix("fmlab").expect("a temporary directory");
         let network = Namespace::new(name.clone());
         let cgroup = linux::cgroup::hierarchy().expect("cgroup v2").join(&name);
         fs::create_dir(&cgroup).expect("a cgroup");
-        let node = Self { name, agent: None, outside: None, network, directory, cgroup };
+        let node = Self { name, agent: None, outside: None, network, directory, cgroup, shared };
         fs::create_dir(node.config()).expect("a directory for configuration");
+        let [ipv4, ipv6] = pools(number);
         node.write(
             "ferromesh.yaml",
-            "apiVersion: ferromesh.io/v1alpha1\nkind: Configuration\nmetadata: {name: node}\n\
-             spec: {nodeName: lab, ipv4Pool: 10.77.0.0/24, ipv6Pool: 'fd00:77::/112', \
-             ipv4ServicePool: 10.78.0.0/16, ipv6ServicePool: 'fd00:78::/108', \
-             cgroupRoot: CGROUP/workloads, serviceCgroup: CGROUP SETTINGS}\n"
-                .replace("CGROUP", &node.cgroup.display().to_string())
-                .replace(" SETTINGS", settings)
-                .as_str(),
+            &format!(
+                "apiVersion: ferromesh.io/v1alpha1\nkind: Configuration\nmetadata: {{name: node}}\n\
+                 spec: {{nodeName: {node_name}, ipv4Pool: {ipv4}, ipv6Pool: '{ipv6}', \
+                 ipv4ServicePool: 10.78.0.0/16, ipv6ServicePool: 'fd00:78::/108', \
+                 cgroupRoot: {cgroup}/workloads, serviceCgroup: {cgroup}{settings}}}\n",
+                cgroup = node.cgroup.display(),
+            ),
         );
         node
     }
@@ -256,13 +274,26 @@ impl Node {
         self.directory.path().join("run/agent.sock")
     }
 
-    fn flags(&self) -> [String; 8] {
-        let path = |flag: &str, path: PathBuf| [flag.to_owned(), path.display().to_string()];
-        let [a, b] = path("--config", self.config());
-        let [c, d] = path("--state", self.directory.path().join("state"));
-        let [e, f] = path("--run-dir", self.directory.path().join("run"));
-        let [g, h] = path("--pins", self.pins());
-        [a, b, c, d, e, f, g, h]
+    fn flags(&self) -> Vec<String> {
+        let own = [
+            ("--config", self.config()),
+            ("--state", self.state()),
+            ("--run-dir", self.directory.path().join("run")),
+            ("--pins", self.pins()),
+        ];
+        let shared = self.shared.clone().map(|path| ("--shared", path));
+        let flags = own.into_iter().chain(shared);
+        flags.flat_map(|(flag, path)| [flag.to_owned(), path.display().to_string()]).collect()
+    }
+
+    /// What the node remembers across restarts.
+    pub fn state(&self) -> PathBuf {
+        self.directory.path().join("state")
+    }
+
+    /// The node's own network namespace.
+    pub(super) fn network(&self) -> &Namespace {
+        &self.network
     }
 }
 

@@ -1,4 +1,5 @@
-//! `bench`: measures the kernel path, prints a table and writes `target/bench/l4.json`. `make bench-l4` calls it.
+//! `bench SUITE`: measures, prints a table and writes `target/bench/SUITE.json`. `make bench-l4` and `make bench-auth` call
+//! it. The id of a row begins with its suite.
 
 mod machine;
 mod results;
@@ -18,13 +19,16 @@ use machine::Machine;
 use results::Results;
 
 const USAGE: &str = "\
-usage: bench l4 [OPTION]…
+usage: bench l4|auth [OPTION]…
   --only ID       rows with this id, or whose id begins with it: l4.tc, l4.tc.rr; may be given again
-  --quick         everything once and short, judging nothing; written to l4-quick.json
+  --quick         everything once and short, judging nothing; written to SUITE-quick.json
   --rounds N      rounds of each comparison, at least 5 for a figure that counts (default 7)
   --list          the groups of rows, without measuring
   --markdown      what was measured last, as tables, without measuring
   --fill FILE     the same into a page, between its <!-- begin ID --> and <!-- end -->: docs/performance.md";
+
+/// What can be measured in one go.
+const SUITES: [&str; 2] = ["l4", "auth"];
 
 /// Rows by what they are about, in the order of the report.
 const GROUPS: [Group; 7] = [
@@ -63,7 +67,12 @@ struct Group {
     measure: fn(&Plan) -> Vec<Row>,
 }
 
-enum Order {
+struct Order {
+    suite: &'static str,
+    wanted: Wanted,
+}
+
+enum Wanted {
     Measure { plan: Plan, only: bool },
     List,
     Markdown,
@@ -72,21 +81,24 @@ enum Order {
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let done = match order(&arguments) {
-        Ok(Order::Measure { plan, only }) => measure(&plan, only),
-        Ok(Order::List) => {
-            GROUPS.iter().for_each(|group| println!("{:18} {}", group.id, group.what));
-            Ok(true)
-        }
-        Ok(Order::Markdown) => Results::read(&file(false)).map(|results| {
-            print!("{}", results.markdown());
-            true
-        }),
-        Ok(Order::Fill(page)) => fill(&page).map(|()| true),
+    let Order { suite, wanted } = match order(&arguments) {
+        Ok(order) => order,
         Err(problem) => {
             eprintln!("{problem}\n{USAGE}");
             return ExitCode::from(2);
         }
+    };
+    let done = match wanted {
+        Wanted::Measure { plan, only } => measure(suite, &plan, only),
+        Wanted::List => {
+            groups(suite).for_each(|group| println!("{:18} {}", group.id, group.what));
+            Ok(true)
+        }
+        Wanted::Markdown => Results::read(&file(suite, false)).map(|results| {
+            print!("{}", results.markdown());
+            true
+        }),
+        Wanted::Fill(page) => fill(suite, &page).map(|()| true),
     };
     match done {
         Ok(true) => ExitCode::SUCCESS,
@@ -100,9 +112,9 @@ fn main() -> ExitCode {
 
 fn order(arguments: &[String]) -> Result<Order, String> {
     let mut words = arguments.iter().map(String::as_str);
-    if words.next() != Some("l4") {
-        return Err("which benchmark?".to_owned());
-    }
+    let name = words.next().unwrap_or_default();
+    let suite = SUITES.into_iter().find(|suite| *suite == name).ok_or("which benchmark?")?;
+    let order = |wanted| Ok(Order { suite, wanted });
     let (mut only, mut quick, mut rounds) = (Vec::new(), false, None);
     while let Some(word) = words.next() {
         match word {
@@ -113,13 +125,13 @@ fn order(arguments: &[String]) -> Result<Order, String> {
                     words.next().and_then(|word| word.parse::<usize>().ok()).filter(|number| *number > 0);
                 rounds = Some(number.ok_or("--rounds: how many?")?);
             }
-            "--list" => return Ok(Order::List),
-            "--markdown" => return Ok(Order::Markdown),
-            "--fill" => return Ok(Order::Fill(words.next().ok_or("--fill: which file?")?.into())),
+            "--list" => return order(Wanted::List),
+            "--markdown" => return order(Wanted::Markdown),
+            "--fill" => return order(Wanted::Fill(words.next().ok_or("--fill: which file?")?.into())),
             other => return Err(format!("{other}: unknown")),
         }
     }
-    if let Some(id) = only.iter().find(|id| !GROUPS.iter().any(|group| is_within(id, group.id))) {
+    if let Some(id) = only.iter().find(|id| !groups(suite).any(|group| is_within(id, group.id))) {
         return Err(format!("--only {id}: no row of this id; --list tells the groups"));
     }
     let plan = Plan {
@@ -128,7 +140,11 @@ fn order(arguments: &[String]) -> Result<Order, String> {
         selected: Selection::new(only.iter().copied()),
         quick,
     };
-    Ok(Order::Measure { plan, only: !only.is_empty() })
+    order(Wanted::Measure { plan, only: !only.is_empty() })
+}
+
+fn groups(suite: &str) -> impl Iterator<Item = &'static Group> {
+    GROUPS.iter().filter(move |group| is_within(group.id, suite))
 }
 
 fn is_within(id: &str, group: &str) -> bool {
@@ -138,15 +154,15 @@ fn is_within(id: &str, group: &str) -> bool {
 }
 
 /// Whether everything could be measured. A promise that is not kept is told, not an error.
-fn measure(plan: &Plan, only: bool) -> io::Result<bool> {
-    let (machine, path) = (Machine::this(), file(plan.quick));
+fn measure(suite: &str, plan: &Plan, only: bool) -> io::Result<bool> {
+    let (machine, path) = (Machine::this(), file(suite, plan.quick));
     println!("{machine}");
     let mut results = Results::default();
     if only && path.exists() {
         results = Results::read(&path)?;
     }
     let mut complete = true;
-    for group in &GROUPS {
+    for group in groups(suite) {
         let begin = Instant::now();
         let Ok(rows) = catch_unwind(AssertUnwindSafe(|| (group.measure)(plan))) else {
             eprintln!("{}: could not be measured, see above", group.id);
@@ -165,16 +181,16 @@ fn measure(plan: &Plan, only: bool) -> io::Result<bool> {
     Ok(complete)
 }
 
-fn fill(page: &Path) -> io::Result<()> {
-    let results = Results::read(&file(false))?;
+fn fill(suite: &str, page: &Path) -> io::Result<()> {
+    let results = Results::read(&file(suite, false))?;
     fs::write(page, results.fill(&fs::read_to_string(page)?))
 }
 
 /// Beside the directory of the profile.
-fn file(quick: bool) -> PathBuf {
+fn file(suite: &str, quick: bool) -> PathBuf {
     let this = std::env::current_exe().unwrap_or_default();
     let target = this.ancestors().nth(2).map_or_else(|| PathBuf::from("target"), PathBuf::from);
-    target.join("bench").join(if quick { "l4-quick.json" } else { "l4.json" })
+    target.join("bench").join(format!("{suite}{}.json", if quick { "-quick" } else { "" }))
 }
 
 #[cfg(test)]
@@ -183,9 +199,9 @@ mod tests {
 
     fn plan(words: &str) -> Result<Plan, String> {
         let arguments: Vec<_> = words.split_whitespace().map(str::to_owned).collect();
-        match order(&arguments)? {
-            Order::Measure { plan, .. } => Ok(plan),
-            Order::List | Order::Markdown | Order::Fill(_) => Err("no measurement".to_owned()),
+        match order(&arguments)?.wanted {
+            Wanted::Measure { plan, .. } => Ok(plan),
+            Wanted::List | Wanted::Markdown | Wanted::Fill(_) => Err("no measurement".to_owned()),
         }
     }
 
@@ -199,9 +215,16 @@ mod tests {
 
     #[test]
     fn what_cannot_be_meant_is_refused() {
-        for words in
-            ["", "l7", "l4 --only", "l4 --only l4.nothing", "l4 --only l4.tcx", "l4 --rounds 0", "l4 --fast"]
-        {
+        for words in [
+            "",
+            "l7",
+            "l4 --only",
+            "auth --only l4.tc",
+            "l4 --only l4.nothing",
+            "l4 --only l4.tcx",
+            "l4 --rounds 0",
+            "l4 --fast",
+        ] {
             assert!(plan(words).is_err(), "{words}");
         }
     }

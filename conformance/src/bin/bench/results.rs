@@ -64,7 +64,8 @@ impl Results {
         let of_group = |row: &&Row| group_of(&row.id) == Some(group) && wanted(row);
         let rows: Vec<_> = self.0.iter().filter(of_group).collect();
         let taken = rows.first()?.taken.as_deref().unwrap_or("unknown");
-        let mut text = format!("`make bench-l4 ONLY={group}` · {taken}\n\n");
+        let suite = group.split('.').next().unwrap_or_default();
+        let mut text = format!("`make bench-{suite} ONLY={group}` · {taken}\n\n");
         text += "| id | what | figure | against | ratio | target | met |\n|---|---|---|---|---|---|---|\n";
         for row in rows {
             let ratio = row.ratio.map_or_else(String::new, |ratio| format!("{ratio:.2}×"));

@@ -5,6 +5,7 @@
 
 mod call;
 mod client;
+mod crowd;
 mod netfilter;
 mod raw;
 mod serve;
@@ -14,6 +15,8 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::str::FromStr;
 use std::time::Duration;
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 const USAGE: &str = "\
 usage: probe MODE ARGUMENTS
@@ -27,6 +30,7 @@ clients, each on a line of its own; an address is ADDRESS:PORT
   call HOW ADDRESS [FROM] ask a witness, over tcp, udp or unconnected (UDP); tell whom the socket thinks it talks to, who
                           answered and what; from local port FROM
   bulk ADDRESS BYTES      send so many bytes over TCP, expect them back
+  time ADDRESS            microseconds that a TCP connection takes to open
   datagram ADDRESS BYTES  send one datagram of so many bytes, expect it back
   resolve NAME            the addresses that the workload's resolver gives
   ask                     for each line of standard input, one of the above
@@ -37,6 +41,8 @@ clients that stay
   pulse ADDRESS           datagrams at a steady rate; says since when they are answered, or no longer are
   flows ADDRESS FROM SOURCES PORTS
                           datagrams from each of so many ports to each of so many, round after round
+  crowd ADDRESS COUNT     keep as many TCP connections, half of them busy; each line asks for `COUNT alive, COUNT dead`
+  last PORT               tell on each line when the last word to a TCP port came in, and how many did
   steady ADDRESS          connects over TCP again and again; each line of standard input asks for `COUNT good, COUNT bad`
 with raw sockets
   flood IP COUNT          send a datagram to each of so many ports and source ports, each a connection of its own
@@ -51,6 +57,9 @@ with raw sockets
 const PATIENCE: Duration = Duration::from_millis(700);
 
 fn main() -> ExitCode {
+    if let Err(error) = allow_many_descriptors() {
+        eprintln!("probe: {error}");
+    }
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match run(&words) {
@@ -61,6 +70,12 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// As many as the hard limit allows: a thousand connections need more than the usual soft one.
+fn allow_many_descriptors() -> nix::Result<()> {
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, most, most)
 }
 
 fn run(words: &[&str]) -> io::Result<()> {
@@ -76,6 +91,8 @@ fn run(words: &[&str]) -> io::Result<()> {
         ["hold-udp", address] => client::hold_udp(read(address)?),
         ["many", address, count] => client::many(read(address)?, read(count)?),
         ["pulse", address] => client::pulse(read(address)?),
+        ["crowd", address, count] => crowd::crowd(read(address)?, read(count)?),
+        ["last", port] => crowd::last(read(port)?),
         ["steady", address] => client::steady(read(address)?),
         ["flood", to, count] => raw::flood(read(to)?, read(count)?),
         ["complain", to, about] => raw::complain(read(to)?, read(about)?),
@@ -103,6 +120,7 @@ fn one(words: &[&str]) -> io::Result<String> {
         }
         ["call", how, address] => call::call(how, read(address)?, 0),
         ["call", how, address, from] => call::call(how, read(address)?, read(from)?),
+        ["time", address] => crowd::time(read(address)?),
         ["resolve", name] => client::resolve(name),
         _ => Err(io::Error::other(USAGE)),
     }

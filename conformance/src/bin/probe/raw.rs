@@ -14,7 +14,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use crate::{PATIENCE, any};
 
 /// `ETH_P_ALL` in network order, as packet(7) wants it.
-const EVERY_PROTOCOL: i32 = 0x0003_u16.to_be() as i32;
+pub(crate) const EVERY_PROTOCOL: i32 = 0x0003_u16.to_be() as i32;
 
 pub(crate) fn flood(to: IpAddr, count: u32) -> io::Result<()> {
     let mut sent = 0;
