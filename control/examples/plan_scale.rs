@@ -73,7 +73,7 @@ async fn main() -> Result<(), Failure> {
     println!("{:<22} {:>8} {:>8} {:>8} {:>8}   ms of processor time", "edit", "read", "plan", "save", "keep");
 
     let before = cpu();
-    let mut source = Directory::open(directory.path(), state.path())?;
+    let mut source = Directory::open(directory.path(), state.path(), None)?;
     let read = since(before);
     let mut node = Node::new(state.path(), size)?;
     let world = source.world();

@@ -2,16 +2,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use ipnet::IpNet;
 use mesh::policy::compile;
 
 use crate::authority;
-use crate::kind::{Decoded, Object, ObjectKey, Written, decode};
+use crate::kind::{Decoded, Object, ObjectKey, Written};
 use crate::objects::{File, Objects};
 use crate::plan;
-use crate::source::files::{list, text};
+use crate::source::files::{list, read};
+use crate::source::layout::Layout;
 use crate::status::selects;
 use crate::world::World;
 use crate::yaml::{Finding, Severity, documents};
@@ -50,25 +51,29 @@ impl Analysis {
 
 /// Reads files, and directories as an agent would. All of them count as one configuration.
 pub fn analyze(paths: &[PathBuf]) -> Analysis {
-    let mut files = BTreeMap::new();
+    let mut files = BTreeSet::new();
+    let mut layout = Layout::default();
     for path in paths {
         match path.is_dir() {
-            true => files.extend(list(path).into_iter().map(|(name, path)| (shown(&path, &name), path))),
-            false => drop(files.insert(path.display().to_string(), path.clone())),
+            true => {
+                layout.add(Layout::shown(path));
+                files.extend(list(path).unwrap_or_default().iter().map(|path| path.display().to_string()));
+            }
+            false => drop(files.insert(path.display().to_string())),
         }
     }
     let mut analysis = Analysis::default();
     let files: Vec<File> =
-        files.iter().map(|(name, path)| decoded(name, text(path), &mut analysis)).collect();
-    judge(&files, &mut analysis);
+        files.iter().map(|name| decoded(&layout, name, read(&layout, name), &mut analysis)).collect();
+    judge(&files, layout.is_shared(), &mut analysis);
     analysis
 }
 
-fn judge(files: &[File], analysis: &mut Analysis) {
+fn judge(files: &[File], shared: bool, analysis: &mut Analysis) {
     duplicates(files, analysis);
     let objects = Objects::of(files.iter().cloned());
     analysis.objects = objects.accepted.len();
-    let world = World::new(&objects, 0);
+    let world = World::new(&objects, 0, shared);
     unselected(&world, files, analysis);
     among_themselves(&world, files, analysis);
     for (key, message) in vips_as_prefixes(&world) {
@@ -81,20 +86,24 @@ fn judge(files: &[File], analysis: &mut Analysis) {
 #[cfg(test)]
 pub(crate) fn analyze_text(text: &str) -> Analysis {
     let mut analysis = Analysis::default();
-    let files = [decoded("text.yaml", Ok(text.to_owned()), &mut analysis)];
-    judge(&files, &mut analysis);
+    let files = [decoded(&Layout::default(), "text.yaml", Ok(text.to_owned()), &mut analysis)];
+    judge(&files, false, &mut analysis);
     analysis
 }
 
-fn shown(path: &Path, name: &str) -> String {
-    path.to_str().unwrap_or(name).to_owned()
-}
-
-pub(crate) fn decoded(name: &str, text: Result<String, (usize, String)>, analysis: &mut Analysis) -> File {
+pub(crate) fn decoded(
+    layout: &Layout,
+    name: &str,
+    text: Result<String, (usize, String)>,
+    analysis: &mut Analysis,
+) -> File {
     let mut note = |finding: Finding| analysis.findings.push(Located { file: name.to_owned(), finding });
     let (text, documents) = match text {
         Ok(text) => {
-            let documents: Vec<_> = documents(&text).iter().map(|d| (d.position, decode(d))).collect();
+            let documents: Vec<_> = {
+                let writer = layout.writer(name);
+                documents(&text).iter().map(|d| (d.position, writer.decode(d))).collect()
+            };
             (text, documents)
         }
         Err((line, message)) => {

@@ -28,5 +28,5 @@ pub use objects::ObjectStatus;
 pub use plan::{NodeFacts, PlanError, Planned, Planner, Present, plan};
 pub use trace::{TraceError, trace};
 pub use what_if::{Snapshot, WhatIfError, what_if};
-pub use world::World;
+pub use world::{Claim, ClaimName, World};
 pub use yaml::{Finding, Severity};

@@ -151,7 +151,7 @@ impl Objects {
         }
         if self.pools != pools {
             self.pools = pools;
-            keys.insert(ObjectKey { kind: Kind::Configuration, namespace: None, name: String::new() });
+            keys.insert(ObjectKey::CONFIGURATION);
         }
         let (mut changes, mut said) = (Changes::default(), Said::default());
         for key in keys {
@@ -164,7 +164,9 @@ impl Objects {
             let moved =
                 earlier.as_ref().map(|it| (&it.file, it.line)) != now.as_ref().map(|it| (&it.file, it.line));
             changes.any |= moved;
-            if objects.0 != objects.1 || moved && key.kind == Kind::Configuration {
+            if objects.0 != objects.1
+                || moved && matches!(key.kind, Kind::Configuration | Kind::WorkloadEndpoint)
+            {
                 changes.any = true;
                 changes.objects.push(key.clone());
             }

@@ -9,8 +9,10 @@ use mesh::service::ServiceName;
 use mesh::workload::WorkloadName;
 use node_api::ConfigEntry;
 
+use crate::kind::configuration::WorkloadLabels;
 use crate::kind::{
     Configuration, EndpointSlice, Kind, Namespace, Node, Object, ObjectKey, Service, ToService, Workload,
+    WorkloadEndpoint,
 };
 use crate::objects::{Accepted, ObjectStatus, Objects};
 
@@ -30,6 +32,10 @@ pub struct World {
     pub nodes: Arc<BTreeMap<String, Node>>,
     /// Declared workloads, of every node.
     pub workloads: Arc<BTreeMap<Arc<WorkloadName>, Arc<Workload>>>,
+    /// Several nodes share a directory: what a workload is and where it runs is declared there and nowhere else.
+    pub shared: bool,
+    /// What nodes say of their endpoints, this node included.
+    pub endpoints: Arc<BTreeMap<ClaimName, Claim>>,
     /// Services in force.
     pub services: Arc<BTreeMap<ServiceName, Arc<Service>>>,
     /// Slices of services' endpoints in force, by their own names.
@@ -42,6 +48,18 @@ pub struct World {
     pub statuses: Arc<Vec<Arc<ObjectStatus>>>,
     /// What is wrong with the source as a whole, a sentence each.
     pub degraded: Vec<String>,
+}
+
+/// Whose word on an endpoint, and which object of that node says it: (node, namespace, name).
+pub type ClaimName = (String, String, String);
+
+/// What a node says of an endpoint, and where.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Claim {
+    /// What it says.
+    pub endpoint: Arc<WorkloadEndpoint>,
+    /// `file:line`.
+    pub place: String,
 }
 
 /// The object of a kind, if it is of that kind.
@@ -63,8 +81,10 @@ fn set<K: Ord + Clone, V: Clone>(map: &mut Arc<BTreeMap<K, V>>, key: K, value: O
 }
 
 impl World {
-    pub(crate) fn new(objects: &Objects, generation: u64) -> Self {
-        let mut world = Self { generation, statuses: Arc::clone(&objects.statuses), ..Self::default() };
+    pub(crate) fn new(objects: &Objects, generation: u64, shared: bool) -> Self {
+        let mut world =
+            Self { generation, shared, statuses: Arc::clone(&objects.statuses), ..Self::default() };
+        world.configure(None);
         for (key, accepted) in &objects.accepted {
             world.put(key, Some(accepted));
         }
@@ -91,6 +111,13 @@ impl World {
                 let workload = object.and_then(|object| match_object!(object, Object::Workload));
                 set(&mut self.workloads, Arc::new(WorkloadName { namespace, name }), workload);
             }
+            Kind::WorkloadEndpoint => {
+                let ServiceName { namespace, name } = named();
+                let endpoint = object.and_then(|object| match_object!(object, Object::WorkloadEndpoint));
+                let place = accepted.map(|accepted| format!("{}:{}", accepted.file, accepted.line));
+                let claim = endpoint.zip(place).map(|(endpoint, place)| Claim { endpoint, place });
+                set(&mut self.endpoints, (key.node.clone().unwrap_or_default(), namespace, name), claim);
+            }
             Kind::Service => {
                 let service = object.and_then(|object| match_object!(object, Object::Service));
                 set(&mut self.services, named(), service);
@@ -104,19 +131,28 @@ impl World {
     }
 
     fn configure(&mut self, accepted: Option<&Arc<Accepted>>) {
-        let Some((accepted, configuration)) = accepted.and_then(|accepted| match &accepted.object {
+        let given = accepted.and_then(|accepted| match &accepted.object {
             Object::Configuration(configuration) => Some((accepted, configuration)),
             _ => None,
-        }) else {
-            self.configuration = Configuration::default();
-            self.origins = BTreeMap::new();
-            return;
-        };
-        self.configuration = configuration.as_ref().clone();
-        let origin = |(key, place): &(&'static str, crate::yaml::Place)| {
-            (*key, format!("{}:{}", accepted.file, place.line))
-        };
-        self.origins = configuration.given.iter().map(origin).collect();
+        });
+        self.set_configuration(
+            given.map(|(_, configuration)| configuration.as_ref().clone()).unwrap_or_default(),
+        );
+        let Some((accepted, configuration)) = given else { return };
+        for (key, place) in &configuration.given {
+            let origin = format!("{}:{}", accepted.file, place.line);
+            self.origins.entry(*key).or_insert(origin);
+        }
+    }
+
+    /// Puts settings in force, of which nobody knows yet where they are from.
+    pub(crate) fn set_configuration(&mut self, configuration: Configuration) {
+        self.configuration = configuration;
+        self.origins = BTreeMap::new();
+        if self.shared {
+            self.configuration.workload_labels = WorkloadLabels::Declared;
+            self.origins.insert("workloadLabels", "--shared".to_owned());
+        }
     }
 
     fn put_policy(&mut self, key: &ObjectKey, object: Option<&Object>) {
@@ -144,7 +180,7 @@ impl World {
             .map(|document| (document.position, crate::kind::decode(document)))
             .collect();
         let file = crate::objects::File { name: "world.yaml".to_owned(), text: yaml.into(), documents };
-        let world = Self::new(&Objects::of([file]), 1);
+        let world = Self::new(&Objects::of([file]), 1, false);
         assert_eq!(world.invalid(), 0, "{:#?}", world.statuses);
         world
     }

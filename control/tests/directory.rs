@@ -39,7 +39,7 @@ impl Bench {
     }
 
     fn open(&self) -> Directory {
-        Directory::open(self.config.path(), self.state.path()).unwrap()
+        Directory::open(self.config.path(), self.state.path(), None).unwrap()
     }
 }
 
@@ -144,7 +144,10 @@ async fn what_was_accepted_survives_a_restart_with_an_invalid_file() {
     bench.write("rule1.yaml", &policy("rule1", "alliance").replace("ingress", "ingres"));
     fs::remove_file(bench.config.path().join("gone.yaml")).unwrap();
     let kept = fs::read(bench.state.path().join("accepted.json")).unwrap();
-    assert_eq!(in_force(&peek(bench.config.path(), bench.state.path()).unwrap()), ["default/rule1=empire"]);
+    assert_eq!(
+        in_force(&peek(bench.config.path(), bench.state.path(), None).unwrap()),
+        ["default/rule1=empire"]
+    );
     assert_eq!(fs::read(bench.state.path().join("accepted.json")).unwrap(), kept, "a look changes nothing");
     let directory = bench.open();
     assert_eq!(in_force(&directory.world()), ["default/rule1=empire"]);
@@ -164,7 +167,7 @@ async fn a_duplicate_name_belongs_to_who_had_it_first() {
         "default/rule1 False a.yaml:1 metadata.name: CiliumNetworkPolicy default/rule1 is already given in b.yaml:1, which stays; rename or remove one"
     );
     // Without history the first by path has it.
-    let fresh = Directory::open(bench.config.path(), tempfile::tempdir().unwrap().path()).unwrap();
+    let fresh = Directory::open(bench.config.path(), tempfile::tempdir().unwrap().path(), None).unwrap();
     assert_eq!(in_force(&fresh.world()), ["default/rule1=alliance"]);
     // When the first owner goes, the other one gets it.
     fs::remove_file(bench.config.path().join("b.yaml")).unwrap();
@@ -238,14 +241,14 @@ async fn a_file_that_is_away_for_a_moment_is_not_missed() {
 #[tokio::test]
 async fn a_directory_or_state_that_cannot_be_used_is_one_clear_line() {
     let bench = Bench::new();
-    let error = Directory::open(Path::new("/nowhere"), bench.state.path()).err().unwrap();
+    let error = Directory::open(Path::new("/nowhere"), bench.state.path(), None).err().unwrap();
     assert!(matches!(error, SourceError::Directory { .. }));
     assert!(
         error.to_string().starts_with("configuration directory /nowhere: No such file or directory"),
         "{error}"
     );
     fs::write(bench.state.path().join("accepted.json"), "{}").unwrap();
-    let error = Directory::open(bench.config.path(), bench.state.path()).err().unwrap();
+    let error = Directory::open(bench.config.path(), bench.state.path(), None).err().unwrap();
     assert!(error.to_string().contains("accepted.json: missing field"), "{error}");
 }
 

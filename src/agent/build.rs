@@ -32,7 +32,7 @@ impl Node {
     ) -> Result<(Self, Directory, Emptied, dns::Server), AgentError> {
         make_directory(&directories.run_dir)?;
         make_directory(&directories.state)?;
-        let source = Directory::open(&directories.config, &directories.state)?;
+        let source = Directory::open(&directories.config, &directories.state, None)?;
         let world = source.world();
         let endpoint_config = directories.endpoints(&world)?;
         let capabilities = l4_datapath::probe::capabilities();

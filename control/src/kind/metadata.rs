@@ -27,7 +27,7 @@ pub(super) fn key(kind: Kind, fields: &Fields<'_>) -> Option<ObjectKey> {
         let name = fields.require("name", "the object's name").and_then(|at| name(&at));
         (name, namespace(kind, fields))
     })?;
-    Some(ObjectKey { kind, namespace, name: name? })
+    Some(ObjectKey { kind, namespace, name: name?, node: None })
 }
 
 fn namespace(kind: Kind, fields: &Fields<'_>) -> Option<String> {
@@ -47,7 +47,7 @@ fn namespace(kind: Kind, fields: &Fields<'_>) -> Option<String> {
 fn is_namespaced(kind: Kind) -> bool {
     use mesh::policy::PolicyKind::{CiliumNetworkPolicy, NetworkPolicy};
     match kind {
-        Kind::Workload | Kind::Service | Kind::EndpointSlice => true,
+        Kind::Workload | Kind::WorkloadEndpoint | Kind::Service | Kind::EndpointSlice => true,
         Kind::Policy(kind) => matches!(kind, NetworkPolicy | CiliumNetworkPolicy),
         Kind::Configuration | Kind::Namespace | Kind::Node => false,
     }
@@ -68,7 +68,7 @@ pub(super) fn name(at: &At<'_>) -> Option<String> {
 }
 
 /// Whether a text is a DNS subdomain in lower case.
-pub(super) fn is_name(text: &str) -> bool {
+pub(crate) fn is_name(text: &str) -> bool {
     text.len() <= 253 && text.split('.').all(is_part)
 }
 

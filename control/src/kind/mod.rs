@@ -15,6 +15,7 @@ mod prefix;
 mod selector;
 mod service;
 mod workload;
+mod workload_endpoint;
 
 use std::fmt;
 use std::sync::Arc;
@@ -24,11 +25,12 @@ use mesh::policy::{Policy, PolicyKind, PolicyName};
 pub use cilium::{ToService, Which};
 pub use configuration::Configuration;
 pub use endpoint_slice::{EndpointSlice, SliceEndpoint, SlicePort};
-pub(crate) use metadata::is_label;
+pub(crate) use metadata::{is_label, is_name};
 pub use named::{Namespace, Node};
 pub use service::{Family, Port, Reach, Service, Target};
 pub use workload::Workload;
 pub(crate) use workload::is_derived;
+pub use workload_endpoint::WorkloadEndpoint;
 
 use crate::yaml::{At, Document, Finding, Findings, Severity, nearest};
 
@@ -43,6 +45,8 @@ pub enum Kind {
     Node,
     /// A workload as its administrator declares it.
     Workload,
+    /// An endpoint as its node has it.
+    WorkloadEndpoint,
     /// What is called by an address or a name.
     Service,
     /// Who answers for a service.
@@ -52,11 +56,12 @@ pub enum Kind {
 }
 
 impl Kind {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::Configuration,
         Self::Namespace,
         Self::Node,
         Self::Workload,
+        Self::WorkloadEndpoint,
         Self::Service,
         Self::EndpointSlice,
         Self::Policy(PolicyKind::NetworkPolicy),
@@ -71,6 +76,7 @@ impl Kind {
             Self::Namespace => "Namespace",
             Self::Node => "Node",
             Self::Workload => "Workload",
+            Self::WorkloadEndpoint => "WorkloadEndpoint",
             Self::Service => "Service",
             Self::EndpointSlice => "EndpointSlice",
             Self::Policy(kind) => kind.as_str(),
@@ -79,7 +85,7 @@ impl Kind {
 
     fn api_versions(self) -> &'static [&'static str] {
         match self {
-            Self::Configuration | Self::Workload => &["ferromesh.io/v1alpha1"],
+            Self::Configuration | Self::Workload | Self::WorkloadEndpoint => &["ferromesh.io/v1alpha1"],
             Self::Namespace | Self::Service => &["v1"],
             Self::EndpointSlice => &["discovery.k8s.io/v1"],
             Self::Node => &["v1", "ferromesh.io/v1alpha1"],
@@ -98,9 +104,15 @@ pub struct ObjectKey {
     pub namespace: Option<String>,
     /// Its name; empty for the one [`Kind::Configuration`].
     pub name: String,
+    /// The node whose word it is, for [`Kind::WorkloadEndpoint`].
+    pub node: Option<String>,
 }
 
 impl ObjectKey {
+    /// The one of a node's settings.
+    pub(crate) const CONFIGURATION: Self =
+        Self { kind: Kind::Configuration, namespace: None, name: String::new(), node: None };
+
     /// The name as policies are known by, if it is one.
     pub fn policy(&self) -> Option<PolicyName> {
         let Kind::Policy(kind) = self.kind else { return None };
@@ -115,7 +127,8 @@ impl fmt::Display for ObjectKey {
             (_, "") => Ok(()),
             (Some(namespace), name) => write!(f, " {namespace}/{name}"),
             (None, name) => write!(f, " {name}"),
-        }
+        }?;
+        self.node.iter().try_for_each(|node| write!(f, " of {node}"))
     }
 }
 
@@ -130,6 +143,8 @@ pub enum Object {
     Node(Node),
     /// A workload.
     Workload(Arc<Workload>),
+    /// An endpoint of some node.
+    WorkloadEndpoint(Arc<WorkloadEndpoint>),
     /// A service.
     Service(Arc<Service>),
     /// A slice of a service's endpoints.
@@ -186,7 +201,7 @@ fn object(at: &At<'_>) -> (Option<ObjectKey>, Option<Object>) {
     // The kind decides which fields are known, so it is looked up before the strict pass.
     let Some(kind) = kind_of(at) else { return (None, None) };
     if kind == Kind::Configuration {
-        let key = ObjectKey { kind, namespace: None, name: String::new() };
+        let key = ObjectKey::CONFIGURATION;
         return (Some(key), configuration::decode(at).map(|it| Object::Configuration(Arc::new(it))));
     }
     let decoded = at.mapping(|fields| {
@@ -199,6 +214,8 @@ fn object(at: &At<'_>) -> (Option<ObjectKey>, Option<Object>) {
             Kind::Namespace => Some(Object::Namespace(named::namespace(name, fields))),
             Kind::Node => Some(Object::Node(named::node(name, fields))),
             Kind::Workload => Some(Object::Workload(Arc::new(workload::decode(namespace, name, fields)))),
+            Kind::WorkloadEndpoint => workload_endpoint::decode(namespace, fields)
+                .map(|endpoint| Object::WorkloadEndpoint(Arc::new(endpoint))),
             Kind::Service => service::decode(namespace, name, fields).map(|s| Object::Service(Arc::new(s))),
             Kind::EndpointSlice => {
                 Some(Object::EndpointSlice(Arc::new(endpoint_slice::decode(namespace, name, fields))))

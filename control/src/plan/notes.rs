@@ -79,7 +79,8 @@ impl Notes {
 
 /// The key of a service.
 pub(crate) fn of_service(name: &ServiceName) -> ObjectKey {
-    ObjectKey { kind: Kind::Service, namespace: Some(name.namespace.clone()), name: name.name.clone() }
+    let namespace = Some(name.namespace.clone());
+    ObjectKey { kind: Kind::Service, namespace, name: name.name.clone(), node: None }
 }
 
 /// The key of a slice.
@@ -89,5 +90,6 @@ pub(crate) fn of_slice(name: &ServiceName) -> ObjectKey {
 
 /// The key of a policy.
 pub(crate) fn of_policy(name: &PolicyName) -> ObjectKey {
-    ObjectKey { kind: Kind::Policy(name.kind), namespace: name.namespace.clone(), name: name.name.clone() }
+    let namespace = name.namespace.clone();
+    ObjectKey { kind: Kind::Policy(name.kind), namespace, name: name.name.clone(), node: None }
 }

@@ -14,8 +14,8 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
 use super::SourceError;
+use super::layout::Layout;
 use crate::durable;
-use crate::kind::decode;
 use crate::objects::{Accepted, Objects, Pools};
 use crate::yaml::documents;
 
@@ -107,7 +107,7 @@ fn save(path: &Path, all: &[Arc<Accepted>], pools: Option<Pools>) -> std::io::Re
 
 /// Reads what was in force; nothing if there is no such file yet. An object that this version no longer accepts is
 /// left out and logged.
-pub(super) fn load(path: &Path) -> Result<(Objects, Option<Pools>), SourceError> {
+pub(super) fn load(path: &Path, layout: &Layout) -> Result<(Objects, Option<Pools>), SourceError> {
     let unusable = |reason: String| SourceError::Accepted { path: path.to_owned(), reason };
     let bytes = match std::fs::read(path) {
         Ok(bytes) => bytes,
@@ -126,7 +126,7 @@ pub(super) fn load(path: &Path) -> Result<(Objects, Option<Pools>), SourceError>
             return Err(unusable(format!("no text {}", object.text)));
         };
         let document = documents.iter().find(|document| document.position == object.position);
-        let decoded = document.map(decode);
+        let decoded = document.map(|document| layout.writer(&object.file).decode(document));
         let Some((key, value, line)) = decoded.and_then(|d| Some((d.key?, d.object?, d.line))) else {
             tracing::warn!(file = object.file, "an object accepted earlier is not accepted by this version");
             continue;

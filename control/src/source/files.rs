@@ -1,4 +1,4 @@
-//! A directory of YAML files, watched.
+//! Directories of YAML files, watched: the node's own, and what it shares with others.
 //!
 //! Promise: level-based. Whatever happens, the files are read and what they say *now* counts; events only say when and
 //! where to look, and a patrol every five seconds makes up for lost ones. All `*.yaml` and `*.yml` files are read, in
@@ -24,17 +24,14 @@ use futures_util::StreamExt;
 use inotify::{EventStream, Inotify};
 use tokio::task::JoinHandle;
 
+use super::layout::{Layout, Writer};
 use super::notice::{Notice, Watched};
 use super::{SourceError, accepted};
-use crate::kind::{Decoded, decode};
+use crate::kind::Decoded;
 use crate::objects::{Changes, File, Objects, Pools};
 use crate::world::World;
 use crate::yaml::{Finding, Severity, documents};
 
-/// Largest file.
-const MOST_BYTES: u64 = 4 << 20;
-/// Most files; those beyond it are not read.
-const MOST_FILES: usize = 20_000;
 /// Deepest sub-directory.
 const DEEPEST: usize = 4;
 /// How long a file must be gone.
@@ -50,12 +47,13 @@ const RACY: Duration = Duration::from_secs(1);
 /// So many files that no event named are read in one go, and then events are looked after again.
 const PORTION: usize = 64;
 
-/// The directory, what it says, and what is in force.
+/// The directories, what they say, and what is in force.
 pub struct Directory {
-    path: PathBuf,
+    layout: Layout,
     watched: Watched,
     events: EventStream<Vec<u8>>,
     files: BTreeMap<String, Seen>,
+    counts: Counts,
     /// Files that are gone, and since when.
     missing: BTreeMap<String, Instant>,
     objects: Objects,
@@ -68,7 +66,7 @@ pub struct Directory {
     /// When to do so at the latest.
     latest_look: Option<Instant>,
     next_patrol: Instant,
-    patrol: Option<JoinHandle<io::Result<Walk>>>,
+    patrol: Option<JoinHandle<Walk>>,
     /// Files that may have changed unnoticed.
     doubtful: BTreeSet<String>,
     /// What files have become since they were last judged.
@@ -79,7 +77,7 @@ pub struct Directory {
     unsaved: bool,
     keeper: accepted::Keeper,
     /// What is wrong with reading or keeping as a whole.
-    unreadable: Option<String>,
+    unreadable: Vec<String>,
     unwritable: Option<String>,
 }
 
@@ -113,23 +111,51 @@ pub(super) struct Found {
     pub(super) directories: BTreeMap<PathBuf, String>,
     /// Files that are symbolic links.
     pub(super) links: BTreeSet<PathBuf>,
+    /// What names of files begin with in directories that cannot be listed, and why that is.
+    unlisted: BTreeMap<String, String>,
+    counts: Counts,
+}
+
+/// How many files count against each bound; those beyond one are not read.
+#[derive(Default, PartialEq, Eq)]
+struct Counts(BTreeMap<String, usize>);
+
+impl Counts {
+    /// Counts a file, if there is room for it.
+    fn add(&mut self, layout: &Layout, name: &str) -> bool {
+        let (together, most) = layout.bound(name);
+        let count = self.0.entry(together).or_default();
+        let fits = *count < most;
+        *count += usize::from(fits);
+        fits
+    }
+
+    fn remove(&mut self, layout: &Layout, name: &str) {
+        if let Some(count) = self.0.get_mut(&layout.bound(name).0) {
+            *count = count.saturating_sub(1);
+        }
+    }
 }
 
 impl Directory {
-    /// Reads the directory, and what was accepted by an earlier agent from `state`. Must be called within a tokio
-    /// runtime.
-    pub fn open(path: &Path, state: &Path) -> Result<Self, SourceError> {
-        fs::read_dir(path).map_err(|source| SourceError::Directory { path: path.to_owned(), source })?;
+    /// Reads the node's own directory, what it shares with other nodes, if it does, and what was accepted by an earlier
+    /// agent from `state`. Must be called within a tokio runtime.
+    ///
+    /// `shared` must hold `admin/` and `nodes/`: see `docs/nodes.md`.
+    pub fn open(path: &Path, state: &Path, shared: Option<&Path>) -> Result<Self, SourceError> {
+        let layout = Layout::new(path, shared)?;
+        layout.check()?;
         let inotify = Inotify::init().map_err(SourceError::Watch)?;
         let watches = inotify.watches();
         let events = inotify.into_event_stream(vec![0; 64 << 10]).map_err(SourceError::Watch)?;
         let accepted_path = state.join("accepted.json");
-        let (objects, pools) = accepted::load(&accepted_path)?;
+        let (objects, pools) = accepted::load(&accepted_path, &layout)?;
         let mut directory = Self {
-            path: path.to_owned(),
+            layout,
             watched: Watched::new(watches),
             events,
             files: BTreeMap::new(),
+            counts: Counts::default(),
             missing: BTreeMap::new(),
             objects,
             world: Arc::default(),
@@ -144,7 +170,7 @@ impl Directory {
             rejudge: true,
             unsaved: false,
             keeper: accepted::Keeper::new(accepted_path),
-            unreadable: None,
+            unreadable: Vec::new(),
             unwritable: None,
         };
         directory.look();
@@ -257,7 +283,7 @@ impl Directory {
             return false;
         }
         let mut world = match self.world.generation {
-            0 => World::new(&self.objects, 0),
+            0 => World::new(&self.objects, 0, self.layout.is_shared()),
             _ => self.world.as_ref().clone(),
         };
         for key in &objects {
@@ -295,53 +321,50 @@ impl Directory {
             }
         }
         if self.patrol.is_none() && Instant::now() >= self.next_patrol {
-            let path = self.path.clone();
-            self.patrol = Some(tokio::task::spawn_blocking(move || Walk::new(&path)));
+            let layout = self.layout.clone();
+            self.patrol = Some(tokio::task::spawn_blocking(move || Walk::new(&layout)));
         }
     }
 
     fn look_at_everything(&mut self) {
-        let mut found = Found::default();
         let watched = &mut self.watched;
         watched.begin();
-        let walked = walk(&self.path, "", 0, &mut |path, below| watched.add(path, below), &mut found);
+        let found = walk_all(&self.layout, &mut |path, below| watched.add(path, below));
         self.watched.end(&found);
-        if !self.is_readable(walked) {
-            return;
-        }
-        let gone: Vec<_> =
-            self.files.keys().filter(|name| !found.files.contains_key(*name)).cloned().collect();
+        self.tell_unlisted(found.unlisted.values().cloned().collect());
+        let gone: Vec<_> = self.gone(&found).cloned().collect();
         self.doubtful.clear();
         for name in gone.iter().chain(found.files.keys()) {
             self.look_at(name);
         }
     }
 
-    /// Without the directory nothing is known: everything stays as it is.
-    fn is_readable(&mut self, walked: io::Result<()>) -> bool {
-        let problem = walked.err().map(|error| {
-            format!("{}: {error}; everything accepted earlier stays in force", self.path.display())
-        });
-        self.rejudge |= self.unreadable != problem;
-        self.unreadable = problem;
-        self.unreadable.is_none()
+    /// Known files that were not found. Of a directory that cannot be listed nothing is known: everything stays as it is.
+    fn gone<'a>(&'a self, found: &'a Found) -> impl Iterator<Item = &'a String> {
+        let listed =
+            |name: &str| self.layout.root(name).is_some_and(|root| !found.unlisted.contains_key(&root.below));
+        self.files.keys().filter(move |name| !found.files.contains_key(*name) && listed(name))
+    }
+
+    fn tell_unlisted(&mut self, problems: Vec<String>) {
+        self.rejudge |= self.unreadable != problems;
+        self.unreadable = problems;
     }
 
     /// Holds what a patrol saw against what is known. It may be older than that, so it only leads to looks.
     fn compare(&mut self, walked: io::Result<Walk>) {
         let walk = match walked {
             Ok(walk) => walk,
-            Err(error) => {
-                self.is_readable(Err(error));
-                return;
-            }
+            Err(error) => return self.tell_unlisted(vec![error.to_string()]),
         };
-        if self.unreadable.is_some() || !self.watched.stands(&walk.found) {
+        let was_unlisted = !self.unreadable.is_empty();
+        self.tell_unlisted(walk.found.unlisted.values().cloned().collect());
+        if was_unlisted || !self.unreadable.is_empty() || !self.watched.stands(&walk.found) {
             self.notice = Notice::Everything;
             return;
         }
-        let gone = self.files.keys().filter(|name| !walk.found.files.contains_key(*name));
-        self.doubtful.extend(gone.cloned());
+        let gone: Vec<_> = self.gone(&walk.found).cloned().collect();
+        self.doubtful.extend(gone);
         for (name, stamp) in walk.found.files.into_keys().zip(walk.stamps) {
             match (self.files.get(&name), stamp) {
                 // Written a moment ago, perhaps being written: its end is an event, or the next patrol sees it.
@@ -355,11 +378,12 @@ impl Directory {
     /// Brings one file up to date.
     fn look_at(&mut self, name: &str) {
         self.doubtful.remove(name);
-        let path = self.path.join(name);
+        let path = self.layout.path(name);
+        let may_link = self.layout.writer(name).may_link();
         match fs::symlink_metadata(&path) {
             Ok(found) if found.is_dir() => return self.look_for_missing(name),
             // It is to be watched as well.
-            Ok(found) if found.is_symlink() && !self.watched.has_link(&path) => {
+            Ok(found) if found.is_symlink() && may_link && !self.watched.has_link(&path) => {
                 self.notice = Notice::Everything
             }
             Ok(_) => {}
@@ -369,10 +393,10 @@ impl Directory {
         let stamp = stamp(&path);
         match self.files.get(name) {
             Some(seen) if stamp.is_some() && seen.stamp == stamp => return,
-            None if self.files.len() >= MOST_FILES => return,
+            None if !self.counts.add(&self.layout, name) => return,
             _ => {}
         }
-        let text = text(&path);
+        let text = read(&self.layout, name);
         if let (Ok(text), Some(seen)) = (&text, self.files.get_mut(name))
             && *seen.file.text == **text
             && !text.is_empty()
@@ -380,7 +404,7 @@ impl Directory {
             seen.stamp = stamp;
             return;
         }
-        let file = Arc::new(file(name, text, || self.objects.holds(name)));
+        let file = Arc::new(file(self.layout.writer(name), name, text, || self.objects.holds(name)));
         self.unjudged.insert(name.to_owned(), Some(Arc::clone(&file)));
         self.files.insert(name.to_owned(), Seen { stamp, file });
     }
@@ -394,7 +418,9 @@ impl Directory {
         }
         self.missing.remove(name);
         // With the directory itself nothing goes; the patrol tells when it is back.
-        if fs::read_dir(&self.path).is_ok() && self.files.remove(name).is_some() {
+        let there = self.layout.root(name).is_some_and(|root| fs::read_dir(&root.path).is_ok());
+        if there && self.files.remove(name).is_some() {
+            self.counts.remove(&self.layout, name);
             self.unjudged.insert(name.to_owned(), None);
         }
     }
@@ -410,38 +436,39 @@ impl Drop for Directory {
 }
 
 /// The end of a task, if there is one.
-async fn ended(task: &mut Option<JoinHandle<io::Result<Walk>>>) -> io::Result<Walk> {
+async fn ended(task: &mut Option<JoinHandle<Walk>>) -> io::Result<Walk> {
     match task {
-        Some(task) => task.await.unwrap_or_else(|error| Err(io::Error::other(error))),
+        Some(task) => task.await.map_err(io::Error::other),
         None => std::future::pending().await,
     }
 }
 
 impl Walk {
-    fn new(path: &Path) -> io::Result<Self> {
-        let mut found = Found::default();
-        walk(path, "", 0, &mut |_, _| {}, &mut found)?;
+    fn new(layout: &Layout) -> Self {
+        let found = walk_all(layout, &mut |_, _| {});
         let stamps = found.files.values().map(|path| stamp(path)).collect();
-        Ok(Self { found, stamps })
+        Self { found, stamps }
     }
 }
 
 /// What an agent that started now would put in force. Changes nothing.
-pub fn peek(path: &Path, state: &Path) -> Result<World, SourceError> {
-    fs::read_dir(path).map_err(|source| SourceError::Directory { path: path.to_owned(), source })?;
-    let (mut objects, pools) = accepted::load(&state.join("accepted.json"))?;
-    let files: Vec<File> =
-        list(path).iter().map(|(name, path)| file(name, text(path), || objects.holds(name))).collect();
+pub fn peek(path: &Path, state: &Path, shared: Option<&Path>) -> Result<World, SourceError> {
+    let layout = Layout::new(path, shared)?;
+    layout.check()?;
+    let (mut objects, pools) = accepted::load(&state.join("accepted.json"), &layout)?;
+    let read = |name: &String| {
+        let text = read(&layout, name);
+        file(layout.writer(name), name, text, || objects.holds(name))
+    };
+    let files: Vec<File> = walk_all(&layout, &mut |_, _| {}).files.keys().map(read).collect();
     objects.take_in(files, pools);
-    Ok(World::new(&objects, 1))
+    Ok(World::new(&objects, 1, layout.is_shared()))
 }
 
-/// The files of a directory: name below it → path.
-pub(crate) fn list(directory: &Path) -> BTreeMap<String, PathBuf> {
-    let mut found = Found::default();
-    // What cannot be listed has no files.
-    let _ = walk(directory, "", 0, &mut |_, _| {}, &mut found);
-    found.files
+/// The paths of the files of a directory. What cannot be listed has no files.
+pub(crate) fn list(directory: &Path) -> Result<Vec<PathBuf>, SourceError> {
+    let layout = Layout::new(directory, None)?;
+    Ok(walk_all(&layout, &mut |_, _| {}).files.into_values().collect())
 }
 
 /// Whether a name is an editor's business.
@@ -454,9 +481,23 @@ pub(super) fn is_ours(name: &str) -> bool {
     !is_passed_over(name) && (name.ends_with(".yaml") || name.ends_with(".yml"))
 }
 
+/// Finds the files of all directories.
+fn walk_all(layout: &Layout, visit: &mut impl FnMut(&Path, Option<&str>)) -> Found {
+    let mut found = Found::default();
+    for root in layout.roots() {
+        if let Err(error) = walk(layout, &root.path, &root.below, 0, visit, &mut found) {
+            let path = root.path.display();
+            let problem = format!("{path}: {error}; everything accepted earlier stays in force");
+            found.unlisted.insert(root.below.clone(), problem);
+        }
+    }
+    found
+}
+
 /// Finds files. `visit` is told of every directory before it is read and of every symbolic link, so that no change
 /// falls between.
 fn walk(
+    layout: &Layout,
     path: &Path,
     below: &str,
     depth: usize,
@@ -473,9 +514,9 @@ fn walk(
         let inner = format!("{below}{name}");
         if file_type.is_dir() && depth < DEEPEST {
             // A sub-directory may vanish while it is read; the next event brings us back.
-            let _ = walk(&entry.path(), &format!("{inner}/"), depth + 1, visit, found);
-        } else if is_ours(name) && found.files.len() < MOST_FILES {
-            if file_type.is_symlink() {
+            let _ = walk(layout, &entry.path(), &format!("{inner}/"), depth + 1, visit, found);
+        } else if is_ours(name) && found.counts.add(layout, &inner) {
+            if file_type.is_symlink() && layout.writer(&inner).may_link() {
                 visit(&entry.path(), None);
                 found.links.insert(entry.path());
             }
@@ -503,10 +544,16 @@ fn stamp(path: &Path) -> Option<Stamp> {
 }
 
 /// Decodes one file.
-fn file(name: &str, text: Result<String, (usize, String)>, holds_objects: impl Fn() -> bool) -> File {
+fn file(
+    writer: Writer<'_>,
+    name: &str,
+    text: Result<String, (usize, String)>,
+    holds_objects: impl Fn() -> bool,
+) -> File {
     match text {
         Ok(text) => {
-            let mut documents: Vec<_> = documents(&text).iter().map(|d| (d.position, decode(d))).collect();
+            let mut documents: Vec<_> =
+                documents(&text).iter().map(|d| (d.position, writer.decode(d))).collect();
             if documents.is_empty() && holds_objects() {
                 let message = "the file is empty; remove it to take its objects away".to_owned();
                 documents.push((0, unreadable(1, message)));
@@ -525,18 +572,25 @@ fn unreadable(line: usize, message: String) -> Decoded {
 }
 
 /// A file's text, or the line and what is wrong.
-pub(crate) fn text(path: &Path) -> Result<String, (usize, String)> {
+pub(crate) fn read(layout: &Layout, name: &str) -> Result<String, (usize, String)> {
+    let (path, writer) = (layout.path(name), layout.writer(name));
+    let failed = |error: io::Error| (1, error.to_string());
+    if !writer.may_link() && fs::symlink_metadata(&path).map_err(failed)?.is_symlink() {
+        return Err((1, "a symbolic link; what a node writes is a file".to_owned()));
+    }
+    text(&path, writer.most_bytes())
+}
+
+fn text(path: &Path, most: u64) -> Result<String, (usize, String)> {
     let failed = |error: io::Error| (1, error.to_string());
     // A named pipe would block whoever opens it.
     if !fs::metadata(path).map_err(failed)?.is_file() {
         return Err((1, "no regular file".to_owned()));
     }
     let mut bytes = Vec::new();
-    fs::File::open(path)
-        .and_then(|file| file.take(MOST_BYTES + 1).read_to_end(&mut bytes))
-        .map_err(failed)?;
-    if bytes.len() as u64 > MOST_BYTES {
-        return Err((1, format!("larger than {} MiB; split it", MOST_BYTES >> 20)));
+    fs::File::open(path).and_then(|file| file.take(most + 1).read_to_end(&mut bytes)).map_err(failed)?;
+    if bytes.len() as u64 > most {
+        return Err((1, format!("larger than {} KiB; split it", most >> 10)));
     }
     String::from_utf8(bytes).map_err(|error| {
         let valid = error.as_bytes().get(..error.utf8_error().valid_up_to()).unwrap_or_default();

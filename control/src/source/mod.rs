@@ -2,6 +2,7 @@
 
 mod accepted;
 pub mod files;
+pub(crate) mod layout;
 mod notice;
 
 use std::io;
@@ -13,6 +14,16 @@ pub enum SourceError {
     /// It cannot be read at start.
     #[error("configuration directory {path}: {source}; give a directory that can be read")]
     Directory {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// What several nodes share cannot be read at start.
+    #[error(
+        "shared directory {path}: {source}; a shared directory holds admin/ and nodes/, which this node must be able to read"
+    )]
+    Shared {
         /// The directory.
         path: PathBuf,
         /// Why.

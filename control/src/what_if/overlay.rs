@@ -12,6 +12,7 @@ use crate::inspect::Wanted;
 use crate::kind::{Decoded, Object, ObjectKey, Written};
 use crate::objects::{File, pools_moved};
 use crate::plan::{Planned, of_policy};
+use crate::source::layout::Layout;
 use crate::world::World;
 use crate::yaml::Severity;
 
@@ -34,9 +35,12 @@ impl Overlay {
         query: &WhatIf,
         pools: Option<(Ipv4Net, Ipv6Net)>,
     ) -> Result<Self, WhatIfError> {
-        let mut analysis = Analysis::default();
-        let files: Vec<File> =
-            query.with.iter().map(|file| decoded(&file.name, Ok(file.text.clone()), &mut analysis)).collect();
+        let (mut analysis, layout) = (Analysis::default(), Layout::default());
+        let files: Vec<File> = query
+            .with
+            .iter()
+            .map(|file| decoded(&layout, &file.name, Ok(file.text.clone()), &mut analysis))
+            .collect();
         duplicates(&files, &mut analysis);
         for given in objects(&files) {
             let moved = pools_moved(given.object, pools);
@@ -134,8 +138,11 @@ fn refuse(analysis: &Analysis) -> Result<(), WhatIfError> {
 pub(super) fn put(world: &mut World, object: Object) -> Option<Object> {
     match object {
         Object::Configuration(new) => {
-            let new = Arc::unwrap_or_clone(new);
-            Some(Object::Configuration(std::mem::replace(&mut world.configuration, new).into()))
+            let earlier = world.configuration.clone();
+            let origins = std::mem::take(&mut world.origins);
+            world.set_configuration(Arc::unwrap_or_clone(new));
+            world.origins = origins;
+            Some(Object::Configuration(earlier.into()))
         }
         Object::Namespace(new) => {
             Arc::make_mut(&mut world.namespaces).insert(new.name.clone(), new).map(Object::Namespace)
@@ -144,6 +151,8 @@ pub(super) fn put(world: &mut World, object: Object) -> Option<Object> {
         Object::Workload(new) => {
             Arc::make_mut(&mut world.workloads).insert(new.name.clone().into(), new).map(Object::Workload)
         }
+        // Nobody but its node says it: files that are laid over the world are refused before.
+        Object::WorkloadEndpoint(_) => None,
         Object::Service(new) => {
             Arc::make_mut(&mut world.services).insert(new.name.clone(), new).map(Object::Service)
         }

@@ -83,7 +83,7 @@ fn settings_of_services_and_of_the_way_out_are_shown_with_their_defaults_and_as_
         fs::write(source.join("node.yaml"), yaml).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let opened = runtime.block_on(async {
-            control::source::files::Directory::open(&source, &directory.path().join("state")).unwrap()
+            control::source::files::Directory::open(&source, &directory.path().join("state"), None).unwrap()
         });
         let all = opened.world().config_entries();
         assert_eq!(opened.world().invalid(), 0, "{:?}", opened.world().statuses);

@@ -207,7 +207,7 @@ fn a_plan_after_edits_is_the_plan_from_nothing() {
             }
             world.statuses = Arc::clone(&objects.statuses);
             assert_eq!(statuses(&objects), statuses(&whole), "seed {seed} step {step}");
-            let mut expected = World::new(&whole, 0);
+            let mut expected = World::new(&whole, 0, false);
             expected.statuses = Arc::clone(&objects.statuses);
             assert_eq!(world, expected, "seed {seed} step {step}");
 
