@@ -1,6 +1,6 @@
 //! What the command line shows of the world and of the plan.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::IpNet;
 use mesh::identity::Identity;
@@ -8,6 +8,7 @@ use mesh::labels::LabelSet;
 use mesh::plan::NodePlan;
 use mesh::policy::{Policy, PolicyName};
 use mesh::service::{Frontend, FrontendPlan};
+use mesh::spiffe::SpiffeId;
 use mesh::workload::WorkloadName;
 use node_api::{AddressView, IdentityView, PolicyView, ServiceView};
 
@@ -104,9 +105,16 @@ fn source(identity: Identity) -> &'static str {
 
 /// Rows of `identity list`.
 pub fn identities(plan: &NodePlan) -> Vec<IdentityView> {
+    let mut spiffe_ids: BTreeMap<Identity, BTreeSet<SpiffeId>> = BTreeMap::new();
+    for auth in &plan.auth {
+        for endpoint in auth.endpoints.values().chain(auth.remotes.values()) {
+            spiffe_ids.entry(endpoint.identity).or_default().insert(endpoint.id.clone());
+        }
+    }
     let row = |(identity, labels): (&Identity, &LabelSet)| IdentityView {
         identity: *identity,
         labels: labels.clone(),
+        spiffe_ids: spiffe_ids.get(identity).cloned().unwrap_or_default(),
     };
     plan.identities.iter().map(row).collect()
 }

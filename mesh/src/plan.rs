@@ -8,6 +8,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use serde::Serialize;
 
+use crate::auth::AuthPlan;
 use crate::identity::Identity;
 use crate::labels::LabelSet;
 use crate::policy::Ruleset;
@@ -28,6 +29,8 @@ pub struct NodePlan {
     pub services: Arc<Services>,
     /// How workloads reach what is beyond the node.
     pub masquerade: Masquerade,
+    /// Who must authenticate to whom; none where no policy of the mesh asks for it.
+    pub auth: Option<Arc<AuthPlan>>,
 }
 
 /// Whose packets leave the node under its own address.
