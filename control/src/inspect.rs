@@ -176,6 +176,7 @@ fn ruleset(ruleset: &Ruleset) -> RulesetView {
             first: key.port,
             last: key.port | u16::MAX.checked_shr(key.port_bits.into()).unwrap_or(0),
         },
+        authentication: outcome.authentication,
         needs: outcome.needs,
         policies: outcome.by.to_vec(),
     };
@@ -273,7 +274,8 @@ fn statement_view(planned: &Planned, allow: bool, statement: &Statement) -> Stat
         Peers::Selected(peers) => Some(peers.iter().map(view).collect()),
     };
     let ports = statement.ports.iter().map(ToString::to_string).collect();
-    StatementView { allow, peers, ports, needs: statement.needs }
+    let Statement { authentication, needs, .. } = *statement;
+    StatementView { allow, peers, ports, authentication, needs }
 }
 
 /// A selector and who uses it.
@@ -322,6 +324,8 @@ pub fn selectors(planned: &Planned) -> Vec<SelectorView> {
 
 #[cfg(test)]
 mod tests {
+    use mesh::policy::Authentication;
+
     use super::*;
     use crate::plan::tests::{Bench, SHIPS};
 
@@ -382,6 +386,19 @@ spec: {endpointSelector: {}, ingressDeny: [{fromEntities: [remote-node]}]}
         let egress = endpoint(&ranged, "endpoint/xwing").egress;
         let ports: BTreeSet<_> = egress.entries.iter().map(|it| (it.ports.first, it.ports.last)).collect();
         assert_eq!(ports, [(8000, 8003)].into());
+    }
+
+    #[test]
+    fn what_must_be_authenticated_is_told_of_statements_and_entries() {
+        let required = RULE1.replace("toPorts:", "authentication: {mode: required}\n    toPorts:");
+        let bench = Bench::new(&required, &SHIPS);
+        let entries = endpoint(&bench, "deathstar-1").ingress.entries;
+        let (of_rule, own): (Vec<_>, Vec<_>) = entries.into_iter().partition(|it| !it.policies.is_empty());
+        assert!(of_rule.len() == 2 && of_rule.iter().all(|it| it.authentication == Authentication::Required));
+        assert!(own.iter().all(|it| it.allow && it.authentication == Authentication::None), "{own:?}");
+        let [rule1] = policies(&bench, "rule1").try_into().unwrap();
+        let [statement] = rule1.rules[0].ingress.statements.as_slice() else { panic!("{rule1:?}") };
+        assert!(statement.allow && statement.authentication == Authentication::Required);
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 mod service;
 
+use std::cmp::Reverse;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -13,6 +14,7 @@ use mesh::identity::Identity;
 use mesh::labels::LabelSet;
 use mesh::plan::NodePlan;
 use mesh::policy::explain::{End, Explanation, Question, explain};
+use mesh::policy::{self, Authentication};
 use mesh::service::ServiceName;
 use mesh::workload::{NamedPorts, WorkloadName};
 use node_api::{Trace, TraceQuery};
@@ -80,6 +82,23 @@ struct Found {
     judges: bool,
 }
 
+/// A verdict, the strictest first.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+struct Judged {
+    allowed: bool,
+    authentication: Reverse<Authentication>,
+}
+
+impl Judged {
+    fn of(explanation: &Explanation) -> Self {
+        let authentication = match explanation.asked {
+            policy::Asked::Proof => Authentication::Required,
+            policy::Asked::Nothing | policy::Asked::NoPrincipal => Authentication::None,
+        };
+        Self { allowed: explanation.allowed, authentication: Reverse(authentication) }
+    }
+}
+
 /// Answers from the policies in force.
 pub fn trace(world: &World, planned: &Planned, query: &TraceQuery) -> Result<Trace, TraceError> {
     let asked = Asked { world, planned, query };
@@ -87,17 +106,18 @@ pub fn trace(world: &World, planned: &Planned, query: &TraceQuery) -> Result<Tra
         return Err(TraceError::FromService { from: query.from.clone(), service });
     }
     let from = find(world, &planned.plan, &query.from)?;
-    let (allowed, mut lines) = match service::named(world, &planned.plan, &query.to) {
-        Some((name, vip)) => service::judge(asked, &from, &name, vip)?,
-        None => {
-            let to = find(world, &planned.plan, &query.to)?;
-            asked.judge(&from, &to, query.port).ok_or_else(|| asked.no_subject())?
-        }
-    };
+    let (Judged { allowed, authentication: Reverse(authentication) }, mut lines) =
+        match service::named(world, &planned.plan, &query.to) {
+            Some((name, vip)) => service::judge(asked, &from, &name, vip)?,
+            None => {
+                let to = find(world, &planned.plan, &query.to)?;
+                asked.judge(&from, &to, query.port).ok_or_else(|| asked.no_subject())?
+            }
+        };
     if !allowed && world.configuration.audit {
         lines.push("audit mode: the denial is reported, and the packet passes".to_owned());
     }
-    Ok(Trace { allowed, lines })
+    Ok(Trace { allowed, authentication, lines })
 }
 
 /// A question and what it is answered from.
@@ -110,7 +130,7 @@ struct Asked<'a> {
 
 impl Asked<'_> {
     /// The verdict and its explanation, the denial first, for that is what was asked for. `None`: neither end judges.
-    fn judge(self, from: &Found, to: &Found, port: u16) -> Option<(bool, Vec<String>)> {
+    fn judge(self, from: &Found, to: &Found, port: u16) -> Option<(Judged, Vec<String>)> {
         let mut judged = Vec::new();
         let sides = [(from, to, TrafficDirection::Egress), (to, from, TrafficDirection::Ingress)];
         for (subject, peer, direction) in sides.into_iter().filter(|(subject, ..)| subject.judges) {
@@ -120,12 +140,9 @@ impl Asked<'_> {
             let enforcement = self.world.configuration.enforcement;
             judged.push(explain(&question, policies, &self.planned.universe, enforcement));
         }
-        if judged.is_empty() {
-            return None;
-        }
-        judged.sort_by_key(|explanation| explanation.allowed);
-        let allowed = judged.iter().all(|explanation| explanation.allowed);
-        Some((allowed, judged.into_iter().flat_map(|Explanation { lines, .. }| lines).collect()))
+        judged.sort_by_key(Judged::of);
+        let strictest = judged.iter().map(Judged::of).min()?;
+        Some((strictest, judged.into_iter().flat_map(|Explanation { lines, .. }| lines).collect()))
     }
 
     fn no_subject(self) -> TraceError {
@@ -374,5 +391,23 @@ spec: {clusterIP: 10.217.0.9, ports: [{port: 80}]}
             ask(&bench, "10.218.0.1", "xwing", 80).unwrap_err(),
             "10.218.0.1: is Service default/deathstar, and nothing is sent from a service; name the workload that calls"
         );
+    }
+
+    #[test]
+    fn who_must_authenticate_is_told_for_both_ends_and_by_which_policy() {
+        let required = RULE1.replace("    toPorts:", "    authentication: {mode: required}\n    toPorts:");
+        assert_ne!(required, RULE1);
+        let bench = Bench::new(&[&required, SERVICES].concat(), &SHIPS);
+        for to in ["deathstar-1", "deathstar.default.svc"] {
+            let port = if to == "deathstar-1" { 80 } else { 8000 };
+            let trace = ask(&bench, "tiefighter", to, port).unwrap();
+            assert!(trace.allowed && trace.authentication == Authentication::Required, "{trace:?}");
+            let first = "allowed, authentication required: by rule1, for tiefighter at 80/TCP";
+            assert!(trace.lines[0].starts_with(first), "{trace:?}");
+        }
+        let node = ask(&bench, "reserved:host", "deathstar-1", 80).unwrap();
+        assert!(node.allowed && node.authentication == Authentication::None, "{node:?}");
+        let denied = ask(&bench, "xwing", "deathstar-1", 80).unwrap();
+        assert!(!denied.allowed && denied.authentication == Authentication::None, "{denied:?}");
     }
 }

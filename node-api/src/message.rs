@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use mesh::flow::Flow;
 use mesh::identity::Identity;
 use mesh::labels::LabelSet;
-use mesh::policy::PolicyName;
+use mesh::policy::{Authentication, PolicyName};
 use mesh::service::{Backend, Frontend, ServiceName};
 use mesh::spiffe::{SpiffeId, TrustDomain};
 use mesh::workload::{Endpoint, WorkloadName};
@@ -363,6 +363,8 @@ pub struct TraceQuery {
 pub struct Trace {
     /// Both directions allow it.
     pub allowed: bool,
+    /// If it is allowed: what each end must have proven to the other.
+    pub authentication: Authentication,
     /// Explanation, a line each.
     pub lines: Vec<String>,
 }

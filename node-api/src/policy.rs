@@ -4,7 +4,7 @@
 
 use mesh::flow::TrafficDirection;
 use mesh::identity::Identity;
-use mesh::policy::{Needs, PolicyName};
+use mesh::policy::{Authentication, Needs, PolicyName};
 use mesh::workload::{EndpointId, WorkloadName};
 use serde::{Deserialize, Serialize};
 
@@ -68,6 +68,8 @@ pub struct RuleEntry {
     /// On which protocol and ports.
     #[serde(flatten)]
     pub ports: PortRange,
+    /// Of an allowing one: what the peer must have proven. Of several that match a packet the strictest counts.
+    pub authentication: Authentication,
     /// What would have to hold before it allowed: nothing enforces that yet, so it denies.
     pub needs: Option<Needs>,
     /// The policies it comes from; empty for what holds without any.
@@ -132,6 +134,8 @@ pub struct StatementView {
     pub peers: Option<Vec<PeerView>>,
     /// On which ports; empty is any.
     pub ports: Vec<String>,
+    /// What the peer must have proven before it allows.
+    pub authentication: Authentication,
     /// What must also hold and is not enforced yet.
     pub needs: Option<Needs>,
 }
@@ -242,7 +246,7 @@ pub enum EditAction {
     Remove,
 }
 
-/// Flows that would be decided otherwise: between an endpoint of this node and anyone it can meet.
+/// Flows that would be decided otherwise (passed, passed if authenticated, or denied): between an endpoint of this node and anyone it can meet.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Changes {
     /// Endpoints of this node.
@@ -280,8 +284,16 @@ pub struct Change {
 pub enum ChangeKind {
     /// It passes now.
     AllowedToDenied,
+    /// It passes now if the ends authenticate each other.
+    AuthenticatedToDenied,
+    /// It passes now, and then only if the ends authenticate each other.
+    AllowedToAuthenticated,
+    /// It is denied now, and passes then if the ends authenticate each other.
+    DeniedToAuthenticated,
     /// It is denied now.
     DeniedToAllowed,
+    /// It passes now only if the ends authenticate each other.
+    AuthenticatedToAllowed,
 }
 
 /// What decides after the edit.
@@ -294,6 +306,10 @@ pub enum Reason {
     DefaultDeny,
     /// A rule would allow it under a demand that nothing enforces yet.
     Unmet,
+    /// A rule that allows it only if the peer authenticates, and the peer is no workload.
+    NoPrincipal,
+    /// A rule that allows it if the peer authenticates.
+    Authentication,
     /// An allow rule.
     AllowRule,
     /// The node may always reach its own workloads.

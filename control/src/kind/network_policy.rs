@@ -3,7 +3,7 @@
 //! As its documentation has it: between peers OR, between the selectors of one peer AND, peers and ports both; a list
 //! that is empty or missing restricts nothing; a direction is isolated when `policyTypes` says so.
 
-use mesh::policy::{Peer, Peers, PortMatch, Rule, Selector, Side, Statement, protocol};
+use mesh::policy::{Authentication, Peer, Peers, PortMatch, Rule, Selector, Side, Statement, protocol};
 
 use super::selector::{Keys, in_any_namespace, in_namespace, selector};
 use super::{ports, prefix};
@@ -59,6 +59,7 @@ fn statement(at: &At<'_>, namespace: &str, peers: &'static str) -> Option<Statem
         Statement {
             peers: if peers.is_empty() { Peers::Any } else { Peers::Selected(selected) },
             ports: ports.iter().filter_map(port).collect(),
+            authentication: Authentication::None,
             needs: None,
         }
     })

@@ -306,7 +306,12 @@ fn cilium_selectors_reach_as_far_as_they_say() {
         ),
         (cnp, "{toPorts: [{ports: [{port: '80'}]}]}", [true, true, true, true, true]),
         (cnp, "{fromCIDR: [0.0.0.0/0]}", [false, false, true, true, false]),
-        (cnp, "{fromEndpoints: [{}], authentication: {mode: required}}", [false, false, false, true, false]),
+        (cnp, "{fromEndpoints: [{}], authentication: {mode: required}}", [true, false, false, true, false]),
+        (
+            cnp,
+            "{fromEndpoints: [{}], authentication: {mode: test-always-fail}}",
+            [false, false, false, true, false],
+        ),
         (cnp, "{fromEndpoints: [{}], authentication: {mode: disabled}}", [true, false, false, true, false]),
     ];
     for (kind, rule, expected) in cases {

@@ -1,13 +1,14 @@
 //! To a service: policy is asked about each of those who answer, on the port on which they do.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 use mesh::plan::NodePlan;
-use mesh::policy::protocol;
+use mesh::policy::{Authentication, protocol};
 use mesh::service::{Frontend, FrontendPlan, NamePlan, ServiceName};
 
-use super::{Asked, Found, TraceError, at_address};
+use super::{Asked, Found, Judged, TraceError, at_address};
 use crate::world::World;
 
 /// The service that a text names, by `name.namespace.svc` or by a VIP.
@@ -30,19 +31,23 @@ pub(super) fn judge(
     from: &Found,
     service: &ServiceName,
     vip: Option<IpAddr>,
-) -> Result<(bool, Vec<String>), TraceError> {
+) -> Result<(Judged, Vec<String>), TraceError> {
     let targets = targets(asked, service, vip)?;
+    let refused = Judged { allowed: false, authentication: Reverse(Authentication::None) };
     if targets.is_empty() {
-        return Ok((false, vec![format!("denied: nobody answers for Service {service}: calls are refused")]));
+        return Ok((
+            refused,
+            vec![format!("denied: nobody answers for Service {service}: calls are refused")],
+        ));
     }
     // Those who answer are mostly alike: each explanation once.
-    let mut alike: BTreeMap<(bool, Vec<String>), Vec<SocketAddr>> = BTreeMap::new();
+    let mut alike: BTreeMap<(Judged, Vec<String>), Vec<SocketAddr>> = BTreeMap::new();
     for target in &targets {
         let to = at_address(asked.world, &asked.planned.plan, target.ip());
         let judged = asked.judge(from, &to, target.port()).ok_or_else(|| asked.no_subject())?;
         alike.entry(judged).or_default().push(*target);
     }
-    let allowed = alike.keys().all(|(allowed, _)| *allowed);
+    let strictest = alike.keys().map(|(judged, _)| *judged).min().unwrap_or(refused);
     let several = alike.len() > 1;
     let mut lines = Vec::new();
     for ((_, of_these), targets) in alike {
@@ -52,7 +57,7 @@ pub(super) fn judge(
         }
     }
     lines.push(format!("Service {service} is judged where it is answered: {}", list(&targets)));
-    Ok((allowed, lines))
+    Ok((strictest, lines))
 }
 
 fn list(targets: &[SocketAddr]) -> String {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use mesh::flow::TrafficDirection;
 use mesh::identity::Identity;
 use mesh::policy::protocol::{ICMP, ICMPV6, WITH_PORTS};
-use mesh::policy::{Match, Outcome, PolicyName, Ruleset};
+use mesh::policy::{Asked, Authentication, Match, Outcome, PolicyName, Ruleset};
 use node_api::{Change, ChangeKind, Changes, Listed, PortRange, Reason};
 
 use super::classes::{Class, Meeting, Tables};
@@ -142,7 +142,56 @@ struct Word<'a> {
     peer: Turn<Identity>,
 }
 
-impl Word<'_> {
+/// What becomes of a packet, the strictest first.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+enum Verdict {
+    Denied,
+    Authenticated,
+    Allowed,
+}
+
+impl Verdict {
+    /// How it changes.
+    fn to(self, then: Self) -> Option<ChangeKind> {
+        Some(match (self, then) {
+            (Self::Allowed, Self::Denied) => ChangeKind::AllowedToDenied,
+            (Self::Authenticated, Self::Denied) => ChangeKind::AuthenticatedToDenied,
+            (Self::Allowed, Self::Authenticated) => ChangeKind::AllowedToAuthenticated,
+            (Self::Denied, Self::Authenticated) => ChangeKind::DeniedToAuthenticated,
+            (Self::Denied, Self::Allowed) => ChangeKind::DeniedToAllowed,
+            (Self::Authenticated, Self::Allowed) => ChangeKind::AuthenticatedToAllowed,
+            (Self::Denied, Self::Denied)
+            | (Self::Authenticated, Self::Authenticated)
+            | (Self::Allowed, Self::Allowed) => return None,
+        })
+    }
+}
+
+impl<'a> Word<'a> {
+    fn direction(&self) -> TrafficDirection {
+        if self.at_sender { TrafficDirection::Egress } else { TrafficDirection::Ingress }
+    }
+
+    fn asked(&self, outcome: Option<&Outcome>, peer: Identity) -> Asked {
+        outcome.map_or(Asked::Nothing, |outcome| outcome.authentication.of(peer, self.direction()))
+    }
+
+    /// What becomes of a packet here, now and then, and the entry that decides then.
+    fn judge(&self, protocol: u8, port: u16) -> (Turn<Verdict>, Option<&'a Outcome>) {
+        let judge = |ruleset: &'a Ruleset, peer| {
+            let (allowed, outcome) = ruleset.judge(peer, protocol, port);
+            let verdict = match (allowed, self.asked(outcome, peer)) {
+                (false, _) | (true, Asked::NoPrincipal) => Verdict::Denied,
+                (true, Asked::Proof) => Verdict::Authenticated,
+                (true, Asked::Nothing) => Verdict::Allowed,
+            };
+            (verdict, outcome)
+        };
+        let (now, _) = judge(self.ruleset.now, self.peer.now);
+        let (then, outcome) = judge(self.ruleset.then, self.peer.then);
+        (Turn { now, then }, outcome)
+    }
+
     /// The entries that can decide, now or then.
     fn entries(&self) -> [impl Iterator<Item = (&Match, &Outcome)>; 2] {
         [(self.ruleset.now, self.peer.now), (self.ruleset.then, self.peer.then)]
@@ -153,10 +202,12 @@ impl Word<'_> {
     fn is_same(&self) -> bool {
         let [now, then] = self.entries().map(|entries| {
             entries.map(|(key, outcome)| {
-                (key.identity.is_some(), key.protocol, key.port, key.port_bits, outcome.verdict())
+                let said = (outcome.verdict(), outcome.authentication);
+                (key.identity.is_some(), key.protocol, key.port, key.port_bits, said)
             })
         });
-        now.eq(then)
+        let asked = |peer| Authentication::Required.of(peer, self.direction());
+        now.eq(then) && asked(self.peer.now) == asked(self.peer.then)
     }
 }
 
@@ -221,24 +272,30 @@ impl<'a> Pair<'a> {
 
     /// How a packet's verdict changes, and what decides then: who denies it, or who denied it and does no longer.
     fn change(&self, protocol: u8, port: u16) -> Option<(ChangeKind, Decision)> {
-        let judged = self.0.iter().map(|word| {
-            let now = word.ruleset.now.judge(word.peer.now, protocol, port);
-            (word, now.0, word.ruleset.then.judge(word.peer.then, protocol, port))
-        });
+        let judged = self.0.iter().map(|word| (word, word.judge(protocol, port)));
         let judged: Vec<_> = judged.collect();
-        let (now, then) = (judged.iter().all(|it| it.1), judged.iter().all(|it| it.2.0));
-        let (change, (word, _, (_, outcome))) = match (now, then) {
-            (true, false) => (ChangeKind::AllowedToDenied, judged.into_iter().find(|it| !it.2.0)?),
-            (false, true) => (ChangeKind::DeniedToAllowed, judged.into_iter().find(|it| !it.1)?),
-            (true, true) | (false, false) => return None,
+        let now = judged.iter().map(|(_, (verdict, _))| verdict.now).min()?;
+        let then = judged.iter().map(|(_, (verdict, _))| verdict.then).min()?;
+        let change = now.to(then)?;
+        let strictest = |verdict: &Turn<Verdict>| (verdict.now == now, verdict.then == then);
+        // Whose word makes the difference: of several the first.
+        let decides = |wanted: fn((bool, bool)) -> bool| {
+            judged.iter().find(|(_, (verdict, _))| wanted(strictest(verdict)))
         };
-        Some((change, decision(word, outcome)))
+        let (word, (_, outcome)) = match then < now {
+            true => decides(|(_, then)| then)?,
+            false => decides(|(now, then)| now && then).or_else(|| decides(|(now, _)| now))?,
+        };
+        Some((change, decision(word, *outcome)))
     }
 }
 
 fn decision(word: &Word<'_>, outcome: Option<&Outcome>) -> Decision {
     let ruleset = word.ruleset.then;
+    let asked = word.asked(outcome, word.peer.then);
     let reason = match outcome {
+        Some(Outcome { allow: true, .. }) if asked == Asked::NoPrincipal => Reason::NoPrincipal,
+        Some(Outcome { allow: true, .. }) if asked == Asked::Proof => Reason::Authentication,
         Some(Outcome { allow: true, by, .. }) if !by.is_empty() => Reason::AllowRule,
         Some(Outcome { allow: true, .. }) if ruleset.enforced => Reason::Node,
         Some(Outcome { allow: true, .. }) => Reason::NotEnforced,

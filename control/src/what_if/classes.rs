@@ -1,13 +1,14 @@
 //! Parties that fare alike, so that ten thousand of them are a few.
 //!
 //! Two parties are one class if they are judged by the same rulesets and no ruleset, now or then, tells their identities
-//! apart.
+//! apart, nor does it matter which of them is asked to authenticate.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use mesh::flow::TrafficDirection;
 use mesh::identity::Identity;
-use mesh::policy::{Match, Needs, Outcome, PolicyName, Ruleset};
+use mesh::policy::{Asked, Authentication, Match, Needs, Outcome, PolicyName, Ruleset};
 
 use super::parties::{Judged, Party, Turn};
 
@@ -47,12 +48,14 @@ pub(super) struct Meeting {
     egress: Option<(Numbered, Turn<Option<u32>>)>,
     /// What the sender is to the receiver's ruleset.
     ingress: Option<Turn<Option<u32>>>,
+    /// What comes of it if the receiver's ruleset asks the sender to authenticate.
+    asked: Turn<Asked>,
 }
 
 impl Meeting {
     pub(super) fn new(from: &Class<'_>, to: &Class<'_>) -> Self {
         let egress = from.numbers.map(|own| (own.egress, to.tables(own.egress)));
-        Self { egress, ingress: to.numbers.map(|own| from.tables(own.ingress)) }
+        Self { egress, ingress: to.numbers.map(|own| from.tables(own.ingress)), asked: asked(from.identity) }
     }
 }
 
@@ -117,7 +120,8 @@ impl<'a> Tables<'a> {
                 then: self.signatures.then.get(&party.identity.then),
             };
             let is_other = party.identity.now != party.identity.then;
-            let at = *by_key.entry((signature, numbers)).or_insert(classes.len());
+            let key = (signature, numbers, asked(party.identity));
+            let at = *by_key.entry(key).or_insert(classes.len());
             if let Some(class) = classes.get_mut(at) {
                 class.names.insert(&party.name);
                 class.size += 1;
@@ -139,6 +143,12 @@ impl<'a> Tables<'a> {
     }
 }
 
+/// What comes of it where they must authenticate: the same for all whom authentication does not tell apart.
+fn asked(identity: Turn<Identity>) -> Turn<Asked> {
+    let asked = |identity| Authentication::Required.of(identity, TrafficDirection::Ingress);
+    Turn { now: asked(identity.now), then: asked(identity.then) }
+}
+
 fn numbers<'a>(rulesets: impl Iterator<Item = &'a Arc<Ruleset>>) -> Numbers<'a> {
     let mut numbers = Numbers::new();
     for ruleset in rulesets {
@@ -150,7 +160,7 @@ fn numbers<'a>(rulesets: impl Iterator<Item = &'a Arc<Ruleset>>) -> Numbers<'a> 
 
 /// An entry as it stands in a table: where it matches, and what it says. Outcomes that are equal mostly share their
 /// list of policies; where they do not, classes are smaller than they could be and as right.
-type Entry = (Option<u8>, u16, u8, bool, Option<Needs>, *const [PolicyName]);
+type Entry = (Option<u8>, u16, u8, bool, Authentication, Option<Needs>, *const [PolicyName]);
 
 fn signatures(numbers: &Numbers<'_>) -> BTreeMap<Identity, Signature> {
     let mut signatures: BTreeMap<Identity, Signature> = BTreeMap::new();
@@ -175,5 +185,13 @@ fn signatures(numbers: &Numbers<'_>) -> BTreeMap<Identity, Signature> {
 }
 
 fn entry(key: &Match, outcome: &Outcome) -> Entry {
-    (key.protocol, key.port, key.port_bits, outcome.allow, outcome.needs, Arc::as_ptr(&outcome.by))
+    (
+        key.protocol,
+        key.port,
+        key.port_bits,
+        outcome.allow,
+        outcome.authentication,
+        outcome.needs,
+        Arc::as_ptr(&outcome.by),
+    )
 }

@@ -12,6 +12,7 @@ mod parties;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use mesh::policy::Authentication;
 use mesh::workload::{Endpoint, EndpointId};
 use node_api::{Predicted, Prediction, Trace, TraceQuery, WhatIf};
 
@@ -85,8 +86,11 @@ fn both(
     query: &TraceQuery,
 ) -> Result<(Trace, Trace), TraceError> {
     let then = trace(world, then, query)?;
-    let now = trace(&node.world, &node.planned, query)
-        .unwrap_or_else(|error| Trace { allowed: false, lines: vec![error.to_string()] });
+    let now = trace(&node.world, &node.planned, query).unwrap_or_else(|error| Trace {
+        allowed: false,
+        authentication: Authentication::None,
+        lines: vec![error.to_string()],
+    });
     Ok((now, then))
 }
 

@@ -249,10 +249,40 @@ fn what_has_no_enforcer_yet_is_valid_and_warned_of() {
             "rule1.yaml:9 spec.ingress[0].toPorts[0].rules: needs the layer-7 proxy, which this version does not have: what it would allow is denied",
         ],
     );
+}
+
+#[test]
+fn who_cannot_authenticate_is_warned_of_where_it_is_required() {
+    let required =
+        |peers: &str| cilium(&format!("  ingress:\n  - {peers}\n    authentication: {{mode: required}}\n"));
+    for peers in
+        ["fromEntities: [cluster]", "fromEntities: [all]", "fromEndpoints: [{}]", "fromEntities: [host]"]
+    {
+        says(&required(peers), &[]);
+    }
+    let warned = "rule1.yaml:8 spec.ingress[0].authentication: only workloads can authenticate, and";
+    let denied = "is none: what the rule would allow there is denied";
+    for (peers, named) in [
+        ("fromEntities: [world, host, remote-node, kube-apiserver]", "world, remote-node, kube-apiserver"),
+        ("fromCIDR: [10.0.0.0/8, 2001:db8::/32]", "10.0.0.0/8, 2001:db8::/32"),
+        ("fromEndpoints: [{matchLabels: {reserved:remote-node: ''}}, {}]", "reserved:remote-node"),
+    ] {
+        says(&required(peers), &[&format!("{warned} {named} {denied}")]);
+    }
+    let egress = "  egress:\n  - toEntities: [host]\n    authentication: {mode: required}\n";
+    says(&cilium(egress), &[&format!("{} host {denied}", warned.replace("ingress", "egress"))]);
+}
+
+#[test]
+fn modes_of_authentication_other_than_required_are_told_what_they_mean() {
+    let mode = |mode: &str| {
+        cilium(&format!("  ingress:\n  - fromEntities: [cluster]\n    authentication: {{mode: {mode}}}\n"))
+    };
+    says(&mode("disabled"), &[]);
     says(
-        &cilium("  ingress:\n  - fromEntities: [cluster]\n    authentication: {mode: required}\n"),
+        &mode("test-always-fail"),
         &[
-            "rule1.yaml:8 spec.ingress[0].authentication: needs authentication, which this version cannot prove: what the rule would allow is denied",
+            "rule1.yaml:8 spec.ingress[0].authentication: test-always-fail: authentication of every peer fails, so the rule allows nobody",
         ],
     );
 }

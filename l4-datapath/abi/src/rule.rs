@@ -4,8 +4,9 @@
 ///
 /// A decision is two look-ups: the peer's identity, and identity 0 (any peer). [`RuleVerdict::Deny`] from either one
 /// denies; else [`RuleVerdict::Allow`] from either one allows; else the packet is denied, be it for want of an entry or
-/// by [`RuleVerdict::Unmet`]. Within one identity the compiler has already resolved overlaps, so the longest prefix is
-/// right.
+/// by [`RuleVerdict::Unmet`]. Of two entries that allow, the one with the greater [`RuleValue::requirement`] counts, the
+/// peer's own if they are equal. Within one identity the compiler has already resolved overlaps, so the longest prefix
+/// is right.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct RuleKey {
@@ -50,7 +51,7 @@ pub enum RuleVerdict {
     Deny = 0,
     /// Passes.
     Allow = 1,
-    /// A rule would allow it under a demand (L7, authentication) that has no enforcer yet: refused unless the other
+    /// A rule would allow it under a demand (L7) that has no enforcer yet: refused unless the other
     /// look-up allows. It differs from no entry only in the reason and the cookie that the event carries.
     Unmet = 2,
 }

@@ -11,8 +11,9 @@ use ipnet::IpNet;
 
 use super::oracle::Packet;
 use super::{
-    Enforcement, Entity, Needs, Operator, Peer, PeerPorts, Peers, Policy, PolicyKind, PolicyName, PortMatch,
-    Requirement, Rule, Ruleset, Selector, Side, Statement, Universe, compile, protocol,
+    Authentication, Enforcement, Entity, Needs, Operator, Peer, PeerPorts, Peers, Policy, PolicyKind,
+    PolicyName, PortMatch, Requirement, Rule, Ruleset, Selector, Side, Statement, Universe, compile,
+    protocol,
 };
 use crate::flow::TrafficDirection;
 use crate::identity::Identity;
@@ -242,11 +243,8 @@ fn rule(random: &mut Random) -> Rule {
 fn side(random: &mut Random) -> Side {
     let default_deny = random.chance(60);
     let allow = random.some(3, |random| Statement {
-        needs: if random.chance(20) {
-            Some(random.pick(&[Needs::L7Proxy, Needs::Authentication]))
-        } else {
-            None
-        },
+        authentication: if random.chance(20) { Authentication::Required } else { Authentication::None },
+        needs: random.chance(10).then_some(Needs::L7Proxy),
         ..statement(random)
     });
     let deny = if random.chance(30) { random.some(2, statement) } else { Vec::new() };
@@ -257,7 +255,7 @@ fn statement(random: &mut Random) -> Statement {
     let peers = if random.chance(25) { Peers::Any } else { Peers::Selected(random.some(3, peer)) };
     let ports =
         if random.chance(30) { Vec::new() } else { (0..=random.below(3)).map(|_| port(random)).collect() };
-    Statement { peers, ports, needs: None }
+    Statement { peers, ports, authentication: Authentication::None, needs: None }
 }
 
 fn peer(random: &mut Random) -> Peer {

@@ -3,14 +3,15 @@
 //! Pure. It finds peers and ports by the very functions that compile rulesets, so it cannot tell another story than the
 //! kernel; a property test holds it to that. One direction at a time: a flow between two workloads is judged at both.
 
+use std::cmp::Reverse;
 use std::collections::BTreeSet;
 
 use super::compile::Selecting;
 use super::compile::ports::{Cell, Effect};
 use super::protocol::{ICMP, ICMPV6, WITH_PORTS};
 use super::{
-    Enforcement, Needs, Operator, Peer, Peers, Policy, PolicyName, PortMatch, Requirement, Selector,
-    Statement, Universe,
+    Asked, Authentication, Enforcement, Needs, Operator, Peer, Peers, Policy, PolicyName, PortMatch,
+    Requirement, Selector, Statement, Universe,
 };
 use crate::flow::TrafficDirection;
 use crate::identity::Identity;
@@ -48,8 +49,10 @@ pub struct Question<'a> {
 /// The answer.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Explanation {
-    /// The verdict; the compiled ruleset gives the same.
+    /// The verdict: that of the compiled ruleset, but for whoever is asked to authenticate and cannot: he is denied.
     pub allowed: bool,
+    /// What the peer must prove before it is allowed.
+    pub asked: Asked,
     /// The policies whose statements decide; empty where none does.
     pub by: BTreeSet<PolicyName>,
     /// The verdict and its reason in one line, then one for each statement of each policy that selects the subject.
@@ -74,7 +77,8 @@ pub fn explain<'a>(
     let namespace = question.subject.labels.namespace();
     let lines =
         std::iter::once(first).chain(findings.iter().map(|finding| finding.line(namespace))).collect();
-    Explanation { allowed: decision.allows(), by, lines }
+    let asked = question.asked(&decision);
+    Explanation { allowed: decision.allows() && asked != Asked::NoPrincipal, asked, by, lines }
 }
 
 /// What decides.
@@ -88,7 +92,7 @@ enum Decision {
 
 impl Decision {
     fn allows(&self) -> bool {
-        matches!(self, Self::NotEnforced | Self::Node | Self::Statements(Effect::Allow))
+        matches!(self, Self::NotEnforced | Self::Node | Self::Statements(Effect::Allow(_)))
     }
 
     fn effect(&self) -> Option<Effect> {
@@ -119,9 +123,9 @@ impl Finding<'_> {
     fn line(&self, namespace: Option<&str>) -> String {
         let does = match self.effect {
             Effect::Deny => "denies",
-            Effect::Allow => "allows",
+            Effect::Allow(Reverse(Authentication::None)) => "allows",
+            Effect::Allow(Reverse(Authentication::Required)) => "allows, once authenticated,",
             Effect::Unmet(Needs::L7Proxy) => "would allow, by L7 rules,",
-            Effect::Unmet(Needs::Authentication) => "would allow, once authenticated,",
         };
         let ports = match self.statement.ports.as_slice() {
             [] => "any port".to_owned(),
@@ -173,13 +177,25 @@ impl Question<'_> {
         let fitting = findings.iter().filter(|finding| finding.fit == Fit::Both);
         match fitting.map(|finding| finding.effect).min() {
             Some(Effect::Deny) => Decision::Statements(Effect::Deny),
+            Some(Effect::Allow(Reverse(required @ Authentication::Required))) => {
+                Decision::Statements(Effect::allow(required))
+            }
             _ if !selecting.enforced => Decision::NotEnforced,
-            Some(Effect::Allow) => Decision::Statements(Effect::Allow),
+            Some(allow @ Effect::Allow(_)) => Decision::Statements(allow),
             _ if self.direction == TrafficDirection::Ingress && self.peer.identity == Identity::HOST => {
                 Decision::Node
             }
             Some(unmet) => Decision::Statements(unmet),
             None => Decision::Default,
+        }
+    }
+
+    fn asked(&self, decision: &Decision) -> Asked {
+        match decision.effect() {
+            Some(Effect::Allow(Reverse(authentication))) => {
+                authentication.of(self.peer.identity, self.direction)
+            }
+            _ => Asked::Nothing,
         }
     }
 
@@ -200,18 +216,30 @@ impl Question<'_> {
         match decision {
             Decision::NotEnforced => format!("allowed: no policy restricts {direction} of {subject}"),
             Decision::Node => format!("allowed: the node may always reach its own {subject}"),
-            Decision::Statements(Effect::Allow) => format!("allowed: by {policies}, for {peer} at {port}"),
+            Decision::Statements(Effect::Allow(Reverse(authentication))) => match self.asked(decision) {
+                Asked::Nothing if *authentication == Authentication::None => {
+                    format!("allowed: by {policies}, for {peer} at {port}")
+                }
+                Asked::Nothing => {
+                    format!(
+                        "allowed: by {policies}, for {peer} at {port}; the node itself need not authenticate"
+                    )
+                }
+                Asked::Proof => {
+                    format!("allowed, authentication required: by {policies}, for {peer} at {port}")
+                }
+                Asked::NoPrincipal => {
+                    format!(
+                        "denied: {policies} allows {peer} at {port} only if authenticated, and only workloads can be"
+                    )
+                }
+            },
             Decision::Statements(Effect::Deny) => {
                 format!("denied: by a deny rule of {policies}, for {peer} at {port}")
             }
             Decision::Statements(Effect::Unmet(Needs::L7Proxy)) => {
                 format!(
                     "denied: {policies} allows {peer} at {port} only by L7 rules, which nothing enforces yet"
-                )
-            }
-            Decision::Statements(Effect::Unmet(Needs::Authentication)) => {
-                format!(
-                    "denied: {policies} allows {peer} at {port} only if authenticated, which nothing enforces yet"
                 )
             }
             Decision::Default => format!("denied: {}", self.unmatched(direction, selecting, findings)),

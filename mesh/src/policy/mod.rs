@@ -13,11 +13,13 @@ mod describe;
 pub mod explain;
 pub mod model;
 pub mod oracle;
+mod pairs;
 pub mod ruleset;
 pub mod selector;
 pub mod universe;
 
 pub use model::*;
+pub use pairs::{AuthenticatedPairs, authenticated_pairs};
 pub use ruleset::*;
 pub use selector::*;
 pub use universe::{PeerPorts, Universe};

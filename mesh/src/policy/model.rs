@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Selector;
 use crate::flow::TrafficDirection;
+use crate::identity::Identity;
 
 /// The kinds of policy object.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
@@ -100,6 +101,8 @@ pub struct Statement {
     pub peers: Peers,
     /// On which ports; empty means any protocol and port.
     pub ports: Vec<PortMatch>,
+    /// What the peer must have proven before it allows. In a deny statement it means nothing.
+    pub authentication: Authentication,
     /// What must also hold and has no enforcer yet: such a statement allows nothing; what it would have allowed is
     /// denied with this reason (unless another statement allows it).
     pub needs: Option<Needs>,
@@ -110,8 +113,42 @@ pub struct Statement {
 pub enum Needs {
     /// `rules.http` and the like, `serverNames`, `terminatingTLS`, `listener`.
     L7Proxy,
-    /// `authentication.mode: required`.
-    Authentication,
+}
+
+/// What a peer must have proven, the strictest last. Of all statements that admit a packet the strictest counts.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Authentication {
+    /// Nothing: `authentication` is absent, or its mode `disabled`.
+    #[default]
+    None,
+    /// Who it is: `authentication.mode: required`.
+    Required,
+}
+
+/// What an [`Authentication`] comes to for one peer of one subject.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Asked {
+    /// It passes without.
+    Nothing,
+    /// It passes once each end has proven to the other who it is.
+    Proof,
+    /// It never passes: only workloads have an ID that they could prove.
+    NoPrincipal,
+}
+
+impl Authentication {
+    /// What is asked of this peer. The node proves nothing to its own workloads, whatever policy says: probes come that
+    /// way.
+    pub fn of(self, peer: Identity, direction: TrafficDirection) -> Asked {
+        let own_node = direction == TrafficDirection::Ingress && peer == Identity::HOST;
+        match self {
+            Self::Required if own_node => Asked::Nothing,
+            Self::Required if peer.is_workload() => Asked::Proof,
+            Self::Required => Asked::NoPrincipal,
+            Self::None => Asked::Nothing,
+        }
+    }
 }
 
 /// The peers of a statement.

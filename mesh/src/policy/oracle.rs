@@ -9,7 +9,8 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use super::{
-    Enforcement, Entity, Needs, Peer, PeerPorts, Peers, Policy, PolicyName, PortMatch, Selector, Statement,
+    Authentication, Enforcement, Entity, Needs, Peer, PeerPorts, Peers, Policy, PolicyName, PortMatch,
+    Selector, Statement,
 };
 use crate::flow::TrafficDirection;
 use crate::identity::Identity;
@@ -50,6 +51,10 @@ pub enum Reason {
     Node,
     /// Allow statements of these policies match.
     AllowRule(BTreeSet<PolicyName>),
+    /// The same, and the peer must have proven who it is: these policies ask for it.
+    Authenticated(BTreeSet<PolicyName>),
+    /// The same, of a peer that has no ID to prove.
+    NoPrincipal(BTreeSet<PolicyName>),
     /// These policies would allow it under a demand that nothing enforces yet.
     Unmet(BTreeSet<PolicyName>),
     /// Nothing allows it.
@@ -57,9 +62,9 @@ pub enum Reason {
 }
 
 impl Reason {
-    /// Whether the packet passes.
+    /// Whether the packet passes, once whoever can prove who he is has done so.
     pub fn allowed(&self) -> bool {
-        matches!(self, Self::NotEnforced | Self::Node | Self::AllowRule(_))
+        matches!(self, Self::NotEnforced | Self::Node | Self::AllowRule(_) | Self::Authenticated(_))
     }
 }
 
@@ -71,6 +76,7 @@ pub fn judge(packet: &Packet<'_>, policies: &[Policy], enforcement: Enforcement)
     let mut enforced =
         enforcement == Enforcement::Always || packet.subject.get(Source::Reserved, "init").is_some();
     let (mut denying, mut allowing, mut wanting) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+    let mut authenticating = BTreeSet::new();
     for policy in policies {
         for rule in policy.rules.iter().filter(|rule| rule.subject.matches(packet.subject)) {
             let side = match packet.direction {
@@ -82,20 +88,28 @@ pub fn judge(packet: &Packet<'_>, policies: &[Policy], enforcement: Enforcement)
                 denying.insert(policy.name.clone());
             }
             for statement in side.allow.iter().filter(|statement| matches(statement, packet)) {
-                match statement.needs {
-                    None => allowing.insert(policy.name.clone()),
-                    Some(Needs::L7Proxy | Needs::Authentication) => wanting.insert(policy.name.clone()),
+                match (statement.needs, statement.authentication) {
+                    (None, Authentication::None) => allowing.insert(policy.name.clone()),
+                    (None, Authentication::Required) => authenticating.insert(policy.name.clone()),
+                    (Some(Needs::L7Proxy), _) => wanting.insert(policy.name.clone()),
                 };
             }
         }
     }
+    let from_node = packet.direction == TrafficDirection::Ingress && packet.peer == Identity::HOST;
     if !denying.is_empty() {
         Reason::DenyRule(denying)
+    } else if !authenticating.is_empty() && from_node {
+        Reason::AllowRule(authenticating)
+    } else if !authenticating.is_empty() && packet.peer.is_workload() {
+        Reason::Authenticated(authenticating)
+    } else if !authenticating.is_empty() {
+        Reason::NoPrincipal(authenticating)
     } else if !enforced {
         Reason::NotEnforced
     } else if !allowing.is_empty() {
         Reason::AllowRule(allowing)
-    } else if packet.direction == TrafficDirection::Ingress && packet.peer == Identity::HOST {
+    } else if from_node {
         Reason::Node
     } else if !wanting.is_empty() {
         Reason::Unmet(wanting)

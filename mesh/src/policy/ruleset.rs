@@ -1,11 +1,12 @@
 //! A ruleset: the flat table that one direction of one or many endpoints is judged by.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::{Needs, PolicyName};
+use super::{Authentication, Needs, PolicyName};
 use crate::identity::Identity;
 
 /// Everything one direction of an endpoint allows and denies. What no entry matches is denied.
@@ -47,9 +48,19 @@ pub struct Outcome {
     /// Set on a denial that is no deny rule: the policies in `by` wanted to allow it, but under a demand that nothing
     /// enforces yet. An allow found by the other look-up goes before it ([`abi::RuleVerdict::Unmet`]).
     pub needs: Option<Needs>,
+    /// Of an allow: what the peer must have proven. Of the two look-ups the stricter counts. `None` on denials.
+    pub authentication: Authentication,
 }
 
 impl Outcome {
+    /// How the kernel is told what the peer must have proven ([`abi::RuleValue::requirement`]).
+    pub fn requirement(&self) -> u8 {
+        match self.authentication {
+            Authentication::None => 0,
+            Authentication::Required => abi::REQUIRED,
+        }
+    }
+
     /// How the kernel is told.
     pub fn verdict(&self) -> abi::RuleVerdict {
         match (self.allow, self.needs) {
@@ -78,21 +89,23 @@ impl Ruleset {
             let identity = identity.map_or(0, Identity::number);
             let protocol = protocol.map_or(256, u64::from);
             digest.add(u64::from(identity) << 32 | u64::from(port) << 8 | u64::from(port_bits));
-            digest.add(protocol << 8 | outcome.verdict() as u64);
+            digest.add(protocol << 16 | u64::from(outcome.requirement()) << 8 | outcome.verdict() as u64);
             digest.add(by.1);
         }
         digest.0
     }
 
     /// The verdict on a packet, as the kernel finds it: two look-ups; a deny rule in either wins, then an allow in
-    /// either, and what is left is denied. The outcome is the entry that decided, if one did.
+    /// either, and what is left is denied. The outcome is the entry that decided, if one did: of two that allow the one
+    /// that asks for the stricter authentication ([`Authentication::of`] tells whether this peer is asked at all).
     pub fn judge(&self, peer: Identity, protocol: u8, port: u16) -> (bool, Option<&Outcome>) {
         let found = [self.longest(Some(peer), protocol, port), self.longest(None, protocol, port)];
         let first = |verdict| found.into_iter().flatten().find(|outcome| outcome.verdict() == verdict);
         if let Some(denial) = first(abi::RuleVerdict::Deny) {
             return (false, Some(denial));
         }
-        match first(abi::RuleVerdict::Allow) {
+        let allowing = found.into_iter().flatten().filter(|outcome| outcome.allow);
+        match allowing.min_by_key(|outcome| Reverse(outcome.authentication)) {
             Some(allowance) => (true, Some(allowance)),
             None => (false, first(abi::RuleVerdict::Unmet)),
         }

@@ -248,6 +248,16 @@ impl Universe {
         around.into_iter().find_map(|prefix| self.prefixes.get(&prefix.trunc())).copied().unwrap_or(world)
     }
 
+    /// The identities of workloads, in order.
+    pub(super) fn workloads(&self) -> Vec<Identity> {
+        self.labels.keys().copied().filter(|identity| identity.is_workload()).collect()
+    }
+
+    /// The workloads' identities among those that a selector means, in order.
+    pub(super) fn workloads_selected(&self, selector: &Selector) -> Vec<Identity> {
+        self.selected(selector).iter().copied().filter(|identity| identity.is_workload()).collect()
+    }
+
     /// Whom a peer of a policy means, in order.
     pub fn meant(&self, peer: &Peer) -> Vec<Identity> {
         match self.audience(&Peers::Selected(vec![peer.clone()])) {

@@ -1,9 +1,9 @@
 //! `CiliumNetworkPolicy` and `CiliumClusterwideNetworkPolicy`, `cilium.io/v2`.
 //!
 //! The checks are those of Cilium's own `Sanitize` and of its CRD: what it refuses is refused here. What this version
-//! cannot enforce is refused too, unless the model can say "denied until there is an enforcer" (layer 7,
-//! authentication).
+//! cannot enforce is refused too, unless the model can say "denied until there is an enforcer" (layer 7).
 
+mod authentication;
 mod icmp;
 mod layer7;
 mod peers;
@@ -11,8 +11,11 @@ mod services;
 mod to_ports;
 
 use mesh::labels::{NAMESPACE, Source};
-use mesh::policy::{Needs, Operator, Peers, PortMatch, Requirement, Rule, Selector, Side, Statement};
+use mesh::policy::{
+    Authentication, Needs, Operator, Peers, PortMatch, Requirement, Rule, Selector, Side, Statement,
+};
 
+use self::authentication::Mode;
 use super::selector::{Keys, in_namespace, selector};
 use crate::yaml::{At, Fields};
 pub use services::{ToService, Which};
@@ -148,7 +151,7 @@ fn statements(
 ) -> (Vec<Statement>, Vec<Which>) {
     let read = at.mapping(|fields| {
         let given = peers::peers(fields, scope, direction);
-        let authentication = if denies { None } else { authentication(fields) };
+        let mode = if denies { None } else { authentication::mode(fields) };
         let mut ports = ports(fields, direction, denies);
         let peers = match given.peers {
             Some(peers) => peers,
@@ -164,10 +167,21 @@ fn statements(
         if ports.is_empty() {
             ports.push((Vec::new(), None));
         }
-        let statement = |(ports, needs): (_, Option<Needs>)| {
-            Statement { peers: peers.clone(), ports, needs: authentication.or(needs) }
+        let (peers, services, authentication) = match mode {
+            None | Some((Mode::Disabled, _)) => (peers, given.services, Authentication::None),
+            Some((Mode::Required, at)) => {
+                authentication::warn_of_strangers(&at, &peers, direction);
+                (peers, given.services, Authentication::Required)
+            }
+            Some((Mode::TestAlwaysFail, at)) => {
+                at.warn("test-always-fail: authentication of every peer fails, so the rule allows nobody");
+                (Peers::Selected(Vec::new()), Vec::new(), Authentication::None)
+            }
         };
-        (ports.into_iter().map(statement).collect(), given.services)
+        let statement = |(ports, needs): (_, Option<Needs>)| {
+            Statement { peers: peers.clone(), ports, authentication, needs }
+        };
+        (ports.into_iter().map(statement).collect(), services)
     });
     read.unwrap_or_default()
 }
@@ -188,18 +202,4 @@ fn ports(fields: &Fields<'_>, direction: Direction, denies: bool) -> Vec<(Vec<Po
         ports.push((types, None));
     }
     ports
-}
-
-fn authentication(fields: &Fields<'_>) -> Option<Needs> {
-    let at = fields.get("authentication")?;
-    let choices = [(false, "disabled"), (true, "required"), (true, "test-always-fail")];
-    let mode = at.mapping(|fields| {
-        let mode = fields.require("mode", "disabled, required or test-always-fail");
-        mode.and_then(|at| at.one_of(&choices))
-    });
-    if mode?? {
-        at.warn("needs authentication, which this version cannot prove: what the rule would allow is denied");
-        return Some(Needs::Authentication);
-    }
-    None
 }

@@ -179,6 +179,46 @@ fn warnings_and_what_planning_finds_are_told_with_their_place() {
     );
 }
 
+const REQUIRED: &str = "authentication: {mode: required}\n    toPorts:";
+
+#[test]
+fn a_rule_that_begins_to_require_authentication_is_a_change_and_one_that_ceases_too() {
+    let required = RULE1.replace("toPorts:", REQUIRED);
+    let (deathstars, ships) = (
+        "default/deathstar-1 default/deathstar-2",
+        "default/deathstar-1 default/deathstar-2 default/tiefighter",
+    );
+    let bench = Bench::new(RULE1, &SHIPS);
+    let row = |change: &str, reason: &str| {
+        format!("{change}: {ships} -> {deathstars} at 80-80/6: Ingress {reason} default/rule1")
+    };
+    let rows = told(&ask(&bench, &with(&required)).unwrap());
+    assert_eq!(rows, [row("AllowedToAuthenticated", "Authentication")]);
+    let bench = Bench::new(&required, &SHIPS);
+    let rows = told(&ask(&bench, &with(RULE1)).unwrap());
+    assert_eq!(rows, [row("AuthenticatedToAllowed", "AllowRule")]);
+}
+
+#[test]
+fn who_cannot_authenticate_is_denied_where_others_are_asked_to() {
+    let bench = Bench::new("", &["default/one=a=b", "default/two=a=c"]);
+    let policy = "apiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\nmetadata: {name: proven}\n\
+                  spec: {endpointSelector: {matchLabels: {a: b}}, ingress: [{fromEntities: [all], \
+                  authentication: {mode: required}}]}\n";
+    let rows = told(&ask(&bench, &with(policy)).unwrap());
+    let strangers = "reserved:unmanaged reserved:world-ipv4 reserved:world-ipv6";
+    assert_eq!(
+        rows,
+        [
+            format!(
+                "AllowedToDenied: {strangers} -> default/one at any but []: Ingress NoPrincipal default/proven"
+            ),
+            "AllowedToAuthenticated: default/two -> default/one at any but []: Ingress Authentication default/proven"
+                .to_owned()
+        ]
+    );
+}
+
 #[test]
 fn enforcement_that_is_to_be_always_on_is_an_edit_like_another() {
     let bench = Bench::new("", &["default/one=a=b"]);

@@ -5,7 +5,7 @@
 //!
 //! Each statement claims ports for an effect (`ports::Effect`) at some peers. Claims at an identity and claims at
 //! *any* identity stay in tables of their own and need not know of each other: the kernel asks both, deny wins over
-//! allow, allow over unmet ([`Ruleset::judge`]). Copying the claims of *any* into every identity's table was rejected:
+//! allow, allow over unmet, and of two allows the stricter authentication ([`Ruleset::judge`]). Copying the claims of *any* into every identity's table was rejected:
 //! ten thousand identities would pay for one "any peer, port 80", and peers not known yet would be missed.
 //! Within one table everything is resolved here (`ports`).
 //!
@@ -14,6 +14,7 @@
 
 pub(super) mod ports;
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -22,8 +23,8 @@ use ipnet::IpNet;
 use self::ports::{Cell, Claimant, Effect, Said, Slot};
 use super::universe::Audience;
 use super::{
-    Enforcement, Match, Outcome, Peer, Peers, Policy, PolicyName, PortMatch, Ruleset, Side, Statement,
-    Universe, protocol,
+    Authentication, Enforcement, Match, Outcome, Peer, Peers, Policy, PolicyName, PortMatch, Ruleset, Side,
+    Statement, Universe, protocol,
 };
 use crate::flow::TrafficDirection;
 use crate::identity::Identity;
@@ -66,8 +67,7 @@ pub fn ruleset<'a>(
         for statement in &side.deny {
             draft.claim(name, Effect::Deny, statement);
         }
-        // What everything is allowed anyway, no statement can allow or demand something for.
-        for statement in side.allow.iter().filter(|_| selecting.enforced) {
+        for statement in side.allow.iter().filter(|statement| selecting.counts(statement)) {
             draft.claim(name, statement.effect(), statement);
         }
     }
@@ -103,6 +103,11 @@ impl<'a> Selecting<'a> {
         Self { enforced, sides }
     }
 
+    /// Whether an allow statement says anything: where all is allowed anyway it can only ask for authentication.
+    pub(super) fn counts(&self, statement: &Statement) -> bool {
+        self.enforced || statement.effect() == Effect::allow(Authentication::Required)
+    }
+
     fn names(&self) -> BTreeSet<&'a PolicyName> {
         self.sides.iter().map(|(name, _)| *name).collect()
     }
@@ -116,7 +121,7 @@ impl<'a> Selecting<'a> {
 impl Statement {
     /// What it does as an allow statement.
     pub(super) fn effect(&self) -> Effect {
-        self.needs.map_or(Effect::Allow, Effect::Unmet)
+        self.needs.map_or(Effect::allow(self.authentication), Effect::Unmet)
     }
 
     /// The ports it names that are the same for every peer: all but, for egress, those named by name.
@@ -214,7 +219,7 @@ impl<'a> Draft<'a> {
             (true, TrafficDirection::Ingress) => Audience::These(vec![Identity::HOST]),
             (true, TrafficDirection::Egress) => return,
         };
-        self.add(&audience, (Effect::Allow, None), vec![Cell::EVERYTHING]);
+        self.add(&audience, (Effect::allow(Authentication::None), None), vec![Cell::EVERYTHING]);
     }
 
     fn claim(&mut self, name: &PolicyName, effect: Effect, statement: &Statement) {
@@ -284,11 +289,12 @@ impl<'a> Draft<'a> {
             .iter()
             .filter_map(|rank| self.names.get(*rank as usize).map(|name| (*name).clone()))
             .collect();
-        let outcome = match said.effect {
-            Effect::Deny => Outcome { allow: false, by, needs: None },
-            Effect::Allow => Outcome { allow: true, by, needs: None },
-            Effect::Unmet(needs) => Outcome { allow: false, by, needs: Some(needs) },
+        let (allow, needs, authentication) = match said.effect {
+            Effect::Deny => (false, None, Authentication::None),
+            Effect::Allow(Reverse(authentication)) => (true, None, authentication),
+            Effect::Unmet(needs) => (false, Some(needs), Authentication::None),
         };
+        let outcome = Outcome { allow, by, needs, authentication };
         outcomes.insert(said, outcome.clone());
         outcome
     }

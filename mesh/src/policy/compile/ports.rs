@@ -1,22 +1,23 @@
 //! From claims on ports to the entries of one identity: sweep, then the least prefixes.
 //!
 //! Claims overlap at will. A sweep over each protocol's ports finds which claims hold where, the strongest effect wins
-//! (deny, allow, unmet), and equal neighbours become one step. The steps then become prefixes that may nest, the
+//! (deny, allow with the strictest authentication first, unmet), and equal neighbours become one step. The steps then become prefixes that may nest, the
 //! longest being right: the least number of them, by the routing-table construction of Draves et al. (ORTC, 1999), so
 //! "all of TCP but port 80" is two entries and not seventeen. The result depends only on what the claims mean.
 //!
 //! Cost: n claims on a protocol have at most 2n boundaries, and each boundary adds at most 16 entries. What can grow
 //! faster is only the list of policies that an outcome names.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
-use super::super::Needs;
+use super::super::{Authentication, Needs};
 
 /// What a claim does where it holds, the strongest first.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(in crate::policy) enum Effect {
     Deny,
-    Allow,
+    Allow(Reverse<Authentication>),
     Unmet(Needs),
 }
 
@@ -26,6 +27,12 @@ pub(in crate::policy) struct Cell {
     pub(in crate::policy) protocol: Option<u8>,
     pub(in crate::policy) first: u16,
     pub(in crate::policy) last: u16,
+}
+
+impl Effect {
+    pub(in crate::policy) fn allow(authentication: Authentication) -> Self {
+        Self::Allow(Reverse(authentication))
+    }
 }
 
 impl Cell {
@@ -213,8 +220,12 @@ mod tests {
 
     use super::*;
 
-    const EFFECTS: [Effect; 4] =
-        [Effect::Deny, Effect::Allow, Effect::Unmet(Needs::L7Proxy), Effect::Unmet(Needs::Authentication)];
+    const EFFECTS: [Effect; 4] = [
+        Effect::Deny,
+        Effect::Allow(Reverse(Authentication::Required)),
+        Effect::Allow(Reverse(Authentication::None)),
+        Effect::Unmet(Needs::L7Proxy),
+    ];
 
     fn claim() -> impl Strategy<Value = (Claimant, Cell)> {
         // Few boundaries, so that claims touch, nest and repeat; some odd ones, so that prefixes split to the last bit.

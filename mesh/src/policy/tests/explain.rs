@@ -3,7 +3,7 @@
 use super::given::*;
 use crate::flow::TrafficDirection;
 use crate::policy::explain::{End, Question, explain};
-use crate::policy::{Enforcement, Needs, Peer, Peers, PortMatch, protocol};
+use crate::policy::{Asked, Enforcement, Needs, Peer, Peers, PortMatch, protocol};
 
 /// The first line for a packet between the deathstar and a peer.
 fn told(given: &Given, direction: TrafficDirection, peer: &str, port: &str) -> String {
@@ -21,7 +21,12 @@ fn all_told(given: &Given, direction: TrafficDirection, peer: &str, port: &str) 
     let other = End { name: peer, identity: other.0, labels: &other.1, ports: &ports[1] };
     let question = Question { subject, direction, peer: other, protocol, port };
     let answer = explain(&question, &given.policies, &universe, given.enforcement);
-    let verdict = if answer.allowed { "allowed: " } else { "denied: " };
+    let verdict = match (answer.allowed, answer.asked) {
+        (true, Asked::Proof) => "allowed, authentication required: ",
+        (true, Asked::Nothing) => "allowed: ",
+        (false, Asked::Nothing | Asked::NoPrincipal) => "denied: ",
+        _ => panic!("{answer:?}"),
+    };
     assert!(answer.lines[0].starts_with(verdict), "{answer:?}");
     answer.lines
 }
@@ -94,17 +99,45 @@ fn denials_say_which_kind_they_are() {
     let deny = denying("spies", Ingress, pods("org=alliance"), &[]);
     let line = told(&given([strict, deny]), Ingress, "xwing", "80/tcp");
     assert_eq!(line, "denied: by a deny rule of spies, for xwing at 80/TCP");
-    for (needs, how) in [(Needs::L7Proxy, "by L7 rules"), (Needs::Authentication, "if authenticated")] {
-        let line = told(&given([demanding("rule2", needs, Peers::Any, &[])]), Ingress, "xwing", "80/tcp");
-        assert_eq!(
-            line,
-            format!("denied: rule2 allows xwing at 80/TCP only {how}, which nothing enforces yet")
-        );
-    }
+    let given_l7 = given([demanding("rule2", Needs::L7Proxy, Peers::Any, &[])]);
+    let line = told(&given_l7, Ingress, "xwing", "80/tcp");
+    assert_eq!(line, "denied: rule2 allows xwing at 80/TCP only by L7 rules, which nothing enforces yet");
     let two = given(["a", "b"].map(|name| allowing(name, Ingress, Peers::Selected(Vec::new()), &[])));
     let line = told(&two, Ingress, "xwing", "80/tcp");
     assert_eq!(line, "denied: a, b select deathstar, no rule matches xwing");
     let always = Given { policies: Vec::new(), enforcement: Enforcement::Always };
     let line = told(&always, Ingress, "xwing", "80/tcp");
     assert_eq!(line, "denied: policy is always enforced, and none allows ingress of deathstar");
+}
+
+#[test]
+fn who_must_authenticate_is_told_and_by_which_policy() {
+    let given = given([
+        allowing("open", Ingress, pods("org=empire"), &[]),
+        requiring("proven", Ingress, entity("all"), &[tcp(80, 80)]),
+    ]);
+    for (peer, port, expected) in [
+        ("tiefighter", "80/tcp", "allowed, authentication required: by proven, for tiefighter at 80/TCP"),
+        ("tiefighter", "81/tcp", "allowed: by open, for tiefighter at 81/TCP"),
+        (
+            "8.8.8.8",
+            "80/tcp",
+            "denied: proven allows 8.8.8.8 at 80/TCP only if authenticated, and only workloads can be",
+        ),
+        (
+            "remote-node",
+            "80/tcp",
+            "denied: proven allows remote-node at 80/TCP only if authenticated, and only workloads can be",
+        ),
+        ("host", "80/tcp", "allowed: by proven, for host at 80/TCP; the node itself need not authenticate"),
+    ] {
+        assert_eq!(told(&given, Ingress, peer, port), expected);
+    }
+    assert_eq!(
+        all_told(&given, Ingress, "tiefighter", "80/tcp")[1..],
+        [
+            "  open allows org=empire at any port: matches",
+            "  proven allows, once authenticated, all at 80/TCP: matches"
+        ]
+    );
 }

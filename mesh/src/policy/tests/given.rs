@@ -11,8 +11,9 @@ use crate::labels::{LabelSet, NAMESPACE, Source};
 use crate::policy::arbitrary::peer_ports;
 use crate::policy::oracle::{self, Packet};
 use crate::policy::{
-    Enforcement, Needs, Operator, Outcome, Peer, PeerPorts, Peers, Policy, PolicyKind, PolicyName, PortMatch,
-    Requirement, Rule, Ruleset, Selector, Side, Statement, Universe, compile, protocol,
+    Asked, Authentication, Enforcement, Needs, Operator, Outcome, Peer, PeerPorts, Peers, Policy, PolicyKind,
+    PolicyName, PortMatch, Requirement, Rule, Ruleset, Selector, Side, Statement, Universe, compile,
+    protocol,
 };
 use crate::workload::NamedPorts;
 
@@ -76,6 +77,17 @@ pub(super) fn denying(name: &str, direction: TrafficDirection, peers: Peers, por
     policy(name, [(direction, Part::Deny(statement(peers, ports)))])
 }
 
+/// A policy that denies by default and allows this to whoever is authenticated.
+pub(super) fn requiring(
+    name: &str,
+    direction: TrafficDirection,
+    peers: Peers,
+    ports: &[PortMatch],
+) -> Policy {
+    let statement = Statement { authentication: Authentication::Required, ..statement(peers, ports) };
+    policy(name, [(direction, Part::DefaultDeny), (direction, Part::Allow(statement))])
+}
+
 /// A policy that denies by default and would allow this, if its demand were met.
 pub(super) fn demanding(name: &str, needs: Needs, peers: Peers, ports: &[PortMatch]) -> Policy {
     let statement = Statement { needs: Some(needs), ..statement(peers, ports) };
@@ -83,7 +95,7 @@ pub(super) fn demanding(name: &str, needs: Needs, peers: Peers, ports: &[PortMat
 }
 
 pub(super) fn statement(peers: Peers, ports: &[PortMatch]) -> Statement {
-    Statement { peers, ports: ports.to_vec(), needs: None }
+    Statement { peers, ports: ports.to_vec(), authentication: Authentication::None, needs: None }
 }
 
 /// `key=value` and `reserved:name`, all of which must hold.
@@ -160,12 +172,11 @@ impl Given {
         let [(_, _, text, ports), ..] = WORKLOADS;
         let (subject, subject_ports) = (labels(text), named(ports));
         for (peer, port, expected) in cases {
-            assert_eq!(
-                self.outcome(direction, peer, port).0,
-                *expected,
-                "compiled: {direction:?} {peer} {port}"
-            );
             let (identity, peer_labels, peer_address, peer_ports) = party(peer, &self.universe());
+            let (allowed, outcome) = self.outcome(direction, peer, port);
+            let cannot =
+                outcome.is_some_and(|it| it.authentication.of(identity, direction) == Asked::NoPrincipal);
+            assert_eq!(allowed && !cannot, *expected, "compiled: {direction:?} {peer} {port}");
             let (protocol, port) = parse(port);
             let packet = Packet {
                 direction,

@@ -10,8 +10,8 @@ use crate::flow::TrafficDirection;
 use crate::identity::Identity;
 use crate::labels::{LabelSet, NAMESPACE, Source};
 use crate::policy::{
-    Enforcement, Operator, Peer, PeerPorts, Peers, Policy, PortMatch, Requirement, Rule, Selector, Side,
-    Statement, Universe, compile, protocol,
+    Authentication, Enforcement, Operator, Peer, PeerPorts, Peers, Policy, PortMatch, Requirement, Rule,
+    Selector, Side, Statement, Universe, compile, protocol,
 };
 
 /// A hundred namespaces of a hundred identities.
@@ -37,7 +37,8 @@ fn about(number: u32) -> Policy {
         Peer::Endpoints(Selector(vec![namespace.clone(), app(number * 7)])),
         Peer::Cidr { cidr: network.into(), except: Vec::new() },
     ]);
-    let allow = vec![Statement { peers, ports: vec![tcp(port, port + 10), named], needs: None }];
+    let ports = vec![tcp(port, port + 10), named];
+    let allow = vec![Statement { peers, ports, authentication: Authentication::None, needs: None }];
     let side = Side { default_deny: true, allow, deny: Vec::new() };
     let subject = Selector(vec![namespace, app(number)]);
     let rules = vec![Rule { subject, ingress: side.clone(), egress: side }];

@@ -1,8 +1,11 @@
 //! What allows, what denies, and what goes before what.
 
 use super::given::*;
+use crate::flow::TrafficDirection;
 use crate::identity::Identity;
-use crate::policy::{Enforcement, Needs, Outcome, Peers, compile};
+use crate::policy::{
+    Asked, Authentication, Enforcement, Needs, Outcome, Peers, Policy, PortMatch, Statement, compile,
+};
 
 #[test]
 fn rule1_lets_ships_of_the_empire_land_and_no_others() {
@@ -173,17 +176,117 @@ fn the_node_reaches_its_workloads_unless_a_deny_names_it() {
 
 #[test]
 fn a_demand_that_nothing_enforces_allows_nothing_and_says_so() {
-    for needs in [Needs::L7Proxy, Needs::Authentication] {
-        for peers in [Peers::Any, pods("org=empire")] {
-            let given = given([demanding("demand", needs, peers, &[tcp(80, 80)])]);
-            given.expect(Ingress, &[("tiefighter", "80/tcp", false), ("host", "80/tcp", true)]);
-            let (_, outcome) = given.outcome(Ingress, "tiefighter", "80/tcp");
-            assert_eq!(outcome.as_ref().unwrap().needs, Some(needs));
-            assert_eq!(names(outcome), ["default/demand"]);
-            let (allowed, outcome) = given.outcome(Ingress, "tiefighter", "81/tcp");
-            assert!(!allowed && outcome.is_none(), "not its port: denied by default");
+    for peers in [Peers::Any, pods("org=empire")] {
+        let given = given([demanding("demand", Needs::L7Proxy, peers, &[tcp(80, 80)])]);
+        given.expect(Ingress, &[("tiefighter", "80/tcp", false), ("host", "80/tcp", true)]);
+        let (_, outcome) = given.outcome(Ingress, "tiefighter", "80/tcp");
+        assert_eq!(outcome.as_ref().unwrap().needs, Some(Needs::L7Proxy));
+        assert_eq!(names(outcome), ["default/demand"]);
+        let (allowed, outcome) = given.outcome(Ingress, "tiefighter", "81/tcp");
+        assert!(!allowed && outcome.is_none(), "not its port: denied by default");
+    }
+}
+
+#[test]
+fn of_all_rules_that_admit_a_packet_the_strictest_authentication_counts() {
+    let peers = [Peers::Any, entity("all"), pods(""), pods("org=empire"), pods("class=tiefighter")];
+    let ports: [&[_]; 4] = [&[], &[tcp(0, u16::MAX)], &[tcp(80, 90)], &[tcp(80, 80)]];
+    for (required, open) in peers.iter().flat_map(|one| peers.iter().map(move |other| (one, other))) {
+        for (required_ports, open_ports) in
+            ports.iter().flat_map(|one| ports.iter().map(move |other| (one, other)))
+        {
+            for direction in [Ingress, Egress] {
+                let required = requiring("proven", direction, required.clone(), required_ports);
+                let open = allowing("open", direction, open.clone(), open_ports);
+                let both = given([open.clone(), required.clone()]);
+                both.expect(direction, &[("tiefighter", "80/tcp", true)]);
+                let (_, outcome) = both.outcome(direction, "tiefighter", "80/tcp");
+                assert_eq!(outcome.as_ref().unwrap().authentication, Authentication::Required);
+                assert_eq!(names(outcome), ["default/proven"]);
+
+                let deny = denying("deny", direction, Peers::Any, &[tcp(80, 80)]);
+                let all = given([open, required, deny]);
+                all.expect(direction, &[("tiefighter", "80/tcp", false)]);
+                let (_, outcome) = all.outcome(direction, "tiefighter", "80/tcp");
+                assert_eq!(outcome.as_ref().unwrap().authentication, Authentication::None);
+                assert_eq!(names(outcome), ["default/deny"]);
+            }
         }
     }
+}
+
+#[test]
+fn only_what_the_requiring_rule_admits_must_be_authenticated() {
+    let given = given([
+        allowing("open", Ingress, pods("org=empire"), &[]),
+        requiring("proven", Ingress, pods("class=tiefighter"), &[tcp(80, 80)]),
+    ]);
+    for (peer, port, expected) in [
+        ("tiefighter", "80/tcp", Authentication::Required),
+        ("tiefighter", "81/tcp", Authentication::None),
+        ("tiefighter", "80/udp", Authentication::None),
+        ("deathstar", "80/tcp", Authentication::None),
+    ] {
+        let (allowed, outcome) = given.outcome(Ingress, peer, port);
+        assert!(allowed && outcome.unwrap().authentication == expected, "{peer} {port}");
+    }
+    given.expect(Ingress, &[("xwing", "80/tcp", false)]);
+}
+
+#[test]
+fn what_is_required_where_nothing_is_denied_by_default_is_required_all_the_same() {
+    let statement = Statement {
+        authentication: Authentication::Required,
+        ..statement(pods("org=empire"), &[tcp(80, 80)])
+    };
+    let given = given([policy("proven", [(Ingress, Part::Allow(statement))])]);
+    given.expect(Ingress, &[("xwing", "80/tcp", true), ("tiefighter", "80/tcp", true)]);
+    for (peer, port, expected) in [
+        ("tiefighter", "80/tcp", Authentication::Required),
+        ("tiefighter", "81/tcp", Authentication::None),
+        ("xwing", "80/tcp", Authentication::None),
+    ] {
+        assert_eq!(given.outcome(Ingress, peer, port).1.unwrap().authentication, expected, "{peer} {port}");
+    }
+}
+
+#[test]
+fn only_workloads_can_authenticate_and_the_own_node_need_not() {
+    let given = given([
+        requiring("proven", Ingress, entity("all"), &[]),
+        requiring("out", Egress, entity("all"), &[]),
+    ]);
+    let told = |direction, peer: &str| {
+        let (allowed, outcome) = given.outcome(direction, peer, "80/tcp");
+        let (identity, ..) = party(peer, &given.universe());
+        allowed.then(|| outcome.unwrap().authentication.of(identity, direction))
+    };
+    for direction in [Ingress, Egress] {
+        given.expect(direction, &[("tiefighter", "80/tcp", true), ("8.8.8.8", "80/tcp", false)]);
+        assert_eq!(told(direction, "tiefighter"), Some(Asked::Proof));
+        for peer in ["8.8.8.8", "2001:db8::1", "remote-node", "kube-apiserver", "ingress", "health", "init"] {
+            assert_eq!(told(direction, peer), Some(Asked::NoPrincipal), "{peer}");
+        }
+    }
+    assert_eq!(told(Ingress, "host"), Some(Asked::Nothing));
+    assert_eq!(told(Egress, "host"), Some(Asked::NoPrincipal));
+}
+
+#[test]
+fn equal_outcomes_with_and_without_authentication_share_nothing_and_split_nothing() {
+    let of = |make: fn(&str, TrafficDirection, Peers, &[PortMatch]) -> Policy| {
+        given([make("rule1", Ingress, pods("org=empire"), &[tcp(80, 90), tcp(85, 95)])]).ruleset(Ingress)
+    };
+    let (open, required) = (of(allowing), of(requiring));
+    assert_eq!(open.entries.keys().collect::<Vec<_>>(), required.entries.keys().collect::<Vec<_>>());
+    assert_ne!(open, required);
+    assert_ne!(open.digest(), required.digest());
+    // A second rule that asks for nothing more changes nothing but where it alone speaks.
+    let both = given([
+        requiring("rule1", Ingress, pods("org=empire"), &[tcp(80, 90), tcp(85, 95)]),
+        allowing("open", Ingress, pods("org=empire"), &[tcp(82, 91)]),
+    ]);
+    assert_eq!(both.ruleset(Ingress).entries, required.entries);
 }
 
 #[test]

@@ -4,7 +4,7 @@ use crate::flow::TrafficDirection;
 use crate::policy::arbitrary::{Party, Random, World, peer_ports};
 use crate::policy::explain::{End, Question, explain};
 use crate::policy::oracle::{self, Packet, Reason};
-use crate::policy::{PolicyName, Ruleset, Universe};
+use crate::policy::{Asked, Outcome, PolicyName, Ruleset, Universe};
 
 const WORLDS: u64 = 1_500;
 const PACKETS: usize = 60;
@@ -29,22 +29,28 @@ fn for_packets(mut check: impl FnMut(&World, &Universe, &Party, &Ruleset, &Packe
     }
 }
 
+fn asked(outcome: Option<&Outcome>, packet: &Packet<'_>) -> Asked {
+    outcome.map_or(Asked::Nothing, |it| it.authentication.of(packet.peer, packet.direction))
+}
+
 #[test]
 fn compiled_rulesets_say_what_the_oracle_says() {
     for_packets(|world, _, _, ruleset, packet, seed| {
         let expected = oracle::judge(packet, &world.policies, world.enforcement);
         let (allowed, outcome) = ruleset.judge(packet.peer, packet.protocol, packet.port);
-        assert_eq!(
-            allowed,
-            expected.allowed(),
-            "{expected:?}, compiled: {outcome:?}\nseed {seed}: {packet:#?}"
-        );
+        let asked = asked(outcome, packet);
+        let same = match &expected {
+            Reason::Authenticated(_) => allowed && asked == Asked::Proof,
+            Reason::NoPrincipal(_) => allowed && asked == Asked::NoPrincipal,
+            other => allowed == other.allowed() && asked == Asked::Nothing,
+        };
+        assert!(same, "{expected:?}, compiled: {outcome:?}\nseed {seed}: {packet:#?}");
     });
 }
 
 #[test]
 fn the_worlds_are_varied_enough_to_mean_something() {
-    let mut counts = [0_u32; 6];
+    let mut counts = [0_u32; 8];
     for_packets(|world, _, _, _, packet, _| {
         let at = match oracle::judge(packet, &world.policies, world.enforcement) {
             Reason::DenyRule(_) => 0,
@@ -53,6 +59,8 @@ fn the_worlds_are_varied_enough_to_mean_something() {
             Reason::AllowRule(_) => 3,
             Reason::Unmet(_) => 4,
             Reason::Default => 5,
+            Reason::Authenticated(_) => 6,
+            Reason::NoPrincipal(_) => 7,
         };
         counts[at] += 1;
     });
@@ -73,6 +81,7 @@ fn the_entry_that_decides_names_policies_that_the_oracle_names() {
             Reason::DenyRule(policies) => among(policies) && outcome.is_some_and(|it| it.needs.is_none()),
             // The node's own way may be the entry found first.
             Reason::AllowRule(policies) => among(policies) || named == Some(&[]),
+            Reason::Authenticated(policies) | Reason::NoPrincipal(policies) => among(policies),
             Reason::Unmet(policies) => among(policies) && outcome.is_some_and(|it| it.needs.is_some()),
             Reason::NotEnforced | Reason::Node => named == Some(&[]),
             Reason::Default => outcome.is_none(),
@@ -97,9 +106,11 @@ fn explanations_tell_what_the_ruleset_does() {
         let question = Question { subject, direction, peer, protocol, port };
         let answer = explain(&question, &world.policies, universe, world.enforcement);
         let by = outcome.map(|outcome| &*outcome.by).unwrap_or_default();
-        // Of two kinds of demand the explanation tells one, and the kernel finds one: not always the same.
         let unmet = outcome.is_some_and(|outcome| outcome.needs.is_some());
-        let same = answer.allowed == allowed && (unmet || by.iter().all(|name| answer.by.contains(name)));
+        let asked = asked(outcome, packet);
+        let same = answer.allowed == (allowed && asked != Asked::NoPrincipal)
+            && answer.asked == asked
+            && (unmet || by.iter().all(|name| answer.by.contains(name)));
         assert!(same, "ruleset: {outcome:?}, {answer:#?}\nseed {seed}: {packet:#?}");
     });
 }
