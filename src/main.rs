@@ -1,7 +1,10 @@
 //! Ferromesh: one binary, one verb per process or question.
 
 mod agent;
+mod auth_agent;
+mod ca;
 mod cli;
+mod confine;
 mod directories;
 mod teardown;
 mod workload;

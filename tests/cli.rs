@@ -12,6 +12,7 @@ use std::process::{Command, Output, Stdio};
 
 use mesh::flow::{Flow, Peer, TrafficDirection, Verdict};
 use mesh::labels::LabelSet;
+use mesh::policy::Authentication;
 use node_api::{
     Changes, ConnectionView, DropView, EventType, EventView, Listed, MetricView, Predicted, Prediction,
     Reply, ReplySink, Request, Server, Trace,
@@ -147,11 +148,16 @@ async fn answer(request: Request, mut replies: ReplySink) {
         Request::Trace(query) => {
             let allowed = query.port == 80;
             let verdict = if allowed { "allowed" } else { "denied" };
-            let trace = Trace { allowed, lines: vec![format!("{verdict}: {}", query.to)] };
+            let lines = vec![format!("{verdict}: {}", query.to)];
+            let trace = Trace { allowed, authentication: Authentication::None, lines };
             let _ = replies.send(&Reply::Trace(trace)).await;
         }
         Request::WhatIf(query) => {
-            let trace = |allowed, line: &str| Trace { allowed, lines: vec![line.to_owned()] };
+            let trace = |allowed, line: &str| Trace {
+                allowed,
+                authentication: Authentication::None,
+                lines: vec![line.to_owned()],
+            };
             let file = query.with.first().map(|file| format!("{}={}", file.name, file.text));
             let predicted = match query.trace {
                 Some(asked) => Predicted::Trace {

@@ -8,5 +8,7 @@
 //! [`Input`](event::Input) and which wants everything as an [`Output`](event::Output); the simulation drives it with a
 //! clock, a network and a kernel of its own. `driver` acts: sockets, handshakes, certificates, maps, the hold device.
 
+pub mod driver;
 pub mod event;
+pub mod machine;
 pub mod message;

@@ -24,6 +24,16 @@ pub enum AdmitError {
         /// This node.
         node: String,
     },
+    /// No node has it, where several share a directory.
+    #[error(
+        "workload {workload}: its Workload object places it on no node, this is {node}; add spec.node to it"
+    )]
+    Nowhere {
+        /// Which workload.
+        workload: WorkloadName,
+        /// This node.
+        node: String,
+    },
     /// It is unknown, and only what is declared may run.
     #[error(
         "workload {0}: not declared, and workloadLabels is \"declared\"; add a Workload object of that name"
@@ -47,6 +57,9 @@ pub fn admit(world: &World, node: &str, workload: &WorkloadName) -> Result<(), A
                 placed: placed.clone(),
                 node: node.to_owned(),
             }),
+            None if world.shared => {
+                Err(AdmitError::Nowhere { workload: workload.clone(), node: node.to_owned() })
+            }
             _ => Ok(()),
         },
         None if world.configuration.workload_labels == WorkloadLabels::Declared => {

@@ -7,9 +7,12 @@
 //! touch. What it gives equals what [`plan()`] gives, which starts from nothing; a test of random edits holds the two
 //! together. Inputs are compared by address where a world shares with the one before what has not changed.
 
+mod authentication;
 mod notes;
 mod outside;
+mod owners;
 mod people;
+mod remotes;
 mod rulesets;
 mod service_memo;
 mod services;
@@ -23,7 +26,7 @@ use std::sync::Arc;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use mesh::identity::Identity;
 use mesh::labels::{LabelSet, Source};
-use mesh::plan::{EndpointPlan, Masquerade, NodePlan};
+use mesh::plan::{EndpointPlan, Masquerade, NodePlan, Whereabouts};
 use mesh::policy::{Policy, Universe};
 use mesh::service::Services;
 use mesh::workload::{Endpoint, EndpointId};
@@ -32,11 +35,14 @@ use crate::allocate::{AllocateError, Allocator, Token};
 use crate::authority::{self, Standing};
 use crate::kind::{Configuration, Namespace, Workload};
 use crate::world::World;
+pub use authentication::placements;
+use authentication::{Auth, Given};
 pub(crate) use notes::{Notes, of_policy, of_service};
 use outside::Outside;
 use people::People;
+use remotes::Remotes;
 use rulesets::{Mover, Rulesets};
-use services::backends::Running;
+use services::backends::{Reachable, Running};
 use subjects::Subjects;
 
 /// What only the node itself knows.
@@ -104,6 +110,8 @@ pub struct Planner {
     allocator: Option<Token>,
     standings: Standings,
     people: People,
+    remotes: Remotes,
+    auth: Auth,
     services: service_memo::Memo,
     outside: Outside,
     policies: Arc<Vec<Arc<Policy>>>,
@@ -111,7 +119,11 @@ pub struct Planner {
     universe: Arc<Universe>,
     rulesets: Rulesets,
     identities: Arc<BTreeMap<Identity, LabelSet>>,
-    ipcache: Arc<BTreeMap<IpNet, Identity>>,
+    ipcache: Arc<BTreeMap<IpNet, Whereabouts>>,
+    /// Of services.
+    service_notes: Arc<Notes>,
+    /// Of everything.
+    notes: Arc<Notes>,
 }
 
 impl Planner {
@@ -144,13 +156,23 @@ impl Planner {
     ) -> Result<Planned, PlanError> {
         let running = self.standings.of(world, node, present);
         let (identities, moved) = self.people.update(world, &running, allocator)?;
-        let services_changed = self.services.update(world, &running, node, &mut allocator.vips);
+        let remotes_changed = self.remotes.update(world, node, &self.people);
+        let reachable = reachable(&running, &self.remotes.all);
+        let services_changed =
+            self.services.update(world, &reachable, &self.remotes.all, node, &mut allocator.vips);
+        let services_noted = !Arc::ptr_eq(&self.service_notes, &self.services.notes);
+        self.service_notes = Arc::clone(&self.services.notes);
         let policies = self.services.policies();
         let mut touched = self.take_in(policies);
         let (prefixes, taken_changed) = self.outside.update(world, node, allocator)?;
-        if services_changed || taken_changed || !prefixes.is_empty() || self.ipcache.is_empty() {
+        if services_changed
+            || remotes_changed
+            || taken_changed
+            || !prefixes.is_empty()
+            || self.ipcache.is_empty()
+        {
             let vips = vips(world, &self.services.services);
-            self.ipcache = Arc::new(ipcache(&self.outside, vips));
+            self.ipcache = Arc::new(ipcache(&self.outside, &self.remotes.all, vips));
         }
         let movers = self.move_in(moved, prefixes);
         touched.sort_by_key(Arc::as_ptr);
@@ -158,6 +180,19 @@ impl Planner {
         let subjects: Vec<_> =
             identities.into_iter().zip(running.iter().map(|it| it.standing.clone())).collect();
         let rulesets = self.rulesets.of(&subjects, &self.subjects, &self.universe);
+        let auth_changed = self.auth.update(&Given {
+            world,
+            node,
+            running: &running,
+            identities: &subjects.iter().map(|(identity, _)| *identity).collect::<Vec<_>>(),
+            remotes: &self.remotes,
+            policies: &self.policies,
+            universe: &self.universe,
+            moved: !movers.is_empty(),
+        });
+        if services_noted || remotes_changed || auth_changed {
+            self.note(world);
+        }
         let audit = world.configuration.audit;
         let endpoints = running.iter().zip(subjects).zip(rulesets);
         let endpoints = endpoints.map(|((running, (identity, _)), [ingress, egress])| {
@@ -170,13 +205,25 @@ impl Planner {
             ipcache: Arc::clone(&self.ipcache),
             services: shared(&self.services.services, present.plan),
             masquerade: masquerade(world, node),
+            auth: self.auth.plan.clone(),
         };
         Ok(Planned {
             plan: Arc::new(plan),
             universe: Arc::clone(&self.universe),
             policies: Arc::clone(&self.policies),
-            notes: Arc::clone(&self.services.notes),
+            notes: Arc::clone(&self.notes),
         })
+    }
+
+    /// Gathers what is to be said.
+    fn note(&mut self, world: &World) {
+        let mut notes = self.services.notes.as_ref().clone();
+        notes.add(&self.remotes.notes);
+        notes.add(&self.auth.notes);
+        authentication::review(world, &mut notes);
+        if *self.notes != notes {
+            self.notes = Arc::new(notes);
+        }
     }
 
     /// Takes in other policies. Those that are new and those that they replace.
@@ -270,7 +317,8 @@ pub(crate) fn review(world: &World) -> Notes {
         ipv6_pool: world.configuration.ipv6_pool,
         masquerade_ports: world.configuration.masquerade_ports.clone(),
     };
-    let mut notes = Notes::default();
+    let mut notes = remotes::review(world, None);
+    authentication::review(world, &mut notes);
     services::review(world, &nowhere, &mut notes);
     to_services::review(world, &mut notes);
     notes
@@ -314,6 +362,19 @@ impl Standings {
     }
 }
 
+/// Everyone whose address this node knows: workloads of its own, then of the others.
+fn reachable<'a>(running: &'a [Running<'a>], remotes: &'a remotes::All) -> Vec<Reachable<'a>> {
+    let remote = |remote: &'a Arc<remotes::Remote>| Reachable {
+        workload: &remote.workload.name,
+        standing: &remote.standing,
+        ipv4: remote.ipv4,
+        ipv6: remote.ipv6,
+        is_here: false,
+        leaving: false,
+    };
+    running.iter().map(Running::reachable).chain(remotes.values().map(remote)).collect()
+}
+
 /// Whoever applies or serves the same services again sees it by the pointer.
 fn shared(services: &Arc<Services>, earlier: Option<&NodePlan>) -> Arc<Services> {
     match earlier {
@@ -322,13 +383,21 @@ fn shared(services: &Arc<Services>, earlier: Option<&NodePlan>) -> Arc<Services>
     }
 }
 
-fn ipcache(outside: &Outside, vips: impl IntoIterator<Item = IpNet>) -> BTreeMap<IpNet, Identity> {
-    let mut ipcache = outside.prefixes.clone();
-    ipcache.extend(&outside.taken);
+fn ipcache(
+    outside: &Outside,
+    remotes: &remotes::All,
+    vips: impl IntoIterator<Item = IpNet>,
+) -> BTreeMap<IpNet, Whereabouts> {
+    let prefixes = outside.prefixes.iter().map(|(prefix, identity)| (*prefix, (*identity).into()));
+    let mut ipcache: BTreeMap<IpNet, Whereabouts> = prefixes.chain(outside.taken.clone()).collect();
+    for remote in remotes.values() {
+        ipcache
+            .extend(remote.addresses().map(|address| (address.into(), Whereabouts::from(remote.identity))));
+    }
     // No packet that is judged bears one: whoever sends from it has forged it.
-    ipcache.extend(vips.into_iter().map(|vip| (vip, Identity::UNMANAGED)));
-    ipcache.insert(Ipv4Net::default().into(), Identity::WORLD_IPV4);
-    ipcache.insert(Ipv6Net::default().into(), Identity::WORLD_IPV6);
+    ipcache.extend(vips.into_iter().map(|vip| (vip, Identity::UNMANAGED.into())));
+    ipcache.insert(Ipv4Net::default().into(), Identity::WORLD_IPV4.into());
+    ipcache.insert(Ipv6Net::default().into(), Identity::WORLD_IPV6.into());
     ipcache
 }
 
@@ -340,7 +409,8 @@ fn vips(world: &World, services: &Services) -> BTreeSet<IpNet> {
     chosen.filter(|vip| !pools.iter().any(|pool| pool.contains(vip))).collect()
 }
 
-/// Workloads of one mesh see each other's own addresses: what goes to a pool is never masqueraded.
+/// Workloads of one mesh see each other's own addresses: what goes to a pool, of this node or another, is never
+/// masqueraded.
 fn masquerade(world: &World, node: &NodeFacts) -> Masquerade {
     let configuration = &world.configuration;
     let pools: [IpNet; 2] = [node.ipv4_pool.into(), node.ipv6_pool.into()];
@@ -348,7 +418,13 @@ fn masquerade(world: &World, node: &NodeFacts) -> Masquerade {
         ipv4: configuration.ipv4_masquerade,
         ipv6: configuration.ipv6_masquerade,
         ports: node.masquerade_ports.clone(),
-        exceptions: configuration.masquerade_exceptions.iter().copied().chain(pools).collect(),
+        exceptions: configuration
+            .masquerade_exceptions
+            .iter()
+            .copied()
+            .chain(pools)
+            .chain(world.other_pod_cidrs(&node.name))
+            .collect(),
     }
 }
 

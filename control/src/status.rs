@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use ipnet::IpNet;
 use mesh::identity::Identity;
 use mesh::labels::LabelSet;
-use mesh::plan::NodePlan;
+use mesh::plan::{NodePlan, Whereabouts};
 use mesh::policy::{Policy, PolicyName};
 use mesh::service::{Frontend, FrontendPlan};
 use mesh::spiffe::SpiffeId;
@@ -86,18 +86,20 @@ pub fn addresses(plan: &NodePlan) -> Vec<AddressView> {
         addresses.map(|prefix| view(prefix, planned.identity, "endpoint", Some(endpoint.workload.clone())))
     });
     let others =
-        plan.ipcache.iter().map(|(prefix, identity)| view(*prefix, *identity, source(*identity), None));
+        plan.ipcache.iter().map(|(prefix, there)| view(*prefix, there.identity, source(*there), None));
     let mut all: Vec<_> = endpoints.chain(others).collect();
     all.sort_by_key(|row| row.prefix);
     all
 }
 
 /// How an address that is no endpoint's came to its identity.
-fn source(identity: Identity) -> &'static str {
-    match identity {
+fn source(there: Whereabouts) -> &'static str {
+    match there.identity {
         Identity::HOST => "node",
         Identity::REMOTE_NODE => "remote-node",
+        Identity::UNMANAGED if there.pending => "pool-of-node",
         Identity::UNMANAGED => "pool",
+        identity if identity.is_workload() => "workload-endpoint",
         Identity::WORLD | Identity::WORLD_IPV4 | Identity::WORLD_IPV6 => "world",
         _ => "policy",
     }

@@ -224,7 +224,7 @@ fn at_address(world: &World, plan: &NodePlan, address: IpAddr) -> Found {
     let longest =
         (0..=IpNet::from(address).prefix_len()).rev().filter_map(|length| IpNet::new(address, length).ok());
     let identity = longest.into_iter().find_map(|prefix| plan.ipcache.get(&prefix.trunc()));
-    not_a_workload(plan, &address.to_string(), identity.copied().unwrap_or(Identity::WORLD))
+    not_a_workload(plan, &address.to_string(), identity.map_or(Identity::WORLD, |there| there.identity))
 }
 
 fn not_a_workload(plan: &NodePlan, name: &str, identity: Identity) -> Found {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use mesh::policy::{Policy, PolicyName};
 use mesh::service::ServiceName;
 use mesh::workload::WorkloadName;
@@ -175,12 +176,29 @@ impl World {
     /// The world of one file, which must be faultless.
     #[cfg(test)]
     pub(crate) fn of(yaml: &str) -> Self {
-        let documents: Vec<_> = crate::yaml::documents(yaml)
-            .iter()
-            .map(|document| (document.position, crate::kind::decode(document)))
-            .collect();
-        let file = crate::objects::File { name: "world.yaml".to_owned(), text: yaml.into(), documents };
-        let world = Self::new(&Objects::of([file]), 1, false);
+        Self::of_files(&crate::source::layout::Layout::default(), &[("world.yaml", yaml)])
+    }
+
+    /// The world of a shared directory, whose files must be faultless: `admin/…` and `nodes/NAME/…`.
+    #[cfg(test)]
+    pub(crate) fn of_shared(files: &[(&str, &str)]) -> Self {
+        let shared = std::path::Path::new("/shared");
+        let layout =
+            crate::source::layout::Layout::new(std::path::Path::new("/config"), Some(shared)).unwrap();
+        let files: Vec<_> = files.iter().map(|(name, yaml)| (format!("/shared/{name}"), *yaml)).collect();
+        let files: Vec<_> = files.iter().map(|(name, yaml)| (name.as_str(), *yaml)).collect();
+        Self::of_files(&layout, &files)
+    }
+
+    #[cfg(test)]
+    fn of_files(layout: &crate::source::layout::Layout, files: &[(&str, &str)]) -> Self {
+        let file = |(name, yaml): &(&str, &str)| {
+            let documents = crate::yaml::documents(yaml);
+            let decode = |it: &crate::yaml::Document| (it.position, layout.writer(name).decode(it));
+            let documents = documents.iter().map(decode).collect();
+            crate::objects::File { name: (*name).to_owned(), text: (*yaml).into(), documents }
+        };
+        let world = Self::new(&Objects::of(files.iter().map(file)), 1, layout.is_shared());
         assert_eq!(world.invalid(), 0, "{:#?}", world.statuses);
         world
     }
@@ -207,6 +225,14 @@ impl World {
             .values()
             .filter(move |node| node.name != this)
             .flat_map(|node| node.addresses.iter().copied())
+    }
+
+    /// Ranges of workloads' addresses of nodes other than the named one.
+    pub(crate) fn other_pod_cidrs(&self, this: &str) -> impl Iterator<Item = IpNet> {
+        self.nodes
+            .values()
+            .filter(move |node| node.name != this)
+            .flat_map(|node| node.pod_cidrs.iter().copied())
     }
 
     /// The policy of a status, if the status is a policy's or could be one's.

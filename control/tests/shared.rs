@@ -9,6 +9,8 @@ use std::time::Duration;
 use control::World;
 use control::source::SourceError;
 use control::source::files::{Directory, peek};
+use control::source::published::Published;
+use mesh::workload::{Endpoint, EndpointId, Mac};
 use tempfile::TempDir;
 
 const BOUND: Duration = Duration::from_secs(10);
@@ -209,4 +211,63 @@ async fn a_node_that_floods_its_directory_crowds_out_nobody_else() {
     );
     bench.write("nodes/node3/2.yaml", &endpoint("web", 2, 4));
     until(&mut directory, |world| world.endpoints.len() == 4_098).await;
+}
+
+#[tokio::test]
+async fn what_a_node_publishes_is_what_the_others_read() {
+    let bench = Bench::new();
+    let mut directory = bench.open();
+    let stale = bench.shared.path().join("nodes/node2");
+    fs::create_dir(&stale).unwrap();
+    for name in ["77.yaml", ".78.yaml.new", "notes.txt"] {
+        fs::write(stale.join(name), endpoint("gone", 77, 77)).unwrap();
+    }
+    let mut published = Published::open(bench.shared.path(), "node2").unwrap();
+    let two = [published_endpoint("default/web", 1), published_endpoint("team/12", u64::MAX)];
+    published.publish(&two).unwrap();
+    let world = until(&mut directory, |world| world.endpoints.len() == 2).await;
+    assert!(bench.statuses(&world).iter().all(|status| status.contains(" true ")), "{:?}", world.statuses);
+    assert_eq!(
+        endpoints(&world),
+        [
+            "node2 default/web 1 10.2.0.1 fd00:2::1",
+            "node2 team/12 18446744073709551615 10.2.0.255 fd00:2::ff"
+        ]
+    );
+    let names = || {
+        let all =
+            fs::read_dir(&stale).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        all.collect::<std::collections::BTreeSet<_>>()
+    };
+    let expected = ["1.yaml", "18446744073709551615.yaml", "notes.txt"].map(str::to_owned);
+    assert_eq!(names(), expected.into());
+
+    // What stands is left alone.
+    let inode = || std::os::unix::fs::MetadataExt::ino(&fs::metadata(stale.join("1.yaml")).unwrap());
+    let before = inode();
+    published.publish(&two[..1]).unwrap();
+    assert_eq!(inode(), before);
+    until(&mut directory, |world| world.endpoints.len() == 1).await;
+    published.publish(&[]).unwrap();
+    until(&mut directory, |world| world.endpoints.is_empty()).await;
+
+    let error = Published::open(std::path::Path::new("/nowhere"), "node2").unwrap_err();
+    assert!(error.to_string().starts_with("/nowhere/nodes/node2: No such file"), "{error}");
+}
+
+fn published_endpoint(workload: &str, instance: u64) -> Endpoint {
+    let host = instance as u8;
+    Endpoint {
+        id: EndpointId::new(1).unwrap(),
+        instance,
+        workload: workload.parse().unwrap(),
+        labels: "a=b".parse().unwrap(),
+        service_account: "admin".to_owned(),
+        interface: "fm1".to_owned(),
+        ifindex: 1,
+        mac: Mac([2; 6]),
+        gateway_mac: Mac([2; 6]),
+        ipv4: [10, 2, 0, host].into(),
+        ipv6: [0xfd00, 2, 0, 0, 0, 0, 0, u16::from(host)].into(),
+    }
 }

@@ -1,4 +1,5 @@
-//! Putting the programs on workloads' host-side veths and on the node's own devices, by tcx or by clsact.
+//! Putting the programs on workloads' host-side veths, on the node's own devices and on the hold device, by tcx or by
+//! clsact.
 //!
 //! Promise: a program that is there is replaced in one step (`BPF_LINK_UPDATE`, or a filter changed in place), so no
 //! packet passes unjudged; when the hook changes, the new one is on before the old one goes. The kernel keeps what is
@@ -42,6 +43,8 @@ pub(crate) enum Place {
     FromNetdev,
     /// Its egress.
     ToNetdev,
+    /// Ingress of the hold device: packets that have waited for a proof.
+    FromHold,
 }
 
 /// Priority and handle of our filters; together with interface and direction they name a filter.
@@ -50,10 +53,13 @@ const HANDLE: TcHandle = TcHandle::new(0xfe, 1);
 
 impl Place {
     /// Those of a workload's host-side veth.
-    pub(crate) const VETH: [Self; 2] = [Self::FromPod, Self::ToPod];
+    pub(crate) const VETH: &[Self] = &[Self::FromPod, Self::ToPod];
     /// Those of a device that leads out of the node.
-    pub(crate) const NETDEV: [Self; 2] = [Self::FromNetdev, Self::ToNetdev];
-    pub(crate) const ALL: [Self; 4] = [Self::FromPod, Self::ToPod, Self::FromNetdev, Self::ToNetdev];
+    pub(crate) const NETDEV: &[Self] = &[Self::FromNetdev, Self::ToNetdev];
+    /// That of the hold device.
+    pub(crate) const HOLD: &[Self] = &[Self::FromHold];
+    pub(crate) const ALL: [Self; 5] =
+        [Self::FromPod, Self::ToPod, Self::FromNetdev, Self::ToNetdev, Self::FromHold];
 
     /// Name of the program in the object.
     pub(crate) fn program(self) -> &'static str {
@@ -62,12 +68,13 @@ impl Place {
             Self::ToPod => "to_pod",
             Self::FromNetdev => "from_netdev",
             Self::ToNetdev => "to_netdev",
+            Self::FromHold => "from_hold",
         }
     }
 
     fn direction(self) -> TcAttachType {
         match self {
-            Self::FromPod | Self::FromNetdev => TcAttachType::Ingress,
+            Self::FromPod | Self::FromNetdev | Self::FromHold => TcAttachType::Ingress,
             Self::ToPod | Self::ToNetdev => TcAttachType::Egress,
         }
     }
@@ -106,7 +113,7 @@ pub(crate) fn attach(
 }
 
 /// Takes the programs of these places off the interface. An interface that is gone has none.
-pub(crate) fn detach(pins: &Pins, interface: &str, places: [Place; 2]) -> Result<(), Error> {
+pub(crate) fn detach(pins: &Pins, interface: &str, places: &[Place]) -> Result<(), Error> {
     for place in places {
         remove_link(&place.pin(&pins.links(), interface))?;
         let filter = place.pin(&pins.filters(), interface);

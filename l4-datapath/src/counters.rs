@@ -18,6 +18,10 @@ pub struct Counters {
     pub maps: BTreeMap<String, MapUse>,
     /// Events lost since the agent started.
     pub lost_events: u64,
+    /// Packets that waited for a proof, since the maps were made.
+    pub held: u64,
+    /// Of those, packets that went on; the others were lost, or still wait.
+    pub released: u64,
 }
 
 /// Drops of one endpoint, reason and direction.

@@ -19,6 +19,7 @@ use crate::attach::{self, Hook, Place};
 use crate::counters::{Counters, DropRow, GcReport};
 use crate::event::Events;
 use crate::flow::Attribution;
+use crate::hold::Holding;
 use crate::masquerade::{self, Masquerading};
 use crate::pins::{Pins, children};
 use crate::view::View;
@@ -70,6 +71,7 @@ pub struct Datapath {
     hook: Hook,
     kernel: Kernel,
     masquerading: Masquerading,
+    holding: Holding,
     services: ServiceKernel,
     view: Arc<View>,
     usage: maps::Usage,
@@ -113,11 +115,16 @@ impl Datapath {
             maps::Devices::new(take(&mut ebpf, abi::map::DEVICES)?)?,
             maps::Unmasqueraded::new(take(&mut ebpf, abi::map::UNMASQUERADED)?)?,
         )?;
+        let holding = Holding::new(
+            maps::Hold::new(take(&mut ebpf, abi::map::HOLD)?)?,
+            maps::HoldCounts::new(take(&mut ebpf, abi::map::HOLD_COUNTS)?)?,
+        );
         let service_maps = ServiceMaps::open(|name| take(&mut ebpf, name))?;
         let lost = maps::Lost::new(take(&mut ebpf, abi::map::LOST)?)?;
         let datapath = Self {
             hook: resolve(options.hook),
             masquerading,
+            holding,
             services: ServiceKernel::read(service_maps, options.sizes)?,
             view: Arc::new(View::open(&pins)?),
             usage: maps::Usage::new(take(&mut ebpf, abi::map::USAGE)?)?,
@@ -237,10 +244,36 @@ impl Datapath {
         Ok(())
     }
 
-    fn attach_all(&mut self, interface: &str, places: [Place; 2]) -> Result<(), Error> {
+    /// Lets packets wait for a proof on this device, a TAP whose other end the auth-agent is to have. Until then keep it
+    /// down, or its end to yourself: only once the program stands on it nothing that comes from there goes up the node's
+    /// stack. It needs neither addresses nor an MTU of its own, and is better without `addr_gen_mode`.
+    ///
+    /// # Errors
+    /// What the kernel refused; packets then wait where they waited before, or are dropped.
+    pub fn attach_hold(&mut self, device: &str) -> Result<(), Error> {
+        let index = if_nametoindex(device)
+            .map_err(|errno| Error::path(device, "finding the hold device")(errno.into()))?;
+        self.holding.prepare()?;
+        self.attach_all(device, Place::HOLD)?;
+        self.kernel.set_hold(index);
+        // Pins of devices that are gone go.
+        interfaces(&self.pins, Place::HOLD).map(drop)
+    }
+
+    /// Lets no packet wait any more. The program stays on the device until that is deleted: whoever has the other end
+    /// must never be able to send to the node's stack.
+    ///
+    /// # Errors
+    /// A pin of a device that is gone cannot be removed.
+    pub fn detach_hold(&mut self) -> Result<(), Error> {
+        self.kernel.set_hold(0);
+        interfaces(&self.pins, Place::HOLD).map(drop)
+    }
+
+    fn attach_all(&mut self, interface: &str, places: &[Place]) -> Result<(), Error> {
         places
-            .into_iter()
-            .try_for_each(|place| attach::attach(&mut self.ebpf, &self.pins, self.hook, interface, place))
+            .iter()
+            .try_for_each(|place| attach::attach(&mut self.ebpf, &self.pins, self.hook, interface, *place))
     }
 
     /// Makes what services say true in the kernel, or refuses it whole.
@@ -331,6 +364,8 @@ impl Datapath {
                 .collect::<Result<_, maps::Error>>()?,
             maps: self.map_use(rows.len() as u64)?,
             lost_events: self.lost.total()?.saturating_sub(self.lost_before),
+            held: self.holding.counts.total(abi::HoldCount::HELD)?,
+            released: self.holding.counts.total(abi::HoldCount::RELEASED)?,
         })
     }
 
@@ -379,7 +414,7 @@ fn resolve(hook: Hook) -> Hook {
 }
 
 /// Interfaces with a program in one of these places. A pin whose interface is gone stands for nothing and goes.
-fn interfaces(pins: &Pins, places: [Place; 2]) -> Result<BTreeSet<String>, Error> {
+fn interfaces(pins: &Pins, places: &[Place]) -> Result<BTreeSet<String>, Error> {
     let mut found = BTreeSet::new();
     for pin in children(&pins.links())?.into_iter().chain(children(&pins.filters())?) {
         let Some((interface, place)) = attach::parse_pin(&pin) else { continue };

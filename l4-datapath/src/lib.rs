@@ -16,6 +16,7 @@ pub mod event;
 pub mod flow;
 pub mod foreign;
 mod grace;
+mod hold;
 mod masquerade;
 mod memory;
 pub mod metrics;

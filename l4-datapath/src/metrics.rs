@@ -24,6 +24,8 @@ pub struct Metrics {
     expired: Counter,
     revision: Gauge,
     lost: Counter,
+    held: Counter,
+    released: Counter,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
@@ -48,7 +50,7 @@ impl Metrics {
     pub fn register(registry: &mut Registry) -> Self {
         let metrics = Self::default();
         let Self { drops, dropped_bytes, entries, capacity, bytes, pressure, .. } = &metrics;
-        let Self { connections, expired, revision, lost, .. } = &metrics;
+        let Self { connections, expired, revision, lost, held, released, .. } = &metrics;
         registry.register("drop", "Packets dropped", drops.clone());
         registry.register("drop_bytes", "Bytes of packets dropped", dropped_bytes.clone());
         registry.register("map_entries", "Entries in a kernel map", entries.clone());
@@ -67,6 +69,8 @@ impl Metrics {
         registry.register("connections_expired", "Dead connections that were collected", expired.clone());
         registry.register("policy_revision", "Generation of policy in force", revision.clone());
         registry.register("lost_events", "Flow events that found the ring full", lost.clone());
+        registry.register("held_packets", "Packets that waited for authentication", held.clone());
+        registry.register("released_packets", "Packets that waited and went on", released.clone());
         metrics
     }
 
@@ -97,7 +101,14 @@ impl Metrics {
             }
         }
         self.revision.set(i64::try_from(counters.generation).unwrap_or(i64::MAX));
-        self.lost.inner().store(counters.lost_events, std::sync::atomic::Ordering::Relaxed);
+        let repeated = [
+            (&self.lost, counters.lost_events),
+            (&self.held, counters.held),
+            (&self.released, counters.released),
+        ];
+        for (counter, total) in repeated {
+            counter.inner().store(total, std::sync::atomic::Ordering::Relaxed);
+        }
     }
 
     /// Repeats what a collection found.
@@ -137,6 +148,8 @@ mod tests {
             drops: vec![drop],
             maps: [("RULES".to_owned(), map(Some(2))), ("SLOTS".to_owned(), map(None))].into(),
             lost_events: 3,
+            held: 5,
+            released: 4,
             ..Counters::default()
         };
         metrics.set(&counters, &context);
@@ -153,6 +166,8 @@ mod tests {
             "ferromesh_connections_expired_total 5",
             "ferromesh_policy_revision 9",
             "ferromesh_lost_events_total 3",
+            "ferromesh_held_packets_total 5",
+            "ferromesh_released_packets_total 4",
         ] {
             assert!(told.lines().any(|found| found == line), "{line}\nnot in\n{told}");
         }

@@ -10,6 +10,8 @@ mod support;
 use std::sync::Arc;
 
 use l4_datapath::{Datapath, Error};
+use mesh::identity::Identity;
+use mesh::plan::Whereabouts;
 use support::{PinRoot, Pinned, allow, id, net, open, plan, policy};
 
 #[test]
@@ -28,8 +30,8 @@ fn two_endpoints_with_equal_policy_share_a_ruleset() {
     assert_eq!((one.identity, two.identity), (300, 301));
     assert_eq!((one.ingress, one.egress), (two.ingress, two.egress));
     assert_eq!(datapath.ruleset_ids(id(1)), Some((one.ingress, one.egress)));
-    assert!(kernel.judge(one.ingress, 300, 6, 80));
-    assert!(!kernel.judge(one.ingress, 301, 6, 80));
+    assert!(kernel.judge(one.ingress, 300, 6, 80).0);
+    assert!(!kernel.judge(one.ingress, 301, 6, 80).0);
     let endpoints = kernel.endpoints();
     assert_eq!(endpoints.len(), 6, "two addresses and an interface each");
     for number in [1, 2] {
@@ -71,11 +73,11 @@ fn an_edit_leaves_the_slot_in_force_alone_until_the_switch_and_the_old_ruleset_g
     assert_eq!(after.slot[1], before.slot[1], "packets of generation 1 still find what they began with");
     assert_ne!(after.slot[0].ingress, before.slot[0].ingress, "a fresh id");
     assert_eq!(after.slot[0].egress, before.slot[0].egress, "what did not change is kept");
-    assert!(kernel.judge(before.slot[1].ingress, 300, 6, 80), "and its ruleset is still whole");
+    assert!(kernel.judge(before.slot[1].ingress, 300, 6, 80).0, "and its ruleset is still whole");
 
     datapath.settle().unwrap();
     assert!(!kernel.ruleset_ids().contains(&before.slot[1].ingress));
-    assert!(kernel.judge(after.slot[0].ingress, 300, 6, 81));
+    assert!(kernel.judge(after.slot[0].ingress, 300, 6, 81).0);
 }
 
 #[test]
@@ -96,8 +98,8 @@ fn a_new_prefix_means_what_its_cover_means_until_the_switch() {
     let (mut datapath, _) = Datapath::open(&root.options()).unwrap();
     let mut wanted = plan(vec![]);
     datapath.apply(&wanted).unwrap();
-    Arc::make_mut(&mut wanted.ipcache).insert(net("192.0.2.0/24"), support::identity(0x0100_0001));
-    Arc::make_mut(&mut wanted.ipcache).insert(net("2001:db8::/32"), support::identity(0x0100_0002));
+    Arc::make_mut(&mut wanted.ipcache).insert(net("192.0.2.0/24"), support::identity(0x0100_0001).into());
+    Arc::make_mut(&mut wanted.ipcache).insert(net("2001:db8::/32"), support::identity(0x0100_0002).into());
     datapath.apply(&wanted).unwrap();
 
     let kernel = Pinned::of(&root);
@@ -112,6 +114,43 @@ fn a_new_prefix_means_what_its_cover_means_until_the_switch() {
     assert_eq!(slots(four), [0x0100_0001, 9], "gone for new packets, still there for old ones");
     datapath.settle().unwrap();
     assert_eq!(slots(four), [9, 9]);
+}
+
+#[test]
+fn an_address_that_is_waited_for_is_so_in_every_generation_in_which_nobody_has_it() {
+    let root = PinRoot::new();
+    let (mut datapath, _) = Datapath::open(&root.options()).unwrap();
+    let waited_for = Whereabouts { identity: Identity::UNMANAGED, pending: true };
+    let mut wanted = plan(vec![]);
+    Arc::make_mut(&mut wanted.ipcache).insert(net("192.0.2.0/24"), waited_for);
+    datapath.apply(&wanted).unwrap();
+    let kernel = Pinned::of(&root);
+    let (known, other) = (abi::Address::v4([192, 0, 2, 7]), abi::Address::v4([192, 0, 2, 8]));
+    // What a packet of each generation takes it for; of one that is known nobody waits.
+    let waits = |address| {
+        let remote = kernel.ipcache().longest(address).unwrap().unwrap();
+        let flagged = remote.flags & abi::RemoteFlags::PENDING != 0;
+        remote.identity.map(|identity| flagged && identity == abi::ReservedIdentity::UNMANAGED)
+    };
+    let now = |address| waits(address)[usize::from(kernel.generation() & 1 == 1)];
+    assert!(now(known) && now(other));
+
+    Arc::make_mut(&mut wanted.ipcache).insert(net("192.0.2.7/32"), support::identity(300).into());
+    datapath.apply(&wanted).unwrap();
+    assert!(!now(known) && waits(known).contains(&true), "packets of the generation before still wait");
+    assert!(now(other));
+    datapath.settle().unwrap();
+    assert!(!datapath.apply(&wanted).unwrap().changed);
+
+    Arc::make_mut(&mut wanted.ipcache).remove(&net("192.0.2.7/32"));
+    datapath.apply(&wanted).unwrap();
+    assert!(now(known) && waits(known).contains(&false));
+    datapath.settle().unwrap();
+    assert!(now(known));
+
+    Arc::make_mut(&mut wanted.ipcache).insert(net("192.0.2.0/24"), Identity::UNMANAGED.into());
+    assert!(datapath.apply(&wanted).unwrap().changed);
+    assert!(!now(known) && !now(other));
 }
 
 #[test]
@@ -135,7 +174,7 @@ fn an_endpoint_that_is_gone_denies_and_its_id_can_be_another_endpoint() {
     assert!(!endpoints.contains_key(&abi::Address::v4([10, 0, 0, 2])));
     let assignment = kernel.assignment(2);
     assert_eq!(assignment.identity, 301);
-    assert!(kernel.judge(assignment.ingress, 300, 6, 80), "its ruleset is there");
+    assert!(kernel.judge(assignment.ingress, 300, 6, 80).0, "its ruleset is there");
 }
 
 #[test]
@@ -164,7 +203,7 @@ fn a_plan_that_does_not_fit_is_refused_whole() {
     let many: Vec<(u32, u16)> = (1..=2048u16).map(|port| (300, port)).collect();
     let mut large = small();
     large.endpoints.get_mut(&id(1)).unwrap().ingress = allow("large", &many);
-    Arc::make_mut(&mut large.ipcache).insert(net("192.0.2.0/24"), support::identity(77));
+    Arc::make_mut(&mut large.ipcache).insert(net("192.0.2.0/24"), support::identity(77).into());
     let error = datapath.apply(&large).unwrap_err();
     let Error::Full { map, needed, held, capacity } = error else { panic!("{error}") };
     assert_eq!((map, needed, held, capacity), ("RULES", 2050, 2, 2048));

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use l4_datapath::Datapath;
 use mesh::plan::NodePlan;
-use mesh::policy::{Match, Needs, Outcome, Ruleset};
+use mesh::policy::{Authentication, Match, Needs, Outcome, Ruleset};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
 use support::{PinRoot, Pinned, identity, net, plan, policy};
@@ -61,9 +61,20 @@ fn any_match() -> impl Strategy<Value = Match> {
 }
 
 fn any_outcome() -> impl Strategy<Value = Outcome> {
-    let verdict = prop_oneof![Just((true, None)), Just((false, None)), Just((false, Some(Needs::L7Proxy))),];
-    (verdict, prop::sample::subsequence(vec!["a", "b", "c"], 0..=2))
-        .prop_map(|((allow, needs), by)| Outcome { allow, by: by.into_iter().map(policy).collect(), needs })
+    let verdict = prop_oneof![
+        Just((true, None, Authentication::None)),
+        Just((true, None, Authentication::Required)),
+        Just((false, None, Authentication::None)),
+        Just((false, Some(Needs::L7Proxy), Authentication::None)),
+    ];
+    (verdict, prop::sample::subsequence(vec!["a", "b", "c"], 0..=2)).prop_map(
+        |((allow, needs, authentication), by)| Outcome {
+            allow,
+            by: by.into_iter().map(policy).collect(),
+            needs,
+            authentication,
+        },
+    )
 }
 
 fn any_ruleset() -> impl Strategy<Value = Arc<Ruleset>> {
@@ -89,7 +100,7 @@ fn any_plan() -> impl Strategy<Value = NodePlan> {
         });
         let mut plan = plan(endpoints.collect());
         Arc::make_mut(&mut plan.ipcache)
-            .extend(ipcache.into_iter().map(|(prefix, own)| (net(prefix), identity(own))));
+            .extend(ipcache.into_iter().map(|(prefix, own)| (net(prefix), identity(own).into())));
         plan
     })
 }
@@ -132,7 +143,8 @@ fn equal(kernel: &Pinned, plan: &NodePlan, packets: &[Packet]) -> Result<(), Tes
         {
             for packet in packets.iter().chain(&edges(content)) {
                 let (peer, protocol, port) = *packet;
-                let (expected, _) = content.judge(identity(peer), protocol, port);
+                let (allowed, outcome) = content.judge(identity(peer), protocol, port);
+                let expected = (allowed, outcome.map_or(0, |it| it.requirement()));
                 prop_assert_eq!(
                     kernel.judge(ruleset, peer, protocol, port),
                     expected,
@@ -165,9 +177,9 @@ fn edges(content: &Ruleset) -> Vec<Packet> {
     content.entries.keys().flat_map(edge).collect()
 }
 
-fn expected_remote(ipcache: &BTreeMap<IpNet, mesh::identity::Identity>, address: std::net::IpAddr) -> u32 {
+fn expected_remote(ipcache: &BTreeMap<IpNet, mesh::plan::Whereabouts>, address: std::net::IpAddr) -> u32 {
     let covers = ipcache.iter().filter(|(net, _)| net.contains(&address));
-    covers.max_by_key(|(net, _)| net.prefix_len()).map_or(0, |(_, identity)| identity.number())
+    covers.max_by_key(|(net, _)| net.prefix_len()).map_or(0, |(_, there)| there.identity.number())
 }
 
 /// After settling the maps hold nothing that the plan does not need.

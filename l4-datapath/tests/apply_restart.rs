@@ -8,10 +8,12 @@
 mod support;
 
 use std::fs;
+use std::sync::Arc;
 
 use aya::maps::{HashMap, MapData};
 use l4_datapath::{Datapath, Error, leftovers, remove};
 use mesh::plan::NodePlan;
+use mesh::policy::Authentication;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use support::{PinRoot, Pinned, allow, id, open, plan, policy};
@@ -51,6 +53,28 @@ fn a_restart_adopts_without_a_new_generation_and_then_goes_on() {
     assert_eq!((report.generation, report.rulesets_written), (2, 1), "other names are another ruleset");
     let fresh = second.ruleset_ids(id(1)).unwrap().0;
     assert!(fresh > ingress.max(egress), "ids that an earlier agent used are not given out again");
+}
+
+#[test]
+fn what_an_earlier_agent_allowed_without_a_proof_is_not_taken_for_what_requires_one() {
+    let root = PinRoot::new();
+    let (mut first, _) = Datapath::open(&root.options()).unwrap();
+    first.apply(&two()).unwrap();
+    drop(first);
+    let kernel = Pinned::of(&root);
+    let mut required = two();
+    for planned in required.endpoints.values_mut() {
+        let entries = Arc::make_mut(&mut planned.ingress).entries.values_mut();
+        entries.for_each(|outcome| outcome.authentication = Authentication::Required);
+    }
+    let (mut second, _) = Datapath::open(&root.options()).unwrap();
+    assert_eq!(second.apply(&required).unwrap().rulesets_written, 1);
+    let ingress = second.ruleset_ids(id(1)).unwrap().0;
+    assert_eq!(kernel.judge(ingress, 300, 6, 80), (true, abi::REQUIRED));
+    drop(second);
+
+    let (mut third, _) = Datapath::open(&root.options()).unwrap();
+    assert!(!third.apply(&required).unwrap().changed, "and what requires one is adopted as it is");
 }
 
 #[test]

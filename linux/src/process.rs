@@ -3,12 +3,17 @@
 //! Promise: nothing here forks a process that has more than one thread: a lock held by another thread would stay
 //! locked for ever in the child.
 
-#![allow(unsafe_code, reason = "clone3(2), fork(2) and close_range(2) have no safe wrapper")]
+#![allow(
+    unsafe_code,
+    reason = "clone3(2), fork(2), close_range(2) and inherited descriptors have no safe wrapper"
+)]
 
 use std::ffi::CString;
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, unshare};
@@ -104,7 +109,8 @@ fn exit(code: u8) -> ! {
     unsafe { libc::_exit(code.into()) }
 }
 
-fn single_threaded() -> Result<()> {
+/// Fails if the calling process has more than one thread: what is about to be done would reach one of them only.
+pub fn single_threaded() -> Result<()> {
     let threads = fs::read_dir("/proc/self/task").context("count", "threads of this process")?.count();
     if threads == 1 {
         return Ok(());
@@ -112,7 +118,7 @@ fn single_threaded() -> Result<()> {
     Err(Error::Unexpected {
         object: "this process".to_owned(),
         found: format!("{threads} threads"),
-        expected: "one, for it is about to fork",
+        expected: "one, for it is about to fork or to give up rights",
     })
 }
 
@@ -165,6 +171,14 @@ pub fn unshare_cgroup() -> Result<()> {
     unshare(CloneFlags::CLONE_NEWCGROUP).context("unshare", "cgroup namespace")
 }
 
+/// Makes a directory the process's `/`, and its working directory.
+pub fn change_root(directory: &Path) -> Result<()> {
+    let object = directory.display();
+    std::env::set_current_dir(directory).context("enter", &object)?;
+    nix::unistd::chroot(".").context("make the root directory", &object)?;
+    std::env::set_current_dir("/").context("enter", object)
+}
+
 /// Names the machine, within the UTS namespace of the process.
 pub fn set_hostname(name: &str) -> Result<()> {
     nix::unistd::sethostname(name).context("set host name", name)
@@ -185,6 +199,29 @@ pub fn send(pid: i32, number: i32) -> Result<()> {
 /// Stops the calling process until it is continued, as a shell's job control expects of a job.
 pub fn stop() -> Result<()> {
     kill(Pid::this(), Signal::SIGSTOP).context("stop", "this process")
+}
+
+/// The descriptors that this process was started with beside the standard streams: from 3 on, without a gap. They will
+/// not be inherited further. To be asked once, before anything has opened a descriptor; what is asked later is empty.
+pub fn inherited() -> Result<Vec<OwnedFd>> {
+    static TAKEN: AtomicBool = AtomicBool::new(false);
+    if TAKEN.swap(true, Ordering::Relaxed) {
+        return Ok(Vec::new());
+    }
+    let mut descriptors = Vec::new();
+    for number in 3.. {
+        // SAFETY: takes numbers.
+        if unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) } < 0 {
+            match io::Error::last_os_error() {
+                error if error.raw_os_error() == Some(libc::EBADF) => break,
+                error => return Err(error).context("take over descriptor", number),
+            }
+        }
+        // SAFETY: it is open, and nobody else's: it was there before this process's first instruction, and this is the
+        // only time that it is taken.
+        descriptors.push(unsafe { OwnedFd::from_raw_fd(number) });
+    }
+    Ok(descriptors)
 }
 
 /// Closes every descriptor above 2 but these.

@@ -20,17 +20,35 @@ use crate::workload::{Endpoint, EndpointId};
 pub struct NodePlan {
     /// Endpoints of this node.
     pub endpoints: BTreeMap<EndpointId, EndpointPlan>,
-    /// Address prefix → identity, for everything that is not an endpoint of this node. Always holds both default
+    /// Address prefix → who is there, for everything that is not an endpoint of this node. Always holds both default
     /// routes; the longest prefix wins.
-    pub ipcache: Arc<BTreeMap<IpNet, Identity>>,
+    pub ipcache: Arc<BTreeMap<IpNet, Whereabouts>>,
     /// Labels of every identity that is known, for explanation; the kernel does not see them.
     pub identities: Arc<BTreeMap<Identity, LabelSet>>,
     /// What can be called by VIP and by name.
     pub services: Arc<Services>,
     /// How workloads reach what is beyond the node.
     pub masquerade: Masquerade,
-    /// Who must authenticate to whom; none where no policy of the mesh asks for it.
+    /// Who must prove to whom who it is; `None`: nobody, and no auth-agent is needed.
     pub auth: Option<Arc<AuthPlan>>,
+}
+
+/// Who is behind the addresses of a prefix.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+pub struct Whereabouts {
+    /// Their identity.
+    pub identity: Identity,
+    /// They are another node's, and who has them is told by longer prefixes: of an address that has none yet somebody may
+    /// be told in a moment, and packets may wait for that.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub pending: bool,
+}
+
+impl From<Identity> for Whereabouts {
+    /// Nobody is waited for.
+    fn from(identity: Identity) -> Self {
+        Self { identity, pending: false }
+    }
 }
 
 /// Whose packets leave the node under its own address.

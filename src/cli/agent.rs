@@ -26,8 +26,13 @@ pub(super) async fn run(args: Args) -> Result<ExitCode, CliError> {
 
 /// Runs an agent here until it ends.
 pub(super) async fn foreground(directories: &Directories) -> Result<ExitCode, CliError> {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(false).init();
+    log();
     crate::agent::agent(directories).await.map_err(|error| CliError::Failed(error.to_string()))?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Lets a process of the node write its log to standard error.
+pub(super) fn log() {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(false).init();
 }

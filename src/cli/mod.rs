@@ -7,6 +7,8 @@
 
 mod agent;
 mod analyze;
+mod auth_agent;
+mod ca;
 mod check;
 mod completions;
 mod config;
@@ -70,6 +72,8 @@ enum Verb {
     Down(down::Args),
     Check(check::Args),
     Agent(agent::Args),
+    AuthAgent(auth_agent::Args),
+    Ca(ca::Args),
     Run(run::Args),
     Status(status::Args),
     Endpoint(endpoint::Args),
@@ -102,6 +106,8 @@ fn dispatch(agent: &Agent, verb: Verb) -> Result<ExitCode, CliError> {
         Verb::Down(args) => wait(down::run(args)),
         Verb::Check(args) => wait(check::run(args)),
         Verb::Agent(args) => wait(agent::run(args)),
+        Verb::AuthAgent(args) => auth_agent::run(args),
+        Verb::Ca(args) => ca::run(args),
         Verb::Run(args) => run::run(agent, args),
         Verb::Status(args) => wait(status::run(agent, args)),
         Verb::Endpoint(args) => wait(endpoint::run(agent, args)),

@@ -86,8 +86,9 @@ planned as an edit would be. Without FROM and TO, each flow between an endpoint 
 that would be judged otherwise is listed: at most 1000 rows, 50 names each; `-o json` has all of these, text the first 40
 rows. What is judged on other nodes is not asked.
 
-Exit code 0 only if it is allowed, with --with and --without: if it would be; for the list of changes 0 whatever it
-holds. 1 also if a file would not be accepted: then each error is told as `ferromesh analyze` does.")]
+Exit code 0 only if it is allowed, be it after authentication; with --with and --without: if it would be; for the list
+of changes 0 whatever it holds. 1 also if a file would not be accepted: then each error is told as `ferromesh analyze`
+does.")]
     Trace {
         /// Workload `[namespace/]name`, address, or reserved identity.
         #[arg(required_unless_present_any = ["with", "without"], requires = "to")]
@@ -167,7 +168,11 @@ fn list(policies: &[PolicyView], paint: Paint) -> String {
 fn explanation(trace: &Trace, paint: Paint) -> String {
     let line = |line: &String| {
         let line = plain(line);
-        let verdicts = [(Tone::Good, "allowed"), (Tone::Bad, "denied")];
+        let verdicts = [
+            (Tone::Good, "allowed, authentication required"),
+            (Tone::Good, "allowed"),
+            (Tone::Bad, "denied"),
+        ];
         let found =
             verdicts.into_iter().find_map(|(tone, word)| Some((tone, word, line.strip_prefix(word)?)));
         found.map_or_else(|| line.clone(), |(tone, word, rest)| paint.tint(tone, word) + rest) + "\n"
@@ -247,6 +252,8 @@ fn ports(range: &PortRange) -> String {
 
 #[cfg(test)]
 mod tests {
+    use mesh::policy::Authentication;
+
     use super::super::golden::{self, golden};
     use super::*;
 
@@ -267,9 +274,29 @@ mod tests {
             "  rule1 allows org=empire at 80/TCP: other peer",
             "allowed: no policy restricts egress of xwing",
         ];
-        let trace = Trace { allowed: false, lines: lines.map(str::to_owned).to_vec() };
+        let trace = Trace {
+            allowed: false,
+            authentication: Authentication::None,
+            lines: lines.map(str::to_owned).to_vec(),
+        };
         golden("policy-trace", &explanation(&trace, Paint::NONE));
         golden("policy-trace.json", &serde_json::to_string_pretty(&trace).unwrap());
+    }
+
+    #[test]
+    fn a_trace_tells_who_must_authenticate() {
+        let lines = [
+            "allowed, authentication required: by rule1, for tiefighter at 80/TCP",
+            "  rule1 allows, once authenticated, org=empire at 80/TCP: matches",
+            "allowed: no policy restricts egress of tiefighter",
+        ];
+        let trace = Trace {
+            allowed: true,
+            authentication: Authentication::Required,
+            lines: lines.map(str::to_owned).to_vec(),
+        };
+        golden("policy-trace-authenticated", &explanation(&trace, Paint::NONE));
+        golden("policy-trace-authenticated.json", &serde_json::to_string_pretty(&trace).unwrap());
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Benchmarks: what Ferromesh costs beside what it replaces, on this machine, in the same run.
 
+pub mod auth;
 mod compare;
 pub mod edit_to_live;
 pub mod load;

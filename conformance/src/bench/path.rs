@@ -102,8 +102,13 @@ impl Mesh {
     /// From workload to workload by their own addresses, or by the last of so many services. `settings` are more keys of
     /// the node's configuration.
     pub(super) fn new(settings: &str, services: usize) -> Self {
+        Self::with_policy(POLICY, settings, services)
+    }
+
+    /// The same under another policy; the way must be open once it is in force.
+    pub(super) fn with_policy(policy: &str, settings: &str, services: usize) -> Self {
         let mut node = Node::with(settings);
-        node.write("policy.yaml", POLICY);
+        node.write("policy.yaml", policy);
         node.start_agent();
         let probe = binary("probe").display().to_string();
         let [server, client] =

@@ -2,17 +2,23 @@
 //!
 //! Every key is optional. An object that has an error leaves the previous settings in force.
 
+mod authentication;
 mod values;
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use mesh::policy::Enforcement;
+use mesh::spiffe::TrustDomain;
 
 use super::{metadata, prefix};
 use crate::yaml::{At, Fields, Place};
+
+/// TCP port on which auth-agents listen for each other.
+pub(crate) const AUTH_PORT: u16 = 4250;
 
 /// How programs are attached to interfaces.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -91,6 +97,22 @@ pub struct Configuration {
     pub trace_level: TraceLevel,
     /// Whose word on labels counts.
     pub workload_labels: WorkloadLabels,
+    /// The domain of this mesh's SPIFFE IDs.
+    pub trust_domain: TrustDomain,
+    /// How long marks outlive the last word of the node that vouches for them.
+    pub authentication_grace: Duration,
+    /// TCP port on which this node's auth-agent listens for others.
+    pub auth_port: u16,
+    /// Where the embedded CA listens for auth-agents.
+    pub ca_listen: SocketAddr,
+    /// The CA of another node, in the place of an embedded one.
+    pub ca_address: Option<SocketAddr>,
+    /// File with the token by which this node joins at that CA.
+    pub join_token_file: Option<PathBuf>,
+    /// File with the roots to trust; given with `ca_address`.
+    pub trust_bundle_file: Option<PathBuf>,
+    /// How long certificates of the embedded CA are good.
+    pub svid_lifetime: Duration,
     /// Keys that were given, and their lines.
     pub(crate) given: Vec<(&'static str, Place)>,
 }
@@ -120,6 +142,14 @@ impl Default for Configuration {
             attach: Attach::Auto,
             trace_level: TraceLevel::None,
             workload_labels: WorkloadLabels::Run,
+            trust_domain: TrustDomain::default(),
+            authentication_grace: Duration::from_secs(10),
+            auth_port: AUTH_PORT,
+            ca_listen: SocketAddr::from(([127, 0, 0, 1], 4251)),
+            ca_address: None,
+            join_token_file: None,
+            trust_bundle_file: None,
+            svid_lifetime: Duration::from_secs(3600),
             given: Vec::new(),
         }
     }
@@ -164,6 +194,7 @@ fn settings(fields: &Fields<'_>) -> Configuration {
     set(&mut all.trace_level, key("traceLevel").and_then(|at| at.one_of(&TRACE)));
     set(&mut all.workload_labels, key("workloadLabels").and_then(|at| at.one_of(&LABELS)));
     services(&mut all, &mut key);
+    authentication::settings(&mut all, &mut key);
     all.given = given;
     values::disjoint(fields, &all);
     all
@@ -210,7 +241,11 @@ impl Configuration {
             ("workloadLabels", name(&LABELS, self.workload_labels)),
         ];
         let place = |key: &str| self.given.iter().find(|(given, _)| *given == key).map(|(_, place)| *place);
-        node.into_iter().chain(self.services()).map(|(key, value)| (key, value, place(key))).collect()
+        node.into_iter()
+            .chain(self.services())
+            .chain(authentication::entries(self))
+            .map(|(key, value)| (key, value, place(key)))
+            .collect()
     }
 
     fn services(&self) -> [(&'static str, String); 11] {

@@ -7,9 +7,11 @@ use std::sync::Arc;
 
 use mesh::policy::PolicyName;
 use mesh::service::ServiceName;
+use mesh::workload::WorkloadName;
 
 use crate::kind::{Kind, ObjectKey};
 use crate::objects::ObjectStatus;
+use crate::world::ClaimName;
 use crate::yaml::Severity;
 
 /// Notes on objects.
@@ -86,6 +88,23 @@ pub(crate) fn of_service(name: &ServiceName) -> ObjectKey {
 /// The key of a slice.
 pub(crate) fn of_slice(name: &ServiceName) -> ObjectKey {
     ObjectKey { kind: Kind::EndpointSlice, ..of_service(name) }
+}
+
+/// The key of what a node says of an endpoint.
+pub(crate) fn of_claim((node, namespace, name): &ClaimName) -> ObjectKey {
+    let (kind, namespace) = (Kind::WorkloadEndpoint, Some(namespace.clone()));
+    ObjectKey { kind, namespace, name: name.clone(), node: Some(node.clone()) }
+}
+
+/// The key of a node.
+pub(crate) fn of_node(name: &str) -> ObjectKey {
+    ObjectKey { kind: Kind::Node, namespace: None, name: name.to_owned(), node: None }
+}
+
+/// The key of a workload.
+pub(crate) fn of_workload(name: &WorkloadName) -> ObjectKey {
+    let (kind, namespace) = (Kind::Workload, Some(name.namespace.clone()));
+    ObjectKey { kind, namespace, name: name.name.clone(), node: None }
 }
 
 /// The key of a policy.

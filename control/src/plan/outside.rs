@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::IpNet;
 use mesh::identity::Identity;
+use mesh::plan::Whereabouts;
 use mesh::policy::{Policy, compile};
 
 use super::NodeFacts;
@@ -15,8 +16,9 @@ use crate::world::World;
 pub(super) struct Outside {
     /// How many policies name each.
     named: BTreeMap<IpNet, usize>,
-    /// Addresses that policy never matches by prefix: the pools, the node's own, the other nodes'.
-    pub(super) taken: BTreeMap<IpNet, Identity>,
+    /// Addresses that policy never matches by prefix: the pools, the node's own, the other nodes' and those of their
+    /// workloads.
+    pub(super) taken: BTreeMap<IpNet, Whereabouts>,
     /// Those that have an identity.
     pub(super) prefixes: BTreeMap<IpNet, Identity>,
     /// Those that policies have come to name or named no more.
@@ -112,16 +114,21 @@ impl Around {
     }
 }
 
-fn taken_addresses(world: &World, node: &NodeFacts) -> BTreeMap<IpNet, Identity> {
-    let mut taken: BTreeMap<IpNet, Identity> =
-        world.other_nodes(&node.name).map(|address| (address.into(), Identity::REMOTE_NODE)).collect();
-    taken.insert(node.ipv4_pool.into(), Identity::UNMANAGED);
-    taken.insert(node.ipv6_pool.into(), Identity::UNMANAGED);
+fn taken_addresses(world: &World, node: &NodeFacts) -> BTreeMap<IpNet, Whereabouts> {
+    let pending = Whereabouts { identity: Identity::UNMANAGED, pending: true };
+    let remote = world.other_pod_cidrs(&node.name).map(|range| (range, pending));
+    let others = world.other_nodes(&node.name).map(|address| (address.into(), Identity::REMOTE_NODE.into()));
+    let mut taken: BTreeMap<IpNet, Whereabouts> = remote.chain(others).collect();
+    // What of these the node does not give out is nobody's.
+    let declared = world.nodes.get(&node.name).into_iter().flat_map(|node| &node.pod_cidrs);
+    taken.extend(declared.map(|range| (*range, Identity::UNMANAGED.into())));
+    taken.insert(node.ipv4_pool.into(), Identity::UNMANAGED.into());
+    taken.insert(node.ipv6_pool.into(), Identity::UNMANAGED.into());
     // A policy about a part of them would make of an address somebody who may be called, until it is a VIP.
-    taken.insert(world.configuration.ipv4_service_pool.into(), Identity::UNMANAGED);
-    taken.insert(world.configuration.ipv6_service_pool.into(), Identity::UNMANAGED);
+    taken.insert(world.configuration.ipv4_service_pool.into(), Identity::UNMANAGED.into());
+    taken.insert(world.configuration.ipv6_service_pool.into(), Identity::UNMANAGED.into());
     let declared = world.nodes.get(&node.name).into_iter().flat_map(|node| &node.addresses);
     let own = node.addresses.iter().copied().chain(declared.map(|address| IpNet::from(*address)));
-    taken.extend(own.map(|prefix| (prefix, Identity::HOST)));
+    taken.extend(own.map(|prefix| (prefix, Identity::HOST.into())));
     taken
 }

@@ -55,6 +55,11 @@ impl Group {
 }
 
 impl People {
+    /// The identity of a declared workload.
+    pub(super) fn declared(&self, name: &WorkloadName) -> Option<Identity> {
+        self.declared.get(name).copied()
+    }
+
     /// Brings everyone up to date. Gives the identities of the running workloads, in their order, and what has moved.
     pub(super) fn update(
         &mut self,

@@ -3,14 +3,15 @@
 //! Planned whole, and only if something that they come from is another one: of all edits few are about services.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use mesh::policy::{Policy, PolicyName};
 use mesh::service::{ServiceName, Services};
-use mesh::workload::Endpoint;
+use mesh::workload::WorkloadName;
 
-use super::services::backends::Running;
-use super::{NodeFacts, Notes, services, to_services};
+use super::services::backends::Reachable;
+use super::{NodeFacts, Notes, remotes, services, to_services};
 use crate::allocate::Vips;
 use crate::authority::Standing;
 use crate::kind::{Configuration, EndpointSlice, Node, Service, ToService};
@@ -45,12 +46,23 @@ struct Inputs {
     nodes: Arc<BTreeMap<String, Node>>,
     configuration: Configuration,
     node: NodeFacts,
-    running: Vec<(Endpoint, Standing, bool)>,
+    running: Vec<Own>,
+    remotes: Arc<remotes::All>,
 }
 
+/// A workload of this node: its name, what policy is told of it, its addresses, and whether it is leaving.
+type Own = (WorkloadName, Standing, [IpAddr; 2], bool);
+
 impl Inputs {
-    fn new(world: &World, running: &[Running<'_>], node: &NodeFacts) -> Self {
-        let running = running.iter().map(|it| (it.endpoint.clone(), it.standing.clone(), it.leaving));
+    fn new(
+        world: &World,
+        reachable: &[Reachable<'_>],
+        remotes: &Arc<remotes::All>,
+        node: &NodeFacts,
+    ) -> Self {
+        let running = reachable.iter().filter(|it| it.is_here).map(|it| {
+            (it.workload.clone(), it.standing.clone(), [it.ipv4.into(), it.ipv6.into()], it.leaving)
+        });
         Self {
             services: Arc::clone(&world.services),
             slices: Arc::clone(&world.slices),
@@ -58,18 +70,30 @@ impl Inputs {
             configuration: world.configuration.clone(),
             node: node.clone(),
             running: running.collect(),
+            remotes: Arc::clone(remotes),
         }
     }
 
-    fn are(&self, world: &World, running: &[Running<'_>], node: &NodeFacts) -> bool {
+    fn are(
+        &self,
+        world: &World,
+        reachable: &[Reachable<'_>],
+        remotes: &Arc<remotes::All>,
+        node: &NodeFacts,
+    ) -> bool {
+        let here = reachable.iter().filter(|it| it.is_here);
         Arc::ptr_eq(&self.services, &world.services)
             && Arc::ptr_eq(&self.slices, &world.slices)
             && Arc::ptr_eq(&self.nodes, &world.nodes)
             && self.configuration == world.configuration
             && self.node == *node
-            && self.running.len() == running.len()
-            && self.running.iter().zip(running).all(|((endpoint, standing, leaving), now)| {
-                *leaving == now.leaving && *standing == now.standing && endpoint == now.endpoint
+            && Arc::ptr_eq(&self.remotes, remotes)
+            && self.running.len() == here.clone().count()
+            && self.running.iter().zip(here).all(|((workload, standing, addresses, leaving), now)| {
+                *leaving == now.leaving
+                    && standing == now.standing
+                    && workload == now.workload
+                    && *addresses == [IpAddr::from(now.ipv4), now.ipv6.into()]
             })
     }
 }
@@ -79,16 +103,17 @@ impl Memo {
     pub(super) fn update(
         &mut self,
         world: &World,
-        running: &[Running<'_>],
+        reachable: &[Reachable<'_>],
+        remotes: &Arc<remotes::All>,
         node: &NodeFacts,
         vips: &mut Vips,
     ) -> bool {
-        let same = self.inputs.as_ref().is_some_and(|inputs| inputs.are(world, running, node));
+        let same = self.inputs.as_ref().is_some_and(|inputs| inputs.are(world, reachable, remotes, node));
         if !same {
-            self.inputs = Some(Inputs::new(world, running, node));
+            self.inputs = Some(Inputs::new(world, reachable, remotes, node));
             vips.let_all_go();
             self.service_notes = Notes::default();
-            let services = services::services(world, running, node, vips, &mut self.service_notes);
+            let services = services::services(world, reachable, node, vips, &mut self.service_notes);
             if *self.services != services {
                 self.services = Arc::new(services);
             }
@@ -98,20 +123,20 @@ impl Memo {
         if !same || !same_policies {
             self.written = Arc::clone(&world.policies);
             self.missing = Arc::clone(&world.to_services);
-            self.complete(world, running, same);
+            self.complete(world, reachable, same);
             self.notes = Arc::new(self.noted());
         }
         !same
     }
 
     /// Finds the peers that are services; of policies that are as they were only if services are not.
-    fn complete(&mut self, world: &World, running: &[Running<'_>], same_services: bool) {
+    fn complete(&mut self, world: &World, reachable: &[Reachable<'_>], same_services: bool) {
         let mut earlier = std::mem::take(&mut self.whole);
         if world.to_services.is_empty() {
             self.policies = Arc::clone(&world.policies);
             return;
         }
-        let answers = to_services::ByAnswer::new(world, running);
+        let answers = to_services::ByAnswer::new(world, reachable);
         let whole = |written: &Arc<Policy>| {
             let Some(missing) = world.to_services.get(&written.name) else { return Arc::clone(written) };
             let before = earlier.remove(&written.name);

@@ -18,12 +18,12 @@ use super::notes::Notes;
 use crate::allocate::Vips;
 use crate::kind::{EndpointSlice, Family, Reach, Service};
 use crate::world::World;
-use backends::{ByLabel, Candidate, Place, Running};
+use backends::{ByLabel, Candidate, Place, Reachable};
 
 /// Plans all services of a node.
 pub(super) fn services(
     world: &World,
-    running: &[Running<'_>],
+    reachable: &[Reachable<'_>],
     node: &NodeFacts,
     vips: &mut Vips,
     notes: &mut Notes,
@@ -32,7 +32,7 @@ pub(super) fn services(
         return Services::default();
     }
     let granted = claims::settle(world, node, vips, notes);
-    let place = place(world, running, node, granted.values().flatten().copied().collect());
+    let place = place(world, reachable, node, granted.values().flatten().copied().collect());
     judge::slices(world, &granted, notes);
     let mut all = Services::default();
     for service in world.services.values().map(AsRef::as_ref) {
@@ -62,12 +62,13 @@ pub(super) fn review(world: &World, node: &NodeFacts, notes: &mut Notes) {
 
 fn place<'a>(
     world: &'a World,
-    running: &'a [Running<'a>],
+    reachable: &'a [Reachable<'a>],
     node: &'a NodeFacts,
     vips: BTreeSet<IpAddr>,
 ) -> Place<'a> {
     let addresses = |leaving: bool| {
-        let these = running.iter().filter(move |workload| !leaving || workload.leaving);
+        let here = reachable.iter().filter(|workload| workload.is_here);
+        let these = here.filter(move |workload| !leaving || workload.leaving);
         these.flat_map(|workload| [Family::V4, Family::V6].map(|family| workload.address(family))).collect()
     };
     Place {
@@ -75,7 +76,7 @@ fn place<'a>(
         here: addresses(false),
         leaving: addresses(true),
         vips,
-        workloads: ByLabel::new(running),
+        workloads: ByLabel::new(reachable),
         slices: slices(world),
     }
 }

@@ -1,5 +1,7 @@
+mod authentication;
 pub(crate) mod bench;
 mod memo;
+mod remotes;
 
 use std::fs;
 

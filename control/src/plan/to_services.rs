@@ -1,7 +1,7 @@
 //! `toServices` → ordinary peers.
 //!
 //! Traffic is judged by who answers, never by the VIP: a service with a selector is its workloads, wherever they run;
-//! the endpoints of its slices are the workloads of this node that have these addresses, else the addresses.
+//! the endpoints of its slices are the workloads that have these addresses, else the addresses.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -11,7 +11,7 @@ use mesh::policy::{Operator, Peer, Peers, Policy, Requirement, Selector};
 use mesh::service::ServiceName;
 
 use super::notes::{Notes, of_policy};
-use super::services::backends::Running;
+use super::services::backends::Reachable;
 use super::services::slices;
 use crate::kind::{EndpointSlice, Family, Reach, Service, ToService, Which};
 use crate::world::World;
@@ -34,12 +34,12 @@ pub(super) struct ByAnswer<'a> {
 }
 
 impl<'a> ByAnswer<'a> {
-    pub(super) fn new(world: &'a World, running: &'a [Running<'a>]) -> Self {
-        let both = |workload: &'a Running<'a>| {
+    pub(super) fn new(world: &'a World, reachable: &'a [Reachable<'a>]) -> Self {
+        let both = |workload: &'a Reachable<'a>| {
             [Family::V4, Family::V6].map(|family| (workload.address(family), &workload.standing.labels))
         };
         // Of one that may not be here nothing is known; it is nobody's backend.
-        let known = running.iter().filter(|workload| workload.standing.labels.namespace().is_some());
+        let known = reachable.iter().filter(|workload| workload.standing.labels.namespace().is_some());
         Self { world, slices: slices(world), workloads: known.flat_map(both).collect() }
     }
 

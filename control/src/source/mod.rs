@@ -4,6 +4,7 @@ mod accepted;
 pub mod files;
 pub(crate) mod layout;
 mod notice;
+pub mod published;
 
 use std::io;
 use std::path::PathBuf;
@@ -25,6 +26,16 @@ pub enum SourceError {
     )]
     Shared {
         /// The directory.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The other nodes are not told what is on this one.
+    #[error(
+        "{path}: {source}; other nodes do not learn where workloads of this node are; it must be able to write there"
+    )]
+    Publish {
+        /// The directory or file.
         path: PathBuf,
         /// Why.
         source: io::Error,

@@ -92,7 +92,7 @@ pub(super) fn addresses(now: &NodePlan, then: &NodePlan) -> Vec<(IpNet, Party)> 
 /// The identity of addresses of this prefix that are in no longer one.
 fn longest(plan: &NodePlan, prefix: &IpNet) -> Option<Identity> {
     let around = (0..=prefix.prefix_len()).rev().filter_map(|length| IpNet::new(prefix.addr(), length).ok());
-    around.into_iter().find_map(|prefix| plan.ipcache.get(&prefix.trunc())).copied()
+    around.into_iter().find_map(|prefix| plan.ipcache.get(&prefix.trunc())).map(|there| there.identity)
 }
 
 /// Whether each of its addresses is in a longer prefix. Halves are looked into only where there is a prefix inside.

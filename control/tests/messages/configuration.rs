@@ -68,6 +68,32 @@ fn errors_of_the_configuration() {
             "spec.dnsUpstreams[1]: found \"dns.example\", expected an address or address:port, such as 192.0.2.53 or [2001:db8::53]:53",
         ),
         ("hostResolver: 1", "spec.hostResolver: found \"1\", expected true or false"),
+        (
+            "trustDomain: Example.org",
+            "spec.trustDomain: found \"Example.org\": a trust domain holds lower-case letters, digits, dots, dashes and underscores only",
+        ),
+        (
+            "authenticationGrace: 1s",
+            "spec.authenticationGrace: found \"1s\", expected a duration between 2s and 10m, such as 90s or 1h30m",
+        ),
+        (
+            "svidLifetime: 90",
+            "spec.svidLifetime: found \"90\", expected a duration between 10s and 24h, such as 90s or 1h30m",
+        ),
+        ("authPort: 0", "spec.authPort: found \"0\", expected 1-65535"),
+        ("caListen: 4251", "spec.caListen: found \"4251\", expected address:port such as 127.0.0.1:4251"),
+        (
+            "caAddress: '192.0.2.1:4251'",
+            "spec.caAddress: goes with trustBundleFile, which is missing: the file with the roots that this CA's certificates lead to",
+        ),
+        (
+            "caAddress: '192.0.2.1:4251', trustBundleFile: /etc/roots.pem, svidLifetime: 1h",
+            "spec.svidLifetime: is about a CA of this node, and caAddress says that there is none; leave one out",
+        ),
+        (
+            "joinTokenFile: /etc/token",
+            "spec.joinTokenFile: goes with caAddress, which is missing: the CA of this node needs no such file",
+        ),
     ];
     for (spec, expected) in cases {
         assert_eq!(of(spec), [format!("rule1.yaml:3 {expected}")]);
@@ -87,7 +113,7 @@ fn settings_of_services_and_of_the_way_out_are_shown_with_their_defaults_and_as_
         });
         let all = opened.world().config_entries();
         assert_eq!(opened.world().invalid(), 0, "{:?}", opened.world().statuses);
-        all.into_iter().skip(11).map(|entry| (entry.key, entry.value)).collect::<Vec<_>>()
+        all.into_iter().skip(11).take(11).map(|entry| (entry.key, entry.value)).collect::<Vec<_>>()
     };
     let keys = [
         "serviceCgroup",
@@ -134,4 +160,46 @@ fn settings_of_services_and_of_the_way_out_are_shown_with_their_defaults_and_as_
     assert_eq!(entries("# nothing\n"), pairs(defaults));
     let yaml = "apiVersion: ferromesh.io/v1alpha1\nkind: Configuration\nspec: {cgroupRoot: /sys/fs/cgroup/mesh, serviceCgroup: /sys/fs/cgroup, ipv4ServicePool: 10.10.0.0/16, ipv6ServicePool: 'fd00:10::/108', ipv4Masquerade: true, ipv6Masquerade: false, masqueradePorts: 40000-50000, masqueradeExceptions: [10.0.0.0/8, 'fd00::1'], devices: [eth0, wlan0], clusterDomain: mesh.example, dnsUpstreams: [192.0.2.53, '[2001:db8::53]:5353'], hostResolver: true}\n";
     assert_eq!(entries(yaml), pairs(given));
+}
+
+#[test]
+fn settings_of_authentication_are_shown_with_their_defaults_and_as_given() {
+    let entries = |spec: &str| {
+        let directory = tempfile::tempdir().unwrap();
+        let yaml = format!("apiVersion: ferromesh.io/v1alpha1\nkind: Configuration\nspec: {{{spec}}}\n");
+        fs::write(directory.path().join("node.yaml"), yaml).unwrap();
+        let state = tempfile::tempdir().unwrap();
+        let world = control::source::files::peek(directory.path(), state.path(), None).unwrap();
+        assert_eq!(world.invalid(), 0, "{:?}", world.statuses);
+        let rows = world.config_entries().into_iter().skip(22);
+        rows.map(|entry| format!("{}={}", entry.key, entry.value)).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        entries(""),
+        [
+            "trustDomain=cluster.local",
+            "authenticationGrace=10s",
+            "authPort=4250",
+            "caListen=127.0.0.1:4251",
+            "caAddress=(the CA of this node)",
+            "joinTokenFile=(none)",
+            "trustBundleFile=(of the CA of this node)",
+            "svidLifetime=1h",
+        ]
+    );
+    assert_eq!(
+        entries(
+            "trustDomain: example.org, authenticationGrace: 1m30s, authPort: 5250, caAddress: '[2001:db8::1]:4251', joinTokenFile: /etc/token, trustBundleFile: /etc/roots.pem"
+        )[..7],
+        [
+            "trustDomain=example.org",
+            "authenticationGrace=1m30s",
+            "authPort=5250",
+            "caListen=127.0.0.1:4251",
+            "caAddress=[2001:db8::1]:4251",
+            "joinTokenFile=/etc/token",
+            "trustBundleFile=/etc/roots.pem",
+        ]
+    );
+    assert_eq!(entries("caListen: '0.0.0.0:4300', svidLifetime: 24h")[3..8][..1], ["caListen=0.0.0.0:4300"]);
 }

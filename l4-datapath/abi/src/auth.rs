@@ -1,4 +1,4 @@
-//! Authentication: which pairs are proven, until when, and the packets that wait for a proof.
+//! Authentication: which pairs are proven, and until when.
 //!
 //! A pair of endpoint instances that is proven has one [`Mark`], an element of the array `MARKS`. `AUTH` leads to it from
 //! an endpoint of this node and the address and identity of its peer: with up to two addresses at each end, and both ends
@@ -73,61 +73,4 @@ pub const LEASES: u32 = 1 << 13;
 /// [`crate::RuleValue::requirement`]: the peer must be authenticated, whoever it is.
 pub const REQUIRED: u8 = 1;
 
-/// What a packet waits for, in the frame that the hold device hands to the auth-agent.
-#[repr(u8)]
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum HoldKind {
-    /// The sender is an endpoint of this node whose policy requires the receiver to be authenticated.
-    Egress = 1,
-    /// The receiver is an endpoint of this node whose policy requires the sender to be authenticated.
-    Ingress = 2,
-    /// The other node's address is not known yet: the sender (egress) or the receiver (ingress) is an endpoint here.
-    PendingEgress = 3,
-    /// See [`Self::PendingEgress`].
-    PendingIngress = 4,
-}
-
-impl HoldKind {
-    /// The one with this number.
-    pub const fn from_number(number: u8) -> Option<Self> {
-        Some(match number {
-            1 => Self::Egress,
-            2 => Self::Ingress,
-            3 => Self::PendingEgress,
-            4 => Self::PendingIngress,
-            _ => return None,
-        })
-    }
-}
-
-/// A held packet's number and kind, as they stand in the destination MAC of its frame. The source MAC says nothing, the
-/// rest is the packet as it was, checksums complete.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct HoldTag {
-    /// Number of the packet.
-    pub id: u32,
-    /// What it waits for.
-    pub kind: HoldKind,
-}
-
-impl HoldTag {
-    /// First byte: unicast, locally administered.
-    const PREFIX: u8 = 0x06;
-
-    /// As a MAC.
-    pub const fn to_mac(self) -> [u8; 6] {
-        let [a, b, c, d] = self.id.to_be_bytes();
-        [Self::PREFIX, self.kind as u8, a, b, c, d]
-    }
-
-    /// From a MAC; `None` if it is none.
-    pub const fn from_mac(mac: [u8; 6]) -> Option<Self> {
-        match (mac[0], HoldKind::from_number(mac[1])) {
-            (Self::PREFIX, Some(kind)) => {
-                Some(Self { id: u32::from_be_bytes([mac[2], mac[3], mac[4], mac[5]]), kind })
-            }
-            _ => None,
-        }
-    }
-}
 const _: () = assert!(size_of::<PairKey>() == 24 && size_of::<Pair>() == 16 && size_of::<Mark>() == 64);

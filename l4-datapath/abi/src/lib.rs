@@ -15,6 +15,7 @@ mod connection;
 mod endpoint;
 mod event;
 mod fragment;
+mod hold;
 mod node;
 mod reason;
 mod rule;
@@ -22,11 +23,12 @@ mod service;
 mod translation;
 
 pub use address::{Address, AddressKey, Remote, RemoteFlags, ReservedIdentity};
-pub use auth::{HoldKind, HoldTag, LEASES, MARKS, Mark, Pair, PairKey, REQUIRED};
+pub use auth::{LEASES, MARKS, Mark, Pair, PairKey, REQUIRED};
 pub use connection::{Collected, Connection, ConnectionKey4, ConnectionKey6, Leg, Memo, timeout};
 pub use endpoint::{Assignment, Assignments, Endpoint, EndpointFlags};
 pub use event::{Event, EventFlags, EventKind};
 pub use fragment::{Fragment, FragmentKey};
+pub use hold::{HELD, HOLD_FLOWS, HOLD_LENGTH, HOLD_TIME, Held, Hold, HoldCount, HoldKind, HoldTag};
 pub use node::Node;
 pub use reason::{Direction, DropCount, DropKey, DropReason};
 pub use rule::{RuleKey, RuleValue, RuleVerdict};
@@ -41,6 +43,14 @@ pub const SCHEMA: u32 = 4;
 /// (`skb_scrub_packet`), so no workload can forge it. Bits 8–11 are the ones Cilium uses; kube-proxy's 0x4000 and
 /// 0x8000 stay free.
 pub const MARK_ANSWER: u32 = 0x0e00;
+
+/// Mark of a packet that our own program made for the workload behind a veth, and sends to it by that veth's ingress: from
+/// there alone a packet reaches the workload without meeting `to_pod`. As unforgeable as [`MARK_ANSWER`].
+pub const MARK_INWARD: u32 = 0x0c00;
+
+/// Mark of a packet that has waited for a proof and is sent through the hook that stopped it once more: it is judged as
+/// any other and not held again. It gives no right, so whoever forges it gains nothing.
+pub const MARK_RELEASED: u32 = 0x0d00;
 
 /// Names of the maps, as in the object and under the pin directory. One list, so that loader, readers and `check`
 /// cannot disagree.
@@ -97,6 +107,16 @@ pub mod map {
     pub const MARKS: &str = "MARKS";
     /// Number of a node → when its word ends (CLOCK_BOOTTIME, nanoseconds, u64), array.
     pub const LEASES: &str = "LEASES";
+    /// Number of a packet, modulo [`crate::HELD`] → [`crate::Held`], array.
+    pub const HELD: &str = "HELD";
+    /// [`crate::Hold`], array of one.
+    pub const HOLD: &str = "HOLD";
+    /// Endpoint id → when it has used up what it may hold (u64), array.
+    pub const HOLD_RATES: &str = "HOLD_RATES";
+    /// [`crate::PacketTuple`] → packets held lately (u64), LRU.
+    pub const HOLD_FLOWS: &str = "HOLD_FLOWS";
+    /// [`crate::HoldCount`] → packets (u64), per-CPU array.
+    pub const HOLD_COUNTS: &str = "HOLD_COUNTS";
 }
 
 /// Implements the marker that lets user space write a value as bytes.
@@ -131,6 +151,8 @@ pod!(
     Fragment,
     FragmentKey,
     Frontend,
+    Held,
+    Hold,
     Mark,
     Member,
     PacketTuple,

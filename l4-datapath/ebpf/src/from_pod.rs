@@ -4,13 +4,13 @@
 //!   `check_mtu` make 5.12 the oldest kernel that loads it.
 //! - Reads `NODE`, `ENDPOINTS`, `ASSIGNMENTS`, `IPCACHE`, `RULES`, and what [`crate::balance`] reads.
 //! - Writes `CONNECTIONS4`, `CONNECTIONS6`, `TRANSLATIONS`, `AFFINITIES`, `USAGE`, `FRAGMENTS`, `DROPS`, `EVENTS`,
-//!   `LOST`.
+//!   `LOST`, and what [`crate::hold`] writes.
 //! - The kernel makes a header that is shared our own before the program starts, because [`crate::frame`] writes in place;
 //!   without memory for that it drops the packet itself, uncounted by us.
-//! - Verdicts: REDIRECT into a workload of this node (or back, with an answer of ours), OK to the host's stack for all
-//!   others, SHOT.
+//! - Verdicts: REDIRECT into a workload of this node (or back, with an answer of ours) or to the hold device, OK to the
+//!   host's stack for all others, SHOT.
 
-use abi::{Direction, DropReason, Endpoint, EventKind, MARK_ANSWER};
+use abi::{Direction, DropReason, Endpoint, EventKind, MARK_ANSWER, MARK_INWARD, MARK_RELEASED};
 use aya_ebpf::{
     bindings::{TC_ACT_OK, TC_ACT_SHOT},
     macros::classifier,
@@ -24,6 +24,7 @@ use crate::{
     flow::{self, Flow},
     fragment,
     header::{Link, ethertype},
+    hold,
     identity::{self, Moment},
     judge::judge,
     neighbour,
@@ -40,11 +41,15 @@ use crate::{
 #[classifier]
 pub(crate) fn from_pod(ctx: TcContext) -> i32 {
     let skb = Skb::new(&ctx);
-    // Ours, on its way to the stack: a workload's marks are gone once its packets leave its namespace.
-    let is_answer = skb.mark() == MARK_ANSWER;
+    let mark = skb.mark();
     skb.set_mark(0);
-    if is_answer {
+    // Ours, on its way to the stack, or to the workload: a workload's marks are gone once its packets leave its namespace.
+    if mark == MARK_ANSWER {
         return TC_ACT_OK;
+    }
+    if mark == MARK_INWARD {
+        skb.address_to_receiver();
+        return deliver::redirect(skb.ifindex());
     }
     let detour = match established::from_pod(skb) {
         Ok(verdict) => return verdict,
@@ -54,11 +59,17 @@ pub(crate) fn from_pod(ctx: TcContext) -> i32 {
     let packet = Packet::start(&mut packet, skb.len());
     let flow = Flow::start(&mut flow, skb.ifindex(), Direction::Egress);
     flow.is_unknown = detour == Detour::Unknown;
-    match admit(skb, packet, flow) {
+    let refusal = match admit(skb, packet, flow) {
+        Ok(verdict) => return verdict,
+        Err(refusal) => refusal.number(),
+    };
+    match hold::wait(skb, packet, flow, refusal, Direction::Egress, mark == MARK_RELEASED) {
         Ok(verdict) => verdict,
-        Err(refusal) => {
-            let reason = refusal.number();
+        Err(reason) => {
             flow::dropped(packet, flow, reason);
+            if reason == DropReason::AuthenticationEnded as u8 {
+                answer::onward(skb, packet, flow);
+            }
             // An answer of ours comes from whom the workload called.
             flow.restore(packet);
             answer::refuse(skb, packet, flow, reason, Sender::Workload)

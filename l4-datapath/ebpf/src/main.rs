@@ -7,6 +7,7 @@
 //!
 //! The way of a packet: [`from_pod`] or [`to_pod`] → [`parse`] → [`identity`] → [`judge`] → [`deliver`]; most are of a
 //! known connection and plain, and go the short way, [`established`].
+//! What policy wants a proof for that is not there yet may wait for it: [`hold`], and back by [`from_hold`].
 //! The way of a socket's call: [`connect`] or [`sendmsg`] → [`call`] → [`balance`]; back by [`recvmsg`], [`getpeername`].
 //! Packets are read with `bpf_skb_load_bytes` into typed headers: no pointer can go stale after a helper moved the data,
 //! and no bound can be forgotten. Only the short way reads them in place ([`frame`]). Each packet's scratch is its own stack.
@@ -16,6 +17,8 @@
 
 mod address;
 mod answer;
+mod atomic;
+mod auth;
 mod balance;
 mod call;
 mod checksum;
@@ -23,15 +26,19 @@ mod connect;
 mod conntrack;
 mod conntrack_gc;
 mod deliver;
+mod digest;
 mod established;
 mod extension;
 mod flow;
 mod fragment;
 mod frame;
+mod from_hold;
 mod from_netdev;
 mod from_pod;
 mod getpeername;
+mod guard;
 mod header;
+mod hold;
 mod identity;
 mod judge;
 mod maps;

@@ -1,11 +1,11 @@
 //! Connections charged to endpoints: nobody may fill the table for all.
 
-use core::{arch::asm, ptr::read_volatile};
+use core::ptr::read_volatile;
 
 use abi::Address;
 
 use crate::{
-    identity,
+    atomic, identity,
     maps::{ASSIGNMENTS, USAGE},
 };
 
@@ -50,14 +50,9 @@ pub(crate) fn discharge(id: u32) {
     }
 }
 
-/// Adds and returns what was there. `core` has no atomic add for this target.
+/// Adds and returns what was there.
 #[inline(always)]
 fn add(counter: *mut u64, by: i64) -> u64 {
-    let mut value = by as u64;
-    // SAFETY: `counter` is an element of an array map: aligned, never freed while the program runs.
-    unsafe {
-        asm!("{value} = atomic_fetch_add((u64 *)({counter} + 0), {value})",
-            counter = in(reg) counter, value = inout(reg) value);
-    }
-    value
+    // SAFETY: an element of `USAGE`.
+    unsafe { atomic::add(counter, by) }
 }

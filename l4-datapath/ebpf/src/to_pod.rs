@@ -3,8 +3,9 @@
 //! - Hook: tc egress of the host-side veth of each endpoint; tcx (kernel 6.6) or clsact. Oldest kernel 5.12, as
 //!   `from_pod`.
 //! - Reads `NODE`, `ENDPOINTS`, `ASSIGNMENTS`, `IPCACHE`, `RULES`, `TRANSLATIONS`.
-//! - Writes `CONNECTIONS4`, `CONNECTIONS6`, `USAGE`, `FRAGMENTS`, `DROPS`, `EVENTS`, `LOST`.
-//! - Verdicts: OK into the workload, REDIRECT with an answer of ours back to the stack, SHOT.
+//! - Writes `CONNECTIONS4`, `CONNECTIONS6`, `USAGE`, `FRAGMENTS`, `DROPS`, `EVENTS`, `LOST`, and what [`crate::hold`]
+//!   writes.
+//! - Verdicts: OK into the workload, REDIRECT with an answer of ours back to the stack or to the hold device, SHOT.
 //!
 //! What one workload of this node sends another never comes here (`redirect_peer` skips this hook): whoever arrives
 //! here with a local endpoint's address has forged it, whatever mark he wears.
@@ -12,7 +13,7 @@
 //! ARP and neighbour discovery of the host end here, counted as multicast. The host's neighbour entries for workloads
 //! are permanent; and could it ask, the answer would not pass `from_pod`.
 
-use abi::{Direction, DropReason, Endpoint, EventKind, ReservedIdentity};
+use abi::{Direction, DropReason, Endpoint, EventKind, MARK_RELEASED, ReservedIdentity};
 use aya_ebpf::{
     bindings::{TC_ACT_OK, TC_ACT_SHOT},
     macros::classifier,
@@ -26,6 +27,7 @@ use crate::{
     flow::{self, Flow},
     fragment,
     header::{Ethernet, ethertype},
+    hold,
     identity::{self, Moment},
     judge::judge,
     neighbour,
@@ -41,6 +43,7 @@ use crate::{
 #[classifier]
 pub(crate) fn to_pod(ctx: TcContext) -> i32 {
     let skb = Skb::new(&ctx);
+    let mark = skb.mark();
     skb.set_mark(0);
     let detour = match established::to_pod(skb) {
         Ok(verdict) => return verdict,
@@ -50,11 +53,17 @@ pub(crate) fn to_pod(ctx: TcContext) -> i32 {
     let packet = Packet::start(&mut packet, skb.len());
     let flow = Flow::start(&mut flow, skb.ifindex(), Direction::Ingress);
     flow.is_unknown = detour == Detour::Unknown;
-    match admit(skb, packet, flow) {
+    let refusal = match admit(skb, packet, flow) {
+        Ok(verdict) => return verdict,
+        Err(refusal) => refusal.number(),
+    };
+    match hold::wait(skb, packet, flow, refusal, Direction::Ingress, mark == MARK_RELEASED) {
         Ok(verdict) => verdict,
-        Err(refusal) => {
-            let reason = refusal.number();
+        Err(reason) => {
             flow::dropped(packet, flow, reason);
+            if reason == DropReason::AuthenticationEnded as u8 {
+                answer::onward(skb, packet, flow);
+            }
             answer::refuse(skb, packet, flow, reason, Sender::Stack)
         }
     }
@@ -113,6 +122,8 @@ fn sender(skb: Skb, packet: &Packet, flow: &mut Flow, now: &Moment) -> Result<()
     }
     flow.source.set_remote(&packet.source, now.generation);
     match flow.source.identity {
+        // The judgement says so, unless it belongs to a connection that was allowed when more was known.
+        _ if flow.source.is_pending() => Ok(()),
         ReservedIdentity::UNMANAGED => Err(DropReason::InvalidSourceIp),
         ReservedIdentity::HOST if skb.is_received() => Err(DropReason::InvalidSourceIp),
         _ => Ok(()),

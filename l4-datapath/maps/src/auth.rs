@@ -72,6 +72,12 @@ const _: () = assert!(size_of::<Mark>() == WORDS * 8 && std::mem::offset_of!(Mar
 /// The word that holds [`Mark::expiry`].
 const EXPIRY: usize = std::mem::offset_of!(Mark, expiry) / 8;
 
+impl AsFd for Marks {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
 impl Marks {
     /// The handle over a loaded map.
     pub fn new(map: Map) -> Result<Self, Error> {
@@ -151,6 +157,12 @@ impl Marks {
 /// `LEASES`: number of a node → when its word ends, CLOCK_BOOTTIME in nanoseconds. Written by the auth-agent; read by
 /// the programs at every authenticated packet.
 pub struct Leases(Mapped<u64>);
+
+impl AsFd for Leases {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
 
 impl Leases {
     /// The handle over a loaded map.

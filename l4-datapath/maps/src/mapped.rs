@@ -3,11 +3,11 @@
 
 use std::io;
 use std::marker::PhantomData;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::ptr::NonNull;
 
 use aya::Pod;
-use aya::maps::{Array, Map, MapData, MapError};
+use aya::maps::{Array, IterableMap, Map, MapData, MapError};
 
 use crate::Error;
 
@@ -17,7 +17,7 @@ use crate::Error;
 /// the order of the fields nor that a u64 is copied whole. Here each field is one store.
 pub(crate) struct Mapped<V: Pod> {
     /// Keeps the map; the mapping alone would do so too.
-    _map: Array<MapData, V>,
+    array: Array<MapData, V>,
     map: &'static str,
     base: NonNull<u8>,
     entries: u32,
@@ -41,7 +41,12 @@ impl<V: Pod> Mapped<V> {
         let base = mapped(data, entries as usize * Self::STRIDE)
             .map_err(|error| Error::of(map, "mapping")(MapError::IoError(error)))?;
         let array = Array::try_from(loaded).map_err(Error::of(map, "opening"))?;
-        Ok(Self { _map: array, map, base, entries, element: PhantomData })
+        Ok(Self { array, map, base, entries, element: PhantomData })
+    }
+
+    /// The map's own descriptor.
+    pub(crate) fn as_fd(&self) -> BorrowedFd<'_> {
+        self.array.map().fd().as_fd()
     }
 
     /// Number of elements.

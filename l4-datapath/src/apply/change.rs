@@ -8,7 +8,7 @@ use maps::Prefix;
 use mesh::policy::Ruleset;
 
 use super::kernel::Kernel;
-use super::target::{Target, TargetEndpoint, covering, lengths};
+use super::target::{Target, TargetEndpoint, There, covering, lengths};
 use crate::Error;
 
 /// What to write and remove, in the order of the fields, with the switch before `gone`.
@@ -43,9 +43,10 @@ impl Kernel {
         let slot = self.slot();
         let Some(ipcache) = &target.ipcache else { return true };
         self.ipcache.len() == ipcache.len() + self.doomed.len()
-            && ipcache.iter().all(|(prefix, identity)| {
-                self.ipcache.get(prefix).is_some_and(|remote| remote.identity[slot] == *identity)
-                    && !self.doomed.contains(prefix)
+            && ipcache.iter().all(|(prefix, there)| {
+                self.ipcache.get(prefix).is_some_and(|remote| {
+                    remote.identity[slot] == there.identity && flags(*there, *remote) == remote.flags
+                }) && !self.doomed.contains(prefix)
             })
     }
 
@@ -128,32 +129,40 @@ impl Kernel {
         let then_lengths = lengths(ipcache);
         // Both tables are in order: they are walked side by side.
         let mut held = self.ipcache.iter().peekable();
-        for (prefix, identity) in ipcache {
+        for (prefix, there) in ipcache {
             while let Some((gone, remote)) = held.next_if(|(held, _)| *held < prefix) {
-                self.doom(*gone, *remote, covering(ipcache, &then_lengths, *gone, |id| *id), change);
+                self.doom(*gone, *remote, covering(ipcache, &then_lengths, *gone), change);
             }
             // To packets that began before the switch a new prefix must mean what its cover means.
             let known = held.next_if(|(held, _)| *held == prefix).map(|(_, remote)| *remote);
             let mut remote = known.unwrap_or_else(|| {
-                let now = covering(&self.ipcache, &now_lengths, *prefix, |remote| remote.identity[slot]);
-                Remote { identity: [now; 2], ..Remote::default() }
+                let now = covering(&self.ipcache, &now_lengths, *prefix).copied().unwrap_or_default();
+                Remote { identity: [now.identity[slot]; 2], flags: now.flags, ..Remote::default() }
             });
-            if known.is_none() || remote.identity[1 - slot] != *identity {
-                remote.identity[1 - slot] = *identity;
+            let flags = flags(*there, remote);
+            if known.is_none() || remote.identity[1 - slot] != there.identity || remote.flags != flags {
+                remote.identity[1 - slot] = there.identity;
+                remote.flags = flags;
                 change.remotes.push((*prefix, remote));
             }
         }
         for (gone, remote) in held {
-            self.doom(*gone, *remote, covering(ipcache, &then_lengths, *gone, |id| *id), change);
+            self.doom(*gone, *remote, covering(ipcache, &then_lengths, *gone), change);
         }
     }
 
     /// To packets that begin after the switch an old prefix means what its cover means, and can go unseen.
-    fn doom(&self, prefix: Prefix<Address>, mut remote: Remote, cover: u32, change: &mut Change) {
-        remote.identity[1 - self.slot()] = cover;
+    fn doom(&self, prefix: Prefix<Address>, mut remote: Remote, cover: Option<&There>, change: &mut Change) {
+        remote.identity[1 - self.slot()] = cover.map_or(0, |cover| cover.identity);
+        remote.flags = cover.map_or(remote.flags, |cover| flags(*cover, remote));
         change.remotes.push((prefix, remote));
         change.doomed.insert(prefix);
     }
+}
+
+/// The flags of a prefix: where none are meant, those that it has stay for packets of the generation before.
+fn flags(there: There, remote: Remote) -> u32 {
+    if there.has_flags() { there.flags } else { remote.flags }
 }
 
 impl Change {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use abi::{Address, Assignments, Endpoint, Remote};
 use ipnet::IpNet;
 use maps::Prefix;
-use mesh::identity::Identity;
+use mesh::plan::Whereabouts;
 use mesh::policy::Ruleset;
 
 use super::ruleset::Rulesets;
@@ -37,7 +37,7 @@ pub(crate) struct Kernel {
     /// Prefixes whose two slots differ: those that the last change was about.
     pub(crate) uneven: BTreeSet<Prefix<Address>>,
     /// The planned prefixes that are in force, as far as that is known without comparing each.
-    pub(crate) remotes: Option<Arc<BTreeMap<IpNet, Identity>>>,
+    pub(crate) remotes: Option<Arc<BTreeMap<IpNet, Whereabouts>>>,
     /// Prefixes that no program needs once a grace has passed.
     pub(crate) doomed: BTreeSet<Prefix<Address>>,
     pub(crate) rulesets: Rulesets,
@@ -202,6 +202,12 @@ impl Kernel {
     pub(crate) fn set_masquerade(&mut self, ports: u32) {
         self.node.masquerade = ports;
         self.maps.node.set_masquerade(ports);
+    }
+
+    /// See [`abi::Node::hold`].
+    pub(crate) fn set_hold(&mut self, ifindex: u32) {
+        self.node.hold = ifindex;
+        self.maps.node.set_hold(ifindex);
     }
 
     /// [`abi::Node::namespace`].

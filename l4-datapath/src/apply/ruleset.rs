@@ -90,7 +90,12 @@ impl Rulesets {
 
     fn value(&mut self, outcome: &Outcome) -> RuleValue {
         let cookie = self.cookies.number(&outcome.by);
-        RuleValue { cookie, verdict: outcome.verdict() as u8, requirement: 0, listener: [0; 2] }
+        RuleValue {
+            cookie,
+            verdict: outcome.verdict() as u8,
+            requirement: outcome.requirement(),
+            listener: [0; 2],
+        }
     }
 
     /// The writing of an id begins: from now on its entries are ours to remove.
@@ -158,7 +163,8 @@ fn pairs<'a>(id: u32, table: &Table, content: &'a Ruleset) -> Option<Vec<(u32, &
     }
     let pair = |(matched, outcome): (&Match, &'a Outcome)| {
         let value = table.get(&prefix(id, matched))?;
-        (value.verdict == outcome.verdict() as u8).then_some((value.cookie, &outcome.by))
+        let same = value.verdict == outcome.verdict() as u8 && value.requirement == outcome.requirement();
+        same.then_some((value.cookie, &outcome.by))
     };
     content.entries.iter().map(pair).collect()
 }

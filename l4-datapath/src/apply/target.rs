@@ -3,11 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use abi::{Address, Assignment, Assignments, EndpointFlags};
+use abi::{Address, Assignment, Assignments, EndpointFlags, RemoteFlags};
 use ipnet::IpNet;
 use maps::Prefix;
-use mesh::identity::Identity;
-use mesh::plan::{EndpointPlan, NodePlan};
+use mesh::plan::{EndpointPlan, NodePlan, Whereabouts};
 use mesh::policy::Ruleset;
 use mesh::workload::Endpoint;
 
@@ -20,10 +19,30 @@ pub(crate) struct Target {
     pub(crate) endpoints: BTreeMap<u32, TargetEndpoint>,
     /// `ENDPOINTS` as a whole.
     pub(crate) addresses: BTreeMap<Address, abi::Endpoint>,
-    /// Identity by prefix, as planned.
-    pub(crate) planned: Arc<BTreeMap<IpNet, Identity>>,
+    /// Who is where, as planned.
+    pub(crate) planned: Arc<BTreeMap<IpNet, Whereabouts>>,
     /// The same in the kernel's terms; `None` if it is in force already, which is most often so.
-    pub(crate) ipcache: Option<BTreeMap<Prefix<Address>, u32>>,
+    pub(crate) ipcache: Option<BTreeMap<Prefix<Address>, There>>,
+}
+
+/// Who is behind a prefix.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct There {
+    pub(crate) identity: u32,
+    /// [`RemoteFlags`].
+    pub(crate) flags: u32,
+}
+
+impl There {
+    fn new(planned: Whereabouts) -> Self {
+        let flags = if planned.pending { RemoteFlags::PENDING } else { 0 };
+        Self { identity: planned.identity.number(), flags }
+    }
+
+    /// Whether flags mean anything: what is known is not waited for.
+    pub(crate) fn has_flags(self) -> bool {
+        self.identity == abi::ReservedIdentity::UNMANAGED
+    }
 }
 
 /// One endpoint in the kernel's terms, but for the ids of its rulesets.
@@ -42,12 +61,11 @@ impl Target {
     pub(crate) fn new(
         plan: &NodePlan,
         connections: u32,
-        remotes: Option<&BTreeMap<IpNet, Identity>>,
+        remotes: Option<&BTreeMap<IpNet, Whereabouts>>,
     ) -> Self {
         let same = remotes
             .is_some_and(|remotes| std::ptr::eq(remotes, plan.ipcache.as_ref()) || *remotes == *plan.ipcache);
-        let ipcache =
-            || plan.ipcache.iter().map(|(net, identity)| (prefix(net), identity.number())).collect();
+        let ipcache = || plan.ipcache.iter().map(|(net, there)| (prefix(net), There::new(*there))).collect();
         let count = u32::try_from(plan.endpoints.len()).unwrap_or(u32::MAX).max(1);
         let quota = (connections / 2 / count).min(LARGEST_QUOTA);
         let facts = plan.endpoints.values().map(|planned| &planned.endpoint);
@@ -115,18 +133,17 @@ pub(crate) fn prefix(net: &IpNet) -> Prefix<Address> {
     }
 }
 
-/// The identity that the longest prefix covering `prefix`, itself left out, gives its addresses; 0 if none covers it.
+/// What the longest prefix that covers `prefix`, itself left out, says of its addresses.
 ///
 /// `lengths` are the lengths that occur in `table`, longest first: there are few of them, however long the table.
-pub(crate) fn covering<V>(
-    table: &BTreeMap<Prefix<Address>, V>,
+pub(crate) fn covering<'a, V>(
+    table: &'a BTreeMap<Prefix<Address>, V>,
     lengths: &[u32],
     prefix: Prefix<Address>,
-    identity: impl Fn(&V) -> u32,
-) -> u32 {
+) -> Option<&'a V> {
     let shorter = lengths.iter().filter(|bits| **bits < prefix.bits);
     let mut found = shorter.map(|bits| Prefix { bits: *bits, data: leading(prefix.data, *bits) });
-    found.find_map(|cover| table.get(&cover)).map_or(0, identity)
+    found.find_map(|cover| table.get(&cover))
 }
 
 /// The prefix lengths that occur, longest first.
@@ -164,7 +181,7 @@ mod tests {
             ("::/0", 0),
         ] {
             let net = prefix(&net.parse().unwrap());
-            assert_eq!(covering(&table, &lengths, net, |identity| *identity), expected, "{net:?}");
+            assert_eq!(covering(&table, &lengths, net).copied().unwrap_or(0), expected, "{net:?}");
         }
     }
 

@@ -5,7 +5,7 @@ use l4_datapath::flow::Attribution;
 use mesh::flow::TrafficDirection;
 use mesh::policy::arbitrary::peer_ports;
 use mesh::policy::oracle::{self, Packet, Reason};
-use mesh::policy::{Outcome, PolicyName};
+use mesh::policy::{Asked, Outcome, PolicyName};
 use mesh::workload::EndpointId;
 
 use super::scene::{Call, Scene};
@@ -124,21 +124,33 @@ impl End {
         };
         ruleset.judge(scene.identity(self.peer, self.peer_address(call)), call.protocol, call.port)
     }
+
+    /// What the entry that decided asks of the peer.
+    fn asked(self, scene: &Scene, call: &Call, entry: Option<&Outcome>) -> Asked {
+        let peer = scene.identity(self.peer, self.peer_address(call));
+        entry.map_or(Asked::Nothing, |entry| entry.authentication.of(peer, self.direction))
+    }
 }
 
-/// The oracle's answer.
+/// The oracle's answer. Nobody has proven anything here.
 pub(crate) fn by_oracle(scene: &Scene, call: &Call) -> Result<(), Refusal> {
     ends(scene, call).into_iter().try_for_each(|end| match end.oracle(scene, call) {
-        reason if reason.allowed() => Ok(()),
         Reason::DenyRule(_) => Err(end.refuses(scene, DropReason::PolicyDeny)),
-        _ => Err(end.refuses(scene, DropReason::PolicyDenied)),
+        Reason::Authenticated(_) => Err(end.refuses(scene, DropReason::AuthenticationRequired)),
+        Reason::NoPrincipal(_) => Err(end.refuses(scene, DropReason::NoPrincipal)),
+        Reason::NotEnforced | Reason::Node | Reason::AllowRule(_) => Ok(()),
+        Reason::Unmet(_) | Reason::Default => Err(end.refuses(scene, DropReason::PolicyDenied)),
     })
 }
 
 /// The rulesets' answer.
 pub(crate) fn by_rulesets(scene: &Scene, call: &Call) -> Result<(), Refusal> {
     ends(scene, call).into_iter().try_for_each(|end| match end.ruleset(scene, call) {
-        (true, _) => Ok(()),
+        (true, entry) => match end.asked(scene, call, entry) {
+            Asked::Nothing => Ok(()),
+            Asked::Proof => Err(end.refuses(scene, DropReason::AuthenticationRequired)),
+            Asked::NoPrincipal => Err(end.refuses(scene, DropReason::NoPrincipal)),
+        },
         (false, Some(entry)) if entry.verdict() == RuleVerdict::Deny => {
             Err(end.refuses(scene, DropReason::PolicyDeny))
         }

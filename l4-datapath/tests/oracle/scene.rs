@@ -13,7 +13,7 @@ use mesh::flow::TrafficDirection;
 use mesh::identity::Identity;
 use mesh::plan::{EndpointPlan, NodePlan};
 use mesh::policy::arbitrary::{Party, Random, World};
-use mesh::policy::{PeerPorts, protocol};
+use mesh::policy::{Authentication, PeerPorts, protocol};
 use mesh::workload::Endpoint;
 
 use super::support;
@@ -83,6 +83,17 @@ impl Scene {
         Self { plan: plan(&world, &self.actors), world, actors: self.actors.clone() }
     }
 
+    /// The same without rules that require authentication: what those end does not go on when they are taken back.
+    pub(crate) fn without_authentication(mut self) -> Self {
+        for rule in self.world.policies.iter_mut().flat_map(|policy| &mut policy.rules) {
+            for statement in rule.ingress.allow.iter_mut().chain(&mut rule.egress.allow) {
+                statement.authentication = Authentication::None;
+            }
+        }
+        self.plan = plan(&self.world, &self.actors);
+        self
+    }
+
     /// A random call that this node judges: at least one end is local.
     pub(crate) fn call(&self, random: &mut Random, own_port: u16) -> Call {
         loop {
@@ -129,7 +140,11 @@ impl Scene {
             return planned.identity;
         }
         let around = self.plan.ipcache.iter().filter(|(net, _)| net.contains(&address));
-        *around.max_by_key(|(net, _)| net.prefix_len()).expect("both default routes are in every plan").1
+        around
+            .max_by_key(|(net, _)| net.prefix_len())
+            .expect("both default routes are in every plan")
+            .1
+            .identity
     }
 }
 
@@ -207,13 +222,14 @@ fn plan(world: &World, actors: &[Actor]) -> NodePlan {
             };
             plan.endpoints.insert(planned.endpoint.id, planned);
         } else if !party.identity.is_world() {
-            let own = actor.addresses.iter().map(|address| (IpNet::from(*address), party.identity));
+            let own = actor.addresses.iter().map(|address| (IpNet::from(*address), party.identity.into()));
             Arc::make_mut(&mut plan.ipcache).extend(own);
         }
     }
     let defaults = [("0.0.0.0/0", Identity::WORLD_IPV4), ("::/0", Identity::WORLD_IPV6)]
         .map(|(text, it)| (support::net(text), it));
     let prefixes: BTreeMap<IpNet, Identity> = world.prefixes();
-    Arc::make_mut(&mut plan.ipcache).extend(prefixes.into_iter().chain(defaults));
+    let prefixes = prefixes.into_iter().chain(defaults).map(|(net, identity)| (net, identity.into()));
+    Arc::make_mut(&mut plan.ipcache).extend(prefixes);
     plan
 }

@@ -73,7 +73,7 @@ impl Node {
             .map_max_entries(map::TRANSLATIONS, TRANSLATIONS)
             .load(OBJECT)
             .expect("the object loads");
-        for name in ["from_pod", "to_pod", "from_netdev", "to_netdev", "conntrack_gc"] {
+        for name in ["from_pod", "to_pod", "from_netdev", "to_netdev", "from_hold", "conntrack_gc"] {
             let program: &mut SchedClassifier = bpf.program_mut(name).unwrap().try_into().unwrap();
             // `EAGAIN`: a signal came while it was being verified; libbpf tries as often.
             let mut loaded = program.load();

@@ -12,7 +12,7 @@ use l4_datapath::{Hook, Options, Sizes};
 use mesh::identity::Identity;
 use mesh::labels::LabelSet;
 use mesh::plan::{EndpointPlan, NodePlan};
-use mesh::policy::{Match, Outcome, PolicyKind, PolicyName, Ruleset};
+use mesh::policy::{Authentication, Match, Outcome, PolicyKind, PolicyName, Ruleset};
 use mesh::workload::{Endpoint, EndpointId, Mac, WorkloadName};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
@@ -77,7 +77,8 @@ pub(crate) fn policy(name: &str) -> PolicyName {
 pub(crate) fn allow(by: &str, entries: &[(u32, u16)]) -> Arc<Ruleset> {
     let entry = |(peer, port): &(u32, u16)| {
         let matched = Match { identity: Identity::new(*peer), protocol: Some(6), port: *port, port_bits: 16 };
-        (matched, Outcome { allow: true, by: [policy(by)].into(), needs: None })
+        let authentication = Authentication::None;
+        (matched, Outcome { allow: true, by: [policy(by)].into(), needs: None, authentication })
     };
     Arc::new(Ruleset {
         enforced: true,
@@ -89,7 +90,7 @@ pub(crate) fn allow(by: &str, entries: &[(u32, u16)]) -> Arc<Ruleset> {
 /// The ruleset of a direction that nothing restricts.
 pub(crate) fn open() -> Arc<Ruleset> {
     let any = Match { identity: None, protocol: None, port: 0, port_bits: 0 };
-    let outcome = Outcome { allow: true, by: [].into(), needs: None };
+    let outcome = Outcome { allow: true, by: [].into(), needs: None, authentication: Authentication::None };
     Arc::new(Ruleset {
         enforced: false,
         denied_by_default: Vec::new(),
@@ -130,8 +131,8 @@ pub(crate) fn plan(endpoints: Vec<(u16, u32, Arc<Ruleset>, Arc<Ruleset>)>) -> No
     NodePlan {
         endpoints: endpoints.into_iter().map(entry).collect(),
         ipcache: Arc::new(BTreeMap::from([
-            (net("0.0.0.0/0"), Identity::WORLD_IPV4),
-            (net("::/0"), Identity::WORLD_IPV6),
+            (net("0.0.0.0/0"), Identity::WORLD_IPV4.into()),
+            (net("::/0"), Identity::WORLD_IPV6.into()),
         ])),
         ..NodePlan::default()
     }
@@ -195,14 +196,17 @@ impl Pinned {
         self.ipcache().longest(address).unwrap().map_or(0, |remote| remote.identity[slot])
     }
 
-    /// The verdict as a program finds it: two look-ups, deny wins, then allow.
-    pub(crate) fn judge(&self, ruleset: u32, peer: u32, protocol: u8, port: u16) -> bool {
+    /// The verdict as a program finds it (two look-ups, deny wins, then allow), and the greater requirement of those
+    /// that allow.
+    pub(crate) fn judge(&self, ruleset: u32, peer: u32, protocol: u8, port: u16) -> (bool, u8) {
         let rules = self.rules();
-        let verdict = |identity| {
-            rules.longest(abi::RuleKey::exact(ruleset, identity, protocol, port)).unwrap().map(|v| v.verdict)
-        };
-        let found = [verdict(peer), verdict(0)];
-        !found.contains(&Some(abi::RuleVerdict::Deny as u8))
-            && found.contains(&Some(abi::RuleVerdict::Allow as u8))
+        let rule = |identity| rules.longest(abi::RuleKey::exact(ruleset, identity, protocol, port)).unwrap();
+        let found: Vec<abi::RuleValue> = [peer, 0].into_iter().filter_map(rule).collect();
+        let says = |verdict: abi::RuleVerdict| found.iter().filter(move |rule| rule.verdict == verdict as u8);
+        let requirement = says(abi::RuleVerdict::Allow).map(|rule| rule.requirement).max();
+        match says(abi::RuleVerdict::Deny).next() {
+            Some(_) => (false, 0),
+            None => (requirement.is_some(), requirement.unwrap_or(0)),
+        }
     }
 }

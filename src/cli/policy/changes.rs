@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use mesh::flow::TrafficDirection;
+use mesh::policy::Authentication;
 use node_api::{
     Change, ChangeKind, Changes, Edit, EditAction, Listed, MAX_REQUEST, Predicted, Prediction, Reason, Reply,
-    Request, SourceFile, WhatIf,
+    Request, SourceFile, Trace, WhatIf,
 };
 
 use super::super::output::{FormatArg, Paint, Tone, plain};
@@ -59,13 +60,21 @@ fn text(prediction: &Prediction, paint: Paint) -> String {
     let head: String = edits.chain(notes).collect();
     let predicted = match &prediction.predicted {
         Predicted::Trace { now, then } => {
-            let was = if now.allowed { "allowed" } else { "denied" };
-            let same = if now.allowed == then.allowed { "also now" } else { "but now" };
+            let was = verdict(now);
+            let same = if was == verdict(then) { "also now" } else { "but now" };
             format!("{}\n{same} {was}:\n{}", explanation(then, paint), explanation(now, paint))
         }
         Predicted::Changes(changes) => list(changes, paint),
     };
     format!("{head}\n{predicted}")
+}
+
+fn verdict(trace: &Trace) -> &'static str {
+    match (trace.allowed, trace.authentication) {
+        (false, _) => "denied",
+        (true, Authentication::None) => "allowed",
+        (true, Authentication::Required) => "allowed if authenticated",
+    }
 }
 
 fn edit(edit: &Edit) -> String {
@@ -106,6 +115,12 @@ fn counted(number: usize, what: &str) -> String {
 fn row(change: &Change) -> [Cell; 5] {
     let kind = match change.change {
         ChangeKind::AllowedToDenied => Cell::toned(Tone::Bad, "allowed → denied"),
+        ChangeKind::AuthenticatedToDenied => Cell::toned(Tone::Bad, "allowed if authenticated → denied"),
+        ChangeKind::AllowedToAuthenticated => {
+            Cell::toned(Tone::Warning, "allowed → allowed if authenticated")
+        }
+        ChangeKind::DeniedToAuthenticated => Cell::toned(Tone::Good, "denied → allowed if authenticated"),
+        ChangeKind::AuthenticatedToAllowed => Cell::toned(Tone::Good, "allowed if authenticated → allowed"),
         ChangeKind::DeniedToAllowed => Cell::toned(Tone::Good, "denied → allowed"),
     };
     let Listed { total, items } = &change.ports;
@@ -130,6 +145,8 @@ fn decided_by(change: &Change) -> String {
         Reason::DefaultDeny => "default deny",
         Reason::Unmet => "a demand that nothing enforces yet",
         Reason::AllowRule => "allow rule",
+        Reason::Authentication => "allow rule that requires authentication",
+        Reason::NoPrincipal => "requires authentication, which only workloads can prove",
         Reason::Node => return "the node may always reach its own".to_owned(),
         Reason::NotEnforced => return format!("no policy restricts {direction}"),
     };
@@ -139,7 +156,7 @@ fn decided_by(change: &Change) -> String {
 #[cfg(test)]
 mod tests {
     use mesh::policy::PolicyName;
-    use node_api::{PortRange, Trace};
+    use node_api::PortRange;
 
     use super::super::super::golden::{self, golden};
     use super::*;
@@ -233,6 +250,46 @@ mod tests {
                         &["rule2"],
                     ),
                     change(
+                        denied,
+                        &["10.0.0.0/8"],
+                        "default/web",
+                        vec![ports(Some(6), 443, 443)],
+                        Reason::NoPrincipal,
+                        &["rule3"],
+                    ),
+                    change(
+                        ChangeKind::AllowedToAuthenticated,
+                        &["default/xwing"],
+                        "default/web",
+                        vec![ports(Some(6), 443, 443)],
+                        Reason::Authentication,
+                        &["rule3"],
+                    ),
+                    change(
+                        ChangeKind::AuthenticatedToDenied,
+                        &["default/xwing"],
+                        "default/db",
+                        vec![ports(Some(6), 5432, 5432)],
+                        Reason::DenyRule,
+                        &["rule2"],
+                    ),
+                    change(
+                        ChangeKind::DeniedToAuthenticated,
+                        &["default/xwing"],
+                        "default/db",
+                        vec![ports(Some(6), 5433, 5433)],
+                        Reason::Authentication,
+                        &["rule3"],
+                    ),
+                    change(
+                        ChangeKind::AuthenticatedToAllowed,
+                        &["default/xwing"],
+                        "default/db",
+                        vec![ports(Some(6), 5434, 5434)],
+                        Reason::AllowRule,
+                        &["web"],
+                    ),
+                    change(
                         allowed,
                         &["default/xwing"],
                         "default/web",
@@ -287,12 +344,23 @@ mod tests {
 
     #[test]
     fn one_question_is_answered_for_then_and_now() {
-        let trace = |allowed, line: &str| Trace { allowed, lines: vec![line.to_owned()] };
+        let trace = |allowed, line: &str| Trace {
+            allowed,
+            authentication: Authentication::None,
+            lines: vec![line.to_owned()],
+        };
         let now = trace(true, "allowed: no policy restricts ingress of deathstar");
         let then = trace(false, "denied: rule1 selects deathstar, no rule matches org=alliance");
         let answer = prediction(Predicted::Trace { now, then });
         golden("policy-what-if-trace", &text(&answer, Paint::NONE));
         golden("policy-what-if-trace.json", &serde_json::to_string_pretty(&answer).unwrap());
+        let now = trace(true, "allowed: by rule1, for tiefighter at 80/TCP");
+        let line = "allowed, authentication required: by rule1, for tiefighter at 80/TCP";
+        let then = Trace { authentication: Authentication::Required, ..trace(true, line) };
+        let told = text(&prediction(Predicted::Trace { now: now.clone(), then: then.clone() }), Paint::NONE);
+        assert!(told.ends_with(&format!("{line}\n\nbut now allowed:\n{}\n", now.lines[0])), "{told}");
+        let told = text(&prediction(Predicted::Trace { now: then, then: now }), Paint::NONE);
+        assert!(told.contains("\nbut now allowed if authenticated:\n"), "{told}");
     }
 
     #[test]

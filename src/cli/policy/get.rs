@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use mesh::policy::Needs;
+use mesh::policy::{Authentication, Needs};
 use node_api::{
     EndpointPolicy, Listed, PolicyDetails, Reply, Request, RuleEntry, RulesetView, SideView, StatementView,
 };
@@ -73,7 +73,7 @@ fn rule(view: &EndpointPolicy, direction: &str, entry: &RuleEntry) -> [Cell; 6] 
     let labels = view.identities.iter().find(|known| Some(known.identity) == entry.identity);
     let origin: Vec<String> = entry.policies.iter().map(ToString::to_string).collect();
     [
-        action(entry.allow, entry.needs),
+        action(entry.allow, entry.authentication, entry.needs),
         direction.into(),
         entry.identity.map_or_else(|| "any".to_owned(), |identity| identity.number().to_string()).into(),
         labels.map_or_else(|| "any".to_owned(), |known| known.labels.to_string().replace(',', "\n")).into(),
@@ -82,12 +82,12 @@ fn rule(view: &EndpointPolicy, direction: &str, entry: &RuleEntry) -> [Cell; 6] 
     ]
 }
 
-fn action(allow: bool, needs: Option<Needs>) -> Cell {
-    match (allow, needs) {
-        (true, None) => Cell::toned(Tone::Good, "Allow"),
-        (_, Some(Needs::L7Proxy)) => Cell::toned(Tone::Warning, "Deny (needs L7 proxy)"),
-        (_, Some(Needs::Authentication)) => Cell::toned(Tone::Warning, "Deny (needs authentication)"),
-        (false, None) => Cell::toned(Tone::Bad, "Deny"),
+fn action(allow: bool, authentication: Authentication, needs: Option<Needs>) -> Cell {
+    match (allow, authentication, needs) {
+        (_, _, Some(Needs::L7Proxy)) => Cell::toned(Tone::Warning, "Deny (needs L7 proxy)"),
+        (true, Authentication::None, None) => Cell::toned(Tone::Good, "Allow"),
+        (true, Authentication::Required, None) => Cell::toned(Tone::Good, "Allow (authenticated)"),
+        (false, _, None) => Cell::toned(Tone::Bad, "Deny"),
     }
 }
 
@@ -133,7 +133,7 @@ fn side_rows(number: usize, direction: &str, side: &SideView) -> Vec<[Cell; 6]> 
         [number.into(), direction.into(), policy, peer.into(), identities.into(), ports.into()]
     };
     let of_statement = |statement: &StatementView| -> Vec<[Cell; 6]> {
-        let policy = || action(statement.allow, statement.needs);
+        let policy = || action(statement.allow, statement.authentication, statement.needs);
         let ports = if statement.ports.is_empty() { "any".to_owned() } else { statement.ports.join("\n") };
         match &statement.peers {
             None => vec![row(policy(), "anyone", "any", &ports)],
@@ -175,9 +175,11 @@ mod tests {
             allow,
             identity: number.map(identity),
             ports,
+            authentication: Authentication::None,
             needs,
             policies: by.iter().map(|name| policy(name)).collect(),
         };
+        let required = |entry| RuleEntry { authentication: Authentication::Required, ..entry };
         let any = || range(None, 0, u16::MAX);
         EndpointPolicy {
             endpoint: EndpointId::new(3).unwrap(),
@@ -191,6 +193,7 @@ mod tests {
                     entry(true, None, range(Some(58), 128, 128), None, &["rule2"]),
                     entry(true, Some(1), any(), None, &[]),
                     entry(true, Some(17_839), range(Some(6), 80, 80), None, &["rule1", "rule2"]),
+                    required(entry(true, Some(17_839), range(Some(6), 443, 443), None, &["rule3"])),
                     entry(
                         false,
                         Some(17_839),
@@ -240,8 +243,10 @@ mod tests {
             allow,
             peers,
             ports: ports.iter().map(|&port| port.to_owned()).collect(),
+            authentication: Authentication::None,
             needs: None,
         };
+        let required = |statement| StatementView { authentication: Authentication::Required, ..statement };
         let rule = RuleView {
             subject: "class=deathstar,io.kubernetes.pod.namespace=default".to_owned(),
             ingress: SideView {
@@ -254,6 +259,7 @@ mod tests {
                         &["80/TCP", "web/ANY"],
                     ),
                     statement(true, None, &["ICMPv6"]),
+                    required(statement(true, Some(vec![peer("class=tiefighter", 1, &[257])]), &["443/TCP"])),
                 ],
             },
             egress: SideView { default_deny: false, statements: vec![statement(true, Some(vec![]), &[])] },

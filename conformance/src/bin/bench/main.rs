@@ -13,7 +13,7 @@ use std::time::Instant;
 
 use conformance::bench::plan::{Plan, Selection};
 use conformance::bench::report::{self, Row};
-use conformance::bench::{edit_to_live, observe, program, run, socket_lb, tc, verifier};
+use conformance::bench::{auth, edit_to_live, observe, program, run, socket_lb, tc, verifier};
 
 use machine::Machine;
 use results::Results;
@@ -31,7 +31,7 @@ usage: bench l4|auth [OPTION]…
 const SUITES: [&str; 2] = ["l4", "auth"];
 
 /// Rows by what they are about, in the order of the report.
-const GROUPS: [Group; 7] = [
+const GROUPS: [Group; 10] = [
     Group {
         id: "l4.verifier",
         what: "instructions and stack of each program, against its budget",
@@ -59,6 +59,21 @@ const GROUPS: [Group; 7] = [
         measure: edit_to_live::measure,
     },
     Group { id: "l4.run", what: "starting workloads, against ip netns by hand", measure: run::measure },
+    Group {
+        id: "auth.first",
+        what: "first connections: unproven, proven ahead, and without authentication",
+        measure: auth::first::measure,
+    },
+    Group {
+        id: "auth.steady",
+        what: "established connections that depend on a proof, against those that do not",
+        measure: auth::steady::measure,
+    },
+    Group {
+        id: "auth.revocation",
+        what: "from the withdrawal to the last word that arrives",
+        measure: auth::revocation::measure,
+    },
 ];
 
 struct Group {

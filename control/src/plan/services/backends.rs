@@ -4,13 +4,13 @@
 //! keep the connections that they have. A workload of this node that is being removed is never chosen again.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use mesh::labels::{LabelSet, Source};
 use mesh::policy::{Operator, Selector};
 use mesh::service::Backend;
-use mesh::workload::Endpoint;
+use mesh::workload::{Endpoint, WorkloadName};
 
 use crate::authority::Standing;
 use crate::kind::{EndpointSlice, Family, Port, Service, SliceEndpoint, SlicePort, Target};
@@ -25,34 +25,62 @@ pub(crate) struct Running<'a> {
 }
 
 impl Running<'_> {
+    /// As services see it.
+    pub(crate) fn reachable(&self) -> Reachable<'_> {
+        let endpoint = self.endpoint;
+        Reachable {
+            workload: &endpoint.workload,
+            standing: &self.standing,
+            ipv4: endpoint.ipv4,
+            ipv6: endpoint.ipv6,
+            is_here: true,
+            leaving: self.leaving,
+        }
+    }
+}
+
+/// A workload whose addresses are known, of this node or another.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Reachable<'a> {
+    pub(crate) workload: &'a WorkloadName,
+    pub(crate) standing: &'a Standing,
+    pub(crate) ipv4: Ipv4Addr,
+    pub(crate) ipv6: Ipv6Addr,
+    /// It runs on this node.
+    pub(crate) is_here: bool,
+    /// It is about to be removed.
+    pub(crate) leaving: bool,
+}
+
+impl Reachable<'_> {
     /// Its address of a family.
     pub(crate) fn address(&self, family: Family) -> IpAddr {
         match family {
-            Family::V4 => self.endpoint.ipv4.into(),
-            Family::V6 => self.endpoint.ipv6.into(),
+            Family::V4 => self.ipv4.into(),
+            Family::V6 => self.ipv6.into(),
         }
     }
 }
 
 /// Workloads by their labels, so that ten thousand selectors are not held against each of ten thousand workloads.
 pub(crate) struct ByLabel<'a> {
-    running: &'a [Running<'a>],
+    reachable: &'a [Reachable<'a>],
     carrying: BTreeMap<(&'a str, &'a str), Vec<usize>>,
 }
 
 impl<'a> ByLabel<'a> {
-    pub(crate) fn new(running: &'a [Running<'a>]) -> Self {
+    pub(crate) fn new(reachable: &'a [Reachable<'a>]) -> Self {
         let mut carrying: BTreeMap<_, Vec<usize>> = BTreeMap::new();
-        for (place, workload) in running.iter().enumerate() {
+        for (place, workload) in reachable.iter().enumerate() {
             for (key, value) in workload.standing.labels.iter().filter(|(key, _)| key.source == Source::K8s) {
                 carrying.entry((key.key.as_str(), value)).or_default().push(place);
             }
         }
-        Self { running, carrying }
+        Self { reachable, carrying }
     }
 
     /// Whom the selector of a service finds.
-    fn selected(&self, selector: &Selector) -> impl Iterator<Item = &'a Running<'a>> {
+    fn selected(&self, selector: &Selector) -> impl Iterator<Item = &'a Reachable<'a>> {
         let lists = selector.0.iter().filter_map(|requirement| match &requirement.operator {
             Operator::In(values) => {
                 let value = values.first()?;
@@ -63,7 +91,7 @@ impl<'a> ByLabel<'a> {
         });
         let rarest = lists.min_by_key(|list| list.len()).unwrap_or_default();
         let fits = |labels: &LabelSet| selector.matches(labels);
-        let found: Vec<_> = rarest.iter().filter_map(|place| self.running.get(*place)).collect();
+        let found: Vec<_> = rarest.iter().filter_map(|place| self.reachable.get(*place)).collect();
         found
             .into_iter()
             .filter(move |workload| fits(&workload.standing.labels))
@@ -87,7 +115,7 @@ pub(crate) enum State {
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Candidate<'a> {
     /// Found by the selector.
-    Here(&'a Running<'a>),
+    Found(&'a Reachable<'a>),
     /// Named by a slice.
     Named(&'a EndpointSlice, &'a SliceEndpoint),
 }
@@ -96,7 +124,7 @@ impl Candidate<'_> {
     /// Its addresses of these families.
     pub(crate) fn addresses(&self, families: &[Family]) -> Vec<IpAddr> {
         match self {
-            Self::Here(running) => families.iter().map(|family| running.address(*family)).collect(),
+            Self::Found(workload) => families.iter().map(|family| workload.address(*family)).collect(),
             Self::Named(_, endpoint) => {
                 let fits = families.contains(&Family::of(endpoint.address));
                 fits.then_some(endpoint.address).into_iter().collect()
@@ -107,9 +135,9 @@ impl Candidate<'_> {
     /// Where it listens for a port of the service.
     pub(crate) fn port(&self, port: &Port) -> Option<u16> {
         match self {
-            Self::Here(running) => match &port.target {
+            Self::Found(workload) => match &port.target {
                 Target::Number(number) => Some(*number),
-                Target::Name(name) => running.standing.ports.get(&(name.clone(), port.protocol)).copied(),
+                Target::Name(name) => workload.standing.ports.get(&(name.clone(), port.protocol)).copied(),
             },
             Self::Named(slice, _) => {
                 let same = |own: &&SlicePort| own.name == port.name && own.protocol == port.protocol;
@@ -120,8 +148,8 @@ impl Candidate<'_> {
 
     pub(crate) fn state(&self, service: &Service) -> State {
         match self {
-            Self::Here(running) if running.leaving => State::Draining,
-            Self::Here(_) => State::Ready,
+            Self::Found(workload) if workload.leaving => State::Draining,
+            Self::Found(_) => State::Ready,
             Self::Named(_, endpoint) => match endpoint {
                 _ if service.publish_not_ready || endpoint.ready => State::Ready,
                 _ if endpoint.serving && endpoint.terminating => State::Ending,
@@ -153,12 +181,17 @@ impl<'a> Place<'a> {
         let slices = self.slices.get(&service.name).into_iter().flatten();
         let named = slices.flat_map(|slice| slice.endpoints.iter().map(|endpoint| (*slice, endpoint)));
         let named = named.filter(|(_, endpoint)| !self.vips.contains(&endpoint.address));
-        selected.map(Candidate::Here).chain(named.map(|(slice, e)| Candidate::Named(slice, e))).collect()
+        selected.map(Candidate::Found).chain(named.map(|(slice, e)| Candidate::Named(slice, e))).collect()
     }
 
-    /// Whether an endpoint of a slice is on this node.
-    fn is_here(&self, endpoint: &SliceEndpoint) -> bool {
-        endpoint.node.as_deref() == Some(self.node) || self.here.contains(&endpoint.address)
+    /// Whether it is on this node.
+    fn is_here(&self, candidate: &Candidate<'_>) -> bool {
+        match candidate {
+            Candidate::Found(workload) => workload.is_here,
+            Candidate::Named(_, endpoint) => {
+                endpoint.node.as_deref() == Some(self.node) || self.here.contains(&endpoint.address)
+            }
+        }
     }
 
     /// For one port and family: whom new connections go to, and who keeps the ones that it has.
@@ -171,10 +204,7 @@ impl<'a> Place<'a> {
     ) -> (Arc<[Backend]>, Arc<[Backend]>) {
         let mut states: BTreeMap<Backend, State> = BTreeMap::new();
         for candidate in candidates {
-            if let Candidate::Named(_, endpoint) = candidate
-                && service.local
-                && !self.is_here(endpoint)
-            {
+            if service.local && !self.is_here(candidate) {
                 continue;
             }
             let Some(number) = candidate.port(port).filter(|number| fits(port, *number)) else { continue };

@@ -57,7 +57,8 @@ fn wanted(world: &World) -> impl Iterator<Item = Wanted<'_>> {
 
 /// Addresses that cannot be a service's.
 struct Foreign {
-    workloads: [IpNet; 2],
+    /// Of this node and of the others.
+    workloads: Vec<IpNet>,
     own: Vec<IpNet>,
     nodes: BTreeSet<IpAddr>,
 }
@@ -65,8 +66,9 @@ struct Foreign {
 impl Foreign {
     fn new(world: &World, node: &NodeFacts) -> Self {
         let nodes = world.nodes.values().flat_map(|node| node.addresses.iter().copied());
+        let pools: [IpNet; 2] = [node.ipv4_pool.into(), node.ipv6_pool.into()];
         Self {
-            workloads: [node.ipv4_pool.into(), node.ipv6_pool.into()],
+            workloads: pools.into_iter().chain(world.other_pod_cidrs(&node.name)).collect(),
             own: node.addresses.clone(),
             nodes: nodes.collect(),
         }

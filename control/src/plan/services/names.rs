@@ -43,9 +43,7 @@ pub(super) fn headless(
 /// A workload is called by its own name, as the pods of a StatefulSet are.
 fn hostname(candidate: &Candidate<'_>) -> Option<String> {
     match candidate {
-        Candidate::Here(running) => {
-            Some(running.endpoint.workload.name.clone()).filter(|name| is_label(name))
-        }
+        Candidate::Found(workload) => Some(workload.workload.name.clone()).filter(|name| is_label(name)),
         Candidate::Named(_, endpoint) => endpoint.hostname.clone(),
     }
 }

@@ -55,7 +55,11 @@ impl Bench {
 
     /// Some of the endpoints are about to be removed.
     pub(crate) fn leaving(yaml: &str, endpoints: &[&str], leaving: &[u16]) -> Self {
-        let world = World::of(yaml);
+        Self::of(World::of(yaml), endpoints, leaving)
+    }
+
+    /// In any world.
+    pub(crate) fn of(world: World, endpoints: &[&str], leaving: &[u16]) -> Self {
         let endpoints: Vec<_> = (1..).zip(endpoints).map(|(number, text)| endpoint(number, text)).collect();
         let leaving = leaving.iter().filter_map(|number| EndpointId::new(*number)).collect();
         let state = tempfile::tempdir().unwrap();
@@ -67,7 +71,12 @@ impl Bench {
 
     /// The same node in another world.
     pub(crate) fn edit(&mut self, yaml: &str) {
-        self.world = World::of(yaml);
+        self.change(World::of(yaml));
+    }
+
+    /// The same node in any other world.
+    pub(crate) fn change(&mut self, world: World) {
+        self.world = world;
         let (leaving, earlier) = (BTreeSet::new(), Arc::clone(&self.planned.plan));
         let present = Present { endpoints: &self.endpoints, leaving: &leaving, plan: Some(&earlier) };
         self.planned = Arc::new(plan(&self.world, present, &facts(), &mut self.allocator).unwrap());
@@ -93,7 +102,7 @@ impl Bench {
     pub(crate) fn identity(&self, who: &str) -> Identity {
         let Ok(address) = who.parse::<IpAddr>() else { return self.endpoint(who).identity };
         let covering = self.planned.plan.ipcache.iter().filter(|(prefix, _)| prefix.contains(&address));
-        *covering.max_by_key(|(prefix, _)| prefix.prefix_len()).unwrap().1
+        covering.max_by_key(|(prefix, _)| prefix.prefix_len()).unwrap().1.identity
     }
 
     /// Whether both ends let a first packet pass.

@@ -3,10 +3,12 @@
 use mesh::flow::TrafficDirection;
 use mesh::policy::compile;
 
+use std::path::Path;
+
 use super::bench::{endpoint, facts};
 use super::*;
-use crate::kind::decode;
 use crate::objects::{File, Objects};
+use crate::source::layout::Layout;
 use crate::yaml::documents;
 
 /// SplitMix64: small, seeded, the same on every machine.
@@ -56,6 +58,8 @@ impl Dice {
             "10.217.0.0/24",
             "2001:db8:f::/48",
             "0.0.0.0/0",
+            "10.0.0.0/8",
+            "10.2.0.0/28",
         ])
     }
 
@@ -86,34 +90,42 @@ impl Dice {
         let to_ports = if to.starts_with("toServices") { String::new() } else { to_ports };
         let egress =
             if self.roll(2) == 0 { format!("  egress: [{{{to}{to_ports}}}]\n") } else { String::new() };
+        let proof = if self.roll(3) == 0 { ", authentication: {mode: required}" } else { "" };
         format!(
-            "apiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\nmetadata: {{name: policy-{number}, namespace: left}}\nspec:\n  endpointSelector: {selector}\n  ingress: [{{{from}{from_ports}}}]\n{deny}{egress}"
+            "apiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\nmetadata: {{name: policy-{number}, namespace: left}}\nspec:\n  endpointSelector: {selector}\n  ingress: [{{{from}{from_ports}{proof}}}]\n{deny}{egress}"
         )
     }
 
     fn document(&mut self) -> String {
         let number = self.roll(4);
-        match self.roll(16) {
+        match self.roll(18) {
             0..6 => self.policy(),
             6..10 => {
                 let labels = self.labels();
-                let node = if self.roll(3) == 0 { "node2" } else { "node1" };
-                let port = [80, 8080][self.roll(2)];
+                let node = self.pick(&["node1", "node1", "node2", "node3"]);
+                let node = if self.roll(6) == 0 { String::new() } else { format!("node: {node}, ") };
+                let (port, labels_of) = ([80, 8080][self.roll(2)], self.pick(&["one", "two"]));
                 format!(
-                    "apiVersion: ferromesh.io/v1alpha1\nkind: Workload\nmetadata: {{name: w{number}, namespace: left, labels: {labels}}}\nspec: {{node: {node}, ports: [{{name: web, port: {port}}}]}}\n"
+                    "apiVersion: ferromesh.io/v1alpha1\nkind: Workload\nmetadata: {{name: w{number}, namespace: left, labels: {labels}}}\nspec: {{{node}serviceAccountName: {labels_of}, ports: [{{name: web, port: {port}}}]}}\n"
                 )
             }
             10 => format!(
                 "apiVersion: v1\nkind: Namespace\nmetadata: {{name: left, labels: {{team: team-{number}}}}}\n"
             ),
-            11 => format!(
-                "apiVersion: ferromesh.io/v1alpha1\nkind: Node\nmetadata: {{name: node{number}}}\nspec: {{addresses: [198.51.100.{}]}}\n",
-                number + 5
-            ),
+            11 | 16 | 17 => {
+                let node = 1 + self.roll(3);
+                let own = format!("10.{node}.0.0/24, 'fd00:{node}::/64'");
+                let ranges = self.pick(&[&own, &own, &own, "10.2.0.0/28, 'fd00:4::/64'", ""]).to_owned();
+                format!(
+                    "apiVersion: ferromesh.io/v1alpha1\nkind: Node\nmetadata: {{name: node{node}}}\nspec: {{addresses: [{{address: 198.51.100.{}}}], podCIDRs: [{ranges}]}}\n",
+                    node + 5
+                )
+            }
             12 => format!(
-                "apiVersion: ferromesh.io/v1alpha1\nkind: Configuration\nspec: {{policyEnforcementMode: {}, workloadLabels: {}}}\n",
+                "apiVersion: ferromesh.io/v1alpha1\nkind: Configuration\nspec: {{policyEnforcementMode: {}, workloadLabels: {}, trustDomain: {}}}\n",
                 self.pick(&["default", "always", "never"]),
-                self.pick(&["declared", "any"])
+                self.pick(&["declared", "run"]),
+                self.pick(&["one", "two"])
             ),
             13 => format!(
                 "apiVersion: v1\nkind: Service\nmetadata: {{name: service-{number}, namespace: left}}\nspec: {{selector: {}, ports: [{{port: 80, targetPort: web}}]}}\n",
@@ -127,14 +139,32 @@ impl Dice {
         }
     }
 
-    fn file(&mut self) -> (String, Option<Arc<File>>) {
-        let name = format!("file-{}.yaml", self.roll(12));
+    /// What a node says of its endpoints, rightly or not.
+    fn claim(&mut self, node: usize) -> String {
+        let net = if self.roll(6) == 0 { 2 } else { node };
+        let (number, name, host) = (self.roll(4), self.roll(9), self.roll(3));
+        let instance = self.roll(6);
+        format!(
+            "apiVersion: ferromesh.io/v1alpha1\nkind: WorkloadEndpoint\nmetadata: {{name: name-{name}, namespace: left}}\nspec: {{workload: w{number}, instance: {instance}, ipv4: 10.{net}.0.{host}, ipv6: 'fd00:{net}::{host}'}}\n"
+        )
+    }
+
+    fn file(&mut self, layout: &Layout) -> (String, Option<Arc<File>>) {
+        let node = 1 + self.roll(3);
+        let of_node = layout.is_shared() && self.roll(3) == 0;
+        let name = match of_node {
+            true => format!("/shared/nodes/node{node}/{}.yaml", self.roll(4)),
+            false if layout.is_shared() => format!("/shared/admin/{}.yaml", self.roll(12)),
+            false => format!("file-{}.yaml", self.roll(12)),
+        };
         if self.roll(8) == 0 {
             return (name, None);
         }
-        let text: Vec<_> = (0..=self.roll(2)).map(|_| self.document()).collect();
+        let document = |dice: &mut Self| if of_node { dice.claim(node) } else { dice.document() };
+        let text: Vec<_> = (0..=self.roll(2)).map(|_| document(self)).collect();
         let text = text.join("---\n");
-        let documents = documents(&text).iter().map(|d| (d.position, decode(d))).collect();
+        let writer = layout.writer(&name);
+        let documents = documents(&text).iter().map(|d| (d.position, writer.decode(d))).collect();
         (name.clone(), Some(Arc::new(File { name, text: text.into(), documents })))
     }
 
@@ -182,16 +212,20 @@ fn answers(world: &World, planned: &Planned) -> Vec<mesh::policy::Ruleset> {
 #[test]
 fn a_plan_after_edits_is_the_plan_from_nothing() {
     let (mut prefixes, mut enforced, mut served, mut shared) = (0, 0, 0, 0);
-    for seed in 0..8 {
+    let (mut believed, mut contested, mut proven, mut kept) = (0, 0, 0, 0);
+    for seed in 0..16 {
         let mut dice = Dice(seed);
         let state = tempfile::tempdir().unwrap();
         let mut allocator = Allocator::open(state.path()).unwrap();
         let mut planner = Planner::default();
-        let (mut objects, mut files, mut world) = (Objects::default(), BTreeMap::new(), World::default());
+        let several = (seed % 2 == 1).then_some(Path::new("/shared"));
+        let layout = Layout::new(Path::new("/config"), several).unwrap();
+        let (mut objects, mut files) = (Objects::default(), BTreeMap::new());
+        let mut world = World::new(&objects, 0, layout.is_shared());
         let mut endpoints = dice.endpoints();
         let mut earlier: Option<Planned> = None;
         for step in 0..60 {
-            let edits: Vec<_> = (0..=dice.roll(3)).map(|_| dice.file()).collect();
+            let edits: Vec<_> = (0..=dice.roll(3)).map(|_| dice.file(&layout)).collect();
             for (name, file) in &edits {
                 match file {
                     Some(file) => drop(files.insert(name.clone(), Arc::clone(file))),
@@ -207,7 +241,7 @@ fn a_plan_after_edits_is_the_plan_from_nothing() {
             }
             world.statuses = Arc::clone(&objects.statuses);
             assert_eq!(statuses(&objects), statuses(&whole), "seed {seed} step {step}");
-            let mut expected = World::new(&whole, 0, false);
+            let mut expected = World::new(&whole, 0, layout.is_shared());
             expected.statuses = Arc::clone(&objects.statuses);
             assert_eq!(world, expected, "seed {seed} step {step}");
 
@@ -237,12 +271,30 @@ fn a_plan_after_edits_is_the_plan_from_nothing() {
                 };
                 planned.plan.endpoints.iter().filter(|it| same(*it)).count()
             });
+            let is_remote = |there: &&Whereabouts| there.identity.is_workload();
+            believed += planned.plan.ipcache.values().filter(is_remote).count();
+            contested +=
+                planned.notes.iter().filter(|(_, _, text)| text.ends_with("neither is believed")).count();
+            if let Some(auth) = &planned.plan.auth {
+                proven += auth.pairs.len();
+                let before = earlier.as_ref().and_then(|earlier| earlier.plan.auth.as_ref());
+                kept += usize::from(before.is_some_and(|before| Arc::ptr_eq(before, auth)));
+            }
             earlier = Some(planned);
             allocator.save(std::time::SystemTime::now()).unwrap();
         }
     }
-    for (what, seen) in [("prefixes", prefixes), ("egress", enforced), ("served", served), ("shared", shared)]
-    {
-        assert!(seen > 100, "the edits make too few: {what} {seen}");
+    let least = [
+        ("prefixes", prefixes, 100),
+        ("egress", enforced, 100),
+        ("served", served, 100),
+        ("shared", shared, 100),
+        ("believed", believed, 50),
+        ("contested", contested, 20),
+        ("proven", proven, 50),
+        ("kept", kept, 10),
+    ];
+    for (what, seen, least) in least {
+        assert!(seen > least, "the edits make too few: {what} {seen}");
     }
 }

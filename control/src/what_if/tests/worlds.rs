@@ -99,7 +99,13 @@ fn scenes(seed: u64) -> (Scene, Scene, Vec<Endpoint>) {
     let addresses = ["192.0.2.7", "2001:db8::7"].map(|address| address.parse().unwrap());
     put(
         &mut world,
-        Object::Node(Node { name: "other".to_owned(), labels: BTreeMap::new(), addresses: addresses.into() }),
+        Object::Node(Node {
+            name: "other".to_owned(),
+            labels: BTreeMap::new(),
+            addresses: addresses.into(),
+            pod_cidrs: Vec::new(),
+            auth_port: 4250,
+        }),
     );
     let mut endpoints = Vec::new();
     for (number, party) in one.workloads.iter().enumerate() {
@@ -169,8 +175,8 @@ impl Who {
             Self::Address(address) => {
                 let covering = plan.ipcache.iter().filter(|(prefix, _)| prefix.contains(address));
                 let (_, identity) = covering.max_by_key(|(prefix, _)| prefix.prefix_len()).unwrap();
-                let labels = plan.identities.get(identity).cloned().unwrap();
-                Known { identity: *identity, labels, address: *address, ports: NamedPorts::new() }
+                let labels = plan.identities.get(&identity.identity).cloned().unwrap();
+                Known { identity: identity.identity, labels, address: *address, ports: NamedPorts::new() }
             }
         }
     }

@@ -22,9 +22,14 @@ use super::{
 /// Somebody beyond: a namespace at the other end of the device, without a route to workloads.
 const BEYOND: Pod = Pod { id: 9, ifindex: 91, mac: [2, 0, 0, 0, 0, 9], gateway_mac: [2, 0, 0, 0, 1, 9], ..A };
 
-/// A node with one workload and somebody beyond; the node routes between them.
 fn scene() -> (Node, Shell, Shell) {
     let mut node = gate();
+    let (a, beyond) = workload_and_peer(&mut node);
+    (node, a, beyond)
+}
+
+/// One workload and somebody beyond; the node routes between them.
+pub(crate) fn workload_and_peer(node: &mut Node) -> (Shell, Shell) {
     let a = Shell::new(A);
     node.attach(A);
     let mut beyond = Shell::bare();
@@ -58,7 +63,7 @@ fn scene() -> (Node, Shell, Shell) {
         let order = TcAttachOptions::TcxOrder(LinkOrder::default());
         program.attach_with_options("nic", hook, order).expect("tcx, kernel 6.6");
     }
-    (node, a, beyond)
+    (a, beyond)
 }
 
 #[test]

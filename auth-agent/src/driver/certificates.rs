@@ -1,0 +1,417 @@
+//! The certificates this node holds: its own, and one for each ID that workloads of it have.
+//!
+//! Promise: keys of workloads are made here and are in memory only; each certificate is asked for anew when half of its
+//! life is over; a CA that is not to be had takes nothing away before its end, and is asked again, less and less often.
+//! What no longer verifies is not shown to anybody.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use certs::bundle::Bundle;
+use certs::enrol::{Client, EnrolError};
+use certs::svid::Svid;
+use certs::verify::Expected;
+use mesh::auth::{AuthPlan, Refusal};
+use mesh::spiffe::{SpiffeId, TrustDomain};
+use node_api::auth::CertificateView;
+use tokio::sync::mpsc;
+use tracing::{info, warn};
+
+use super::clock::{Clock, seconds};
+use super::trust::Trust;
+use crate::event::{Input, Time};
+
+/// Requests under way at once.
+const MAX_ASKING: usize = 8;
+/// A request that failed is made again after so long at first, and at last.
+const RETRY: (Time, Time) = (1_000_000_000, 60_000_000_000);
+/// How often the CA is asked for its bundle if nothing else is asked of it.
+const BUNDLE: Time = 5_000_000_000;
+/// After a new bundle every certificate is asked for anew, within this time.
+const ROTATION: Time = 10_000_000_000;
+/// The node's own key and chain, in the directory.
+const NODE: &str = "node.pem";
+/// What the agent leaves there for a node that has no certificate.
+const TOKEN: &str = "join-token";
+
+/// Where certificates come from.
+#[derive(Clone, Debug)]
+pub(super) struct Source {
+    /// The node's name.
+    pub(super) node: String,
+    /// Where its CA is.
+    pub(super) ca: SocketAddr,
+    /// Where it keeps its own certificate.
+    pub(super) directory: PathBuf,
+}
+
+/// All of them.
+pub(super) struct Certificates {
+    source: Source,
+    /// None before the first plan.
+    domain: Option<TrustDomain>,
+    node: Held,
+    workloads: BTreeMap<SpiffeId, Held>,
+    asking: usize,
+    bundle_due: Time,
+    answers: mpsc::Sender<Answer>,
+    answered: mpsc::Receiver<Answer>,
+}
+
+/// One certificate, or the want of it.
+#[derive(Default)]
+struct Held {
+    svid: Option<Arc<Svid>>,
+    problem: Option<(Refusal, String)>,
+    /// When to ask next.
+    due: Time,
+    failures: u32,
+    asking: bool,
+}
+
+/// What the CA has said.
+pub(super) struct Answer {
+    to: Asked,
+    result: Result<(Option<Svid>, Bundle), EnrolError>,
+}
+
+#[derive(Clone, PartialEq, Eq)]
+enum Asked {
+    Node(SpiffeId),
+    Workload(SpiffeId),
+    Bundle(TrustDomain),
+}
+
+/// What follows from something that happened.
+#[derive(Default)]
+pub(super) struct Change {
+    /// For the machine.
+    pub(super) inputs: Vec<Input>,
+    /// Another bundle is in force: what was verified has to be judged again.
+    pub(super) trust: bool,
+}
+
+impl Held {
+    /// Asks again at half of what is left, a tenth sooner or later.
+    fn renew_at_half(&mut self, clock: Clock, now: Time) {
+        let Some(svid) = &self.svid else { return };
+        let left = clock.at(seconds(svid.not_after())).saturating_sub(now);
+        self.due = now.saturating_add(left / 20 * 9 + random(left / 10));
+        self.failures = 0;
+    }
+
+    fn fail(&mut self, refusal: Refusal, problem: String, now: Time) {
+        let wait = RETRY.0.saturating_mul(1 << self.failures.min(10)).min(RETRY.1);
+        self.due = now.saturating_add(wait / 2 + random(wait / 2));
+        self.failures = self.failures.saturating_add(1);
+        self.problem = Some((refusal, problem));
+    }
+
+    /// Gives up what cannot be shown any more.
+    fn lose(&mut self, refusal: Refusal, problem: String, now: Time) {
+        self.svid = None;
+        self.problem = Some((refusal, problem));
+        self.due = self.due.min(now);
+    }
+
+    fn state(&self, clock: Clock) -> Result<Time, Refusal> {
+        match (&self.svid, &self.problem) {
+            (Some(svid), _) => Ok(clock.end(seconds(svid.not_after()))),
+            (None, Some((refusal, _))) => Err(*refusal),
+            (None, None) => Err(Refusal::NoCertificate),
+        }
+    }
+}
+
+impl Certificates {
+    pub(super) fn new(source: Source) -> Self {
+        let (answers, answered) = mpsc::channel(MAX_ASKING);
+        Self {
+            source,
+            domain: None,
+            node: Held::default(),
+            workloads: BTreeMap::new(),
+            asking: 0,
+            bundle_due: 0,
+            answers,
+            answered,
+        }
+    }
+
+    /// The plan says which trust domain this is. Reads what an earlier auth-agent has left of it.
+    pub(super) fn belong(&mut self, domain: &TrustDomain, trust: &Trust, clock: Clock, now: Time) {
+        if self.domain.as_ref() == Some(domain) {
+            return;
+        }
+        self.domain = Some(domain.clone());
+        self.node = Held::default();
+        self.bundle_due = now;
+        let Ok(id) = domain.node(&self.source.node) else { return };
+        match Svid::load(&id, &self.source.directory.join(NODE)) {
+            Ok(Some(svid)) => match trust.judge(svid.chain(), &Expected::Id(id)) {
+                Ok(()) => {
+                    info!("node certificate {} is still good", svid.serial());
+                    self.node.svid = Some(Arc::new(svid));
+                    self.node.renew_at_half(clock, now);
+                }
+                Err(error) => info!("the node certificate that is there is of no use: {error}"),
+            },
+            Ok(None) => {}
+            Err(error) => warn!("{error}"),
+        }
+    }
+
+    /// [`crate::event::Output::Want`].
+    pub(super) fn want(&mut self, id: SpiffeId, now: Time) {
+        self.workloads.entry(id).or_insert_with(|| Held { due: now, ..Held::default() });
+    }
+
+    /// [`crate::event::Output::Unwant`].
+    pub(super) fn unwant(&mut self, id: &SpiffeId) {
+        self.workloads.remove(id);
+    }
+
+    /// The node's own; else why there is none.
+    pub(super) fn node(&self) -> Result<&Arc<Svid>, String> {
+        self.node.svid.as_ref().ok_or_else(|| match &self.node.problem {
+            Some((_, problem)) => format!("this node has no certificate: {problem}"),
+            None => "this node has no certificate yet".to_owned(),
+        })
+    }
+
+    /// A workload's.
+    pub(super) fn svid(&self, id: &SpiffeId) -> Result<Arc<Svid>, Refusal> {
+        let held = self.workloads.get(id).ok_or(Refusal::NoCertificate)?;
+        held.svid.clone().ok_or(held.problem.as_ref().map_or(Refusal::NoCertificate, |(refusal, _)| *refusal))
+    }
+
+    /// Asks for what is due.
+    pub(super) fn ask(&mut self, trust: &Trust, now: Time) {
+        let Some(domain) = self.domain.clone() else { return };
+        let Source { node, ca, .. } = self.source.clone();
+        let client = Client::new(ca, domain.clone(), Arc::clone(&trust.bundles), Arc::clone(&trust.clock));
+        if self.node.due <= now && !self.node.asking {
+            self.ask_for_node(&client, &domain, &node, now);
+        }
+        let Some(own) = self.node.svid.clone() else { return };
+        let due = self.workloads.iter_mut().filter(|(_, held)| held.due <= now && !held.asking);
+        for (id, held) in due.take(MAX_ASKING.saturating_sub(self.asking)) {
+            held.asking = true;
+            self.asking += 1;
+            let (client, own, id, answers) = (client.clone(), own.clone(), id.clone(), self.answers.clone());
+            tokio::spawn(async move {
+                let result = client.issue(&own, &id).await.map(|(svid, bundle)| (Some(svid), bundle));
+                let _ = answers.send(Answer { to: Asked::Workload(id), result }).await;
+            });
+        }
+        if self.bundle_due <= now {
+            self.bundle_due = now.saturating_add(BUNDLE);
+            let answers = self.answers.clone();
+            tokio::spawn(async move {
+                let result = client.bundle(&own).await.map(|bundle| (None, bundle));
+                let _ = answers.send(Answer { to: Asked::Bundle(domain), result }).await;
+            });
+        }
+    }
+
+    fn ask_for_node(&mut self, client: &Client, domain: &TrustDomain, node: &str, now: Time) {
+        let id = match domain.node(node) {
+            Ok(id) => id,
+            Err(error) => return self.node.fail(Refusal::NoCertificate, error.to_string(), now),
+        };
+        let (client, answers, own) = (client.clone(), self.answers.clone(), self.node.svid.clone());
+        let file = self.source.directory.join(TOKEN);
+        let token = match (&own, fs::read_to_string(&file)) {
+            (Some(_), _) => String::new(),
+            (None, Ok(token)) => token.trim().to_owned(),
+            (None, Err(error)) => {
+                let problem =
+                    format!("it needs a join token: {TOKEN}: {error}; a restart of the agent makes one");
+                return self.node.fail(Refusal::NoCertificate, problem, now);
+            }
+        };
+        self.node.asking = true;
+        let node = node.to_owned();
+        tokio::spawn(async move {
+            let result = match own {
+                Some(own) => client.issue(&own, &id).await,
+                None => join(&client, &node, &token, &file).await,
+            };
+            let result = result.map(|(svid, bundle)| (Some(svid), bundle));
+            let _ = answers.send(Answer { to: Asked::Node(id), result }).await;
+        });
+    }
+
+    /// The CA's next word. Cancel safe.
+    pub(super) async fn answers(&mut self) -> Answer {
+        match self.answered.recv().await {
+            Some(answer) => answer,
+            // This side keeps a sender.
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Takes the CA's word.
+    pub(super) fn take(&mut self, answer: Answer, trust: &mut Trust, clock: Clock, now: Time) -> Change {
+        let Answer { to, result } = answer;
+        if matches!(to, Asked::Workload(_)) {
+            self.asking = self.asking.saturating_sub(1);
+        }
+        let domain = match &to {
+            Asked::Node(id) | Asked::Workload(id) => id.trust_domain(),
+            Asked::Bundle(domain) => domain,
+        };
+        if self.domain.as_ref() != Some(domain) {
+            return Change::default();
+        }
+        let mut change = Change::default();
+        let result =
+            result.map_err(|error| (error.refusal(), error.to_string())).and_then(|(svid, bundle)| {
+                self.bundle_due = now.saturating_add(BUNDLE);
+                change.trust = trust.learn(bundle);
+                let Some(svid) = svid else { return Ok(None) };
+                match trust.judge(svid.chain(), &Expected::Id(svid.id().clone())) {
+                    Ok(()) => Ok(Some(svid)),
+                    Err(error) => Err((error.refusal(), error.to_string())),
+                }
+            });
+        let (held, id) = match &to {
+            Asked::Bundle(_) => {
+                if let Err((_, problem)) = result {
+                    info!("no bundle of the CA: {problem}");
+                }
+                return change;
+            }
+            Asked::Node(id) => (Some(&mut self.node), id),
+            Asked::Workload(id) => (self.workloads.get_mut(id), id),
+        };
+        let Some(held) = held else { return change };
+        held.asking = false;
+        match result {
+            Ok(Some(svid)) => {
+                info!("certificate {} of {id}", svid.serial());
+                if matches!(to, Asked::Node(_)) {
+                    save(&svid, &self.source.directory);
+                }
+                held.svid = Some(Arc::new(svid));
+                held.problem = None;
+                held.renew_at_half(clock, now);
+            }
+            Ok(None) => {}
+            Err((refusal, problem)) => {
+                warn!("no certificate of {id}: {problem}");
+                held.fail(refusal, problem, now);
+            }
+        }
+        if matches!(to, Asked::Workload(_)) {
+            change.inputs.push(Input::Certificate(id.clone(), held.state(clock)));
+        }
+        change
+    }
+
+    /// Gives up what has ended by the wall clock.
+    pub(super) fn lose_ended(&mut self, clock: Clock, now: Time) -> Vec<Input> {
+        let wall = clock.wall();
+        self.lose(clock, now, |svid| {
+            if seconds(svid.not_after()) <= wall {
+                Err((Refusal::Expired, "it has ended and the CA has given no other".to_owned()))
+            } else {
+                Ok(())
+            }
+        })
+    }
+
+    /// Judges all of them again after trust has changed, and asks for others.
+    pub(super) fn judge_again(&mut self, trust: &Trust, clock: Clock, now: Time) -> Vec<Input> {
+        for held in self.all() {
+            held.due = held.due.min(now.saturating_add(random(ROTATION)));
+        }
+        self.lose(clock, now, |svid| {
+            let judged = trust.judge(svid.chain(), &Expected::Id(svid.id().clone()));
+            judged.map_err(|error| (error.refusal(), error.to_string()))
+        })
+    }
+
+    /// The wall clock was stepped: what is known of each in boot time is another.
+    pub(super) fn tell_again(&mut self, clock: Clock, now: Time) -> Vec<Input> {
+        for held in self.all().filter(|held| held.failures == 0) {
+            held.renew_at_half(clock, now);
+        }
+        let told = self.workloads.iter().filter(|(_, held)| held.svid.is_some());
+        told.map(|(id, held)| Input::Certificate(id.clone(), held.state(clock))).collect()
+    }
+
+    fn all(&mut self) -> impl Iterator<Item = &mut Held> {
+        std::iter::once(&mut self.node).chain(self.workloads.values_mut())
+    }
+
+    fn lose(
+        &mut self,
+        clock: Clock,
+        now: Time,
+        judge: impl Fn(&Svid) -> Result<(), (Refusal, String)>,
+    ) -> Vec<Input> {
+        let lost = |held: &mut Held| {
+            let verdict = held.svid.as_ref().map_or(Ok(()), |svid| judge(svid));
+            let Err((refusal, problem)) = verdict else { return false };
+            held.lose(refusal, problem, now);
+            true
+        };
+        if lost(&mut self.node) {
+            warn!("this node has no certificate any more");
+        }
+        let workloads = self.workloads.iter_mut().filter_map(|(id, held)| lost(held).then_some((id, held)));
+        workloads.map(|(id, held)| Input::Certificate(id.clone(), held.state(clock))).collect()
+    }
+
+    /// Rows of `auth list`.
+    pub(super) fn views(&self, plan: Option<&AuthPlan>) -> Vec<CertificateView> {
+        let node = self.domain.as_ref().and_then(|domain| domain.node(&self.source.node).ok());
+        let all = node.iter().map(|id| (id, &self.node)).chain(&self.workloads);
+        all.map(|(id, held)| {
+            let endpoints = plan.into_iter().flat_map(|plan| plan.endpoints.values());
+            let workloads = endpoints.filter(|endpoint| endpoint.id == *id);
+            CertificateView {
+                id: id.clone(),
+                serial: held.svid.as_ref().map(|svid| svid.serial().to_owned()),
+                expires: held.svid.as_ref().map(|svid| seconds(svid.not_after())),
+                workloads: workloads.map(|endpoint| endpoint.workload.clone()).collect(),
+                problem: held.problem.as_ref().map(|(_, problem)| problem.clone()),
+            }
+        })
+        .collect()
+    }
+
+    /// When the first of them ends, seconds since 1970.
+    pub(super) fn first_end(&self) -> Option<i64> {
+        let all = std::iter::once(&self.node).chain(self.workloads.values());
+        all.filter_map(|held| held.svid.as_ref()).map(|svid| seconds(svid.not_after())).min()
+    }
+}
+
+/// A token is good once: it goes unless the CA cannot have seen it.
+async fn join(client: &Client, node: &str, token: &str, file: &Path) -> Result<(Svid, Bundle), EnrolError> {
+    let result = client.join(node, token).await;
+    if !matches!(result, Err(EnrolError::Connection { .. }))
+        && let Err(error) = fs::remove_file(file)
+    {
+        warn!("cannot remove {}: {error}", file.display());
+    }
+    result
+}
+
+fn save(svid: &Svid, directory: &Path) {
+    if let Err(error) = svid.save(&directory.join(NODE)) {
+        // It is in force all the same; after a restart there may have to be a token.
+        warn!("the node certificate is not kept: {error}");
+    }
+}
+
+/// Below a bound.
+fn random(bound: u64) -> u64 {
+    // Without randomness there is no jitter, and no TLS either.
+    getrandom::u64().map_or(0, |number| number % bound.max(1))
+}

@@ -1,0 +1,185 @@
+//! What happened, as the machine is told it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use certs::tls::server_config;
+use certs::verify::{Expected, earliest_end};
+use linux::clock::boottime;
+use node_api::auth::{AuthAnswer, AuthQuestion, FromAuthAgent, ToAuthAgent};
+use tokio::net::TcpStream;
+use tracing::{debug, error, info};
+
+use super::Driver;
+use super::certificates::Change;
+use super::clock::seconds;
+use super::door::{Arrival, Met};
+use super::sessions::Event;
+use crate::event::{Input, SessionId};
+
+impl Driver {
+    pub(super) fn obey(&mut self, message: ToAuthAgent) {
+        match message {
+            ToAuthAgent::Plan { plan, .. } if plan.node != self.node => {
+                error!("the agent has sent the plan of node {}, this is node {}", plan.node, self.node);
+            }
+            ToAuthAgent::Plan { number, plan } => {
+                self.plan = Some(Arc::clone(&plan));
+                self.refresh_trust();
+                self.certificates.belong(&plan.trust_domain, &self.trust, self.clock, boottime());
+                self.certificates.ask(&self.trust, boottime());
+                self.inputs.push_back(Input::Plan(number, plan));
+            }
+            ToAuthAgent::Ask { number, question } => {
+                let answer = Box::new(self.answer(&question));
+                self.control.tell(FromAuthAgent::Answer { number, answer });
+            }
+            // Ended the loop.
+            ToAuthAgent::Stop => {}
+        }
+    }
+
+    fn answer(&self, question: &AuthQuestion) -> AuthAnswer {
+        match question {
+            AuthQuestion::Certificates => {
+                AuthAnswer::Certificates(self.certificates.views(self.plan.as_deref()))
+            }
+            AuthQuestion::Pairs => AuthAnswer::Pairs(self.machine.pairs()),
+            AuthQuestion::Nodes => {
+                let mut nodes = self.machine.nodes();
+                for node in &mut nodes {
+                    let session = self.sessions.iter().find(|(_, session)| session.node == node.name);
+                    node.address = session.map(|(_, session)| session.address);
+                }
+                AuthAnswer::Nodes(nodes)
+            }
+            AuthQuestion::Counters => {
+                let mut counters = self.machine.counters();
+                counters.lost += self.hold.lost();
+                let left = |end: i64| u64::try_from(end.saturating_sub(self.clock.wall())).unwrap_or(0);
+                counters.first_expiry = self.certificates.first_end().map(left);
+                AuthAnswer::Counters(counters)
+            }
+        }
+    }
+
+    pub(super) fn heard(&mut self, event: Event) {
+        match event {
+            Event::Message(session, message) => self.inputs.push_back(Input::Received(session, message)),
+            Event::Over(session, problem) => self.over(session, problem),
+        }
+    }
+
+    pub(super) fn over(&mut self, id: SessionId, problem: String) {
+        if let Some(session) = self.sessions.close(id) {
+            info!("session with node {} ({}) is over: {problem}", session.node, session.address);
+            let (node, problem) = (session.node, Some(problem));
+            self.inputs.push_back(Input::Disconnected { session: Some(id), node, problem });
+        }
+    }
+
+    pub(super) fn arrived(&mut self, arrival: Arrival) {
+        match arrival {
+            Arrival::Stranger(stream, address) => self.admit(stream, address),
+            Arrival::Failed { node, problem } => self.inputs.push_back(unconnected(node, problem)),
+            Arrival::Met(met) => {
+                let address = met.address;
+                let called = met.called.clone();
+                match (self.meet(*met), called) {
+                    (Ok(input), _) => self.inputs.push_back(input),
+                    (Err(problem), Some(node)) => self.inputs.push_back(unconnected(node, problem)),
+                    (Err(problem), None) => debug!("{address} is sent away: {problem}"),
+                }
+            }
+        }
+    }
+
+    /// Somebody connects: he must show the certificate of a node of the plan.
+    fn admit(&mut self, stream: TcpStream, address: SocketAddr) {
+        let config = self.certificates.node().and_then(|own| {
+            let plan = self.plan.as_ref().ok_or("there is no plan yet")?;
+            let nodes = Expected::AnyOf(Arc::new(plan.nodes.values().map(|node| node.id.clone()).collect()));
+            let config = server_config(own, nodes, &self.trust.bundles, &self.trust.clock);
+            config.map_err(|error| error.to_string())
+        });
+        match config {
+            Ok(config) => self.door.admit(stream, address, config),
+            Err(problem) => debug!("{address} is not let in: {problem}"),
+        }
+    }
+
+    /// A handshake of nodes has ended well. The plan may have changed since it began, so it is asked again.
+    fn meet(&mut self, met: Met) -> Result<Input, String> {
+        let chain = met.chain();
+        let plan = self.plan.as_ref().ok_or("there is no plan")?;
+        let node = plan.nodes.iter().find(|(name, node)| {
+            met.called.as_ref().is_none_or(|called| called == *name)
+                && self.trust.judge(&chain, &Expected::Id(node.id.clone())).is_ok()
+        });
+        let (node, _) = node.ok_or("its certificate is no longer a node's of the plan")?;
+        let theirs = earliest_end(&chain).map_err(|error| error.to_string())?;
+        let ours = self.certificates.node()?.not_after();
+        let expiry = self.clock.end(seconds(theirs.min(ours)));
+        info!("session with node {node} ({})", met.address);
+        let node = node.clone();
+        let session = self.sessions.begin(met.stream, node.clone(), met.address, chain);
+        Ok(Input::Connected { session, node, expiry })
+    }
+
+    /// Each second: what has ended, what is due, what has changed.
+    pub(super) fn second(&mut self) {
+        let now = boottime();
+        let is_stepped = self.clock.read_again();
+        self.inputs.push_back(Input::Tick);
+        self.inputs.extend(self.proofs.expire(now));
+        self.inputs.extend(self.proofs.lose_ended(self.clock.wall()));
+        self.inputs.extend(self.certificates.lose_ended(self.clock, now));
+        self.refresh_trust();
+        if is_stepped {
+            info!("the wall clock was set; every certificate is judged again");
+            self.judge_again();
+            self.inputs.extend(self.certificates.tell_again(self.clock, now));
+        }
+        self.certificates.ask(&self.trust, now);
+    }
+
+    pub(super) fn change(&mut self, change: Change) {
+        if change.trust {
+            self.judge_again();
+        }
+        self.inputs.extend(change.inputs);
+        self.certificates.ask(&self.trust, boottime());
+    }
+
+    fn refresh_trust(&mut self) {
+        let is_new = self.plan.as_ref().is_some_and(|plan| self.trust.refresh(&plan.trust_domain));
+        if is_new {
+            self.judge_again();
+        }
+    }
+
+    /// Everything that was verified, by the trust and the time that are in force now.
+    fn judge_again(&mut self) {
+        self.inputs.extend(self.certificates.judge_again(&self.trust, self.clock, boottime()));
+        self.inputs.extend(self.proofs.judge_again(&self.trust));
+        let Some(plan) = self.plan.clone() else { return };
+        let judge = |node: &str, chain: &[certs::CertificateDer<'_>]| {
+            let node = plan.nodes.get(node).ok_or("the plan has no such node")?;
+            self.trust.judge(chain, &Expected::Id(node.id.clone())).map_err(|error| error.to_string())
+        };
+        let lost: Vec<_> = self
+            .sessions
+            .iter()
+            .filter_map(|(id, session)| Some((id, judge(&session.node, &session.chain).err()?)))
+            .collect();
+        for (id, problem) in lost {
+            self.over(id, problem);
+        }
+    }
+}
+
+/// A node that was to be called is not to be had.
+pub(super) fn unconnected(node: String, problem: String) -> Input {
+    info!("no session with node {node}: {problem}");
+    Input::Disconnected { session: None, node, problem: Some(problem) }
+}

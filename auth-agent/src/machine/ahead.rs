@@ -1,0 +1,203 @@
+//! In which order pairs are proven, and how fast: those that packets wait for first, the rest at a bounded rate.
+
+use std::collections::{BTreeSet, VecDeque};
+
+use mesh::auth::{AuthPlan, InstanceName};
+use mesh::identity::Identity;
+use node_api::auth::FromAuthAgent;
+
+use super::pairs::{PairName, Work};
+use super::timers::Timer;
+use super::{Machine, SECOND};
+use crate::event::{Output, Time};
+
+/// What the node that dials has begun has come so far by then.
+const OTHER_BEGINS: Time = SECOND / 4;
+
+/// Pairs whose next step is to be taken.
+#[derive(Debug, Default)]
+pub(super) struct Queue {
+    asked: VecDeque<PairName>,
+    ahead: VecDeque<PairName>,
+}
+
+/// A token bucket: a tenth of a second's worth at once.
+#[derive(Debug)]
+pub(super) struct Bucket {
+    /// Nanoseconds that one costs.
+    cost: Time,
+    most: Time,
+    saved: Time,
+    at: Time,
+}
+
+impl Bucket {
+    pub(super) fn new(per_second: u64) -> Self {
+        let cost = SECOND / per_second.max(1);
+        let most = cost.max(SECOND / 10);
+        Self { cost, most, saved: most, at: 0 }
+    }
+
+    pub(super) fn take(&mut self, now: Time) -> bool {
+        self.saved = self.saved.saturating_add(now.saturating_sub(self.at)).min(self.most);
+        self.at = now;
+        let enough = self.saved >= self.cost;
+        if enough {
+            self.saved -= self.cost;
+        }
+        enough
+    }
+
+    /// How long until there is one again, after [`Self::take`] has found none.
+    pub(super) fn wait(&self) -> Time {
+        self.cost.saturating_sub(self.saved).max(1)
+    }
+}
+
+/// A plan whose pairs have not all been tried.
+#[derive(Debug)]
+pub(super) struct Settling {
+    number: u64,
+    until: Time,
+    open: BTreeSet<PairName>,
+}
+
+impl Machine {
+    /// Puts a pair into the queue, unless it has what it needs or something is being done about it.
+    pub(super) fn enqueue(&mut self, name: &PairName, asked: bool) {
+        let Some(pair) = self.pairs.get_mut(name) else {
+            return;
+        };
+        if pair.mark.is_some_and(|marked| marked.confirmed) {
+            return;
+        }
+        let asked = asked || !pair.packets.is_empty();
+        match pair.work {
+            Work::Idle => {
+                pair.work = Work::Queued;
+                let queue = if asked { &mut self.queue.asked } else { &mut self.queue.ahead };
+                queue.push_back(name.clone());
+            }
+            // It stays where it was, too; whoever comes second finds nothing to do.
+            Work::Queued if asked && !self.queue.asked.contains(name) => {
+                self.queue.asked.push_back(name.clone());
+            }
+            _ => {}
+        }
+    }
+
+    /// Queues a pair that nobody has asked for. Either node could begin: the one that dials does, the other only if
+    /// nothing has come of it.
+    pub(super) fn enqueue_ahead(&mut self, name: &PairName) {
+        let begins = self.own_node() <= name.peer.node.as_str();
+        if begins || self.pairs.get(name).is_some_and(|pair| !pair.packets.is_empty()) {
+            return self.enqueue(name, false);
+        }
+        let at = self.now + self.random.shorten(OTHER_BEGINS);
+        self.timers.add(at, Timer::Retry(name.clone()));
+    }
+
+    /// Takes the steps there are tokens for.
+    pub(super) fn pump(&mut self) {
+        self.pump_queue(true);
+        self.pump_queue(false);
+    }
+
+    fn pump_queue(&mut self, asked: bool) {
+        let count = if asked { self.queue.asked.len() } else { self.queue.ahead.len() };
+        for _ in 0..count {
+            let queue = if asked { &mut self.queue.asked } else { &mut self.queue.ahead };
+            let Some(name) = queue.pop_front() else {
+                return;
+            };
+            if self.pairs.get(&name).is_none_or(|pair| pair.work != Work::Queued) {
+                continue;
+            }
+            self.set_work(&name, Work::Idle);
+            if self.attempt(&name, false) {
+                continue;
+            }
+            let room = self.room_for_proof();
+            let bucket = if asked { &mut self.asked } else { &mut self.spare };
+            if room && bucket.take(self.now) {
+                self.attempt(&name, true);
+                continue;
+            }
+            // With no room, the end of any handshake brings us here again.
+            let wait = bucket.wait();
+            if room {
+                self.timers.add(self.now + wait, Timer::Pump);
+            }
+            self.set_work(&name, Work::Queued);
+            let queue = if asked { &mut self.queue.asked } else { &mut self.queue.ahead };
+            queue.push_front(name);
+            return;
+        }
+    }
+
+    /// Keeps and queues the pairs that a plan implies, as far as the bound goes.
+    pub(super) fn prove_ahead(&mut self, number: u64) {
+        let Some(plan) = self.plan.clone() else {
+            return;
+        };
+        let mut open = BTreeSet::new();
+        for pair in &plan.pairs {
+            let (a, b) = pair.identities();
+            self.imply(&plan, a, b, &mut open);
+            if a != b {
+                self.imply(&plan, b, a, &mut open);
+            }
+        }
+        for name in &open {
+            self.enqueue_ahead(name);
+        }
+        let until = self.now + self.settings.settle_time;
+        self.timers.add(until, Timer::Settle);
+        self.settling = Some(Settling { number, until, open });
+        self.check_settled();
+    }
+
+    /// Pairs of one identity here with another anywhere.
+    fn imply(&mut self, plan: &AuthPlan, here: Identity, there: Identity, open: &mut BTreeSet<PairName>) {
+        let locals = self.index.local_identities.get(&here).cloned().unwrap_or_default();
+        let remotes = self.index.remote_identities.get(&there).cloned().unwrap_or_default();
+        let beside = self.index.local_identities.get(&there).cloned().unwrap_or_default();
+        let beside = beside.into_iter().map(|instance| InstanceName { node: plan.node.clone(), instance });
+        let peers: Vec<InstanceName> = remotes.into_iter().chain(beside).collect();
+        for local in locals {
+            for peer in &peers {
+                if peer.node == plan.node && peer.instance == local {
+                    continue;
+                }
+                let name = self.pair_name(local, peer.clone());
+                if !self.pairs.contains_key(&name) && self.pairs.len() >= self.settings.ahead {
+                    return;
+                }
+                if self.keep(&name).is_ok_and(|pair| !pair.mark.is_some_and(|marked| marked.confirmed)) {
+                    open.insert(name);
+                }
+            }
+        }
+    }
+
+    /// A pair has been tried, or is no more.
+    pub(super) fn leave_settling(&mut self, name: &PairName) {
+        if let Some(settling) = &mut self.settling
+            && settling.open.remove(name)
+            && settling.open.is_empty()
+        {
+            self.check_settled();
+        }
+    }
+
+    pub(super) fn check_settled(&mut self) {
+        if let Some(settling) = &self.settling
+            && (settling.open.is_empty() || settling.until <= self.now)
+        {
+            let number = settling.number;
+            self.settling = None;
+            self.tell_ended();
+            self.out.push(Output::Tell(FromAuthAgent::Settled { number }));
+        }
+    }
+}

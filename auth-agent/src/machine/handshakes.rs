@@ -1,0 +1,206 @@
+//! Handshakes inside sessions: begun by either side, bounded in number, rate, bytes and time. For who begins, one is over
+//! only when the other side has said that it accepts.
+
+use std::collections::BTreeSet;
+
+use mesh::auth::Refusal;
+use mesh::spiffe::SpiffeId;
+
+use super::Machine;
+use super::proofs::{ProofKey, Running};
+use super::timers::Timer;
+use crate::event::{Output, ProofId, SessionId, Time};
+use crate::message::Message;
+
+/// A handshake in a session that has not ended.
+#[derive(Debug)]
+pub(super) struct Handshake {
+    pub(super) key: ProofKey,
+    /// What our side of it has found, until the other side's word is there, too.
+    pub(super) done: Option<Time>,
+    /// Bytes received and sent.
+    pub(super) bytes: [usize; 2],
+}
+
+impl Machine {
+    /// The peer begins a handshake: only for IDs of its attested instances and of ours, and only where a policy asks it.
+    pub(super) fn prove_asked(
+        &mut self,
+        session: SessionId,
+        node: &str,
+        number: u64,
+        theirs: SpiffeId,
+        ours: SpiffeId,
+    ) {
+        let id = ProofId { session, ours: false, number };
+        if let Err(why) = self.may_prove(session, node, &theirs, &ours) {
+            let message = Message::Refuse { ours: false, proof: number, why };
+            return self.out.push(Output::Send(session, message));
+        }
+        if let Some(state) = self.sessions.get_mut(&session) {
+            state.proofs += 1;
+        }
+        let key = ProofKey { node: node.to_owned(), local: ours.clone(), remote: theirs.clone() };
+        self.handshakes.insert(id, Handshake { key, done: None, bytes: [0; 2] });
+        self.timers.add(self.now + self.settings.proof_time, Timer::Handshake(id));
+        self.out.push(Output::StartProof { proof: id, local: ours, remote: theirs });
+    }
+
+    fn may_prove(
+        &mut self,
+        session: SessionId,
+        node: &str,
+        theirs: &SpiffeId,
+        ours: &SpiffeId,
+    ) -> Result<(), Refusal> {
+        let state = self.sessions.get_mut(&session).ok_or(Refusal::NodeUnreachable)?;
+        if state.proofs >= self.settings.proofs_per_peer || !state.bucket.take(self.now) {
+            return Err(Refusal::Overloaded);
+        }
+        self.has_certificate(ours).map_err(|_| Refusal::NoCertificate)?;
+        let plan = self.plan.as_ref().ok_or(Refusal::UnknownPeer)?;
+        let locals = self.index.local_ids.get(ours).ok_or(Refusal::Withdrawn)?;
+        let remotes =
+            self.index.remote_ids.get(&(node.to_owned(), theirs.clone())).ok_or(Refusal::UnknownPeer)?;
+        let attested = remotes
+            .iter()
+            .filter_map(|name| plan.remotes.get(name).map(|end| (name, end)))
+            .filter(|(name, end)| self.attests(session, name.instance, end));
+        let identities: BTreeSet<_> = attested.map(|(_, end)| end.identity).collect();
+        if identities.is_empty() {
+            return Err(Refusal::NotAttested);
+        }
+        let required = locals
+            .iter()
+            .filter_map(|local| plan.endpoints.get(local))
+            .any(|local| identities.iter().any(|identity| plan.requires(local.identity, *identity)));
+        if required { Ok(()) } else { Err(Refusal::NotRequired) }
+    }
+
+    /// Our side of a handshake has bytes for the other.
+    pub(super) fn proof_bytes(&mut self, id: ProofId, bytes: Vec<u8>) {
+        let most = self.settings.handshake_bytes;
+        let Some(handshake) = self.handshakes.get_mut(&id) else {
+            return;
+        };
+        handshake.bytes[1] = handshake.bytes[1].saturating_add(bytes.len());
+        if handshake.bytes[1] > most {
+            self.out.push(Output::DropProof(id));
+            return self.proof_failed(id, Refusal::BadCertificate, true);
+        }
+        // A message is at most 64 KiB, its frame included.
+        for part in bytes.chunks(32 * 1024) {
+            let message = Message::Handshake { ours: id.ours, proof: id.number, bytes: part.to_vec() };
+            self.out.push(Output::Send(id.session, message));
+        }
+    }
+
+    /// Bytes of the other side. False: it sends more than a handshake has.
+    pub(super) fn proof_received(&mut self, id: ProofId, bytes: Vec<u8>) -> bool {
+        let Some(handshake) = self.handshakes.get_mut(&id) else {
+            return true;
+        };
+        handshake.bytes[0] = handshake.bytes[0].saturating_add(bytes.len());
+        if handshake.bytes[0] > self.settings.handshake_bytes {
+            return false;
+        }
+        self.out.push(Output::FeedProof(id, bytes));
+        true
+    }
+
+    /// Our side of a handshake is over.
+    pub(super) fn proof_done(&mut self, id: ProofId, result: Result<Time, Refusal>) {
+        let Some(handshake) = self.handshakes.get_mut(&id) else {
+            return;
+        };
+        match result.and_then(|expiry| if expiry > self.now { Ok(expiry) } else { Err(Refusal::Expired) }) {
+            Err(why) => self.proof_failed(id, why, true),
+            // TLS 1.3 tells a client nothing of what the server thinks of its certificate.
+            Ok(expiry) if id.ours => handshake.done = Some(expiry),
+            Ok(expiry) => {
+                self.out.push(Output::Send(id.session, Message::Accept { proof: id.number }));
+                self.proof_succeeded(id, expiry);
+            }
+        }
+    }
+
+    /// The other side has accepted what we began. False: it cannot have.
+    pub(super) fn proof_accepted(&mut self, id: ProofId) -> bool {
+        let Some(handshake) = self.handshakes.get(&id) else {
+            return true;
+        };
+        match handshake.done {
+            Some(expiry) if expiry > self.now => self.proof_succeeded(id, expiry),
+            Some(_) => self.proof_failed(id, Refusal::Expired, false),
+            // Our last bytes are sent when our side is over, not before.
+            None => return false,
+        }
+        true
+    }
+
+    fn end_handshake(&mut self, id: ProofId) -> Option<ProofKey> {
+        let handshake = self.handshakes.remove(&id)?;
+        if id.ours {
+            self.tally.running = self.tally.running.saturating_sub(1);
+            if let Some(proof) = self.proofs.get_mut(&handshake.key) {
+                proof.running = Running::No;
+            }
+        } else if let Some(state) = self.sessions.get_mut(&id.session) {
+            state.proofs = state.proofs.saturating_sub(1);
+        }
+        Some(handshake.key)
+    }
+
+    fn proof_succeeded(&mut self, id: ProofId, expiry: Time) {
+        let Some(key) = self.end_handshake(id) else {
+            return;
+        };
+        // One of a session that is not the one in use proves nothing about the one that is.
+        if self.current(&key.node) == Some(id.session) {
+            self.proof_holds(&key, expiry);
+        }
+    }
+
+    /// A handshake has failed; `tell` the other side if it does not know.
+    pub(super) fn proof_failed(&mut self, id: ProofId, why: Refusal, tell: bool) {
+        let Some(key) = self.end_handshake(id) else {
+            return;
+        };
+        if tell {
+            let message = Message::Refuse { ours: id.ours, proof: id.number, why };
+            self.out.push(Output::Send(id.session, message));
+        }
+        if id.ours {
+            self.proof_refused(&key, why);
+        } else {
+            self.tally.refuse(why);
+        }
+    }
+
+    /// The other side says that a handshake will not succeed.
+    pub(super) fn proof_refused_by_peer(&mut self, id: ProofId, why: Refusal) {
+        if !self.handshakes.contains_key(&id) {
+            return;
+        }
+        self.out.push(Output::DropProof(id));
+        let why = match why {
+            Refusal::NoCertificate => Refusal::PeerNoCertificate,
+            Refusal::NodeUnreachable
+            | Refusal::NotAttested
+            | Refusal::NotRequired
+            | Refusal::UnknownPeer
+            | Refusal::Withdrawn
+            | Refusal::Overloaded
+            | Refusal::TimedOut => why,
+            _ => Refusal::RefusedByPeer,
+        };
+        self.proof_failed(id, why, false);
+    }
+
+    pub(super) fn handshake_timed_out(&mut self, id: ProofId) {
+        if self.handshakes.contains_key(&id) {
+            self.out.push(Output::DropProof(id));
+            self.proof_failed(id, Refusal::TimedOut, true);
+        }
+    }
+}

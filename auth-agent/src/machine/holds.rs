@@ -1,0 +1,164 @@
+//! Packets that wait: for the mark of their pair, or for the plan to know their addresses. None goes on without a mark
+//! where policy asks for one, and none waits longer than its time.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use abi::HoldKind;
+use mesh::auth::{InstanceName, Refusal};
+
+use super::Machine;
+use super::pairs::PairName;
+use super::timers::Timer;
+use crate::event::{Output, Packet, Time};
+
+/// One of them.
+#[derive(Debug)]
+struct Waiting {
+    since: Time,
+    kind: HoldKind,
+    source: IpAddr,
+    destination: IpAddr,
+    /// Whose mark it waits for; `None`: it waits for a plan.
+    pair: Option<PairName>,
+    /// Who had its addresses when first they were known: nobody who comes after them sends or gets it.
+    owners: (Option<u64>, Option<InstanceName>),
+}
+
+/// All of them.
+#[derive(Debug, Default)]
+pub(super) struct Holds {
+    packets: BTreeMap<Packet, Waiting>,
+}
+
+impl Holds {
+    /// The pair that a packet waited for is no more.
+    pub(super) fn orphan(&mut self, packet: Packet) {
+        if let Some(waiting) = self.packets.get_mut(&packet) {
+            waiting.pair = None;
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.packets.len()
+    }
+}
+
+impl Machine {
+    /// A packet waits.
+    pub(super) fn held(&mut self, packet: Packet, kind: HoldKind, source: IpAddr, destination: IpAddr) {
+        if self.holds.packets.len() >= self.settings.held || self.holds.packets.contains_key(&packet) {
+            self.tally.refuse(Refusal::Overloaded);
+            self.tally.lost += 1;
+            return self.out.push(Output::Lose(packet));
+        }
+        let waiting =
+            Waiting { since: self.now, kind, source, destination, pair: None, owners: (None, None) };
+        self.holds.packets.insert(packet, waiting);
+        self.timers.add(self.now + self.settings.hold_time, Timer::Packet(packet));
+        self.resolve(packet);
+    }
+
+    /// After a plan: what waited for one.
+    pub(super) fn resolve_again(&mut self) {
+        let unresolved = self.holds.packets.iter().filter(|(_, waiting)| waiting.pair.is_none());
+        let unresolved: Vec<_> = unresolved.map(|(packet, _)| *packet).collect();
+        for packet in unresolved {
+            self.resolve(packet);
+        }
+    }
+
+    /// Finds the pair of a packet and does what there is to do about it.
+    fn resolve(&mut self, packet: Packet) {
+        let Some(waiting) = self.holds.packets.get(&packet) else {
+            return;
+        };
+        let pending = matches!(waiting.kind, HoldKind::PendingEgress | HoldKind::PendingIngress);
+        let (local, peer) = self.owners(waiting);
+        let before = &waiting.owners;
+        let passed = (before.0.is_some() && before.0 != local) || (before.1.is_some() && before.1 != peer);
+        if passed {
+            return self.lose(packet);
+        }
+        if let Some(waiting) = self.holds.packets.get_mut(&packet) {
+            waiting.owners = (local, peer.clone());
+        }
+        let (Some(local), Some(peer)) = (local, peer) else {
+            return;
+        };
+        let name = self.pair_name(local, peer);
+        let most = self.settings.held_per_pair;
+        match self.keep(&name) {
+            Ok(pair) if pair.packets.len() < most => {
+                pair.packets.push(packet);
+                if let Some(waiting) = self.holds.packets.get_mut(&packet) {
+                    waiting.pair = Some(name.clone());
+                }
+                let marked = self.pairs.get(&name).is_some_and(|pair| pair.mark.is_some());
+                if marked && self.leased(&name.peer.node) {
+                    return self.release_all(&name);
+                }
+                self.enqueue(&name, true);
+            }
+            Ok(_) => {
+                self.tally.refuse(Refusal::Overloaded);
+                self.lose(packet);
+            }
+            // Now that both are known the kernel can judge it, and no policy wants a mark of it.
+            Err(Refusal::NotRequired) if pending => self.release(packet),
+            // The kernel's policy is ahead of the plan.
+            Err(_) => {}
+        }
+    }
+
+    /// Whose the addresses of a packet are: here, and beyond.
+    fn owners(&self, waiting: &Waiting) -> (Option<u64>, Option<InstanceName>) {
+        let (here, there) = match waiting.kind {
+            HoldKind::Egress | HoldKind::PendingEgress => (waiting.source, waiting.destination),
+            HoldKind::Ingress | HoldKind::PendingIngress => (waiting.destination, waiting.source),
+        };
+        let beside = self.index.locals.get(&there);
+        let beside =
+            beside.map(|instance| InstanceName { node: self.own_node().to_owned(), instance: *instance });
+        let peer = beside.or_else(|| self.index.remotes.get(&there).cloned());
+        (self.index.locals.get(&here).copied(), peer)
+    }
+
+    fn release_all(&mut self, name: &PairName) {
+        let packets = self.pairs.get_mut(name).map(|pair| std::mem::take(&mut pair.packets));
+        for packet in packets.into_iter().flatten() {
+            self.release(packet);
+        }
+    }
+
+    /// Lets a packet go on.
+    pub(super) fn release(&mut self, packet: Packet) {
+        if let Some(waiting) = self.holds.packets.remove(&packet) {
+            self.tally.waited(self.now.saturating_sub(waiting.since));
+            self.out.push(Output::Release(packet));
+        }
+    }
+
+    /// Loses a packet.
+    pub(super) fn lose(&mut self, packet: Packet) {
+        if self.holds.packets.remove(&packet).is_some() {
+            self.tally.lost += 1;
+            self.out.push(Output::Lose(packet));
+        }
+    }
+
+    /// A packet has waited long enough.
+    pub(super) fn packet_timed_out(&mut self, packet: Packet) {
+        let Some(waiting) = self.holds.packets.get(&packet) else {
+            return;
+        };
+        match waiting.pair.clone() {
+            Some(name) => {
+                let why = self.pairs.get(&name).and_then(|pair| pair.last).unwrap_or(Refusal::TimedOut);
+                self.refuse(&name, why);
+            }
+            None => self.tally.refuse(Refusal::UnknownPeer),
+        }
+        self.lose(packet);
+    }
+}

@@ -1,0 +1,366 @@
+//! Pairs of endpoint instances: on what grounds one may be marked, what is tried to get there, and what is done when it
+//! fails.
+
+use mesh::auth::{AuthEndpoint, InstanceName, Refusal};
+
+use super::marks::Marked;
+use super::proofs::ProofKey;
+use super::timers::Timer;
+use super::{MILLISECOND, Machine, SECOND};
+use crate::event::{Output, Packet, SessionId, Time};
+use crate::message::Message;
+
+/// A pair, from this node. Of two instances here, the lower is `local`.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) struct PairName {
+    /// First, so that all pairs of a node, or of an instance of it, stand together.
+    pub(super) peer: InstanceName,
+    pub(super) local: u64,
+}
+
+/// Both ends, as the plan has them.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Ends {
+    pub(super) local: AuthEndpoint,
+    pub(super) remote: AuthEndpoint,
+}
+
+/// What is being done about a pair.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Work {
+    /// Nothing, or it waits for [`Timer::Retry`].
+    Idle,
+    /// It stands in the queue.
+    Queued,
+    /// Its proof is under way.
+    Proving,
+    /// The peer has been asked to mark it.
+    Binding(u64),
+}
+
+/// A pair that the plan wants authenticated.
+#[derive(Debug)]
+pub(super) struct Pair {
+    pub(super) ends: Ends,
+    pub(super) mark: Option<Marked>,
+    pub(super) work: Work,
+    /// Why it failed last.
+    pub(super) last: Option<Refusal>,
+    /// How often in a row.
+    pub(super) failures: u32,
+    /// Until when the kernel refuses its packets.
+    pub(super) refused: Option<Time>,
+    /// Packets that wait for it.
+    pub(super) packets: Vec<Packet>,
+}
+
+/// A pair that has failed is tried again after so long at first, and at last.
+const RETRY: (Time, Time) = (20 * MILLISECOND, 10 * SECOND);
+/// The same while a packet waits.
+const RETRY_ASKED: Time = 100 * MILLISECOND;
+
+impl Machine {
+    /// Makes a name of two ends in the form that stands for both directions.
+    pub(super) fn pair_name(&self, local: u64, peer: InstanceName) -> PairName {
+        if peer.node == self.own_node() && peer.instance < local {
+            return PairName {
+                local: peer.instance,
+                peer: InstanceName { node: peer.node, instance: local },
+            };
+        }
+        PairName { peer, local }
+    }
+
+    /// Begins to keep a pair, if the plan wants it.
+    pub(super) fn keep(&mut self, name: &PairName) -> Result<&mut Pair, Refusal> {
+        let ends = self.ends(name)?;
+        Ok(self.pairs.entry(name.clone()).or_insert_with(|| Pair {
+            ends,
+            mark: None,
+            work: Work::Idle,
+            last: None,
+            failures: 0,
+            refused: None,
+            packets: Vec::new(),
+        }))
+    }
+
+    /// Keeps a pair no longer; it has no mark any more. Its packets are looked at again.
+    pub(super) fn forget(&mut self, name: &PairName) {
+        let keys = self.keys(name);
+        let Some(pair) = self.pairs.remove(name) else {
+            return;
+        };
+        if pair.refused.is_some() {
+            self.out.push(Output::Forget(keys));
+        }
+        for packet in pair.packets {
+            self.holds.orphan(packet);
+        }
+        self.leave_settling(name);
+    }
+
+    /// Names of the pairs that end in a node.
+    pub(super) fn pairs_of(&self, node: &str) -> Vec<PairName> {
+        let first = InstanceName { node: node.to_owned(), instance: 0 };
+        self.pairs
+            .range(PairName { peer: first, local: 0 }..)
+            .map(|(name, _)| name)
+            .take_while(|name| name.peer.node == node)
+            .cloned()
+            .collect()
+    }
+
+    /// Names of the pairs that end in an instance.
+    pub(super) fn pairs_with(&self, peer: &InstanceName) -> Vec<PairName> {
+        self.pairs
+            .range(PairName { peer: peer.clone(), local: 0 }..)
+            .map(|(name, _)| name)
+            .take_while(|name| name.peer == *peer)
+            .cloned()
+            .collect()
+    }
+
+    /// On which proof a pair rests, and in which session; an error says what is missing, apart from the proof. These are
+    /// all conditions of a mark: they are asked before a proof is begun, and again whenever a mark is set.
+    pub(super) fn grounds(&self, name: &PairName) -> Result<(ProofKey, Option<SessionId>), Refusal> {
+        let Ends { local, remote } = self.ends(name)?;
+        self.has_certificate(&local.id).map_err(|_| Refusal::NoCertificate)?;
+        let here = name.peer.node == self.own_node();
+        if here {
+            self.has_certificate(&remote.id).map_err(|_| Refusal::PeerNoCertificate)?;
+            if !self.leased(&name.peer.node) {
+                return Err(Refusal::NodeUnreachable);
+            }
+            return Ok((ProofKey::here(name.peer.node.clone(), local.id, remote.id), None));
+        }
+        let session = self.current(&name.peer.node).ok_or(Refusal::NodeUnreachable)?;
+        if !self.attests(session, name.peer.instance, &remote) {
+            return Err(Refusal::NotAttested);
+        }
+        if !self.leased(&name.peer.node) {
+            return Err(Refusal::NodeUnreachable);
+        }
+        let key = ProofKey { node: name.peer.node.clone(), local: local.id, remote: remote.id };
+        Ok((key, Some(session)))
+    }
+
+    /// Takes the next step towards a mark. False: it would need a handshake, and `may_begin` says that none may begin.
+    pub(super) fn attempt(&mut self, name: &PairName, may_begin: bool) -> bool {
+        let (key, session) = match self.grounds(name) {
+            Ok(grounds) => grounds,
+            Err(why) => {
+                self.fail(name, why);
+                return true;
+            }
+        };
+        if let Some(expiry) = self.live_proof(&key) {
+            self.join(&key, name);
+            match session {
+                None => self.mark(name, expiry),
+                Some(session) => self.bind(name, session),
+            }
+            return true;
+        }
+        if !self.proving(&key) && !may_begin {
+            return false;
+        }
+        self.join(&key, name);
+        self.set_work(name, Work::Proving);
+        self.begin_proof(&key, session);
+        true
+    }
+
+    pub(super) fn set_work(&mut self, name: &PairName, work: Work) {
+        if let Some(pair) = self.pairs.get_mut(name) {
+            pair.work = work;
+        }
+    }
+
+    /// Asks the peer to mark the pair first.
+    fn bind(&mut self, name: &PairName, session: SessionId) {
+        let most = self.settings.binds_at_once;
+        let Some(state) = self.sessions.get_mut(&session) else {
+            return self.fail(name, Refusal::NodeUnreachable);
+        };
+        if state.binds.len() >= most {
+            return self.fail(name, Refusal::Overloaded);
+        }
+        state.last_bind += 1;
+        let bind = state.last_bind;
+        state.binds.insert(bind, name.clone());
+        self.set_work(name, Work::Binding(bind));
+        self.timers.add(self.now + self.settings.bind_time, Timer::Bind(name.clone(), bind));
+        let (initiator, responder) = (name.local, name.peer.instance);
+        self.out.push(Output::Send(session, Message::Bind { bind, initiator, responder }));
+    }
+
+    pub(super) fn bind_timed_out(&mut self, name: &PairName, bind: u64) {
+        if self.pairs.get(name).is_some_and(|pair| pair.work == Work::Binding(bind)) {
+            if let Some(state) = self.current(&name.peer.node).and_then(|id| self.sessions.get_mut(&id)) {
+                state.binds.remove(&bind);
+            }
+            self.fail(name, Refusal::TimedOut);
+        }
+    }
+
+    /// The peer asks for a mark. It is answered only after ours is written.
+    pub(super) fn bind_asked(&mut self, session: SessionId, node: &str, bind: u64, theirs: u64, ours: u64) {
+        let peer = InstanceName { node: node.to_owned(), instance: theirs };
+        let name = PairName { peer, local: ours };
+        let checked = self.grounds(&name).and_then(|(key, _)| {
+            // To the initiator this says: prove again, yours is of no use any more.
+            let expiry = self.live_proof(&key).ok_or(Refusal::Expired)?;
+            self.keep(&name)?;
+            Ok((key, expiry))
+        });
+        let answer = match checked {
+            Ok((key, expiry)) => {
+                self.join(&key, &name);
+                self.mark(&name, expiry);
+                let marked = self.pairs.get(&name).is_some_and(|pair| pair.mark.is_some());
+                if marked {
+                    Message::Bound { bind }
+                } else {
+                    Message::Unbound { bind, why: Refusal::Overloaded }
+                }
+            }
+            Err(why) => Message::Unbound { bind, why },
+        };
+        self.out.push(Output::Send(session, answer));
+    }
+
+    /// The peer's mark stands, or not. Only now may ours.
+    pub(super) fn bind_answered(&mut self, session: SessionId, bind: u64, result: Result<(), Refusal>) {
+        let Some(name) = self.sessions.get_mut(&session).and_then(|state| state.binds.remove(&bind)) else {
+            return;
+        };
+        if self.pairs.get(&name).is_none_or(|pair| pair.work != Work::Binding(bind)) {
+            return;
+        }
+        let result = result.map_err(|why| self.unbound(&name, why));
+        let result = result.and_then(|()| self.grounds(&name)).and_then(|(key, current)| {
+            // The peer has marked on the strength of a proof of that session, no other.
+            let same = current == Some(session);
+            self.live_proof(&key).filter(|_| same).ok_or(Refusal::TimedOut)
+        });
+        match result {
+            Ok(expiry) => self.mark(&name, expiry),
+            Err(why) => self.fail(&name, why),
+        }
+    }
+
+    /// What the peer's reason for having no mark means here.
+    fn unbound(&mut self, name: &PairName, why: Refusal) -> Refusal {
+        match why {
+            Refusal::NoCertificate => Refusal::PeerNoCertificate,
+            Refusal::Expired => {
+                if let Ok((key, _)) = self.grounds(name) {
+                    self.outdated(&key);
+                }
+                Refusal::TimedOut
+            }
+            other if passes(other) => other,
+            _ => Refusal::RefusedByPeer,
+        }
+    }
+
+    /// A pair has a mark: what waited for it goes on.
+    pub(super) fn proven(&mut self, name: &PairName) {
+        let Some(pair) = self.pairs.get_mut(name) else {
+            return;
+        };
+        pair.work = Work::Idle;
+        pair.failures = 0;
+        pair.last = None;
+        for packet in std::mem::take(&mut pair.packets) {
+            self.release(packet);
+        }
+        self.leave_settling(name);
+    }
+
+    /// A pair has failed for now: what waits for it is lost, unless a moment may change it.
+    pub(super) fn fail(&mut self, name: &PairName, why: Refusal) {
+        let Some(pair) = self.pairs.get_mut(name) else {
+            return;
+        };
+        if pair.last != Some(why) {
+            self.tally.refuse(why);
+        }
+        pair.work = Work::Idle;
+        pair.last = Some(why);
+        let slower = RETRY.0.saturating_mul(1 << pair.failures.min(16)).min(RETRY.1);
+        pair.failures = pair.failures.saturating_add(1);
+        let wait = if passes(why) && !pair.packets.is_empty() { slower.min(RETRY_ASKED) } else { slower };
+        let at = self.now + self.random.shorten(wait);
+        self.timers.add(at, Timer::Retry(name.clone()));
+        if !passes(why) {
+            self.refuse(name, why);
+            self.leave_settling(name);
+        } else if why != Refusal::NotAttested && why != Refusal::NodeUnreachable {
+            self.leave_settling(name);
+        }
+    }
+
+    /// Loses what waits for a pair, and lets the kernel refuse more of it for a while.
+    pub(super) fn refuse(&mut self, name: &PairName, why: Refusal) {
+        let until = self.now + self.settings.refusal_time;
+        let keys = self.keys(name);
+        let Some(pair) = self.pairs.get_mut(name) else {
+            return;
+        };
+        let packets = std::mem::take(&mut pair.packets);
+        if packets.is_empty() {
+            return;
+        }
+        // A refusal would stand where the keys lead to the mark.
+        if pair.mark.is_none() {
+            pair.refused = Some(until);
+            self.out.push(Output::Refuse { keys, why, until });
+            self.timers.add(until, Timer::Refusal(name.clone()));
+        }
+        for packet in packets {
+            self.lose(packet);
+        }
+    }
+
+    pub(super) fn check_refusal(&mut self, name: &PairName) {
+        let now = self.now;
+        let Some(pair) =
+            self.pairs.get_mut(name).filter(|pair| pair.refused.is_some_and(|until| until <= now))
+        else {
+            return;
+        };
+        pair.refused = None;
+        let keys = self.keys(name);
+        self.out.push(Output::Forget(keys));
+    }
+
+    pub(super) fn retry(&mut self, name: &PairName) {
+        self.enqueue(name, false);
+    }
+
+    /// Something about a node has changed: what could not be proven for want of it is tried now.
+    pub(super) fn try_node(&mut self, node: &str) {
+        for name in self.pairs_of(node) {
+            self.enqueue_ahead(&name);
+        }
+    }
+}
+
+/// Whether a failure may be over in a moment, because the other side is only behind.
+fn passes(why: Refusal) -> bool {
+    matches!(
+        why,
+        Refusal::NodeUnreachable
+            | Refusal::NotAttested
+            | Refusal::NoCertificate
+            | Refusal::PeerNoCertificate
+            | Refusal::TimedOut
+            | Refusal::Overloaded
+            | Refusal::NotRequired
+            | Refusal::UnknownPeer
+            | Refusal::Withdrawn
+            | Refusal::Protocol
+    )
+}

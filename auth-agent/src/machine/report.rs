@@ -1,0 +1,139 @@
+//! What people and metrics are told of it.
+
+use std::collections::BTreeMap;
+
+use mesh::auth::{InstanceName, Refusal};
+use mesh::workload::WorkloadName;
+use node_api::auth::{AuthCounters, CertificateView, NodeView, PairState, PairView};
+
+use super::pairs::{Pair, PairName, Work};
+use super::{MILLISECOND, Machine, SECOND};
+use crate::event::Time;
+
+/// Counters, and numbers that are only counted up.
+#[derive(Debug, Default)]
+pub(super) struct Tally {
+    pub(super) proven: u64,
+    refused: BTreeMap<Refusal, u64>,
+    pub(super) marks: u64,
+    /// Handshakes that this node has begun and not ended.
+    pub(super) running: usize,
+    /// The latest nonce.
+    pub(super) nonce: u64,
+    released: u64,
+    pub(super) lost: u64,
+    waited: BTreeMap<u64, u64>,
+    waited_sum: u64,
+}
+
+/// Upper bounds of waiting times, microseconds.
+const BOUNDS: [u64; 14] =
+    [50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000];
+
+impl Tally {
+    pub(super) fn refuse(&mut self, why: Refusal) {
+        *self.refused.entry(why).or_default() += 1;
+    }
+
+    pub(super) fn waited(&mut self, time: Time) {
+        let micros = time / 1_000;
+        let bound = BOUNDS.into_iter().find(|bound| micros <= *bound).unwrap_or(u64::MAX);
+        *self.waited.entry(bound).or_default() += 1;
+        self.waited_sum = self.waited_sum.saturating_add(micros);
+        self.released += 1;
+    }
+}
+
+impl Machine {
+    /// For `/metrics`; seconds until the first certificate ends are those of the workloads' certificates.
+    pub fn counters(&self) -> AuthCounters {
+        let first = self.certificates.values().filter_map(|result| result.ok()).min();
+        AuthCounters {
+            proven: self.tally.proven,
+            refused: self.tally.refused.clone(),
+            marks: self.tally.marks,
+            held: self.holds.len() as u64,
+            released: self.tally.released,
+            lost: self.tally.lost,
+            waited: self.tally.waited.clone(),
+            waited_sum: self.tally.waited_sum,
+            first_expiry: first.map(|until| until.saturating_sub(self.now) / SECOND),
+            sessions: self.nodes.values().filter(|node| node.current.is_some()).count() as u64,
+        }
+    }
+
+    /// The certificates that are wanted. Serial numbers and times of day are not known here.
+    pub fn certificates(&self) -> Vec<CertificateView> {
+        let workloads = |instances: &[u64]| {
+            let plan = self.plan.as_ref()?;
+            let ends = instances.iter().filter_map(|instance| plan.endpoints.get(instance));
+            Some(ends.map(|end| end.workload.clone()).collect())
+        };
+        let view = |(id, instances): (&mesh::spiffe::SpiffeId, &Vec<u64>)| CertificateView {
+            id: id.clone(),
+            serial: None,
+            expires: None,
+            workloads: workloads(instances).unwrap_or_default(),
+            problem: self.has_certificate(id).err().map(|why| why.text().to_owned()),
+        };
+        self.index.local_ids.iter().map(view).collect()
+    }
+
+    /// The pairs that are kept: those implied by the plan within the bound, and those that were asked for.
+    pub fn pairs(&self) -> Vec<PairView> {
+        self.pairs.iter().map(|(name, pair)| self.pair_view(name, pair)).collect()
+    }
+
+    fn pair_view(&self, name: &PairName, pair: &Pair) -> PairView {
+        let state = match (pair.mark, pair.work) {
+            (Some(_), _) => PairState::Proven,
+            (None, Work::Proving | Work::Binding(_)) => PairState::Proving,
+            (None, _) if pair.last.is_some() => PairState::Refused,
+            (None, _) => PairState::Idle,
+        };
+        let refusal = pair.last.filter(|_| pair.mark.is_none());
+        PairView {
+            local: InstanceName { node: self.own_node().to_owned(), instance: name.local },
+            local_workload: pair.ends.local.workload.clone(),
+            local_id: pair.ends.local.id.clone(),
+            remote: name.peer.clone(),
+            remote_workload: pair.ends.remote.workload.clone(),
+            remote_id: pair.ends.remote.id.clone(),
+            state,
+            mark: pair.mark.map_or(0, |marked| marked.number),
+            epoch: pair.mark.map_or(0, |marked| marked.epoch),
+            expires_in: pair.mark.map(|marked| marked.expiry.saturating_sub(self.now) / SECOND),
+            refusal,
+            detail: refusal.map(|why| self.detail(name, &pair.ends.local.workload, why)),
+        }
+    }
+
+    /// A refusal, with the name of what it is about.
+    fn detail(&self, name: &PairName, workload: &WorkloadName, why: Refusal) -> String {
+        let node = &name.peer.node;
+        let problem = self.nodes.get(node).and_then(|node| node.problem.as_deref());
+        match (why, problem) {
+            (Refusal::NoCertificate, _) => format!("workload {workload}: {}", why.text()),
+            (_, Some(problem)) => format!("node {node}: {}; {problem}", why.text()),
+            _ => format!("node {node}: {}", why.text()),
+        }
+    }
+
+    /// The other nodes. At which address each was reached is not known here.
+    pub fn nodes(&self) -> Vec<NodeView> {
+        let view = |(name, node): (&String, &super::sessions::Node)| NodeView {
+            name: name.clone(),
+            id: node.id.clone(),
+            connected: node.current.is_some(),
+            address: None,
+            lease: node.lease.end.saturating_sub(self.now) / MILLISECOND,
+            marks: self.pairs_of(name).iter().filter(|name| self.is_marked(name)).count(),
+            problem: node.problem.clone(),
+        };
+        self.nodes.iter().map(view).collect()
+    }
+
+    fn is_marked(&self, name: &PairName) -> bool {
+        self.pairs.get(name).is_some_and(|pair| pair.mark.is_some())
+    }
+}

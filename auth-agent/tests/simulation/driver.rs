@@ -1,0 +1,278 @@
+//! What the driver would do about certificates, handshakes and held packets.
+
+use std::net::IpAddr;
+
+use abi::HoldKind;
+use auth_agent::event::{Input, Output, Packet, ProofId, Time};
+use mesh::auth::{InstanceName, Refusal};
+use mesh::spiffe::SpiffeId;
+use node_api::auth::FromAuthAgent;
+
+use crate::tls::{Certificate, Flight, judge};
+use crate::world::{Event, Held, MS, Shake, World};
+
+/// What is fed to a handshake that is to begin.
+const BEGIN: &[u8] = b"begin";
+
+impl World {
+    pub(crate) fn act_on_proof(&mut self, node: usize, output: Output) {
+        match output {
+            Output::StartProof { proof, local, remote } => {
+                let shake = Shake { local, remote, over: false };
+                self.nodes[node].shakes.insert(proof, shake);
+                if proof.ours {
+                    self.later(MS / 10, Event::Handshake(node, proof, BEGIN.to_vec()));
+                }
+            }
+            Output::FeedProof(proof, bytes) => {
+                let wait = self.random.between(MS / 10, MS);
+                self.later(wait, Event::Handshake(node, proof, bytes));
+            }
+            Output::DropProof(proof) => {
+                self.nodes[node].shakes.remove(&proof);
+            }
+            Output::ProveLocally(a, b) => {
+                let (wait, starts) = (self.random.between(MS / 10, 2 * MS), self.nodes[node].starts);
+                self.later(wait, Event::Local(node, starts, a, b));
+            }
+            Output::Release(packet) => self.go_on(node, packet),
+            Output::Lose(packet) => {
+                self.nodes[node].held.remove(&packet);
+            }
+            Output::Tell(FromAuthAgent::Free { instance }) => {
+                let name = InstanceName { node: self.truth.names[node].clone(), instance };
+                assert!(!self.truth.endpoints.contains_key(&name), "{name:?} is free, and runs");
+                self.truth.give_out(&name);
+            }
+            _ => {}
+        }
+    }
+
+    /// The CA, or the absence of it.
+    pub(crate) fn issue(&mut self, node: usize, id: SpiffeId) {
+        if !self.nodes[node].wanted.contains(&id) {
+            return;
+        }
+        let own = self.truth.names[node].clone();
+        let placed = self.truth.endpoints.iter().any(|(name, end)| name.node == own && end.end.id == id);
+        if self.no_ca || !placed {
+            return self.later(100 * MS, Event::Issue(node, id));
+        }
+        let life = self.random.between(4_000, 30_000) * MS;
+        let until = self.now + life;
+        let certificate = Certificate { id: id.clone(), root: self.root, until };
+        self.nodes[node].certificates.insert(id.clone(), certificate);
+        self.later(life / 2, Event::Issue(node, id.clone()));
+        let until = self.clock(node, until);
+        self.give(node, Input::Certificate(id, Ok(until)));
+    }
+
+    /// Chains that a node shows: its own, except where it is being wicked.
+    fn chain(&mut self, node: usize, id: &SpiffeId) -> Option<Vec<Certificate>> {
+        let now = self.now;
+        let mut own = self.nodes[node].certificates.get(id).filter(|own| own.until > now)?.clone();
+        if self.quiet || !self.random.one_in(12) {
+            return Some(vec![own]);
+        }
+        let other = self.truth.id(9);
+        Some(match self.random.between(0, 4) {
+            0 => vec![Certificate { id: other, ..own.clone() }, own],
+            1 => vec![Certificate { id: other, ..own }],
+            2 => {
+                own.root = 99;
+                vec![own]
+            }
+            _ => {
+                own.until = 0;
+                vec![own]
+            }
+        })
+    }
+
+    /// Bytes for a handshake.
+    pub(crate) fn feed(&mut self, node: usize, proof: ProofId, bytes: &[u8]) {
+        let Some(shake) = self.nodes[node].shakes.get(&proof).filter(|shake| !shake.over).cloned() else {
+            return;
+        };
+        if bytes == BEGIN {
+            return self.give(node, Input::ProofBytes(proof, Flight::ClientHello.bytes()));
+        }
+        let flight = Flight::parse(bytes);
+        let fits = matches!(
+            (&flight, proof.ours),
+            (Some(Flight::Server(_)), true) | (Some(Flight::Client(_) | Flight::ClientHello), false)
+        );
+        let Some(own) = self.chain(node, &shake.local) else {
+            return self.over(node, proof, Err(Refusal::NoCertificate));
+        };
+        match flight.filter(|_| fits) {
+            None => self.over(node, proof, Err(Refusal::BadCertificate)),
+            Some(Flight::ClientHello) => {
+                self.give(node, Input::ProofBytes(proof, Flight::Server(own).bytes()));
+            }
+            Some(Flight::Server(chain)) => {
+                match judge(&chain, &shake.remote, &self.nodes[node].roots, self.now) {
+                    Err(why) => self.over(node, proof, Err(why)),
+                    Ok(until) => {
+                        let until = until.min(own[0].until.max(self.now + 1));
+                        let bytes = Flight::Client(own).bytes();
+                        self.note_proven(node, proof, &shake, until, &chain);
+                        self.give(node, Input::ProofBytes(proof, bytes));
+                        self.over(node, proof, Ok(until));
+                    }
+                }
+            }
+            Some(Flight::Client(chain)) => {
+                match judge(&chain, &shake.remote, &self.nodes[node].roots, self.now) {
+                    Err(why) => self.over(node, proof, Err(why)),
+                    Ok(until) => {
+                        let until = until.min(own[0].until.max(self.now + 1));
+                        self.note_proven(node, proof, &shake, until, &chain);
+                        self.over(node, proof, Ok(until));
+                    }
+                }
+            }
+        }
+    }
+
+    fn note_proven(
+        &mut self,
+        node: usize,
+        proof: ProofId,
+        shake: &Shake,
+        until: Time,
+        chain: &[Certificate],
+    ) {
+        let Some(link) = self.links.get(&proof.session.0) else {
+            return;
+        };
+        let peer = link.ends[usize::from(link.ends[0] == node)];
+        let until = self.clock(node, until);
+        let key = (Some(peer), shake.local.clone(), shake.remote.clone());
+        let entry = self.nodes[node].proven.entry(key).or_default();
+        entry.0 = entry.0.max(until);
+        entry.1 = chain.iter().map(|certificate| certificate.root).collect();
+    }
+
+    fn over(&mut self, node: usize, proof: ProofId, result: Result<Time, Refusal>) {
+        if let Some(shake) = self.nodes[node].shakes.get_mut(&proof) {
+            shake.over = true;
+            let result = result.map(|until| self.clock(node, until));
+            self.give(node, Input::ProofDone(proof, result));
+        }
+    }
+
+    pub(crate) fn prove_locally(&mut self, node: usize, starts: u64, a: SpiffeId, b: SpiffeId) {
+        if self.nodes[node].starts != starts || self.nodes[node].machine.is_none() {
+            return;
+        }
+        let chains = (self.chain(node, &a), self.chain(node, &b));
+        let roots = self.nodes[node].roots.clone();
+        let result = match chains {
+            (Some(of_a), Some(of_b)) => judge(&of_a, &a, &roots, self.now)
+                .and_then(|first| Ok(first.min(judge(&of_b, &b, &roots, self.now)?)))
+                .map(|until| (until, vec![of_a[0].root, of_b[0].root])),
+            _ => Err(Refusal::NoCertificate),
+        };
+        let result = result.map(|(until, roots)| {
+            let until = self.clock(node, until);
+            for key in [(None, a.clone(), b.clone()), (None, b.clone(), a.clone())] {
+                let entry = self.nodes[node].proven.entry(key).or_default();
+                *entry = (entry.0.max(until), roots.clone());
+            }
+            until
+        });
+        self.give(node, Input::LocalProofDone { a, b, result });
+    }
+
+    /// A root is no longer trusted on a node: what was verified with it is verified no more.
+    pub(crate) fn remove_root(&mut self, node: usize, root: u32) {
+        self.nodes[node].roots.retain(|other| *other != root);
+        let proven = self.nodes[node].proven.iter();
+        let lost: Vec<_> =
+            proven.filter(|(_, (_, roots))| roots.contains(&root)).map(|(key, _)| key.clone()).collect();
+        for (peer, local, remote) in lost {
+            self.nodes[node].proven.remove(&(peer, local.clone(), remote.clone()));
+            let peer = peer.map(|peer| self.truth.names[peer].clone());
+            self.give(node, Input::ProofLost { node: peer, local, remote, why: Refusal::Untrusted });
+        }
+    }
+
+    /// A packet of one endpoint to another that has no connection yet. Both ends ask for a mark.
+    pub(crate) fn send(&mut self, from: &InstanceName, to: &InstanceName, six: bool) {
+        let (Some(source), Some(destination)) =
+            (self.truth.endpoints.get(from), self.truth.endpoints.get(to))
+        else {
+            return;
+        };
+        let family = usize::from(six);
+        let addresses = [source.end.addresses()[family], destination.end.addresses()[family]];
+        let node = self.truth.index(&from.node);
+        let now = self.clock(node, self.now);
+        let beside = (from.node == to.node).then_some(to.instance);
+        match self.nodes[node].kernel.find(now, from.instance, addresses[1], beside) {
+            Some(memory) => self.arrive(from, to, addresses, memory),
+            None => self.hold(node, HoldKind::Egress, from, to, addresses, None),
+        }
+    }
+
+    pub(crate) fn arrive(
+        &mut self,
+        from: &InstanceName,
+        to: &InstanceName,
+        addresses: [IpAddr; 2],
+        memory: crate::kernel::Memory,
+    ) {
+        if !self.truth.endpoints.contains_key(to) {
+            return;
+        }
+        let node = self.truth.index(&to.node);
+        let now = self.clock(node, self.now);
+        let beside = (from.node == to.node).then_some(from.instance);
+        match self.nodes[node].kernel.find(now, to.instance, addresses[0], beside) {
+            Some(there) => self.delivered([from.clone(), to.clone()], [memory, there]),
+            None => self.hold(node, HoldKind::Ingress, from, to, addresses, Some(memory)),
+        }
+    }
+
+    fn hold(
+        &mut self,
+        node: usize,
+        kind: HoldKind,
+        from: &InstanceName,
+        to: &InstanceName,
+        addresses: [IpAddr; 2],
+        source_memory: Option<crate::kernel::Memory>,
+    ) {
+        if self.nodes[node].machine.is_none() || self.nodes[node].asleep > self.now {
+            return;
+        }
+        self.serial += 1;
+        let packet = Packet(self.serial);
+        let (from, to, since) = (from.clone(), to.clone(), self.now);
+        self.nodes[node].held.insert(packet, Held { since, kind, from, to, addresses, source_memory });
+        self.give(node, Input::Held { packet, kind, source: addresses[0], destination: addresses[1] });
+    }
+
+    /// The machine lets a packet go on: there has to be a mark.
+    fn go_on(&mut self, node: usize, packet: Packet) {
+        let held = self.nodes[node].held.remove(&packet).expect("a packet is released once");
+        self.released += 1;
+        let Held { from, to, kind, addresses, source_memory, .. } = held;
+        let now = self.clock(node, self.now);
+        let (here, there, remote) = match kind {
+            HoldKind::Egress => (&from, &to, addresses[1]),
+            _ => (&to, &from, addresses[0]),
+        };
+        if [here, there].iter().any(|end| !self.truth.endpoints.contains_key(*end)) {
+            return;
+        }
+        let beside = (here.node == there.node).then_some(there.instance);
+        let memory = self.nodes[node].kernel.find(now, here.instance, remote, beside);
+        let memory = memory.expect("a packet is released only where there is a mark");
+        match source_memory {
+            None => self.later(MS / 10, Event::Arrive(from, to, addresses, memory)),
+            Some(source) => self.delivered([from, to], [source, memory]),
+        }
+    }
+}

@@ -1,0 +1,339 @@
+//! Nodes and their CA over loopback, with real TLS.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test file: they are how a test fails"
+)]
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use certs::bundle::{Bundle, Bundles};
+use certs::ca::{BUNDLE_FILE, Files, Lifetimes};
+use certs::enrol::server::{Allowed, Server};
+use certs::enrol::{Client, Denied, EnrolError, ca_id};
+use certs::svid::Svid;
+use certs::verify::{Expected, verify_chain};
+use certs::{Clock, UnixTime, tls};
+use mesh::auth::Refusal;
+use mesh::spiffe::{SpiffeId, TrustDomain};
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsConnector;
+
+const NOW: u64 = 1_800_000_000;
+const HOUR: u64 = 3600;
+const LUKE: &str = "spiffe://rebels.example/ns/default/sa/luke";
+const LEIA: &str = "spiffe://rebels.example/ns/default/sa/leia";
+
+#[derive(Debug)]
+struct TestClock(AtomicU64);
+
+impl rustls::time_provider::TimeProvider for TestClock {
+    fn current_time(&self) -> Option<UnixTime> {
+        Some(at(self.0.load(Ordering::Relaxed)))
+    }
+}
+
+fn at(seconds: u64) -> UnixTime {
+    UnixTime::since_unix_epoch(Duration::from_secs(seconds))
+}
+
+fn id(text: &str) -> SpiffeId {
+    text.parse().unwrap()
+}
+
+/// A mesh of two nodes: Luke's workload is on yavin, Leia's on hoth.
+struct Mesh {
+    directory: TempDir,
+    files: Files,
+    time: Arc<TestClock>,
+    server: Arc<Server>,
+    address: SocketAddr,
+    bundle: Bundle,
+}
+
+impl Mesh {
+    async fn start() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let files = Files {
+            root: directory.path().join("ca-root"),
+            directory: directory.path().join("ca"),
+            owner: None,
+            trust_domain: "rebels.example".parse().unwrap(),
+            lifetimes: Lifetimes::default(),
+        };
+        let bundle = files.prepare(at(NOW)).unwrap().bundle;
+        let time = Arc::new(TestClock(AtomicU64::new(NOW)));
+        let server = Server::open(&files.directory, Duration::from_secs(HOUR), time.clone()).unwrap();
+        let server = Arc::new(server);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(server.clone().serve(listener));
+        let mesh = Self { directory, files, time, server, address, bundle };
+        mesh.place(&[("yavin", &[LUKE]), ("hoth", &[LEIA])]);
+        mesh
+    }
+
+    fn place(&self, nodes: &[(&str, &[&str])]) {
+        let nodes =
+            nodes.iter().map(|(node, ids)| ((*node).to_owned(), ids.iter().map(|text| id(text)).collect()));
+        self.server.place(Allowed { trust_domain: self.domain(), nodes: nodes.collect() }).unwrap();
+    }
+
+    fn domain(&self) -> TrustDomain {
+        self.files.trust_domain.clone()
+    }
+
+    fn clock(&self) -> Clock {
+        self.time.clone()
+    }
+
+    fn pass(&self, seconds: u64) {
+        self.time.0.fetch_add(seconds, Ordering::Relaxed);
+    }
+
+    fn bundles(&self) -> Arc<Bundles> {
+        Arc::new(Bundles::new(self.bundle.clone()))
+    }
+
+    fn client(&self) -> Client {
+        Client::new(self.address, self.domain(), self.bundles(), self.clock())
+    }
+
+    /// A node that has joined.
+    async fn join(&self, node: &str) -> Svid {
+        let token = self.server.token(node).unwrap();
+        self.client().join(node, &token).await.unwrap().0
+    }
+
+    fn refused(&self, denied: Denied) -> u64 {
+        self.server.refused().get(&denied).copied().unwrap_or(0)
+    }
+}
+
+fn denied<T: std::fmt::Debug>(result: Result<T, EnrolError>) -> Denied {
+    match result.unwrap_err() {
+        EnrolError::Denied { denied, .. } => denied,
+        other => panic!("not denied but: {other}"),
+    }
+}
+
+#[tokio::test]
+async fn a_node_joins_by_its_token_and_gets_certificates_for_its_workloads() {
+    let mesh = Mesh::start().await;
+    let token = mesh.server.token("yavin").unwrap();
+    let (node, bundle) = mesh.client().join("yavin", &token).await.unwrap();
+    assert_eq!((node.id(), &bundle), (&mesh.domain().node("yavin").unwrap(), &mesh.bundle));
+    let (luke, _) = mesh.client().issue(&node, &id(LUKE)).await.unwrap();
+    let expected = Expected::Id(id(LUKE));
+    let verified = verify_chain(luke.chain(), &expected, &mesh.bundles().load(), at(NOW)).unwrap();
+    assert_eq!((verified.serial.as_str(), verified.not_after), (luke.serial(), at(NOW + HOUR)));
+    assert_eq!(mesh.client().bundle(&node).await.unwrap(), mesh.bundle);
+    assert!(mesh.server.refused().is_empty());
+}
+
+#[tokio::test]
+async fn a_token_is_good_once_for_its_node_within_an_hour() {
+    let mesh = Mesh::start().await;
+    let (yavin, hoth) = (mesh.server.token("yavin").unwrap(), mesh.server.token("hoth").unwrap());
+    for (node, token) in [("yavin", "0".repeat(32)), ("yavin", String::new()), ("hoth", yavin.clone())] {
+        assert_eq!(denied(mesh.client().join(node, &token).await), Denied::Token, "{node} {token}");
+    }
+    mesh.client().join("yavin", &yavin).await.unwrap();
+    assert_eq!(denied(mesh.client().join("yavin", &yavin).await), Denied::Token, "a second time");
+    mesh.pass(HOUR);
+    assert_eq!(denied(mesh.client().join("hoth", &hoth).await), Denied::Token, "too late");
+    assert_eq!(mesh.refused(Denied::Token), 5);
+}
+
+#[tokio::test]
+async fn a_node_that_is_not_of_the_mesh_gets_neither_token_nor_certificate() {
+    let mesh = Mesh::start().await;
+    assert!(mesh.server.token("bespin").unwrap_err().contains("\"bespin\": not one of the mesh"));
+    let node = mesh.join("yavin").await;
+    let token = mesh.server.token("hoth").unwrap();
+    mesh.place(&[]);
+    assert_eq!(denied(mesh.client().join("hoth", &token).await), Denied::UnknownNode);
+    // Its certificate is still valid; what it may have with it is not.
+    assert_eq!(denied(mesh.client().issue(&node, &id(LUKE)).await), Denied::UnknownNode);
+    assert_eq!(denied(mesh.client().issue(&node, node.id()).await), Denied::UnknownNode);
+}
+
+#[tokio::test]
+async fn a_node_gets_no_certificate_of_anothers_workload_or_of_the_mesh_itself() {
+    let mesh = Mesh::start().await;
+    let node = mesh.join("yavin").await;
+    let foreign = [
+        id(LEIA),
+        mesh.domain().node("hoth").unwrap(),
+        ca_id(&mesh.domain()).unwrap(),
+        id("spiffe://rebels.example/ns/default/sa/luke2"),
+        id("spiffe://rebels.example"),
+        id("spiffe://empire.example/ns/default/sa/luke"),
+    ];
+    for other in &foreign {
+        assert_eq!(denied(mesh.client().issue(&node, other).await), Denied::NotPlaced, "{other}");
+    }
+    // Not even if the placements were to say so.
+    let ca = ca_id(&mesh.domain()).unwrap().to_string();
+    mesh.place(&[("yavin", &[&ca, "spiffe://rebels.example/ferromesh/node/hoth"]), ("hoth", &[])]);
+    for other in &foreign[1..3] {
+        assert_eq!(denied(mesh.client().issue(&node, other).await), Denied::NotPlaced, "{other}");
+    }
+    assert_eq!(mesh.refused(Denied::NotPlaced), 8);
+}
+
+#[tokio::test]
+async fn a_workload_that_has_moved_is_issued_where_it_is_now() {
+    let mesh = Mesh::start().await;
+    let (yavin, hoth) = (mesh.join("yavin").await, mesh.join("hoth").await);
+    mesh.place(&[("yavin", &[]), ("hoth", &[LUKE, LEIA])]);
+    assert_eq!(denied(mesh.client().issue(&yavin, &id(LUKE)).await), Denied::NotPlaced);
+    mesh.client().issue(&hoth, &id(LUKE)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_node_renews_its_certificate_by_the_one_it_has() {
+    let mesh = Mesh::start().await;
+    let node = mesh.join("yavin").await;
+    mesh.pass(HOUR / 2);
+    let (renewed, _) = mesh.client().issue(&node, node.id()).await.unwrap();
+    assert_eq!(renewed.not_after(), at(NOW + HOUR / 2 + HOUR));
+    assert_ne!(renewed.serial(), node.serial());
+    mesh.pass(HOUR);
+    let expired = mesh.client().issue(&node, node.id()).await.unwrap_err();
+    assert_eq!(expired.refusal(), Refusal::RefusedByPeer, "{expired}");
+    mesh.client().issue(&renewed, &id(LUKE)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_workloads_certificate_is_not_a_nodes() {
+    let mesh = Mesh::start().await;
+    let node = mesh.join("yavin").await;
+    let (luke, _) = mesh.client().issue(&node, &id(LUKE)).await.unwrap();
+    let refused = mesh.client().issue(&luke, &id(LUKE)).await.unwrap_err();
+    assert_eq!(refused.refusal(), Refusal::RefusedByPeer, "{refused}");
+}
+
+#[tokio::test]
+async fn who_shows_no_certificate_gets_nothing_but_by_token() {
+    let mesh = Mesh::start().await;
+    let mut stream = anonymous(&mesh).await;
+    // `Request::Bundle`, the third of the enum.
+    stream.write_all(&[0, 0, 0, 1, 2]).await.unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await.unwrap();
+    // `Response::Denied(NoCertificate)`, the third of each.
+    assert_eq!(answer, [0, 0, 0, 2, 2, 2]);
+    assert_eq!(mesh.refused(Denied::NoCertificate), 1);
+}
+
+async fn anonymous(mesh: &Mesh) -> tokio_rustls::client::TlsStream<TcpStream> {
+    let expected = Expected::Id(ca_id(&mesh.domain()).unwrap());
+    let config = tls::anonymous_client_config(expected, &mesh.bundles(), &mesh.clock()).unwrap();
+    let stream = TcpStream::connect(mesh.address).await.unwrap();
+    TlsConnector::from(config).connect(tls::server_name(), stream).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_frame_that_is_too_long_or_means_nothing_is_refused_unread() {
+    let mesh = Mesh::start().await;
+    for frame in [&[0, 1, 0, 1][..], &[0xff; 4], &[0, 0, 0, 1, 9], &[0, 0, 0, 2, 2, 0], &[0, 0, 0, 0]] {
+        let mut stream = anonymous(&mesh).await;
+        stream.write_all(frame).await.unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await.unwrap();
+        // `Response::Denied(Protocol)`.
+        assert_eq!(answer, [0, 0, 0, 2, 2, 6], "{frame:?}");
+    }
+    assert_eq!(mesh.refused(Denied::Protocol), 5);
+    mesh.join("yavin").await;
+}
+
+#[tokio::test]
+async fn peers_that_say_nothing_hold_no_others_up_and_are_cut_off() {
+    let mesh = Mesh::start().await;
+    // Nearly as many as one address may have: one says nothing after its handshake, the others not even that.
+    let mut slow = anonymous(&mesh).await;
+    let mut silent = Vec::new();
+    for _ in 0..62 {
+        silent.push(TcpStream::connect(mesh.address).await.unwrap());
+    }
+    mesh.join("yavin").await;
+    for stream in &mut silent {
+        assert_eq!(stream.read(&mut [0]).await.unwrap_or(0), 0);
+    }
+    assert_eq!(slow.read(&mut [0]).await.unwrap_or(0), 0);
+    mesh.join("hoth").await;
+}
+
+#[tokio::test]
+async fn somebody_else_at_the_cas_address_is_told_no_token() {
+    let (mesh, other) = (Mesh::start().await, Mesh::start().await);
+    let token = mesh.server.token("yavin").unwrap();
+    let client = Client::new(other.address, mesh.domain(), mesh.bundles(), mesh.clock());
+    let refused = client.join("yavin", &token).await.unwrap_err();
+    assert_eq!(refused.refusal(), Refusal::Untrusted, "{refused}");
+    assert!(other.server.refused().is_empty(), "it was not asked");
+    mesh.client().join("yavin", &token).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_changed_bundle_reaches_nodes_and_judges_them() {
+    let mesh = Mesh::start().await;
+    let node = mesh.join("yavin").await;
+    mesh.files.rotate(at(NOW)).unwrap();
+    let both = mesh.client().bundle(&node).await.unwrap();
+    assert_eq!(both.certificates().count(), 2);
+    mesh.files.rotate(at(NOW)).unwrap();
+    // Issued by the new root, asked for with a certificate of the old.
+    let client = Client::new(mesh.address, mesh.domain(), Arc::new(Bundles::new(both)), mesh.clock());
+    let (renewed, _) = client.issue(&node, node.id()).await.unwrap();
+    mesh.files.rotate(at(NOW)).unwrap();
+    let refused = client.bundle(&node).await.unwrap_err();
+    assert_eq!(refused.refusal(), Refusal::RefusedByPeer, "of the old root: {refused}");
+    assert_eq!(client.bundle(&renewed).await.unwrap().certificates().count(), 1);
+}
+
+#[tokio::test]
+async fn files_of_no_use_leave_what_was_in_force() {
+    let mesh = Mesh::start().await;
+    let node = mesh.join("yavin").await;
+    let path = mesh.files.directory.join(BUNDLE_FILE);
+    std::fs::write(&path, "-----BEGIN CERTIFICATE-----\nAAAA").unwrap();
+    assert_eq!(mesh.client().bundle(&node).await.unwrap(), mesh.bundle);
+    std::fs::remove_file(&path).unwrap();
+    mesh.client().issue(&node, &id(LUKE)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_ca_that_was_killed_goes_on_with_its_files_and_forgets_tokens() {
+    let mesh = Mesh::start().await;
+    let node = mesh.join("yavin").await;
+    let token = mesh.server.token("hoth").unwrap();
+    let again = Server::open(&mesh.files.directory, Duration::from_secs(HOUR), mesh.clock()).unwrap();
+    let again = Arc::new(again);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let client = Client::new(listener.local_addr().unwrap(), mesh.domain(), mesh.bundles(), mesh.clock());
+    tokio::spawn(again.clone().serve(listener));
+    // Before placements are told again, nothing is issued.
+    assert_eq!(denied(client.issue(&node, &id(LUKE)).await), Denied::UnknownNode);
+    let nodes = [("yavin".to_owned(), [id(LUKE)].into()), ("hoth".to_owned(), [].into())].into();
+    again.place(Allowed { trust_domain: mesh.domain(), nodes }).unwrap();
+    client.issue(&node, &id(LUKE)).await.unwrap();
+    assert_eq!(denied(client.join("hoth", &token).await), Denied::Token);
+    assert!(mesh.directory.path().exists());
+}
+
+#[tokio::test]
+async fn placements_of_another_domain_are_refused() {
+    let mesh = Mesh::start().await;
+    let empire = Allowed { trust_domain: "empire.example".parse().unwrap(), nodes: [].into() };
+    let told = mesh.server.place(empire).unwrap_err();
+    assert!(told.contains("empire.example") && told.contains("rebels.example"), "{told}");
+}

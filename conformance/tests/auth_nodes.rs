@@ -1,0 +1,218 @@
+//! Mutual authentication between nodes, and between workloads of one: real agents, auth-agents, CA, kernel and traffic.
+//! Needs root and the kernel.
+#![allow(clippy::unwrap_used, reason = "a scenario that cannot go on has failed")]
+
+use std::net::{IpAddr, SocketAddr};
+
+use conformance::lab::{Mesh, Node, Session, Workload, binary, wait_until};
+
+const REQUIRED: &str = "\
+apiVersion: cilium.io/v2
+kind: CiliumNetworkPolicy
+metadata: {name: proven, namespace: default}
+spec:
+  endpointSelector: {matchLabels: {app: server}}
+  ingress:
+  - fromEndpoints: [{matchLabels: {app: client}}]
+    authentication: {mode: required}
+";
+
+/// A short grace, so that a partition outlasts it within a test.
+const HASTY: &str = ", authenticationGrace: 2s";
+
+/// Two nodes: a server on the second, clients on both, everything placed, nothing required yet.
+struct Scene {
+    mesh: Mesh,
+    server: Workload,
+}
+
+impl Scene {
+    fn new(settings: &str) -> Self {
+        let mesh = Mesh::up(2, settings);
+        mesh.place("server", &["app=server"], 1);
+        mesh.place("client", &["app=client"], 0);
+        mesh.place("near", &["app=client"], 1);
+        mesh.place("stranger", &["app=other"], 0);
+        let server = mesh.nodes[1].serve("server", &[], 80);
+        let scene = Self { mesh, server };
+        scene.known(0, "server");
+        scene
+    }
+
+    fn required(settings: &str) -> Self {
+        let scene = Self::new(settings);
+        scene.mesh.apply("proven.yaml", REQUIRED);
+        scene
+    }
+
+    /// Waits until a node knows where a workload of another is.
+    fn known(&self, node: usize, workload: &str) {
+        let name = format!("default/{workload}");
+        wait_until(&format!("node {node} knows {name}"), || {
+            let plan = self.mesh.nodes[node].ferromesh(&["ip", "list", "-o", "json"]).stdout;
+            self.server.addresses.iter().all(|address| plan.contains(&address.to_string()))
+        });
+    }
+
+    fn server(&self, which: usize) -> IpAddr {
+        self.server.addresses[which]
+    }
+
+    fn attempt(&self, from: &str, how: &str, which: usize) -> String {
+        let node = usize::from(from == "near");
+        self.mesh.nodes[node].attempt(from, &[], how, self.server(which), 80)
+    }
+
+    fn hold(&self, from: &str, which: usize) -> Session {
+        let node = &self.mesh.nodes[usize::from(from == "near")];
+        hold(node, from, (self.server(which), 80).into())
+    }
+}
+
+/// A connection that stays, as a workload.
+fn hold(node: &Node, name: &str, to: SocketAddr) -> Session {
+    let probe = binary("probe");
+    let command = [probe.to_str().unwrap(), "hold", &to.to_string()].map(str::to_owned);
+    node.start(name, &[], &command.each_ref().map(String::as_str)).session
+}
+
+/// The other side has gone, by whichever word the socket has for it.
+fn is_dead(word: &str) -> bool {
+    ["reset", "aborted", "refused", "unreachable"].contains(&word)
+}
+
+#[test]
+fn who_is_proven_gets_through_at_once_from_both_nodes_by_every_protocol() {
+    let scene = Scene::required("");
+    for which in [0, 1] {
+        for from in ["client", "near"] {
+            for how in ["tcp", "udp"] {
+                assert_eq!(scene.attempt(from, how, which), "answered", "{from}, {how}, {which}");
+            }
+            let node = &scene.mesh.nodes[usize::from(from == "near")];
+            let probe = binary("probe");
+            let ping = [probe.to_str().unwrap(), "ping", &scene.server(which).to_string()].map(str::to_owned);
+            let ping = node.run(from, &[], &ping.each_ref().map(String::as_str));
+            assert_eq!(ping.stdout, "answered", "{from}, ping, {which}");
+        }
+        assert_eq!(scene.attempt("stranger", "tcp", which), "silent", "policy does not name it");
+    }
+}
+
+#[test]
+fn a_relabelled_client_loses_its_connections_on_both_nodes() {
+    let scene = Scene::required("");
+    for (which, from) in [(0, "client"), (1, "client"), (0, "near"), (1, "near")] {
+        let mut live = scene.hold(from, which);
+        assert_eq!(live.ask("before"), "answered", "{from}");
+        let node = u8::from(from == "near");
+        scene.mesh.place(from, &["app=other"], node);
+        wait_until("the connection is dead", || is_dead(&live.ask("after")));
+        drop(live);
+        scene.mesh.place(from, &["app=client"], node);
+        wait_until("a new one is proven", || scene.attempt(from, "tcp", which) == "answered");
+    }
+}
+
+#[test]
+fn another_account_is_another_identity() {
+    let scene = Scene::required("");
+    let mut live = scene.hold("client", 0);
+    assert_eq!(live.ask("before"), "answered");
+    scene.mesh.apply(
+        "workload-client.yaml",
+        "apiVersion: ferromesh.io/v1alpha1\nkind: Workload\n\
+         metadata: {name: client, namespace: default, labels: {app: client}}\n\
+         spec: {node: node-0, serviceAccountName: somebody-else}\n",
+    );
+    wait_until("the connection is dead", || is_dead(&live.ask("after")));
+}
+
+#[test]
+fn a_server_that_ends_and_another_with_its_address_share_nothing() {
+    let mut scene = Scene::required(HASTY);
+    let mut live = scene.hold("client", 0);
+    assert_eq!(live.ask("before"), "answered");
+    let before = scene.server.addresses;
+    drop(std::mem::replace(&mut scene.server, scene.mesh.nodes[1].serve("near", &[], 80)));
+    wait_until("the connection is dead", || is_dead(&live.ask("after")));
+    assert!(
+        scene.server.addresses.iter().all(|address| !before.contains(address)),
+        "an address rests before it is another's"
+    );
+}
+
+#[test]
+fn a_partition_ends_what_is_live_after_the_grace_and_heals() {
+    let scene = Scene::required(HASTY);
+    let mut live = scene.hold("client", 0);
+    assert_eq!(live.ask("before"), "answered");
+    scene.mesh.partition(1, true);
+    let node = &scene.mesh.nodes[0];
+    wait_until("no mark of the other node is left", || {
+        node.json(&["auth", "pairs"]).as_array().unwrap().iter().all(|pair| pair["state"] != "proven")
+    });
+    scene.mesh.partition(1, false);
+    wait_until("the connection is dead", || is_dead(&live.ask("after")));
+    drop(live);
+    wait_until("new ones are proven", || scene.attempt("client", "tcp", 0) == "answered");
+}
+
+#[test]
+fn an_auth_agent_that_is_killed_loses_no_flow_within_the_grace() {
+    let scene = Scene::required("");
+    let mut live = [scene.hold("client", 0), scene.hold("near", 1)];
+    for node in &scene.mesh.nodes {
+        let pid = auth_agent(node);
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL).unwrap();
+        for live in &mut live {
+            assert_eq!(live.ask("during"), "answered");
+        }
+        wait_until("another one runs", || {
+            let now = node.json(&["status"])["authentication"]["pid"].as_i64();
+            now.is_some_and(|now| now != i64::from(pid))
+        });
+    }
+    for live in &mut live {
+        assert_eq!(live.ask("after"), "answered");
+    }
+    for node in &scene.mesh.nodes {
+        wait_until("everything is proven again", || {
+            node.json(&["auth", "pairs"]).as_array().unwrap().iter().any(|pair| pair["state"] == "proven")
+        });
+    }
+    for live in &mut live {
+        assert_eq!(live.ask("long after"), "answered");
+    }
+}
+
+fn auth_agent(node: &Node) -> i32 {
+    i32::try_from(node.json(&["status"])["authentication"]["pid"].as_i64().unwrap()).unwrap()
+}
+
+#[test]
+fn no_workload_reaches_an_auth_agent_or_the_ca() {
+    let scene = Scene::required("");
+    for (address, port) in [("192.0.2.10", 4250), ("192.0.2.11", 4250), ("192.0.2.10", 4251)] {
+        for (node, name) in [(0, "client"), (1, "near")] {
+            let to = address.parse().unwrap();
+            let word = scene.mesh.nodes[node].attempt(name, &[], "tcp", to, port);
+            assert_ne!(word, "answered", "{name} → {address}:{port}");
+            let drops =
+                scene.mesh.nodes[node].ferromesh(&["observe", "--verdict", "DROPPED", "--last", "20"]);
+            assert!(drops.stdout.contains(&format!("{address}:{port}")), "{}", drops.stdout);
+        }
+    }
+}
+
+#[test]
+fn a_policy_that_comes_to_require_proof_keeps_what_can_be_proven_and_ends_the_rest() {
+    let scene = Scene::new("");
+    let mut live = [scene.hold("client", 0), scene.hold("near", 1)];
+    let mut stranger = scene.hold("stranger", 0);
+    scene.mesh.apply("proven.yaml", REQUIRED);
+    for live in &mut live {
+        assert_eq!(live.ask("after"), "answered");
+    }
+    assert_ne!(stranger.ask("after"), "answered");
+}

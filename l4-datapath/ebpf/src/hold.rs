@@ -1,0 +1,305 @@
+//! Packets that wait for a proof: out to the hold device.
+//!
+//! A packet that policy would let pass if its peer were authenticated, or whose receiver's node has not said yet who that
+//! is, is sent to a TAP whose reader, the auth-agent, sees to the proof and writes the packet back: [`crate::from_hold`]
+//! sends it through the hook that stopped it once more. The first packets of what they open alone may wait: SYN, UDP and
+//! echo requests; whole, and at most [`abi::HOLD_LENGTH`] long. Others are dropped, as with the auth-agent dead all are.
+//!
+//! Bounded before the queue: so many a second for each endpoint of this node, eight at a time for each flow, and
+//! [`abi::HELD`] in all. An element of `HELD` is free again once its packet has come back or its time is over; nobody
+//! has to collect anything.
+
+use core::{
+    mem::offset_of,
+    ptr::{read_volatile, write_volatile},
+};
+
+use abi::{
+    Address, Direction, DropReason, HELD as ELEMENTS, HOLD_LENGTH, HOLD_TIME, Held, HoldCount, HoldKind,
+    HoldTag, PacketTuple,
+};
+use aya_ebpf::{
+    bindings::{__sk_buff, BPF_ANY, TC_ACT_REDIRECT},
+    helpers::{bpf_ktime_get_boot_ns, bpf_redirect},
+};
+
+use crate::{
+    address::{is_mapped4, is_unspecified},
+    atomic, digest,
+    flow::Flow,
+    fragment::Part,
+    header::{ETHERNET, Ethernet, Icmp, Ipv4, Ipv6, Tcp, Udp, icmp4, icmp6, protocol},
+    judge,
+    maps::{HELD, HOLD, HOLD_COUNTS, HOLD_FLOWS, HOLD_RATES, NODE},
+    parse::Packet,
+    skb::Skb,
+    space::Space,
+};
+
+/// Nanoseconds between two packets of an endpoint, in the long run: 512 a second.
+const INTERVAL: u64 = 1_953_125;
+/// How many may come at once.
+const BURST: u64 = 256;
+/// Packets of one flow at a time. They are counted in the lowest bits of a time.
+const PER_FLOW: u64 = 8;
+const COUNT: u64 = 0xff;
+/// In [`Held::state`].
+const WRITING: u64 = 1;
+
+/// Lets a packet wait that was refused for `reason`, if that can be waited for: `Ok` is the verdict, and the packet is on
+/// its way. `Err` is why it is to be dropped.
+///
+/// `hook` is where it was stopped; `released`: it has waited already. Its bytes must be as it came.
+#[inline(always)]
+pub(crate) fn wait(
+    skb: Skb,
+    packet: &Packet,
+    flow: &Flow,
+    reason: u8,
+    hook: Direction,
+    released: bool,
+) -> Result<i32, u8> {
+    let Some(kind) = kind(flow, reason, hook) else { return Err(reason) };
+    if released {
+        return Err(reason);
+    }
+    let payer = if hook as u8 == Direction::Egress as u8 { flow.source.id } else { flow.destination.id };
+    match hold_admit(skb.as_ptr(), packet, payer.into(), hook as u32) {
+        ADMITTED => {}
+        UNFIT => return Err(reason),
+        _ => return Err(DropReason::HoldFull as u8),
+    }
+    let id = hold_take();
+    if id == 0 {
+        return Err(DropReason::HoldFull as u8);
+    }
+    if hold_note(skb.as_ptr(), packet, flow, id, kind as u32 | (hook as u32) << 8) == 0 {
+        return Err(reason);
+    }
+    match hold_send(skb.as_ptr(), id, digest::of(skb.as_ptr(), id)) {
+        0 => Err(reason),
+        _ => Ok(TC_ACT_REDIRECT as i32),
+    }
+}
+
+/// What the packet waits for. An address that is pending is one for who is at the other end of the hook; a proof is one
+/// for who asked.
+#[inline(always)]
+fn kind(flow: &Flow, reason: u8, hook: Direction) -> Option<HoldKind> {
+    const REQUIRED: u8 = DropReason::AuthenticationRequired as u8;
+    const PENDING: u8 = DropReason::PendingAddress as u8;
+    const EGRESS: u8 = Direction::Egress as u8;
+    Some(match (reason, flow.direction, hook) {
+        (REQUIRED, EGRESS, _) => HoldKind::Egress,
+        (REQUIRED, ..) => HoldKind::Ingress,
+        (PENDING, _, Direction::Egress) => HoldKind::PendingEgress,
+        (PENDING, _, Direction::Ingress) => HoldKind::PendingIngress,
+        _ => return None,
+    })
+}
+
+/// What [`hold_admit`] returns.
+const ADMITTED: u32 = 0;
+const UNFIT: u32 = 1;
+const OVER: u32 = 2;
+
+/// Whether the packet is one that may wait, and neither its endpoint nor its flow has too many that do.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn hold_admit(skb: *mut __sk_buff, packet: *const Packet, payer: u32, hook: u32) -> u32 {
+    // SAFETY: the caller passes a reference; the test for null is for the verifier.
+    let Some(packet) = (unsafe { packet.as_ref() }) else { return UNFIT };
+    let skb = Skb::from(skb);
+    // It comes back as one that was received: what the node itself made would not be believed.
+    let returns = hook == Direction::Egress as u32 || skb.is_received();
+    if device() == 0 || !returns || !is_first(packet) || skb.gso_size() != 0 || packet.length > HOLD_LENGTH {
+        return UNFIT;
+    }
+    // SAFETY: no arguments.
+    let now = unsafe { bpf_ktime_get_boot_ns() };
+    if is_slow_enough(payer, now) && is_few_enough(packet, now) { ADMITTED } else { OVER }
+}
+
+/// Index of the hold device; 0: there is none.
+#[inline(always)]
+fn device() -> u32 {
+    // SAFETY: an array element lives as long as the map; the agent stores to it meanwhile, hence volatile.
+    NODE.get_ptr(0).map_or(0, |node| unsafe { read_volatile(&raw const (*node).hold) })
+}
+
+/// Whether it is whole and opens something.
+#[inline(always)]
+fn is_first(packet: &Packet) -> bool {
+    packet.piece.part == Part::Whole
+        && match packet.protocol {
+            protocol::TCP => judge::is_first(packet.tcp_flags),
+            protocol::UDP => true,
+            protocol::ICMP => packet.icmp_type() == icmp4::ECHO_REQUEST,
+            protocol::ICMPV6 => packet.icmp_type() == icmp6::ECHO_REQUEST,
+            _ => false,
+        }
+}
+
+/// A token bucket in one word: the time until which the endpoint has used up its share ("generic cell rate algorithm").
+#[inline(always)]
+fn is_slow_enough(payer: u32, now: u64) -> bool {
+    let Some(rate) = HOLD_RATES.get_ptr_mut(payer) else { return false };
+    let next = |used: u64| {
+        let used = used.max(now) + INTERVAL;
+        (used - now <= BURST * INTERVAL).then_some(used)
+    };
+    // SAFETY: an array element.
+    unsafe { atomic::update(rate, next) }
+}
+
+/// Counts the packets of a flow from the first on, until that one's time is over.
+#[inline(always)]
+fn is_few_enough(packet: &Packet, now: u64) -> bool {
+    let tuple = PacketTuple {
+        source: packet.source,
+        destination: packet.destination,
+        source_port: packet.source_port.to_be_bytes(),
+        destination_port: packet.destination_port.to_be_bytes(),
+        protocol: packet.protocol,
+        zero: [0; 3],
+    };
+    let first = ((now + HOLD_TIME) & !COUNT) | 1;
+    let Some(flow) = HOLD_FLOWS.get_ptr_mut(&tuple) else {
+        return HOLD_FLOWS.insert(&tuple, first, BPF_ANY.into()).is_ok();
+    };
+    let next = |count: u64| {
+        if count & !COUNT <= now {
+            return Some(first);
+        }
+        (count & COUNT < PER_FLOW).then_some(count + 1)
+    };
+    // SAFETY: elements are preallocated. One that is recycled under us counts for another flow.
+    unsafe { atomic::update(flow, next) }
+}
+
+/// The element of the packet with this number.
+#[inline(always)]
+pub(crate) fn element(id: u32) -> Option<*mut Held> {
+    HELD.get_ptr_mut(id & (ELEMENTS - 1))
+}
+
+/// The number of a new packet, whose element is free and ours for as long as it might wait; 0: it is not free.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn hold_take() -> u32 {
+    let Some(node) = HOLD.get_ptr_mut(0) else { return 0 };
+    // SAFETY: an array element.
+    let id = unsafe { atomic::add(&raw mut (*node).last, 1) }.wrapping_add(1) as u32;
+    let Some(held) = element(id) else { return 0 };
+    // SAFETY: no arguments.
+    let now = unsafe { bpf_ktime_get_boot_ns() };
+    // SAFETY: an array element; others change it meanwhile, hence volatile.
+    unsafe {
+        let state = &raw mut (*held).state;
+        let old = read_volatile(state);
+        if old > now || !atomic::swap(state, old, (now + HOLD_TIME) | WRITING) {
+            return 0;
+        }
+    }
+    id
+}
+
+/// Writes down how the packet is to come back, and shows its backend if a VIP was called. Returns 0 if that failed.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn hold_note(
+    skb: *mut __sk_buff,
+    packet: *const Packet,
+    flow: *const Flow,
+    id: u32,
+    what: u32,
+) -> u32 {
+    // SAFETY: the caller passes references; the tests for null are for the verifier.
+    let (Some(packet), Some(flow)) = (unsafe { (packet.as_ref(), flow.as_ref()) }) else { return 0 };
+    note(Skb::from(skb), packet, flow, id, what).map_or(0, |()| 1)
+}
+
+#[inline(always)]
+fn note(skb: Skb, packet: &Packet, flow: &Flow, id: u32, what: u32) -> Option<()> {
+    let held = element(id)?;
+    let mut space = Space::<[[u8; 6]; 2]>::new();
+    let macs = skb.read(0, &mut space)?;
+    let checksum = packet.transport()
+        + match packet.protocol {
+            protocol::TCP => offset_of!(Tcp, checksum) as u32,
+            protocol::UDP => offset_of!(Udp, checksum) as u32,
+            _ => offset_of!(Icmp, checksum) as u32,
+        };
+    // SAFETY: an array element, which is ours as long as its state says so. Volatile, for it is another's after that.
+    unsafe {
+        write_volatile(&raw mut (*held).id, id);
+        write_volatile(&raw mut (*held).length, skb.len());
+        write_volatile(&raw mut (*held).ifindex, skb.ifindex());
+        write_volatile(&raw mut (*held).checksum, checksum as u16);
+        write_volatile(&raw mut (*held).kind, what as u8);
+        write_volatile(&raw mut (*held).hook, (what >> 8) as u8);
+        write_volatile(&raw mut (*held).macs, *macs);
+        // By words: LLVM would copy by bytes.
+        const { assert!(offset_of!(Held, called) % 4 == 0 && offset_of!(Flow, called) % 4 == 0) };
+        let (from, to) = ((&raw const flow.called).cast::<u32>(), (&raw mut (*held).called).cast::<u32>());
+        for word in 0..size_of::<Address>() / 4 {
+            write_volatile(to.add(word), read_volatile(from.add(word)));
+        }
+    }
+    if is_unspecified(&flow.called) { Some(()) } else { store_destination(skb, &packet.destination) }
+}
+
+/// Writes a destination into the IP header, and nothing else: checksums stay those of the other one.
+#[inline(always)]
+pub(crate) fn store_destination(skb: Skb, address: &Address) -> Option<()> {
+    if is_mapped4(address) {
+        skb.store_network(ETHERNET + offset_of!(Ipv4, destination) as u32, &address.last4())
+    } else {
+        skb.store_network(ETHERNET + offset_of!(Ipv6, destination) as u32, &address.0)
+    }
+}
+
+/// Seals the element with the packet's hash and sends the packet to the device. Returns 0 if that failed.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn hold_send(skb: *mut __sk_buff, id: u32, hash: u64) -> u32 {
+    send(Skb::from(skb), id, hash).map_or(0, |()| 1)
+}
+
+#[inline(always)]
+fn send(skb: Skb, id: u32, hash: u64) -> Option<()> {
+    if hash == 0 {
+        return None;
+    }
+    let held = element(id)?;
+    // SAFETY: as in `note`.
+    let kind = unsafe { read_volatile(&raw const (*held).kind) };
+    let tag = HoldTag { id, kind: HoldKind::from_number(kind)? };
+    const { assert!(offset_of!(Ethernet, destination) == 0) };
+    skb.store_link(0, &tag.to_mac())?;
+    // SAFETY: as in `note`.
+    let is_sealed = unsafe {
+        write_volatile(&raw mut (*held).hash, hash);
+        let state = read_volatile(&raw const (*held).state);
+        // After long enough a time it is another packet's.
+        state & WRITING != 0
+            && read_volatile(&raw const (*held).id) == id
+            && atomic::swap(&raw mut (*held).state, state, state & !WRITING)
+    };
+    if !is_sealed {
+        return None;
+    }
+    count(HoldCount::HELD);
+    // SAFETY: no pointers. Without a device, or with one that nobody reads, the kernel drops the packet.
+    unsafe { bpf_redirect(device(), 0) };
+    Some(())
+}
+
+/// Counts a packet.
+#[inline(always)]
+pub(crate) fn count(what: u32) {
+    if let Some(count) = HOLD_COUNTS.get_ptr_mut(what) {
+        // SAFETY: the element of this CPU; tc programs do not interrupt each other on one CPU.
+        unsafe { *count += 1 };
+    }
+}
