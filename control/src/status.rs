@@ -105,14 +105,19 @@ fn source(there: Whereabouts) -> &'static str {
     }
 }
 
+/// SPIFFE IDs of endpoints, of whichever node, by identity; of nobody where nobody must authenticate.
+pub(crate) fn spiffe_ids(plan: &NodePlan) -> BTreeMap<Identity, BTreeSet<SpiffeId>> {
+    let mut ids: BTreeMap<Identity, BTreeSet<SpiffeId>> = BTreeMap::new();
+    let ends = plan.auth.iter().flat_map(|auth| auth.endpoints.values().chain(auth.remotes.values()));
+    for end in ends {
+        ids.entry(end.identity).or_default().insert(end.id.clone());
+    }
+    ids
+}
+
 /// Rows of `identity list`.
 pub fn identities(plan: &NodePlan) -> Vec<IdentityView> {
-    let mut spiffe_ids: BTreeMap<Identity, BTreeSet<SpiffeId>> = BTreeMap::new();
-    for auth in &plan.auth {
-        for endpoint in auth.endpoints.values().chain(auth.remotes.values()) {
-            spiffe_ids.entry(endpoint.identity).or_default().insert(endpoint.id.clone());
-        }
-    }
+    let spiffe_ids = spiffe_ids(plan);
     let row = |(identity, labels): (&Identity, &LabelSet)| IdentityView {
         identity: *identity,
         labels: labels.clone(),

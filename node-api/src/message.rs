@@ -81,13 +81,20 @@ pub enum Request {
     Auth(AuthQuestion),
     /// Are these two authenticated to each other, and if not, at which step did it end? → [`Reply::AuthWhy`].
     AuthWhy(TraceQuery),
+    /// Something by which a node can join this one's CA, once. → [`Reply::Text`].
+    JoinToken {
+        /// The node's name.
+        node: String,
+    },
+    /// The roots of this node's CA, for others to trust. → [`Reply::Text`].
+    TrustBundle,
 }
 
 impl Request {
     /// Whether it changes the node; such a request is root's alone.
     pub fn has_effects(&self) -> bool {
         match self {
-            Self::Enrol(_) | Self::Down => true,
+            Self::Enrol(_) | Self::Down | Self::JoinToken { .. } => true,
             Self::Status
             | Self::Endpoints
             | Self::Identities
@@ -107,7 +114,8 @@ impl Request {
             | Self::Selectors
             | Self::WhatIf(_)
             | Self::Auth(_)
-            | Self::AuthWhy(_) => false,
+            | Self::AuthWhy(_)
+            | Self::TrustBundle => false,
         }
     }
 }
@@ -172,6 +180,8 @@ pub enum Reply {
     Nodes(Vec<NodeView>),
     /// Answer to [`Request::AuthWhy`].
     AuthWhy(AuthWhy),
+    /// What was asked for, to be written into a file as it is.
+    Text(String),
 }
 
 /// State of the node.
