@@ -5,6 +5,8 @@
 //! them. Only `down` takes them away.
 
 mod answer;
+pub(crate) mod auth;
+mod authentication;
 mod build;
 mod error;
 mod events;
@@ -61,7 +63,7 @@ pub(crate) async fn agent(directories: &Directories) -> Result<(), AgentError> {
             world = source.changed() => node.edit(world).await,
             Some(id) = emptied.next() => node.remove(id).await,
             () = own_routes.changed() => node.readdress().await,
-            _ = housekeeping.tick() => node.housekeeping(),
+            _ = housekeeping.tick() => node.housekeeping().await,
             _ = counting.tick() => node.count(),
             () = sleep_until(node.settle_at()), if node.is_unsettled() => node.settle(),
             Some(call) = calls.recv() => match call {
@@ -79,7 +81,7 @@ pub(crate) async fn agent(directories: &Directories) -> Result<(), AgentError> {
         task.abort();
         let _ = task.await;
     }
-    let endpoints = node.close();
+    let endpoints = node.close().await;
     if let Some(done) = down {
         let undone = teardown(directories, &endpoints).await;
         // Who asked may be gone; then there is no one to tell.

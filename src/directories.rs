@@ -13,6 +13,10 @@ pub(crate) struct Directories {
     /// YAML files the node runs from
     #[arg(long, value_name = "DIR", default_value = "/etc/ferromesh")]
     pub(crate) config: PathBuf,
+    /// Directory that several nodes share: `admin/` is the administrator's, in `nodes/NAME/` node NAME says where its
+    /// workloads are
+    #[arg(long, value_name = "DIR")]
+    pub(crate) shared: Option<PathBuf>,
     /// What is remembered across restarts: identity numbers, accepted objects, changes to the host
     #[arg(long, value_name = "DIR", default_value = "/var/lib/ferromesh")]
     pub(crate) state: PathBuf,

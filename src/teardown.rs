@@ -5,6 +5,7 @@ use std::io;
 
 use endpoint::Host;
 
+use crate::agent::auth;
 use crate::directories::Directories;
 
 /// What could not be taken back.
@@ -13,18 +14,23 @@ pub(crate) enum TeardownError {
     /// Devices, routes, settings, workloads.
     #[error(transparent)]
     Host(#[from] endpoint::Error),
+    /// Processes of authentication and what they kept.
+    #[error(transparent)]
+    Auth(#[from] auth::UndoError),
     /// Programs and maps.
     #[error(transparent)]
     Datapath(#[from] l4_datapath::Error),
 }
 
-/// Ends every workload first, so that none runs for a moment without its programs; then programs and maps, then the rest.
+/// Ends every workload first, so that none runs for a moment without its programs; then programs and maps, then those who
+/// authenticated the workloads, then the rest.
 pub(crate) async fn teardown(
     directories: &Directories,
     endpoints: &endpoint::Config,
 ) -> Result<(), TeardownError> {
     Host::undo(endpoints).await?;
     l4_datapath::remove(&directories.pins)?;
+    auth::undo(directories).await?;
     for file in [directories.socket(), directories.log()] {
         // Absent is what we want it to be.
         let _ = fs::remove_file(file);
@@ -45,6 +51,7 @@ pub(crate) async fn leftovers(
 ) -> Result<Vec<String>, TeardownError> {
     let mut found = Host::leftovers(endpoints).await?;
     found.extend(l4_datapath::leftovers(&directories.pins)?);
+    found.extend(auth::leftovers(directories).await?);
     if directories.socket().exists() {
         found.push(format!("socket {}", directories.socket().display()));
     }

@@ -51,6 +51,7 @@ fn flow(time: i64) -> Flow {
         is_reply: Some(false),
         length: 60,
         interface: "fm1".to_owned(),
+        authentication: None,
         trace: false,
     }
 }
@@ -97,6 +98,7 @@ fn event() -> EventView {
         destination_port: 53,
         tcp_flags: 0,
         length: 60,
+        authentication: 0,
     }
 }
 

@@ -151,8 +151,10 @@ fn endpoint_policy(plan: &NodePlan, planned: &EndpointPlan) -> EndpointPolicy {
     let named =
         rulesets.into_iter().flat_map(|ruleset| ruleset.entries.keys()).filter_map(|key| key.identity);
     let named: BTreeSet<Identity> = named.collect();
+    let spiffe_ids = crate::status::spiffe_ids(plan);
     let view = |identity: Identity| IdentityView {
         identity,
+        spiffe_ids: spiffe_ids.get(&identity).cloned().unwrap_or_default(),
         labels: plan.identities.get(&identity).cloned().unwrap_or_default(),
     };
     EndpointPolicy {

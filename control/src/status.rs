@@ -1,6 +1,6 @@
 //! What the command line shows of the world and of the plan.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::IpNet;
 use mesh::identity::Identity;
@@ -8,6 +8,7 @@ use mesh::labels::LabelSet;
 use mesh::plan::{NodePlan, Whereabouts};
 use mesh::policy::{Policy, PolicyName};
 use mesh::service::{Frontend, FrontendPlan};
+use mesh::spiffe::SpiffeId;
 use mesh::workload::WorkloadName;
 use node_api::{AddressView, IdentityView, PolicyView, ServiceView};
 
@@ -104,11 +105,23 @@ fn source(there: Whereabouts) -> &'static str {
     }
 }
 
+/// SPIFFE IDs of endpoints, of whichever node, by identity; of nobody where nobody must authenticate.
+pub(crate) fn spiffe_ids(plan: &NodePlan) -> BTreeMap<Identity, BTreeSet<SpiffeId>> {
+    let mut ids: BTreeMap<Identity, BTreeSet<SpiffeId>> = BTreeMap::new();
+    let ends = plan.auth.iter().flat_map(|auth| auth.endpoints.values().chain(auth.remotes.values()));
+    for end in ends {
+        ids.entry(end.identity).or_default().insert(end.id.clone());
+    }
+    ids
+}
+
 /// Rows of `identity list`.
 pub fn identities(plan: &NodePlan) -> Vec<IdentityView> {
+    let spiffe_ids = spiffe_ids(plan);
     let row = |(identity, labels): (&Identity, &LabelSet)| IdentityView {
         identity: *identity,
         labels: labels.clone(),
+        spiffe_ids: spiffe_ids.get(identity).cloned().unwrap_or_default(),
     };
     plan.identities.iter().map(row).collect()
 }

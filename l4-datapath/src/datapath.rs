@@ -1,10 +1,11 @@
 //! The datapath of this node as one object: open it, attach endpoints, apply plans, read what it says.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use aya::maps::Map;
+use aya::maps::{Map, MapData};
 use aya::programs::{ProgramError, SchedClassifier, TestRun, TestRunOptions};
 use aya::{Ebpf, EbpfLoader};
 use maps::Sizes;
@@ -166,6 +167,25 @@ impl Datapath {
     /// processes bind are not used for masquerading.
     pub fn set_namespace(&mut self, cookie: u64) {
         self.kernel.set_namespace(cookie);
+    }
+
+    /// Says which TCP ports of this and other nodes, first and last, no workload may call.
+    pub fn set_guarded(&mut self, (first, last): (u16, u16)) {
+        self.kernel.set_guarded(u32::from(first) << 16 | u32::from(last));
+    }
+
+    /// Descriptors of `AUTH`, `MARKS` and `LEASES`, in this order, for the auth-agent, which writes them.
+    ///
+    /// # Errors
+    /// What the kernel refused.
+    pub fn auth_maps(&self) -> Result<[OwnedFd; 3], Error> {
+        let open = |map| {
+            let opened = MapData::from_pin(self.pins.maps().join(map));
+            let opened = opened.map_err(|source| maps::Error { map, operation: "opening", source })?;
+            let copied = opened.fd().as_fd().try_clone_to_owned();
+            copied.map_err(|error| Error::path(map, "copying the descriptor of the map")(error))
+        };
+        Ok([open(abi::map::AUTH)?, open(abi::map::MARKS)?, open(abi::map::LEASES)?])
     }
 
     /// Forgets an endpoint: from now on nothing from it or to it passes; then its programs and counters go. One that is

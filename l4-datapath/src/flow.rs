@@ -5,10 +5,12 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use abi::{Address, DropReason, Event, EventFlags, EventKind};
-use mesh::flow::{Drop, Flow, Peer, TrafficDirection, Verdict};
+use mesh::auth::Refusal;
+use mesh::flow::{Authentication, Drop, Flow, Peer, TrafficDirection, Verdict};
 use mesh::identity::Identity;
 use mesh::plan::NodePlan;
 use mesh::policy::{PolicyName, Ruleset, protocol};
+use mesh::spiffe::SpiffeId;
 use mesh::workload::{Endpoint, EndpointId};
 use node_api::EventView;
 
@@ -42,6 +44,8 @@ pub struct Context {
     attribution: Arc<Attribution>,
     by_interface: BTreeMap<u32, EndpointId>,
     by_address: BTreeMap<IpAddr, EndpointId>,
+    /// SPIFFE IDs of endpoints of all nodes, where they matter.
+    spiffe_ids: BTreeMap<IpAddr, SpiffeId>,
 }
 
 impl Context {
@@ -53,7 +57,11 @@ impl Context {
             [(IpAddr::V4(endpoint.ipv4), id), (IpAddr::V6(endpoint.ipv6), id)]
         };
         let by_address = endpoints().flat_map(both).collect();
-        Self { node, by_interface, by_address, plan, attribution }
+        let authenticated =
+            plan.auth.iter().flat_map(|auth| auth.endpoints.values().chain(auth.remotes.values()));
+        let ids = authenticated.flat_map(|end| end.addresses().map(|address| (address, end.id.clone())));
+        let spiffe_ids = ids.collect();
+        Self { node, by_interface, by_address, spiffe_ids, plan, attribution }
     }
 
     /// The endpoint behind a host-side veth.
@@ -94,6 +102,7 @@ impl Context {
             length: event.length,
             interface: interface
                 .map_or_else(|| event.ifindex.to_string(), |endpoint| endpoint.interface.clone()),
+            authentication: self.authentication(event, kind),
             trace: kind == EventKind::Trace,
         })
     }
@@ -132,6 +141,7 @@ impl Context {
             destination_port: event.destination_port,
             tcp_flags: event.tcp_flags,
             length: event.length,
+            authentication: event.authentication,
         }
     }
 
@@ -150,6 +160,26 @@ impl Context {
             workload: planned.map(|planned| planned.endpoint.workload.clone()),
             labels: labels.unwrap_or_default(),
         }
+    }
+
+    /// The IDs are the plan's: a mark stands for these or does not exist.
+    fn authentication(&self, event: &Event, kind: EventKind) -> Option<Authentication> {
+        if event.authentication == 0 {
+            return None;
+        }
+        let id = |address| self.spiffe_ids.get(&ip(address)).cloned();
+        let (source, destination) = (id(event.source), id(event.destination));
+        if kind != EventKind::Drop {
+            return Some(Authentication::Proven { source, destination });
+        }
+        let reason = Refusal::from_number(u8::try_from(event.authentication).ok()?)?;
+        let (own, peer) = match direction(event.direction) {
+            TrafficDirection::Egress => (source, destination),
+            TrafficDirection::Ingress => (destination, source),
+        };
+        // These are about our end, the others about the peer's.
+        let ours = matches!(reason, Refusal::NoCertificate | Refusal::RefusedByPeer);
+        Some(Authentication::Refused { reason, id: if ours { own } else { peer } })
     }
 
     /// Why, and which policies: those of the entry that decided, else those whose default deny nothing lifted.
@@ -185,6 +215,9 @@ fn is_ip(event: &Event) -> bool {
 mod tests {
     use std::net::{Ipv4Addr, Ipv6Addr};
 
+    use std::collections::BTreeSet;
+
+    use mesh::auth::{AuthEndpoint, AuthPlan, InstanceName};
     use mesh::labels::LabelSet;
     use mesh::plan::EndpointPlan;
     use mesh::policy::PolicyKind;
@@ -302,6 +335,50 @@ mod tests {
         let flow = context().flow(&audited, 0).unwrap();
         assert_eq!((flow.verdict, flow.is_reply), (Verdict::Audit, Some(false)));
         assert_eq!(flow.drop.unwrap().policies, [policy("rule1")]);
+    }
+
+    #[test]
+    fn a_refusal_says_why_and_whose_and_a_mark_who_is_behind_it() {
+        let mut plan = NodePlan::clone(&context().plan);
+        let end = |name: &str, ipv4: [u8; 4]| AuthEndpoint {
+            workload: name.parse().unwrap(),
+            id: format!("spiffe://td/ns/default/sa/{name}").parse().unwrap(),
+            identity: Identity::new(300).unwrap(),
+            ipv4: ipv4.into(),
+            ipv6: Ipv6Addr::LOCALHOST,
+        };
+        plan.auth = Some(Arc::new(AuthPlan {
+            trust_domain: "td".parse().unwrap(),
+            node: "node1".to_owned(),
+            grace: 10_000,
+            nodes: BTreeMap::new(),
+            endpoints: [(1, end("deathstar", [10, 0, 0, 7]))].into(),
+            remotes: [(
+                InstanceName { node: "node2".to_owned(), instance: 4 },
+                end("xwing", [203, 0, 113, 5]),
+            )]
+            .into(),
+            pairs: BTreeSet::new(),
+        }));
+        let context = Context::new("node1".to_owned(), Arc::new(plan), Arc::default());
+        let refused = |reason: Refusal| {
+            let event = Event {
+                reason: DropReason::AuthenticationRefused as u8,
+                authentication: reason.number().into(),
+                ..dropped()
+            };
+            context.flow(&event, 0).unwrap().authentication.unwrap().refusal()
+        };
+        let peer = "the certificate has expired: spiffe://td/ns/default/sa/xwing";
+        assert_eq!(refused(Refusal::Expired).as_deref(), Some(peer));
+        let own = "no certificate for our workload: spiffe://td/ns/default/sa/deathstar";
+        assert_eq!(refused(Refusal::NoCertificate).as_deref(), Some(own));
+        let proven = Event { kind: EventKind::Allowed as u8, reason: 0, authentication: 77, ..dropped() };
+        let [source, destination] = ["xwing", "deathstar"]
+            .map(|name| Some(format!("spiffe://td/ns/default/sa/{name}").parse().unwrap()));
+        let flow = context.flow(&proven, 0).unwrap();
+        assert_eq!(flow.authentication, Some(Authentication::Proven { source, destination }));
+        assert_eq!(context.flow(&dropped(), 0).unwrap().authentication, None);
     }
 
     #[test]

@@ -75,6 +75,12 @@ fn unknown(kind: &str, name: &str) -> Error {
     }
 }
 
+/// Numbers of a user of the host and of its group; none if there is no such user.
+pub fn user(name: &str) -> Result<Option<(u32, u32)>> {
+    let known = User::from_name(name).context("look up user", name)?;
+    Ok(known.map(|user| (user.uid.as_raw(), user.gid.as_raw())))
+}
+
 /// Number of a group of the host; none if there is no such group.
 pub fn group(name: &str) -> Result<Option<u32>> {
     let known = Group::from_name(name).context("look up group", name)?;
@@ -95,6 +101,12 @@ mod tests {
         assert_eq!(Credentials::parse("54321").unwrap(), numbers);
         let both = Credentials { uid: 54321.into(), gid: 7.into(), groups: vec![7.into()] };
         assert_eq!(Credentials::parse("54321:7").unwrap(), both);
+    }
+
+    #[test]
+    fn a_user_is_found_by_name() {
+        assert_eq!(user("root").unwrap(), Some((0, 0)));
+        assert_eq!(user("nobody-such").unwrap(), None);
     }
 
     #[test]

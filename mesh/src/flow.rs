@@ -5,9 +5,11 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::auth::Refusal;
 use crate::identity::Identity;
 use crate::labels::LabelSet;
 use crate::policy::PolicyName;
+use crate::spiffe::SpiffeId;
 use crate::workload::WorkloadName;
 
 /// What became of the packet.
@@ -58,6 +60,37 @@ pub struct Drop {
     pub policies: Vec<PolicyName>,
 }
 
+/// What was proven of a flow's ends, or why it was not.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "kebab-case")]
+pub enum Authentication {
+    /// Policy asks for it, and both ends have proven their SPIFFE IDs; absent where an end has gone since.
+    Proven {
+        /// Of who sent the packet.
+        source: Option<SpiffeId>,
+        /// Of whom it was for.
+        destination: Option<SpiffeId>,
+    },
+    /// Policy asks for it, and it was refused.
+    Refused {
+        /// Why.
+        reason: Refusal,
+        /// Whose certificate or proof it was about, where that is known.
+        id: Option<SpiffeId>,
+    },
+}
+
+impl Authentication {
+    /// Why it was refused, as people read it.
+    pub fn refusal(&self) -> Option<String> {
+        match self {
+            Self::Proven { .. } => None,
+            Self::Refused { reason, id: None } => Some(reason.text().to_owned()),
+            Self::Refused { reason, id: Some(id) } => Some(format!("{}: {id}", reason.text())),
+        }
+    }
+}
+
 /// One event.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Flow {
@@ -87,6 +120,8 @@ pub struct Flow {
     pub length: u32,
     /// The endpoint's host-side interface.
     pub interface: String,
+    /// Set where policy asks the ends to authenticate each other, on the first packet of a connection and on drops.
+    pub authentication: Option<Authentication>,
     /// Trace events are every packet; others are drops and new connections.
     pub trace: bool,
 }

@@ -210,6 +210,26 @@ pub struct AuthCounters {
     pub sessions: u64,
 }
 
+/// Why two are, or are not, authenticated to each other: the answer of `auth why`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct AuthWhy {
+    /// All is as it must be: they may talk, and where policy asks for it they are proven.
+    pub ok: bool,
+    /// What was looked at, in order; nothing after the first that is not as it must be.
+    pub steps: Vec<AuthStep>,
+}
+
+/// One of the things that must hold.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct AuthStep {
+    /// Which: `policy`, `identity`, `session`, `certificate`, `proof`, `mark`, `lease`.
+    pub step: String,
+    /// Whether it holds.
+    pub ok: bool,
+    /// What was found and, where it does not hold, what to do.
+    pub text: String,
+}
+
 /// Who may have which certificate: what the agent tells its CA, from the authority alone.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Placements {

@@ -1,6 +1,6 @@
 //! Requests and replies. The replies are also what `-o json` prints.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -10,9 +10,11 @@ use mesh::identity::Identity;
 use mesh::labels::LabelSet;
 use mesh::policy::{Authentication, PolicyName};
 use mesh::service::{Backend, Frontend, ServiceName};
+use mesh::spiffe::{SpiffeId, TrustDomain};
 use mesh::workload::{Endpoint, WorkloadName};
 use serde::{Deserialize, Serialize};
 
+use crate::auth::{AuthQuestion, AuthWhy, CertificateView, NodeView, PairView};
 use crate::observation::{DropView, EventView, MetricView, MonitorQuery, ObserveQuery, ProgramView};
 use crate::{EndpointPolicy, PolicyDetails, Prediction, SelectorView, WhatIf};
 
@@ -74,13 +76,25 @@ pub enum Request {
     Selectors,
     /// → [`Reply::Prediction`].
     WhatIf(WhatIf),
+    /// → any number of [`Reply::Certificates`], [`Reply::Pairs`] or [`Reply::Nodes`], as the question is, then
+    /// [`Reply::Done`].
+    Auth(AuthQuestion),
+    /// Are these two authenticated to each other, and if not, at which step did it end? → [`Reply::AuthWhy`].
+    AuthWhy(TraceQuery),
+    /// Something by which a node can join this one's CA, once. → [`Reply::Text`].
+    JoinToken {
+        /// The node's name.
+        node: String,
+    },
+    /// The roots of this node's CA, for others to trust. → [`Reply::Text`].
+    TrustBundle,
 }
 
 impl Request {
     /// Whether it changes the node; such a request is root's alone.
     pub fn has_effects(&self) -> bool {
         match self {
-            Self::Enrol(_) | Self::Down => true,
+            Self::Enrol(_) | Self::Down | Self::JoinToken { .. } => true,
             Self::Status
             | Self::Endpoints
             | Self::Identities
@@ -98,7 +112,10 @@ impl Request {
             | Self::Metrics
             | Self::PolicyGet { .. }
             | Self::Selectors
-            | Self::WhatIf(_) => false,
+            | Self::WhatIf(_)
+            | Self::Auth(_)
+            | Self::AuthWhy(_)
+            | Self::TrustBundle => false,
         }
     }
 }
@@ -155,6 +172,16 @@ pub enum Reply {
     Selectors(Vec<SelectorView>),
     /// Answer to [`Request::WhatIf`].
     Prediction(Box<Prediction>),
+    /// Rows of an answer to [`Request::Auth`].
+    Certificates(Vec<CertificateView>),
+    /// Rows of an answer to [`Request::Auth`].
+    Pairs(Vec<PairView>),
+    /// Rows of an answer to [`Request::Auth`].
+    Nodes(Vec<NodeView>),
+    /// Answer to [`Request::AuthWhy`].
+    AuthWhy(AuthWhy),
+    /// What was asked for, to be written into a file as it is.
+    Text(String),
 }
 
 /// State of the node.
@@ -188,6 +215,8 @@ pub struct Status {
     pub services: ServiceCounts,
     /// How workloads reach what is beyond the node.
     pub masquerading: Masquerading,
+    /// Who must authenticate, and how that stands; none where no policy asks for it.
+    pub authentication: Option<AuthStatus>,
     /// Where the node answers for names; empty: it does not.
     pub dns: Vec<SocketAddr>,
     /// Endpoints adopted from an earlier agent at start.
@@ -230,6 +259,25 @@ pub struct Masquerading {
     pub devices: Vec<String>,
 }
 
+/// How authentication stands.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct AuthStatus {
+    /// The trust domain.
+    pub trust_domain: TrustDomain,
+    /// Pairs of identities of which policy requires it.
+    pub required: usize,
+    /// Pairs of endpoints that are proven.
+    pub marks: u64,
+    /// Other nodes, and how many of them there is a session with.
+    pub nodes: usize,
+    /// Sessions.
+    pub sessions: u64,
+    /// Seconds until the first certificate ends unless it is renewed.
+    pub first_expiry: Option<u64>,
+    /// Why nobody can be proven now, if so.
+    pub problem: Option<String>,
+}
+
 /// How full a map is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct MapUse {
@@ -250,6 +298,8 @@ pub struct EndpointView {
     pub labels: LabelSet,
     /// Identity in force.
     pub identity: Identity,
+    /// Who its certificate says it is; none where its names make no SPIFFE ID.
+    pub spiffe_id: Option<SpiffeId>,
     /// Ingress enforcement.
     pub ingress_enforced: bool,
     /// Egress enforcement.
@@ -275,6 +325,8 @@ pub struct IdentityView {
     pub identity: Identity,
     /// Its labels.
     pub labels: LabelSet,
+    /// Who the certificates of its workloads say they are, as far as this node knows of them.
+    pub spiffe_ids: BTreeSet<SpiffeId>,
 }
 
 /// A row of `policy list`: one object, or one file that holds none.

@@ -150,6 +150,9 @@ pub struct EventView {
     pub tcp_flags: u8,
     /// Bytes of the packet, Ethernet header included.
     pub length: u32,
+    /// Of an allowed connection: number of the mark it depends on. Of a refused one: why, as `mesh::auth::Refusal` numbers
+    /// it. Else 0.
+    pub authentication: u32,
 }
 
 /// A row of `drops`: packets that one endpoint's judgement dropped for one reason, since it is here.

@@ -6,12 +6,13 @@
 //!
 //! Time is UTC. The arrow is `->`, `<-` for a reply (the ends then stand in the order of the conversation, not of the
 //! packet) and `<>` where the direction is not known, as on every drop. The one addition stands behind the line and
-//! leaves it intact: ` by default/rule1`, the policies that denied.
+//! leaves it intact: ` by default/rule1`, the policies that denied, and of a refused proof ` (the certificate has expired:
+//! spiffe://mesh/ns/default/sa/xwing)`, why and whose.
 
 use std::fmt;
 
 use jiff::Timestamp;
-use mesh::flow::{Drop, Flow, Peer, TrafficDirection, Verdict};
+use mesh::flow::{Authentication, Drop, Flow, Peer, TrafficDirection, Verdict};
 use mesh::identity::Identity;
 use mesh::policy::protocol;
 
@@ -28,7 +29,7 @@ pub fn line(flow: &Flow, paint: impl Fn(Verdict, &str) -> String) -> String {
     let time = Time(flow.time);
     let verdict = paint(flow.verdict, verdict(flow.verdict));
     let (kind, summary, by) = (Kind(flow), Summary(flow), By(flow.drop.as_ref()));
-    format!("{time}: {left} {arrow} {right} {kind} {verdict} ({summary}){by}")
+    format!("{time}: {left} {arrow} {right} {kind} {verdict} ({summary}){by}{}", Why(flow))
 }
 
 /// The same in pieces: time, source, destination, type, verdict, summary. The ends stand as in the packet.
@@ -37,7 +38,7 @@ pub fn columns(flow: &Flow) -> [String; 6] {
         Time(flow.time).to_string(),
         End(&flow.source).to_string(),
         End(&flow.destination).to_string(),
-        format!("{}{}", Kind(flow), By(flow.drop.as_ref())),
+        format!("{}{}{}", Kind(flow), By(flow.drop.as_ref()), Why(flow)),
         verdict(flow.verdict).to_owned(),
         summary(flow),
     ]
@@ -181,8 +182,21 @@ impl fmt::Display for By<'_> {
     }
 }
 
+/// Why a proof was refused.
+struct Why<'a>(&'a Flow);
+
+impl fmt::Display for Why<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.authentication.as_ref().and_then(Authentication::refusal) {
+            Some(why) => write!(f, " ({why})"),
+            None => Ok(()),
+        }
+    }
+}
+
 #[cfg(test)]
 pub(crate) mod tests {
+    use mesh::auth::Refusal;
     use mesh::labels::LabelSet;
     use mesh::policy::{PolicyKind, PolicyName};
 
@@ -219,6 +233,7 @@ pub(crate) mod tests {
             is_reply: None,
             length: 74,
             interface: "fm1".to_owned(),
+            authentication: None,
             trace: false,
         }
     }
@@ -250,6 +265,23 @@ pub(crate) mod tests {
                 dropped(),
                 "Oct 26 15:15:46.416: default/xwing:49446 (ID:13058) <> default/deathstar:80 (ID:17839) \
                  Policy denied DROPPED (TCP Flags: SYN) by default/rule1",
+            ),
+            (
+                Flow {
+                    drop: Some(Drop {
+                        reason: 235,
+                        text: "Authentication refused".to_owned(),
+                        policies: dropped().drop.unwrap().policies,
+                    }),
+                    authentication: Some(Authentication::Refused {
+                        reason: Refusal::Expired,
+                        id: Some("spiffe://mesh/ns/default/sa/xwing".parse().unwrap()),
+                    }),
+                    ..dropped()
+                },
+                "Oct 26 15:15:46.416: default/xwing:49446 (ID:13058) <> default/deathstar:80 (ID:17839) \
+                 Authentication refused DROPPED (TCP Flags: SYN) by default/rule1 \
+                 (the certificate has expired: spiffe://mesh/ns/default/sa/xwing)",
             ),
             (
                 forwarded(),

@@ -215,7 +215,12 @@ impl fmt::Display for Outcome<'_> {
             write!(f, "PASS{audited}: {length} bytes, state {}", state(event))?;
         }
         write!(f, ", {}, ifindex {ifindex}, ruleset {ruleset}, cookie {cookie}", direction(event))?;
-        write!(f, ", identity {source_identity}->{destination_identity}")
+        write!(f, ", identity {source_identity}->{destination_identity}")?;
+        match event.authentication {
+            0 => Ok(()),
+            number if event.kind == EventKind::Drop as u8 => write!(f, ", refusal {number}"),
+            number => write!(f, ", mark {number}"),
+        }
     }
 }
 
@@ -280,6 +285,7 @@ pub(crate) mod tests {
             destination_port: 80,
             tcp_flags: 2,
             length: 74,
+            authentication: 0,
         }
     }
 

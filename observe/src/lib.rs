@@ -5,6 +5,7 @@
 //! by the proxy) and are not changed here.
 
 pub mod advice;
+pub mod auth;
 pub mod compact;
 pub mod dissect;
 pub mod filter;

@@ -6,6 +6,8 @@ use std::collections::BTreeSet;
 use mesh::identity::Identity;
 use mesh::labels::LabelSet;
 use mesh::plan::EndpointPlan;
+use mesh::spiffe::SpiffeId;
+use mesh::workload::Endpoint;
 use node_api::{EndpointView, Masquerading, Reply, Request, ServiceCounts, Status};
 
 use super::node::Node;
@@ -16,9 +18,10 @@ impl Node {
     pub(super) async fn answer(&mut self, call: Call) {
         match call {
             Call::Ask(question, reply) => {
-                let answer = match self.rows(&question) {
-                    Some(rows) => Answer::Rows(rows),
-                    None => Answer::One(Box::new(self.reply(question))),
+                let answer = match (self.later(&question), self.rows(&question)) {
+                    (Some(later), _) => Answer::Later(later),
+                    (None, Some(rows)) => Answer::Rows(rows),
+                    (None, None) => Answer::One(Box::new(self.reply(question))),
                 };
                 drop(reply.send(answer));
             }
@@ -61,6 +64,10 @@ impl Node {
             | Request::PolicyGet { .. }
             | Request::Selectors
             | Request::WhatIf(_)
+            | Request::Auth(_)
+            | Request::AuthWhy(_)
+            | Request::JoinToken { .. }
+            | Request::TrustBundle
             | Request::Enrol(_)
             | Request::Down => Reply::Error("not a question".to_owned()),
         }
@@ -91,10 +98,11 @@ impl Node {
             invalid: self.invalid(),
             services: self.service_counts(),
             masquerading: self.masquerading(),
+            authentication: self.auth.status(&self.planned.plan),
             dns: self.dns.clone(),
             adopted: self.adopted,
             degraded: self.degraded().into_iter().chain(unread).chain(unseen).collect(),
-            host_changes: self.host_changes.clone(),
+            host_changes: [self.host_changes.clone(), self.auth.host_changes()].concat(),
             capabilities: self.capabilities.clone(),
             lost_events: counters.as_ref().map_or(0, |counters| counters.lost_events),
             maps: counters.map(|counters| counters.maps).unwrap_or_default(),
@@ -131,6 +139,8 @@ impl Node {
             (invalid > 0).then(|| format!("{invalid} objects have an error: see `ferromesh policy list`"));
         let source = self.world.degraded.iter().cloned();
         let outward = self.outward.problems.iter().cloned();
+        let unpublished = self.unpublished.iter().cloned();
+        let outward = outward.chain(unpublished).chain(self.auth.problems());
         refused.chain(objects).chain(self.stale_settings()).chain(source).chain(outward).collect()
     }
 
@@ -173,6 +183,7 @@ impl Node {
         let (ingress_ruleset, egress_ruleset) = self.datapath.ruleset_ids(id).unwrap_or_default();
         EndpointView {
             policies: control::status::policies_selecting(&self.world, &labels),
+            spiffe_id: self.spiffe_id(&planned.endpoint),
             labels,
             identity: planned.identity,
             ingress_enforced: planned.ingress.enforced,
@@ -184,6 +195,16 @@ impl Node {
             state: "ready".to_owned(),
             endpoint: planned.endpoint.clone(),
         }
+    }
+
+    /// Of the authority's account where somebody must authenticate; else of the one it would have by its enrolment.
+    fn spiffe_id(&self, endpoint: &Endpoint) -> Option<SpiffeId> {
+        let auth = self.planned.plan.auth.as_ref();
+        if let Some(planned) = auth.and_then(|auth| auth.endpoints.get(&endpoint.instance)) {
+            return Some(planned.id.clone());
+        }
+        let domain = &self.world.configuration.trust_domain;
+        domain.workload(&endpoint.workload.namespace, &endpoint.service_account).ok()
     }
 
     fn labels(&self, identity: Identity) -> LabelSet {

@@ -10,6 +10,7 @@ use std::time::SystemTime;
 use control::allocate::Allocator;
 use control::kind::configuration::{Attach, Configuration, TraceLevel};
 use control::source::files::Directory;
+use control::source::published::Published;
 use control::{NodeFacts, Planned, Planner, Present, World};
 use endpoint::{Departed, Emptied, Endpoints, Host, Outward, dns};
 use ipnet::IpNet;
@@ -20,6 +21,7 @@ use observe::metrics::{self, FlowMetrics, NodeMetrics, PolicyMetrics};
 use observe::{FlowRing, Monitor};
 use parking_lot::Mutex;
 
+use super::auth::{self, Auth};
 use super::error::AgentError;
 use super::events::Explanation;
 use super::node::{Node, context, own_addresses};
@@ -32,7 +34,7 @@ impl Node {
     ) -> Result<(Self, Directory, Emptied, dns::Server), AgentError> {
         make_directory(&directories.run_dir)?;
         make_directory(&directories.state)?;
-        let source = Directory::open(&directories.config, &directories.state, None)?;
+        let source = Directory::open(&directories.config, &directories.state, directories.shared.as_deref())?;
         let world = source.world();
         let endpoint_config = directories.endpoints(&world)?;
         let capabilities = l4_datapath::probe::capabilities();
@@ -48,6 +50,13 @@ impl Node {
         let mut planner = Planner::default();
         let planned = planner.plan(&world, present, &facts, &mut allocator)?;
         allocator.save(SystemTime::now())?;
+        let mut registry = metrics::registry(env!("CARGO_PKG_VERSION"), crate::COMMIT, abi::SCHEMA);
+        let endpoints = Arc::new(opened.endpoints);
+        endpoints.set_quarantine(auth::quarantine(&planned.plan))?;
+        let mut auth = Auth::new(directories, &world, &facts.name, &mut registry);
+        auth.place(control::placements(&world, &facts, &opened.adopted));
+        // Those who lived on may be talking to each other.
+        auth.lead(&planned.plan, &planned.plan, &mut datapath, &endpoints).await;
         let mut unlisted = BTreeSet::new();
         let mut refused = refusal("the latest edit is", datapath.apply(&planned.plan))?;
         adopt(&mut datapath, &opened.adopted, &adoption)?;
@@ -64,13 +73,13 @@ impl Node {
         }
         datapath.set_namespace(linux::namespace::cookie()?);
         datapath.attach_cgroup(&Directories::service_cgroup(&world)?)?;
-        let mut registry = metrics::registry(env!("CARGO_PKG_VERSION"), crate::COMMIT, abi::SCHEMA);
         let settings = dns_settings(&world.configuration);
         let dns =
             dns::Server::bind(&endpoint_config, &settings, dns::Metrics::register(&mut registry)).await?;
         let names = dns.names();
         names.set(&called);
         names.set_own_addresses(facts.addresses.iter().map(IpNet::addr));
+        let name = facts.name.clone();
         let mounted = adoption.mounted.map(|path| format!("BPF file system mounted at {}", path.display()));
         let mut node = Self {
             flow_metrics: FlowMetrics::register(&mut registry),
@@ -86,7 +95,13 @@ impl Node {
             planner,
             called,
             planned: Arc::new(planned),
-            endpoints: opened.endpoints,
+            endpoints,
+            published: match &directories.shared {
+                Some(shared) => Some(Published::open(shared, &name)?),
+                None => None,
+            },
+            unpublished: None,
+            auth,
             endpoint_config,
             adopted: opened.adopted.len(),
             outward,
@@ -110,6 +125,7 @@ impl Node {
         };
         // Backends that left while no agent ran.
         node.end_sockets(Departed { unlisted, ..Departed::default() });
+        node.publish();
         node.count();
         node.policy_metrics.set_invalid(node.invalid());
         Ok((node, source, opened.emptied, dns))

@@ -32,6 +32,9 @@ pub(crate) enum AgentError {
     /// The operating system.
     #[error(transparent)]
     Linux(#[from] linux::Error),
+    /// A device that was made is not there.
+    #[error("device {0}: made, and gone again; does something else on this host remove it?")]
+    Device(String),
     /// A directory or a signal handler.
     #[error("{what}: {error}")]
     Io {

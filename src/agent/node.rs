@@ -8,6 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use control::allocate::Allocator;
 use control::kind::configuration::Configuration;
+use control::source::published::Published;
 use control::{NodeFacts, Planned, Planner, Present, World, admit};
 use endpoint::{Departed, Endpoints, Outward, dns};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -21,6 +22,7 @@ use observe::metrics::{FlowMetrics, NodeMetrics, PolicyMetrics};
 use observe::{FlowRing, Monitor};
 use prometheus_client::registry::Registry;
 
+use super::auth::{self, Auth};
 use super::error::AgentError;
 use super::events::Explanation;
 use crate::directories::Directories;
@@ -37,7 +39,12 @@ pub(super) struct Node {
     pub(super) planned: Arc<Planned>,
     /// Services that can be called now: those of the plan, unless they did not fit.
     pub(super) called: Arc<Services>,
-    pub(super) endpoints: Endpoints,
+    pub(super) endpoints: Arc<Endpoints>,
+    /// Where this node says which endpoints it has, if it shares a directory with others.
+    pub(super) published: Option<Published>,
+    /// Why it could not say so.
+    pub(super) unpublished: Option<String>,
+    pub(super) auth: Auth,
     pub(super) endpoint_config: endpoint::Config,
     pub(super) datapath: Datapath,
     pub(super) adopted: usize,
@@ -107,27 +114,33 @@ impl Node {
     pub(super) async fn edit(&mut self, world: Arc<World>) {
         let start = Instant::now();
         self.world = world;
-        self.reconcile();
+        self.reconcile().await;
         self.policy_metrics.observe_edit(start.elapsed());
         self.policy_metrics.set_invalid(self.invalid());
     }
 
     /// Plans whole and applies the difference: policy first, so that whoever a service leads to is already judged by it.
     /// What cannot be put in force stays as it was, and `refused` says what and why.
-    pub(super) fn reconcile(&mut self) {
+    pub(super) async fn reconcile(&mut self) {
         let endpoints = self.endpoints.list();
-        match self.apply_policy(&endpoints) {
+        match self.apply_policy(&endpoints).await {
             Ok(()) => self.apply_services(),
             Err(error) => self.refuse(format!("the latest edit is not in force: {error}")),
         }
     }
 
-    fn apply_policy(&mut self, endpoints: &[Endpoint]) -> Result<(), AgentError> {
+    /// Who must authenticate by it is proven before it is in force, which may take a second.
+    async fn apply_policy(&mut self, endpoints: &[Endpoint]) -> Result<(), AgentError> {
         let present = Present { endpoints, leaving: &self.leaving, plan: Some(&self.planned.plan) };
         let planned = self.planner.plan(&self.world, present, &self.facts, &mut self.allocator)?;
         // Numbers are durable before the kernel knows them: after a crash they mean the same.
         self.allocator.save(SystemTime::now())?;
-        let report = self.datapath.apply(&planned.plan)?;
+        self.endpoints.set_quarantine(auth::quarantine(&planned.plan))?;
+        self.auth.place(control::placements(&self.world, &self.facts, endpoints));
+        self.auth.lead(&planned.plan, &self.planned.plan, &mut self.datapath, &self.endpoints).await;
+        let report =
+            self.datapath.apply(&planned.plan).inspect_err(|_| self.auth.follow(&self.planned.plan))?;
+        self.auth.follow(&planned.plan);
         self.settle_after(report.changed);
         self.planned = Arc::new(planned);
         *self.explanation.lock() = context(&self.facts, &self.planned, &self.datapath);
@@ -185,7 +198,7 @@ impl Node {
         self.facts.addresses = own;
         self.outward = outward;
         self.names.set_own_addresses(self.facts.addresses.iter().map(IpNet::addr));
-        self.reconcile();
+        self.reconcile().await;
         Ok(())
     }
 
@@ -209,10 +222,12 @@ impl Node {
 
     async fn put_in_force(&mut self, endpoint: &Endpoint) -> Result<(), AgentError> {
         let endpoints = self.endpoints.list();
-        self.apply_policy(&endpoints)?;
+        self.apply_policy(&endpoints).await?;
         // Without room for its services a workload runs all the same; `status` says what is missing.
         self.apply_services();
         self.datapath.attach(endpoint)?;
+        // Others hear of it before its first packet.
+        self.publish();
         self.endpoints.release(endpoint.id).await?;
         Ok(())
     }
@@ -231,13 +246,13 @@ impl Node {
         control::status::invalid(&self.world, &self.planned)
     }
 
-    /// Takes an endpoint away: first from the services that it answers for, then its processes and devices, then its
-    /// place in the kernel's maps.
+    /// Takes an endpoint away: first from the services that it answers for and from those who can prove who they are, then
+    /// its processes and devices, then its place in the kernel's maps.
     pub(super) async fn remove(&mut self, id: EndpointId) {
         let Some(endpoint) = self.endpoints.get(id) else { return };
         self.leaving.insert(id);
-        if !self.planned.plan.services.frontends.is_empty() {
-            self.reconcile();
+        if !self.planned.plan.services.frontends.is_empty() || self.planned.plan.auth.is_some() {
+            self.reconcile().await;
         }
         if let Err(error) = self.endpoints.remove(id).await {
             return tracing::error!(endpoint = %id, %error, "not removed; tried again when the agent starts");
@@ -246,16 +261,33 @@ impl Node {
             tracing::error!(endpoint = %id, %error, "its place in the kernel's maps is not cleared");
         }
         self.leaving.remove(&id);
-        self.reconcile();
+        self.publish();
+        self.reconcile().await;
         let addresses = [endpoint.ipv4.into(), endpoint.ipv6.into()].into();
         self.end_sockets(Departed { addresses, ..Departed::default() });
     }
 
-    /// What can wait: connections that have expired, and what could not be put in force when it was asked for.
-    pub(super) fn housekeeping(&mut self) {
-        if self.refused.is_some() {
-            self.reconcile();
+    /// Says to the other nodes which endpoints this one has; what cannot be written is tried again.
+    pub(super) fn publish(&mut self) {
+        let Some(published) = &mut self.published else { return };
+        let endpoints: Vec<_> = self
+            .endpoints
+            .list()
+            .into_iter()
+            .filter(|endpoint| !self.leaving.contains(&endpoint.id))
+            .collect();
+        self.unpublished = published.publish(&endpoints).err().map(|error| error.to_string());
+        if let Some(error) = &self.unpublished {
+            tracing::error!("other nodes do not hear of this one's endpoints: {error}");
         }
+    }
+
+    /// What can wait: connections that have expired, and what could not be put in force when it was asked for.
+    pub(super) async fn housekeeping(&mut self) {
+        if self.refused.is_some() {
+            self.reconcile().await;
+        }
+        self.publish();
         match self.datapath.collect_connections() {
             Ok(report) => self.datapath_metrics.collected(&report),
             Err(error) => tracing::error!(%error, "expired connections are not collected"),
@@ -306,7 +338,8 @@ impl Node {
     }
 
     /// Lets go of everything without changing it.
-    pub(super) fn close(self) -> endpoint::Config {
+    pub(super) async fn close(self) -> endpoint::Config {
+        self.auth.close().await;
         self.endpoint_config
     }
 }

@@ -141,7 +141,11 @@ fn read<T>(rows: Result<T, l4_datapath::Error>, answer: impl FnOnce(T) -> Vec<Re
 }
 
 /// The rows in pieces, and the word that these were all.
-fn pieces<T>(rows: Vec<T>, size: impl Fn(&T) -> usize, reply: impl Fn(Vec<T>) -> Reply) -> Vec<Reply> {
+pub(super) fn pieces<T>(
+    rows: Vec<T>,
+    size: impl Fn(&T) -> usize,
+    reply: impl Fn(Vec<T>) -> Reply,
+) -> Vec<Reply> {
     let (mut pieces, mut piece, mut filled) = (Vec::new(), Vec::new(), 0usize);
     for row in rows {
         filled = filled.saturating_add(size(&row)).saturating_add(1);

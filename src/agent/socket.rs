@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use mesh::workload::EndpointId;
@@ -31,7 +32,12 @@ pub(super) enum Answer {
     One(Box<Reply>),
     /// To be made.
     Rows(Rows),
+    /// To be asked of somebody else.
+    Later(Later),
 }
+
+/// All replies of an answer, once they are there.
+pub(super) type Later = Pin<Box<dyn Future<Output = Vec<Reply>> + Send>>;
 
 /// Opens the socket; the future answers until it is dropped.
 pub(super) fn serve(
@@ -97,14 +103,15 @@ async fn answer(
             calls.send(Call::Ask(question, sender)).await?;
             match answer.await? {
                 Answer::One(reply) => Ok(sink.send(&reply).await?),
-                Answer::Rows(rows) => tell(rows, sink).await,
+                Answer::Rows(rows) => tell(spawn_blocking(rows).await?, sink).await,
+                Answer::Later(later) => tell(later.await, sink).await,
             }
         }
     }
 }
 
-async fn tell(rows: Rows, mut sink: ReplySink) -> Result<(), Over> {
-    for reply in spawn_blocking(rows).await? {
+async fn tell(replies: Vec<Reply>, mut sink: ReplySink) -> Result<(), Over> {
+    for reply in replies {
         sink.send(&reply).await?;
         // A reader that is fast enough would have all pieces written without a pause.
         yield_now().await;

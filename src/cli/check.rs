@@ -112,7 +112,8 @@ fn left(found: &[String]) -> String {
 
 /// How the endpoints of a node in these directories are made; the defaults where there is no configuration.
 pub(super) fn endpoints(directories: &Directories) -> Result<endpoint::Config, String> {
-    let world = peek(&directories.config, &directories.state, None).unwrap_or_default();
+    let world =
+        peek(&directories.config, &directories.state, directories.shared.as_deref()).unwrap_or_default();
     directories.endpoints(&world).map_err(|error| error.to_string())
 }
 

@@ -107,6 +107,7 @@ fn details(view: &EndpointView, paint: Paint) -> String {
         ("Endpoint", format!("{} (instance {})", endpoint.id, endpoint.instance).into()),
         ("Status", state(view)),
         ("Identity", view.identity.number().into()),
+        ("SPIFFE ID", view.spiffe_id.as_ref().map_or_else(|| "none".into(), Cell::from)),
         ("Labels", label_lines(view)),
         ("Service account", endpoint.service_account.as_str().into()),
         ("IPv4", endpoint.ipv4.into()),

@@ -2,16 +2,20 @@
 //!
 //! `FERROMESH_REWRITE_GOLDEN=1 cargo test` writes what is printed now; look at the difference before committing it.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
+use mesh::auth::{InstanceName, Refusal};
 use mesh::flow::{Drop, Flow, Peer, TrafficDirection, Verdict};
 use mesh::identity::Identity;
 use mesh::labels::LabelSet;
 use mesh::policy::{PolicyKind, PolicyName, protocol};
 use mesh::service::ServiceName;
+use mesh::spiffe::SpiffeId;
 use mesh::workload::{Endpoint, EndpointId, Mac};
+use node_api::auth::{AuthStep, AuthWhy, CertificateView, NodeView, PairState, PairView};
 use node_api::{
-    AddressView, ConfigEntry, ConnectionView, DropView, EndpointView, EventView, IdentityView,
+    AddressView, AuthStatus, ConfigEntry, ConnectionView, DropView, EndpointView, EventView, IdentityView,
     LoadBalancerView, MapUse, Masquerading, MetricView, PolicyView, ProgramView, ServiceCounts, ServiceView,
     Status,
 };
@@ -50,6 +54,10 @@ pub(crate) fn labels(text: &str) -> LabelSet {
     text.parse().unwrap()
 }
 
+pub(crate) fn spiffe_id(account: &str) -> SpiffeId {
+    format!("spiffe://cluster.local/ns/default/sa/{account}").parse().unwrap()
+}
+
 pub(crate) fn status() -> Status {
     let text = |lines: &[&str]| lines.iter().map(|&line| line.to_owned()).collect();
     let found = |pairs: &[(&str, &str)]| pairs.iter().map(|&(k, v)| (k.to_owned(), v.to_owned())).collect();
@@ -73,6 +81,15 @@ pub(crate) fn status() -> Status {
             ports: (49_152, 65_535),
             devices: text(&["eth0"]),
         },
+        authentication: Some(AuthStatus {
+            trust_domain: "cluster.local".parse().unwrap(),
+            required: 2,
+            marks: 3,
+            nodes: 2,
+            sessions: 1,
+            first_expiry: Some(3_120),
+            problem: None,
+        }),
         dns: vec!["10.1.0.1:53".parse().unwrap(), "[fd00:10:1::1]:53".parse().unwrap()],
         adopted: 3,
         degraded: Vec::new(),
@@ -122,6 +139,7 @@ pub(crate) fn endpoints() -> Vec<EndpointView> {
         endpoint: endpoint(3, "default/deathstar", "org=empire,class=deathstar"),
         labels: labels(&format!("org=empire,class=deathstar,{derived}")),
         identity: identity(17_839),
+        spiffe_id: Some(spiffe_id("deathstar")),
         ingress_enforced: true,
         egress_enforced: false,
         ingress_ruleset: 5,
@@ -135,6 +153,7 @@ pub(crate) fn endpoints() -> Vec<EndpointView> {
         endpoint: endpoint(7, "default/xwing", "org=alliance,class=xwing"),
         labels: labels(&format!("org=alliance,class=xwing,{derived}")),
         identity: identity(13_058),
+        spiffe_id: Some(spiffe_id("xwing")),
         ingress_ruleset: 1,
         audit: true,
         policies: Vec::new(),
@@ -146,12 +165,120 @@ pub(crate) fn endpoints() -> Vec<EndpointView> {
 }
 
 pub(crate) fn identities() -> Vec<IdentityView> {
-    let view = |number, text: &str| IdentityView { identity: identity(number), labels: labels(text) };
+    let view = |number, text: &str, ids: &[&str]| IdentityView {
+        identity: identity(number),
+        labels: labels(text),
+        spiffe_ids: ids.iter().map(|account| spiffe_id(account)).collect(),
+    };
+    let deathstar = "org=empire,class=deathstar,io.kubernetes.pod.namespace=default";
     vec![
-        view(2, "reserved:world"),
-        view(17_839, "org=empire,class=deathstar,io.kubernetes.pod.namespace=default"),
-        view(16_777_217, "cidr:10.0.0.0/8,reserved:world"),
+        view(2, "reserved:world", &[]),
+        view(17_839, deathstar, &["deathstar", "superlaser"]),
+        view(16_777_217, "cidr:10.0.0.0/8,reserved:world", &[]),
     ]
+}
+
+fn instance(node: &str, instance: u64) -> InstanceName {
+    InstanceName { node: node.to_owned(), instance }
+}
+
+pub(crate) fn certificates(now: i64) -> Vec<CertificateView> {
+    let held = CertificateView {
+        id: "spiffe://cluster.local/ferromesh/node/death-star-1".parse().unwrap(),
+        serial: Some("5f3a9c0012d4e7b8".to_owned()),
+        expires: Some(now + 3_120),
+        workloads: BTreeSet::new(),
+        problem: None,
+    };
+    let of = |account: &str, serial: Option<&str>, expires, problem: Option<&str>| CertificateView {
+        id: spiffe_id(account),
+        serial: serial.map(str::to_owned),
+        expires,
+        workloads: [format!("default/{account}").parse().unwrap()].into(),
+        problem: problem.map(str::to_owned),
+    };
+    let refused = "the CA at 192.0.2.10:4251 refuses it: not placed on death-star-1";
+    vec![
+        held,
+        of("deathstar", Some("1c77aa0412d4e7b8"), Some(now + 1_799), None),
+        of("xwing", None, None, Some(refused)),
+        of("tiefighter", Some("0e77aa0412d4e7b9"), Some(now - 5), Some("the CA does not answer")),
+    ]
+}
+
+pub(crate) fn pairs() -> Vec<PairView> {
+    let proven = PairView {
+        local: instance("death-star-1", 1003),
+        local_workload: "default/deathstar".parse().unwrap(),
+        local_id: spiffe_id("deathstar"),
+        remote: instance("death-star-2", 12),
+        remote_workload: "default/tiefighter".parse().unwrap(),
+        remote_id: spiffe_id("tiefighter"),
+        state: PairState::Proven,
+        mark: 4,
+        epoch: 77,
+        expires_in: Some(1_750),
+        refusal: None,
+        detail: None,
+    };
+    let refused = PairView {
+        remote: instance("death-star-1", 1007),
+        remote_workload: "default/xwing".parse().unwrap(),
+        remote_id: spiffe_id("xwing"),
+        state: PairState::Refused,
+        mark: 0,
+        epoch: 0,
+        expires_in: None,
+        refusal: Some(Refusal::PeerNoCertificate),
+        detail: Some(
+            "no certificate for spiffe://cluster.local/ns/default/sa/xwing on death-star-1".to_owned(),
+        ),
+        ..proven.clone()
+    };
+    let idle = PairView { state: PairState::Idle, refusal: None, detail: None, ..refused.clone() };
+    vec![proven, refused, idle]
+}
+
+pub(crate) fn auth_nodes() -> Vec<NodeView> {
+    let here = NodeView {
+        name: "death-star-2".to_owned(),
+        id: "spiffe://cluster.local/ferromesh/node/death-star-2".parse().unwrap(),
+        connected: true,
+        address: Some("192.0.2.12:4250".parse().unwrap()),
+        lease: 9_480,
+        marks: 3,
+        problem: None,
+    };
+    let away = NodeView {
+        name: "yavin".to_owned(),
+        id: "spiffe://cluster.local/ferromesh/node/yavin".parse().unwrap(),
+        connected: false,
+        address: None,
+        lease: 0,
+        marks: 0,
+        problem: Some("connecting to 192.0.2.13:4250: connection refused".to_owned()),
+    };
+    vec![here, away]
+}
+
+pub(crate) fn why() -> AuthWhy {
+    let step = |step: &str, ok, text: &str| AuthStep { step: step.to_owned(), ok, text: text.to_owned() };
+    AuthWhy {
+        ok: false,
+        steps: vec![
+            step("policy", true, "allowed, authentication required: by rule1, for tiefighter at 80/TCP"),
+            step(
+                "identity",
+                true,
+                "default/tiefighter on death-star-1 is spiffe://cluster.local/ns/default/sa/tiefighter",
+            ),
+            step(
+                "certificate",
+                false,
+                "none for spiffe://cluster.local/ns/default/sa/tiefighter: the CA does not answer",
+            ),
+        ],
+    }
 }
 
 pub(crate) fn services() -> Vec<ServiceView> {
@@ -307,6 +434,7 @@ pub(crate) fn flow() -> Flow {
         is_reply: None,
         length: 74,
         interface: "fm3".to_owned(),
+        authentication: None,
         trace: false,
     }
 }
@@ -334,6 +462,7 @@ pub(crate) fn event() -> EventView {
         destination_port: 80,
         tcp_flags: 2,
         length: 74,
+        authentication: 0,
     }
 }
 

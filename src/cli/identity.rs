@@ -65,9 +65,14 @@ fn find<'a>(identities: &'a [IdentityView], which: &str) -> Result<&'a IdentityV
 
 fn list(identities: &[IdentityView], paint: Paint) -> String {
     let row = |view: &IdentityView| {
-        [view.identity.number().into(), view.labels.to_string().replace(',', "\n").into()]
+        let ids: Vec<_> = view.spiffe_ids.iter().map(ToString::to_string).collect();
+        [
+            view.identity.number().into(),
+            view.labels.to_string().replace(',', "\n").into(),
+            ids.join("\n").into(),
+        ]
     };
-    table(["ID", "LABELS"], identities.iter().map(row).collect(), paint)
+    table(["ID", "LABELS", "SPIFFE ID"], identities.iter().map(row).collect(), paint)
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@
 
 mod agent;
 mod analyze;
+mod auth;
 mod auth_agent;
 mod ca;
 mod check;
@@ -80,6 +81,7 @@ enum Verb {
     Identity(identity::Args),
     Service(service::Args),
     Policy(policy::Args),
+    Auth(auth::Args),
     Observe(Box<observe::Args>),
     Drops(drops::Args),
     Monitor(monitor::Args),
@@ -114,6 +116,7 @@ fn dispatch(agent: &Agent, verb: Verb) -> Result<ExitCode, CliError> {
         Verb::Identity(args) => wait(identity::run(agent, args)),
         Verb::Service(args) => wait(service::run(agent, args)),
         Verb::Policy(args) => wait(policy::run(agent, args)),
+        Verb::Auth(args) => wait(auth::run(agent, args)),
         Verb::Observe(args) => wait(observe::run(agent, *args)),
         Verb::Drops(args) => wait(drops::run(agent, args)),
         Verb::Monitor(args) => wait(monitor::run(agent, args)),

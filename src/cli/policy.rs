@@ -182,10 +182,10 @@ fn explanation(trace: &Trace, paint: Paint) -> String {
 
 /// The far end of a trace.
 #[derive(Clone, PartialEq, Eq, Debug)]
-struct Target {
-    to: String,
-    port: u16,
-    protocol: u8,
+pub(super) struct Target {
+    pub(super) to: String,
+    pub(super) port: u16,
+    pub(super) protocol: u8,
 }
 
 /// Protocols by the names people use here.

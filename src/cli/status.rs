@@ -4,8 +4,11 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use node_api::{ClientError, MapUse, Masquerading, ProgramView, Reply, Request, ServiceCounts, Status};
+use node_api::{
+    AuthStatus, ClientError, MapUse, Masquerading, ProgramView, Reply, Request, ServiceCounts, Status,
+};
 
+use super::auth::span;
 use super::output::{FormatArg, Paint, Tone};
 use super::table::{Cell, fields, table};
 use super::{Agent, CliError, output};
@@ -89,6 +92,7 @@ fn summary(status: &Status, verbose: bool) -> Vec<(&'static str, Cell)> {
         ("Policies", policies(status)),
         ("Services", services(status)),
         ("Masquerading", masquerading(&status.masquerading)),
+        ("Authentication", authentication(status.authentication.as_ref())),
         ("DNS", list(&status.dns).unwrap_or_else(|| "off".to_owned()).into()),
         ("Lost events", count(status.lost_events, Tone::Warning, "")),
         ("Degraded", degraded(status)),
@@ -137,6 +141,22 @@ fn masquerading(masquerading: &Masquerading) -> Cell {
         Some(devices) => format!("{families} on {devices}, ports {first}-{last}").into(),
         None => Cell::toned(Tone::Warning, format!("{families}, but no interface leads out of this node")),
     }
+}
+
+fn authentication(status: Option<&AuthStatus>) -> Cell {
+    let Some(AuthStatus { trust_domain, required, marks, nodes, sessions, first_expiry, problem }) = status
+    else {
+        return "off: no policy requires it".into();
+    };
+    if let Some(problem) = problem {
+        return Cell::toned(Tone::Bad, format!("{trust_domain}: {problem}"));
+    }
+    let expiry = first_expiry.map(|seconds| format!("; first certificate ends in {}", span(seconds)));
+    let text = format!(
+        "{trust_domain}: {marks} proven, for {required} pairs of identities; {sessions} of {nodes} nodes connected{}",
+        expiry.unwrap_or_default()
+    );
+    Cell::toned(if *sessions < *nodes as u64 { Tone::Warning } else { Tone::Plain }, text)
 }
 
 /// None of none.

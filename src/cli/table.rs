@@ -27,14 +27,18 @@ impl<T: ToString> From<T> for Cell {
 
 /// A table; each row has as many cells as the heading.
 pub(crate) fn table<const N: usize>(heading: [&str; N], rows: Vec<[Cell; N]>, paint: Paint) -> String {
-    let all: Vec<[Cell; N]> = std::iter::once(heading.map(Cell::from)).chain(rows).collect();
+    self::rows(std::iter::once(heading.map(Cell::from)).chain(rows).collect(), paint)
+}
+
+/// A table without a heading.
+pub(crate) fn rows<const N: usize>(rows: Vec<[Cell; N]>, paint: Paint) -> String {
     let mut widths = [0; N];
-    for row in &all {
+    for row in &rows {
         for (width, cell) in widths.iter_mut().zip(row) {
             *width = cell.text.lines().map(|line| line.chars().count()).chain([*width]).max().unwrap_or(0);
         }
     }
-    all.iter().map(|row| lines(row, &widths, paint)).collect()
+    rows.iter().map(|row| lines(row, &widths, paint)).collect()
 }
 
 /// `Key: value` rows with the values below each other; a value's further lines are indented to it.

@@ -92,12 +92,15 @@ fn start(directories: &Directories) -> Result<Child, String> {
     let mut command = Command::new(program);
     command.arg("agent");
     for (flag, path) in [
-        ("--config", &directories.config),
-        ("--state", &directories.state),
-        ("--run-dir", &directories.run_dir),
-        ("--pins", &directories.pins),
+        ("--config", Some(&directories.config)),
+        ("--shared", directories.shared.as_ref()),
+        ("--state", Some(&directories.state)),
+        ("--run-dir", Some(&directories.run_dir)),
+        ("--pins", Some(&directories.pins)),
     ] {
-        command.arg(flag).arg(path);
+        if let Some(path) = path {
+            command.arg(flag).arg(path);
+        }
     }
     // A group of its own: Ctrl-C in this terminal is not meant for the node.
     command.stdin(Stdio::null()).stdout(open()?).stderr(open()?).current_dir("/").process_group(0);

@@ -210,6 +210,12 @@ impl Kernel {
         self.maps.node.set_hold(ifindex);
     }
 
+    /// See [`abi::Node::guarded`].
+    pub(crate) fn set_guarded(&mut self, ports: u32) {
+        self.node.guarded = ports;
+        self.maps.node.set_guarded(ports);
+    }
+
     /// [`abi::Node::namespace`].
     pub(crate) fn set_namespace(&mut self, cookie: u64) {
         self.node.namespace = cookie;

@@ -214,7 +214,11 @@ mod tests {
                 (13_058, "org=alliance"),
                 (17_839, "org=empire,class=deathstar"),
             ]
-            .map(|(number, text)| IdentityView { identity: identity(number), labels: labels(text) })
+            .map(|(number, text)| IdentityView {
+                identity: identity(number),
+                labels: labels(text),
+                spiffe_ids: BTreeSet::new(),
+            })
             .into(),
         }
     }

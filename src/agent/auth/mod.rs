@@ -1,0 +1,382 @@
+//! Authentication on this node: its processes, what they are told, and what is done at their word.
+//!
+//! Promise: nothing of it is made before some policy of the mesh asks for it (or this node's CA serves others). The
+//! processes outlive the agent and are taken over by the next. The agent's loop waits for them in one place alone: before
+//! pairs that need not authenticate until now must, it gives those in use a second to be proven.
+
+mod authority;
+mod hierarchy;
+mod hold;
+mod listen;
+mod place;
+mod process;
+mod prover;
+mod remains;
+mod settings;
+mod why;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use control::World;
+use endpoint::Endpoints;
+use l4_datapath::Datapath;
+use mesh::auth::{AuthPlan, IdentityPair};
+use mesh::plan::NodePlan;
+use node_api::AuthStatus;
+use node_api::auth::{AuthCounters, Placements};
+use observe::auth::AuthMetrics;
+use parking_lot::Mutex;
+use prometheus_client::registry::Registry;
+
+use self::authority::{Authority, Keeper};
+use self::place::Place;
+use self::prover::{Askers, Prover, Surroundings};
+pub(crate) use self::remains::{UndoError, leftovers, undo};
+use self::settings::{Ca, Settings};
+pub(super) use self::why::Asked;
+use super::error::AgentError;
+use crate::directories::Directories;
+
+/// How long pairs that must authenticate from now on are given to do so before what they have now is cut.
+const AHEAD: Duration = Duration::from_secs(1);
+
+/// What keeps authentication from working, if anything does; a clone shares it.
+#[derive(Clone, Default, Debug)]
+struct Problem(Arc<Mutex<Option<String>>>);
+
+impl Problem {
+    /// Said once, however often it happens.
+    fn set(&self, text: String) {
+        let mut problem = self.0.lock();
+        if problem.as_ref() != Some(&text) {
+            tracing::error!("{text}");
+            *problem = Some(text);
+        }
+    }
+
+    fn clear(&self) {
+        *self.0.lock() = None;
+    }
+
+    fn get(&self) -> Option<String> {
+        self.0.lock().clone()
+    }
+}
+
+/// Authentication on this node.
+pub(super) struct Auth {
+    place: Place,
+    settings: Settings,
+    /// Who may have certificates, as long as no CA has been told.
+    placements: Placements,
+    authority: Option<Keeper>,
+    prover: Option<Prover>,
+    /// What the auth-agent was told last.
+    told: Option<Arc<AuthPlan>>,
+    metrics: AuthMetrics,
+    counters: Arc<Mutex<Option<AuthCounters>>>,
+    authority_problem: Problem,
+    prover_problem: Problem,
+}
+
+impl Auth {
+    /// Makes nothing yet.
+    pub(super) fn new(directories: &Directories, world: &World, node: &str, registry: &mut Registry) -> Self {
+        Self {
+            place: Place::new(directories),
+            settings: Settings::of(world, node),
+            placements: Placements {
+                trust_domain: world.configuration.trust_domain.clone(),
+                nodes: BTreeMap::new(),
+            },
+            authority: None,
+            prover: None,
+            told: None,
+            metrics: AuthMetrics::register(registry),
+            counters: Arc::default(),
+            authority_problem: Problem::default(),
+            prover_problem: Problem::default(),
+        }
+    }
+
+    /// Who may have certificates now: the CA is told. It runs where others need it, and where somebody here does.
+    pub(super) fn place(&mut self, placements: Placements) {
+        match &self.authority {
+            Some(keeper) => keeper.authority.place(placements),
+            None if matches!(self.settings.ca, Ca::Here { shared: true, .. }) => {
+                self.placements = placements;
+                self.authority();
+            }
+            None => self.placements = placements,
+        }
+    }
+
+    /// The embedded CA, started if need be; none where it is elsewhere.
+    pub(super) fn authority(&mut self) -> Option<Authority> {
+        let Ca::Here { listen, .. } = self.settings.ca else { return None };
+        let keeper = self.authority.get_or_insert_with(|| {
+            let (place, settings) = (self.place.clone(), self.settings.clone());
+            Keeper::start(place, settings, listen, self.placements.clone(), self.authority_problem.clone())
+        });
+        Some(keeper.authority.clone())
+    }
+
+    /// Before a plan is in force, in the place of `before`. Whoever must authenticate by it is proven now: who may be
+    /// talking already and must for the first time gets [`AHEAD`], and what is not proven by then is cut when the plan
+    /// comes into force. Who need not any more stays proven until [`Auth::follow`]: in force is still what was.
+    pub(super) async fn lead(
+        &mut self,
+        plan: &NodePlan,
+        before: &NodePlan,
+        datapath: &mut Datapath,
+        endpoints: &Arc<Endpoints>,
+    ) {
+        let Some(wanted) = &plan.auth else { return };
+        let earlier = self.told.as_ref().map(|told| told.pairs.clone()).unwrap_or_default();
+        let both = join(wanted, &earlier);
+        if let Err(error) = self.tell(both, datapath, endpoints).await {
+            // Policy is in force all the same: whoever must authenticate is denied.
+            return self.prover_problem.set(format!("nobody can be authenticated: {error}"));
+        }
+        if may_be_cut(wanted.pairs.difference(&earlier), before)
+            && let Some(prover) = &mut self.prover
+            && !prover.settle(AHEAD).await
+        {
+            tracing::warn!(
+                "not all who must authenticate from now on have done so in time; what they had open is cut"
+            );
+        }
+    }
+
+    /// A plan is in force, or is again since the one after it was refused.
+    pub(super) fn follow(&mut self, plan: &NodePlan) {
+        let Some(prover) = &self.prover else { return };
+        let wanted = match (&plan.auth, &self.told) {
+            (Some(wanted), _) => Arc::clone(wanted),
+            (None, Some(told)) => nobody(told),
+            (None, None) => return,
+        };
+        prover.tell(Arc::clone(&wanted));
+        self.told = Some(wanted);
+    }
+
+    /// The auth-agent is told a plan, and started if need be.
+    async fn tell(
+        &mut self,
+        plan: Arc<AuthPlan>,
+        datapath: &mut Datapath,
+        endpoints: &Arc<Endpoints>,
+    ) -> Result<(), AgentError> {
+        self.told = Some(Arc::clone(&plan));
+        if let Some(prover) = &self.prover {
+            prover.tell(plan);
+            return Ok(());
+        }
+        hold::make(datapath).await?;
+        datapath.set_guarded(self.settings.guarded());
+        let surroundings = Surroundings {
+            place: self.place.clone(),
+            settings: self.settings.clone(),
+            authority: self.authority(),
+            maps: datapath.auth_maps()?,
+            endpoints: Arc::clone(endpoints),
+            view: datapath.view(),
+            metrics: self.metrics.clone(),
+            counters: Arc::clone(&self.counters),
+            problem: self.prover_problem.clone(),
+        };
+        self.prover = Some(Prover::start(surroundings, plan));
+        Ok(())
+    }
+
+    /// Asks the auth-agent, if there is one.
+    pub(super) fn askers(&self) -> Option<Askers> {
+        self.prover.as_ref().map(|prover| prover.askers.clone())
+    }
+
+    /// How it stands; none where nobody must authenticate.
+    pub(super) fn status(&self, plan: &NodePlan) -> Option<AuthStatus> {
+        let auth = plan.auth.as_ref()?;
+        let counters = self.counters.lock().clone();
+        let starting = || counters.is_none().then(|| "the auth-agent is being started".to_owned());
+        Some(AuthStatus {
+            trust_domain: auth.trust_domain.clone(),
+            required: auth.pairs.len(),
+            nodes: auth.nodes.len(),
+            problem: self.problems().into_iter().next().or_else(starting),
+            marks: counters.as_ref().map_or(0, |counters| counters.marks),
+            sessions: counters.as_ref().map_or(0, |counters| counters.sessions),
+            first_expiry: counters.and_then(|counters| counters.first_expiry),
+        })
+    }
+
+    /// What does not work, a sentence each.
+    pub(super) fn problems(&self) -> Vec<String> {
+        [&self.authority_problem, &self.prover_problem].into_iter().filter_map(Problem::get).collect()
+    }
+
+    /// Each change to the host that was made for it, a sentence each.
+    pub(super) fn host_changes(&self) -> Vec<String> {
+        let directory = |process| self.place.directory(process).display().to_string();
+        let mut changes = Vec::new();
+        if self.prover.is_some() {
+            let device = place::HOLD_DEVICE;
+            changes.push(format!(
+                "device {device}, where packets wait for a proof: `ferromesh down` deletes it"
+            ));
+            let directory = directory(place::Process::AuthAgent);
+            changes
+                .push(format!("process ferromesh auth-agent and its {directory}: `ferromesh down` ends it"));
+        }
+        if self.authority.is_some() {
+            let (directory, root) = (directory(place::Process::Ca), self.place.root());
+            changes.push(format!(
+                "process ferromesh ca, its {directory} and the root key in {}: `ferromesh down` ends and deletes them",
+                root.display()
+            ));
+        }
+        changes
+    }
+
+    /// The roots that sign here, for who is to trust them.
+    pub(super) fn bundle(&self) -> hierarchy::Bundle {
+        hierarchy::Bundle(self.place.clone())
+    }
+
+    /// Keeps the processes no more; they go on.
+    pub(super) async fn close(self) {
+        for task in
+            [self.prover.map(Prover::into_task), self.authority.map(Keeper::into_task)].into_iter().flatten()
+        {
+            task.abort();
+            // It has been told to.
+            let _ = task.await;
+        }
+    }
+}
+
+/// Whether one of these pairs may have something open: both were known, and one of them was here.
+fn may_be_cut<'a>(pairs: impl IntoIterator<Item = &'a IdentityPair>, before: &NodePlan) -> bool {
+    let here: BTreeSet<_> = before.endpoints.values().map(|endpoint| endpoint.identity).collect();
+    let known = |identity| here.contains(&identity) || before.identities.contains_key(&identity);
+    pairs.into_iter().any(|pair| {
+        let (one, other) = pair.identities();
+        (here.contains(&one) || here.contains(&other)) && known(one) && known(other)
+    })
+}
+
+/// A plan by which more pairs authenticate.
+fn join(plan: &Arc<AuthPlan>, more: &BTreeSet<IdentityPair>) -> Arc<AuthPlan> {
+    if more.is_subset(&plan.pairs) {
+        return Arc::clone(plan);
+    }
+    let pairs = plan.pairs.union(more).copied().collect();
+    Arc::new(AuthPlan { pairs, ..AuthPlan::clone(plan) })
+}
+
+/// The plan by which nobody does.
+fn nobody(plan: &AuthPlan) -> Arc<AuthPlan> {
+    Arc::new(AuthPlan {
+        trust_domain: plan.trust_domain.clone(),
+        node: plan.node.clone(),
+        grace: plan.grace,
+        nodes: BTreeMap::new(),
+        endpoints: BTreeMap::new(),
+        remotes: BTreeMap::new(),
+        pairs: BTreeSet::new(),
+    })
+}
+
+/// How long the addresses of an endpoint that is gone are kept back: longer than any mark of it can live.
+pub(super) fn quarantine(plan: &NodePlan) -> Option<Duration> {
+    let grace = plan.auth.as_ref()?.grace;
+    Some(Duration::from_millis(grace.saturating_mul(11) / 10) + Duration::from_secs(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use mesh::identity::Identity;
+    use mesh::plan::EndpointPlan;
+
+    use super::*;
+
+    fn pair(one: u32, other: u32) -> IdentityPair {
+        IdentityPair::new(Identity::new(one).unwrap(), Identity::new(other).unwrap())
+    }
+
+    fn plan(pairs: &[IdentityPair]) -> Arc<AuthPlan> {
+        Arc::new(AuthPlan {
+            trust_domain: "mesh".parse().unwrap(),
+            node: "node1".to_owned(),
+            grace: 10_000,
+            nodes: BTreeMap::new(),
+            endpoints: BTreeMap::new(),
+            remotes: BTreeMap::new(),
+            pairs: pairs.iter().copied().collect(),
+        })
+    }
+
+    #[test]
+    fn until_a_plan_is_in_force_who_was_proven_by_the_one_before_still_is() {
+        let [one, two] = [pair(300, 301), pair(300, 302)];
+        let wanted = plan(&[two]);
+        let both = join(&wanted, &[one].into());
+        assert_eq!(both.pairs, [one, two].into());
+        assert!(Arc::ptr_eq(&join(&wanted, &[two].into()), &wanted), "nothing to add");
+    }
+
+    #[test]
+    fn time_to_be_proven_is_given_to_who_may_have_something_open() {
+        let endpoint =
+            |identity| EndpointPlan { identity: Identity::new(identity).unwrap(), ..golden_endpoint() };
+        let id = mesh::workload::EndpointId::new(1).unwrap();
+        let identities = [300, 301].map(|number| (Identity::new(number).unwrap(), Default::default()));
+        let before = NodePlan {
+            endpoints: [(id, endpoint(300))].into(),
+            identities: Arc::new(identities.into()),
+            ..NodePlan::default()
+        };
+        assert!(may_be_cut(&[pair(300, 301)], &before));
+        assert!(!may_be_cut(&[pair(300, 302)], &before), "nobody had that identity");
+        assert!(!may_be_cut(&[pair(301, 301)], &before), "nobody here has it");
+        assert!(!may_be_cut(&[], &before));
+    }
+
+    fn golden_endpoint() -> EndpointPlan {
+        let endpoint = mesh::workload::Endpoint {
+            id: mesh::workload::EndpointId::new(1).unwrap(),
+            instance: 1,
+            workload: "default/deathstar".parse().unwrap(),
+            labels: Default::default(),
+            service_account: "default".to_owned(),
+            interface: "fm1".to_owned(),
+            ifindex: 1,
+            mac: mesh::workload::Mac([2; 6]),
+            gateway_mac: mesh::workload::Mac([4; 6]),
+            ipv4: [10, 0, 0, 1].into(),
+            ipv6: std::net::Ipv6Addr::LOCALHOST,
+        };
+        EndpointPlan {
+            endpoint,
+            identity: Identity::new(300).unwrap(),
+            ingress: Arc::default(),
+            egress: Arc::default(),
+            audit: false,
+        }
+    }
+
+    #[test]
+    fn addresses_are_kept_back_for_longer_than_a_mark_can_live() {
+        assert_eq!(quarantine(&NodePlan::default()), None);
+        let auth = Some(plan(&[]));
+        assert_eq!(quarantine(&NodePlan { auth, ..NodePlan::default() }), Some(Duration::from_secs(12)));
+    }
+
+    #[test]
+    fn who_need_not_authenticate_has_no_endpoint_in_the_plan() {
+        let nobody = nobody(&plan(&[pair(300, 301)]));
+        assert_eq!((nobody.pairs.len(), nobody.grace), (0, 10_000));
+    }
+}

@@ -1,0 +1,128 @@
+//! Where the processes of authentication keep their things, and as whom they run.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+
+use crate::directories::Directories;
+
+/// Name of the device on which packets wait for a proof.
+pub(crate) const HOLD_DEVICE: &str = "fm_hold";
+
+/// A process of authentication.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Process {
+    /// `ferromesh ca`: issues certificates.
+    Ca,
+    /// `ferromesh auth-agent`: proves workloads to each other.
+    AuthAgent,
+}
+
+impl Process {
+    /// Both; who needs the other ends first.
+    pub(crate) const ALL: [Self; 2] = [Self::AuthAgent, Self::Ca];
+
+    /// The verb that starts it.
+    pub(crate) fn verb(self) -> &'static str {
+        match self {
+            Self::Ca => "ca",
+            Self::AuthAgent => "auth-agent",
+        }
+    }
+
+    /// What its directory, its socket and its log are named after.
+    fn stem(self) -> &'static str {
+        match self {
+            Self::Ca => "ca",
+            Self::AuthAgent => "auth",
+        }
+    }
+
+    /// Its user and group: those of this name, or else, so that nothing need be set up, numbers that Debian keeps for
+    /// programs (60000–64999, allocated on demand) and nobody else has.
+    pub(crate) fn owner(self) -> linux::Result<(u32, u32)> {
+        let (name, number) = match self {
+            Self::Ca => ("ferromesh-ca", 64_250),
+            Self::AuthAgent => ("ferromesh-auth", 64_251),
+        };
+        Ok(linux::user::user(name)?.unwrap_or((number, number)))
+    }
+}
+
+/// Directories and files.
+#[derive(Clone, Debug)]
+pub(crate) struct Place {
+    state: PathBuf,
+    run_dir: PathBuf,
+}
+
+impl Place {
+    pub(crate) fn new(directories: &Directories) -> Self {
+        Self { state: directories.state.clone(), run_dir: directories.run_dir.clone() }
+    }
+
+    /// What becomes a process's `/`; its own.
+    pub(crate) fn directory(&self, process: Process) -> PathBuf {
+        self.state.join(process.stem())
+    }
+
+    /// The root key of the embedded CA: root's, needed only to make an intermediate.
+    pub(crate) fn root(&self) -> PathBuf {
+        self.state.join("ca-root")
+    }
+
+    /// Where the process takes the agent's word.
+    pub(crate) fn socket(&self, process: Process) -> PathBuf {
+        self.run_dir.join(process.stem()).with_extension("sock")
+    }
+
+    /// What it says.
+    pub(crate) fn log(&self, process: Process) -> PathBuf {
+        self.run_dir.join(process.stem()).with_extension("log")
+    }
+
+    /// What it was started with.
+    pub(crate) fn started(&self, process: Process) -> PathBuf {
+        self.run_dir.join(process.stem()).with_extension("started")
+    }
+
+    /// Makes a process's directory, its owner's alone.
+    pub(crate) fn make(&self, process: Process) -> Result<(), String> {
+        let (directory, (user, group)) =
+            (self.directory(process), process.owner().map_err(|error| error.to_string())?);
+        let made = make_private(&directory).and_then(|()| chown(&directory, Some(user), Some(group)));
+        made.map_err(|error| format!("directory {}: {error}", directory.display()))
+    }
+
+    /// Writes a file into a process's directory, whole, for it to read and remove.
+    pub(crate) fn put(&self, process: Process, name: &str, text: &str) -> Result<(), String> {
+        let path = self.directory(process).join(name);
+        let beside = path.with_extension("new");
+        let write = || {
+            let (user, group) = process.owner().map_err(io::Error::other)?;
+            // Never one that stands there already: its owner might be listening to it.
+            remove_file(&beside)?;
+            fs::write(&beside, "")?;
+            fs::set_permissions(&beside, fs::Permissions::from_mode(0o600))?;
+            fs::write(&beside, text)?;
+            chown(&beside, Some(user), Some(group))?;
+            fs::rename(&beside, &path)
+        };
+        write().map_err(|error: io::Error| format!("{}: {error}", path.display()))
+    }
+}
+
+/// A directory of mode 0700, also where there is one of another.
+pub(crate) fn make_private(directory: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+    fs::set_permissions(directory, fs::Permissions::from_mode(0o700))
+}
+
+/// That it is gone already is no error.
+pub(crate) fn remove_file(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}

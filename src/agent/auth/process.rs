@@ -1,0 +1,158 @@
+//! The processes of authentication as the agent starts, finds and ends them.
+//!
+//! Promise: they outlive the agent, and one that the next agent can talk to goes on. Who cannot be talked to, or was
+//! started by another build or with other settings, is ended before another takes its place: there are never two.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::net::UnixListener;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+use std::time::Duration;
+
+use node_api::channel::Channel;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::net::UnixStream;
+use tokio::process::Child;
+use tokio::time::{Instant, sleep};
+
+use super::place::{Place, Process, remove_file};
+use super::settings::Settings;
+
+/// This program, also after its file has been replaced: only the same build understands what is said to it.
+const OWN_PROGRAM: &str = "/proc/self/exe";
+/// How long a killed process may take to be gone.
+const BURIAL: Duration = Duration::from_secs(5);
+
+/// A process, and the way to talk with it.
+pub(super) struct Link<S, R> {
+    pub(super) channel: Channel<S, R>,
+    /// Taken over from an earlier agent.
+    pub(super) adopted: bool,
+    /// Kept so that its end is noticed by the runtime, which buries it.
+    _child: Option<Child>,
+}
+
+/// What a process is started with: more arguments, and descriptors from number 4 on.
+pub(super) struct Start {
+    pub(super) arguments: Vec<String>,
+    pub(super) descriptors: Vec<OwnedFd>,
+}
+
+/// Connects to a process that is there, or starts it with what `prepare` makes.
+pub(super) async fn obtain<S: Serialize, R: DeserializeOwned>(
+    process: Process,
+    place: &Place,
+    settings: &Settings,
+    prepare: impl AsyncFnOnce() -> Result<Start, String>,
+) -> Result<Link<S, R>, String> {
+    let socket = place.socket(process);
+    if was_started_with(process, place, settings)
+        && let Ok(stream) = UnixStream::connect(&socket).await
+    {
+        return Ok(Link { channel: Channel::new(stream), adopted: true, _child: None });
+    }
+    end(process, place).await.map_err(|error| error.to_string())?;
+    place.make(process)?;
+    let start = prepare().await?;
+    let child = launch(process, place, settings, start)
+        .map_err(|error| format!("starting ferromesh {}: {error}", process.verb()))?;
+    let stream = UnixStream::connect(&socket).await;
+    let stream = stream.map_err(|error| format!("{}: {error}", socket.display()))?;
+    Ok(Link { channel: Channel::new(stream), adopted: false, _child: Some(child) })
+}
+
+fn launch(process: Process, place: &Place, settings: &Settings, start: Start) -> io::Result<Child> {
+    let (user, _) = process.owner().map_err(io::Error::other)?;
+    let control = listen(place, process)?;
+    let mut command = Command::new(OWN_PROGRAM);
+    command.arg0("ferromesh").arg(process.verb()).arg("--directory").arg(place.directory(process));
+    command.arg("--user").arg(user.to_string()).args(start.arguments).env_clear();
+    if let Some(filter) = std::env::var_os("RUST_LOG") {
+        command.env("RUST_LOG", filter);
+    }
+    let log = File::options().create(true).append(true).mode(0o600).open(place.log(process))?;
+    let descriptors: Vec<_> =
+        std::iter::once(control.as_fd()).chain(start.descriptors.iter().map(AsFd::as_fd)).collect();
+    linux::child::hand_over(&mut command, &descriptors, log).map_err(io::Error::other)?;
+    let child = tokio::process::Command::from(command).spawn()?;
+    fs::write(place.started(process), serde_json::to_vec(settings)?)?;
+    Ok(child)
+}
+
+/// The control socket, root's alone; the agent keeps no descriptor of it, so that nobody answers when the process ends.
+fn listen(place: &Place, process: Process) -> io::Result<UnixListener> {
+    let (path, fresh) = (place.socket(process), place.socket(process).with_extension("sock.new"));
+    remove_file(&fresh)?;
+    let listener = UnixListener::bind(&fresh)?;
+    fs::set_permissions(&fresh, fs::Permissions::from_mode(0o600))?;
+    fs::rename(&fresh, &path)?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+fn was_started_with(process: Process, place: &Place, settings: &Settings) -> bool {
+    let text = fs::read(place.started(process)).unwrap_or_default();
+    serde_json::from_slice::<Settings>(&text).is_ok_and(|started| started == *settings)
+}
+
+/// Those that run, of whichever agent.
+pub(crate) fn running(process: Process, place: &Place) -> linux::Result<Vec<i32>> {
+    let (user, _) = process.owner()?;
+    let directory = place.directory(process);
+    linux::child::with_arguments(&[process.verb(), "--directory", &directory.to_string_lossy()], user)
+}
+
+/// Kills it, if it runs, and returns when it is gone.
+pub(crate) async fn end(process: Process, place: &Place) -> linux::Result<()> {
+    /// SIGKILL: what it keeps is safe at any time, and one that hangs ends too.
+    const KILL: i32 = 9;
+    let deadline = Instant::now() + BURIAL;
+    loop {
+        let left = running(process, place)?;
+        for pid in &left {
+            linux::process::send(*pid, KILL)?;
+        }
+        match left.first() {
+            None => return Ok(()),
+            Some(pid) if Instant::now() > deadline => {
+                return Err(linux::Error::Unexpected {
+                    object: format!("process {pid} (ferromesh {})", process.verb()),
+                    found: "alive after SIGKILL".to_owned(),
+                    expected: "its end; look for what it waits for in its /proc/PID/stack",
+                });
+            }
+            Some(_) => sleep(Duration::from_millis(2)).await,
+        }
+    }
+}
+
+/// How long to wait before the next attempt.
+pub(super) struct Backoff {
+    next: Duration,
+    since: Instant,
+}
+
+impl Backoff {
+    const FIRST: Duration = Duration::from_millis(50);
+    const LAST: Duration = Duration::from_secs(5);
+    /// What went well for so long begins anew.
+    const WELL: Duration = Duration::from_secs(10);
+
+    pub(super) fn new() -> Self {
+        Self { next: Self::FIRST, since: Instant::now() }
+    }
+
+    /// After a failure.
+    pub(super) async fn wait(&mut self) {
+        if self.since.elapsed() > Self::WELL {
+            self.next = Self::FIRST;
+        }
+        sleep(self.next).await;
+        self.next = (self.next * 2).min(Self::LAST);
+        self.since = Instant::now();
+    }
+}

@@ -1,0 +1,82 @@
+//! Answers about authentication: asked of its processes, beside the loop.
+
+use node_api::auth::{AuthAnswer, AuthQuestion};
+use node_api::{Reply, Request, TraceQuery};
+
+use super::auth::Asked;
+use super::node::Node;
+use super::rows::pieces;
+use super::socket::Later;
+
+impl Node {
+    /// The answer to a question that others than the loop must be asked, if it is one.
+    pub(super) fn later(&mut self, question: &Request) -> Option<Later> {
+        match question {
+            Request::Auth(question) => Some(self.ask(question.clone())),
+            Request::AuthWhy(query) => Some(self.why(query.clone())),
+            Request::JoinToken { node } => Some(self.join_token(node.clone())),
+            Request::TrustBundle => Some(self.trust_bundle()),
+            _ => None,
+        }
+    }
+
+    fn ask(&self, question: AuthQuestion) -> Later {
+        let (askers, in_use) = (self.auth.askers(), self.planned.plan.auth.is_some());
+        Box::pin(async move {
+            let (true, Some(askers)) = (in_use, askers) else {
+                return vec![Reply::Error(
+                    "nobody is authenticated: no policy has `authentication: {mode: required}`".to_owned(),
+                )];
+            };
+            match askers.ask(question).await {
+                Some(AuthAnswer::Certificates(rows)) => pieces(rows, |_| 1, Reply::Certificates),
+                Some(AuthAnswer::Pairs(rows)) => pieces(rows, |_| 1, Reply::Pairs),
+                Some(AuthAnswer::Nodes(rows)) => pieces(rows, |_| 1, Reply::Nodes),
+                Some(AuthAnswer::Counters(_)) | None => vec![Reply::Error(
+                    "the auth-agent does not answer; see `ferromesh status`, and auth.log beside the agent's socket"
+                        .to_owned(),
+                )],
+            }
+        })
+    }
+
+    fn why(&self, query: TraceQuery) -> Later {
+        let traced = control::trace(&self.world, &self.planned, &query);
+        let (auth, askers) = (self.planned.plan.auth.clone(), self.auth.askers());
+        Box::pin(async move {
+            vec![match traced {
+                Ok(trace) => Reply::AuthWhy(Asked { query, trace, auth, askers }.answer().await),
+                Err(error) => Reply::Error(error.to_string()),
+            }]
+        })
+    }
+
+    fn join_token(&mut self, node: String) -> Later {
+        let authority = self.auth.authority();
+        let address = self.world.configuration.ca_address;
+        Box::pin(async move {
+            let token = match authority {
+                Some(authority) => authority.token(&node).await,
+                None => Err(elsewhere(address)),
+            };
+            vec![token.map_or_else(Reply::Error, Reply::Text)]
+        })
+    }
+
+    fn trust_bundle(&mut self) -> Later {
+        let authority = self.auth.authority();
+        let (bundle, address) = (self.auth.bundle(), self.world.configuration.ca_address);
+        Box::pin(async move {
+            let text = match authority {
+                Some(authority) => authority.ready().await.and_then(|()| bundle.read()),
+                None => Err(elsewhere(address)),
+            };
+            vec![text.map_or_else(Reply::Error, Reply::Text)]
+        })
+    }
+}
+
+fn elsewhere(address: Option<std::net::SocketAddr>) -> String {
+    let address = address.map(|address| format!(" ({address})")).unwrap_or_default();
+    format!("this node has no CA of its own: caAddress{address}; ask the node that has it")
+}
