@@ -74,7 +74,8 @@ impl Auth {
         if !pairs_changed && self.inputs.as_ref().is_some_and(|earlier| earlier.are(&inputs)) {
             return false;
         }
-        let plan = (!self.pairs.pairs.is_empty()).then(|| inputs.plan(&self.pairs.pairs));
+        // Also while nobody is here whom they mean: who comes then finds everything ready.
+        let plan = (!self.policies.is_empty()).then(|| inputs.plan(&self.pairs.pairs));
         if self.plan.as_deref() != plan.as_ref() {
             self.plan = plan.map(Arc::new);
         }
