@@ -5,6 +5,7 @@ pub mod files;
 pub(crate) mod layout;
 mod notice;
 pub mod published;
+pub(crate) mod walk;
 
 use std::io;
 use std::path::PathBuf;

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use inotify::{Event, EventMask, WatchMask, Watches};
 
-use super::files::{Found, is_ours};
+use super::walk::{Found, is_ours};
 
 /// Where something may have changed.
 pub(super) enum Notice {

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use mesh::workload::Endpoint;
 
 use super::SourceError;
-use super::files::is_ours;
+use super::walk::is_ours;
 
 /// The directory of this node.
 #[derive(Debug)]

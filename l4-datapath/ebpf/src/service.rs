@@ -143,7 +143,8 @@ fn entropy(packet: &Packet) -> u32 {
         hash = (hash ^ word).wrapping_mul(FACTOR);
         hash ^= hash >> 33;
     }
-    hash as u32
+    // The upper half: what came in last has not reached all of the lower one.
+    (hash >> 32) as u32
 }
 
 /// An error about what a VIP sent the workload goes to whom the VIP stood for.
