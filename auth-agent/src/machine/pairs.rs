@@ -76,6 +76,9 @@ impl Machine {
     /// Begins to keep a pair, if the plan wants it.
     pub(super) fn keep(&mut self, name: &PairName) -> Result<&mut Pair, Refusal> {
         let ends = self.ends(name)?;
+        if self.pairs.len() >= self.settings.pairs && !self.pairs.contains_key(name) {
+            return Err(Refusal::Overloaded);
+        }
         Ok(self.pairs.entry(name.clone()).or_insert_with(|| Pair {
             ends,
             mark: None,
@@ -345,6 +348,11 @@ impl Machine {
         let now = self.now;
         if let Some(pair) = self.pairs.get_mut(name).filter(|pair| pair.retry.is_some_and(|at| at <= now)) {
             pair.retry = None;
+            let idle = pair.mark.is_none() && pair.work == Work::Idle && pair.packets.is_empty();
+            if idle && pair.refused.is_none() && self.pairs.len() > self.settings.ahead {
+                // Only what is asked for is kept beyond the bound; a packet asks again.
+                return self.forget(name);
+            }
             self.enqueue(name, false);
         }
     }
