@@ -9,7 +9,7 @@ RUN_TESTS := $(if $(SUDO),CARGO_TARGET_$(shell uname -m | tr a-z A-Z)_UNKNOWN_LI
 BENCH := $(if $(QUICK),,--release)
 BENCH_FLAGS := $(addprefix --only ,$(ONLY)) $(if $(QUICK),--quick) $(addprefix --rounds ,$(ROUNDS))
 
-.PHONY: help setup build demo test test-kernels bench-l4 bench-auth check install uninstall dist clean
+.PHONY: help setup build demo test test-kernels test-simulation bench-l4 bench-auth check install uninstall dist clean
 
 help: ## list the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -28,6 +28,9 @@ test: setup ## every test, those that need root and the kernel included
 
 test-kernels: setup ## the kernel programs and the lab on emulated 6.1 and 6.12; root, Debian; KERNELS= and ONLY= choose
 	@conformance/kernels/run
+
+test-simulation: setup ## node against node with everything that can go wrong; SEEDS=2000, FIRST_SEED=0 choose
+	@SEEDS=$(or $(SEEDS),2000) $(CARGO) test -p auth-agent --test simulation
 
 bench-l4: setup ## measure the kernel path, root; ONLY="l4.tc l4.run" rows, QUICK=1 a smoke run, ROUNDS=9
 	@$(CARGO) build $(BENCH) --workspace --bins --examples && $(RUN_TESTS) $(CARGO) run --quiet $(BENCH) -p conformance --bin bench -- l4 $(BENCH_FLAGS)

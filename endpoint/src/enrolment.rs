@@ -74,6 +74,8 @@ impl Emptied {
 struct State {
     allocation: Allocation,
     slots: BTreeMap<EndpointId, Slot>,
+    /// Instances that are being removed and whose addresses nobody knows any more: they need not wait.
+    free: BTreeSet<u64>,
 }
 
 /// What an endpoint occupies, from the moment its numbers are chosen.
@@ -109,7 +111,7 @@ impl Endpoints {
         let (adopted, removed) = on_record(&config, &host).await?;
         let allocation = allocation(&config, &adopted)?;
         record::write(&Allocation::path(&config), &allocation)?;
-        let state = Mutex::new(State { allocation, slots: BTreeMap::new() });
+        let state = Mutex::new(State { allocation, slots: BTreeMap::new(), free: BTreeSet::new() });
         let mtu = match config.mtu {
             Some(mtu) => mtu,
             None => wiring::default_mtu(&host).await?,
@@ -169,6 +171,9 @@ impl Endpoints {
     fn keep_addresses(&self, endpoint: &Endpoint) -> Result<()> {
         let mut state = self.state.lock();
         let Endpoint { instance, ipv4, ipv6, .. } = *endpoint;
+        if state.free.remove(&instance) {
+            return Ok(());
+        }
         state.allocation.quarantine.begin(instance, ipv4, ipv6);
         record::write(&Allocation::path(&self.config), &state.allocation)
     }
@@ -183,9 +188,13 @@ impl Endpoints {
         Ok(())
     }
 
-    /// Nobody takes the addresses of this instance, which is gone, for it any more.
+    /// Nobody takes the addresses of this instance, which is gone or about to go, for it any more.
     pub fn free(&self, instance: u64) -> Result<()> {
         let mut state = self.state.lock();
+        let is_here = |slot: &Slot| slot.live.as_ref().is_some_and(|live| live.endpoint.instance == instance);
+        if state.slots.values().any(is_here) {
+            state.free.insert(instance);
+        }
         if state.allocation.quarantine.free(instance) {
             record::write(&Allocation::path(&self.config), &state.allocation)?;
         }

@@ -1,6 +1,6 @@
 //! Metrics of authentication. The auth-agent counts; these only repeat what it said last.
 //!
-//! Promise: nothing is served while nobody must authenticate, so that an alert on a missing series means what it says.
+//! Promise: while there is no auth-agent that could say so, nothing is served: a missing series means that.
 
 use std::fmt::{Debug, Error};
 use std::sync::Arc;

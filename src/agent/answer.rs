@@ -162,6 +162,13 @@ impl Node {
             ("hostResolver", old.host_resolver != new.host_resolver),
             ("attach", old.attach != new.attach),
             ("traceLevel", old.trace_level != new.trace_level),
+            ("trustDomain", old.trust_domain != new.trust_domain),
+            ("authPort", old.auth_port != new.auth_port),
+            ("caListen", old.ca_listen != new.ca_listen),
+            ("caAddress", old.ca_address != new.ca_address),
+            ("joinTokenFile", old.join_token_file != new.join_token_file),
+            ("trustBundleFile", old.trust_bundle_file != new.trust_bundle_file),
+            ("svidLifetime", old.svid_lifetime != new.svid_lifetime),
         ];
         let keys: Vec<_> = stale.iter().filter(|(_, differs)| *differs).map(|(key, _)| *key).collect();
         (!keys.is_empty())

@@ -12,7 +12,10 @@ use crate::teardown::teardown;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Example:
-  sudo ferromesh down && ferromesh check --clean")]
+  sudo ferromesh down && ferromesh check --clean
+
+Certificates go too, and if this node has the CA of the mesh, its keys: other nodes must then trust and join another.
+Whoever wants to keep the CA saves the directories ca and ca-root of --state before.")]
 pub(super) struct Args {
     #[command(flatten)]
     directories: Directories,

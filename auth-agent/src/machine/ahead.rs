@@ -94,7 +94,12 @@ impl Machine {
             return self.enqueue(name, false);
         }
         let at = self.now + self.random.shorten(OTHER_BEGINS);
-        self.timers.add(at, Timer::Retry(name.clone()));
+        if let Some(pair) =
+            self.pairs.get_mut(name).filter(|pair| pair.retry.is_none_or(|before| at < before))
+        {
+            pair.retry = Some(at);
+            self.timers.add(at, Timer::Retry(name.clone()));
+        }
     }
 
     /// Takes the steps there are tokens for.

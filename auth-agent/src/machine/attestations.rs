@@ -24,6 +24,15 @@ pub(super) struct Attested {
     id: SpiffeId,
 }
 
+/// The certificate of an ID that is wanted.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Certificate {
+    /// Until when there is one, or why there is none.
+    pub(super) result: Result<Time, Refusal>,
+    /// Whether there was one since the start.
+    had: bool,
+}
+
 /// An instance of this node that is gone, and the nodes that may still have a mark for it.
 #[derive(Debug)]
 pub(super) struct Freeing {
@@ -40,12 +49,19 @@ impl Machine {
 
     /// Whether there is a certificate for an ID now.
     pub(super) fn has_certificate(&self, id: &SpiffeId) -> Result<(), Refusal> {
-        match self.certificates.get(id) {
-            Some(Ok(until)) if *until > self.now => Ok(()),
+        match self.certificates.get(id).map(|certificate| certificate.result) {
+            Some(Ok(until)) if until > self.now => Ok(()),
             Some(Ok(_)) => Err(Refusal::Expired),
-            Some(Err(why)) => Err(*why),
+            Some(Err(why)) => Err(why),
             None => Err(Refusal::NoCertificate),
         }
+    }
+
+    /// Whether instances of an ID may be attested. One whose certificate has not come yet may: it proves nothing, but a
+    /// peer that has marks for it, from before a restart, keeps them. One whose certificate was lost may not.
+    fn attestable(&self, id: &SpiffeId) -> bool {
+        self.certificates.get(id).is_none_or(|certificate| !certificate.had)
+            || self.has_certificate(id).is_ok()
     }
 
     /// A certificate has come, was renewed, or is no more.
@@ -57,7 +73,8 @@ impl Machine {
         if let Ok(until) = result {
             self.timers.add(until.max(self.now + 1), Timer::Certificate(id.clone()));
         }
-        self.certificates.insert(id.clone(), result);
+        let before = self.certificates.get(&id).is_some_and(|certificate| certificate.had);
+        self.certificates.insert(id.clone(), Certificate { result, had: before || result.is_ok() });
         let instances = self.index.local_ids.get(&id).cloned().unwrap_or_default();
         match self.has_certificate(&id) {
             Ok(()) if had => {}
@@ -65,7 +82,8 @@ impl Machine {
                 self.attest(&instances);
                 self.try_instances(&instances);
             }
-            Err(why) => self.lose_certificate(&instances, why),
+            Err(why) if had => self.lose_certificate(&instances, why),
+            Err(_) => {}
         }
     }
 
@@ -130,7 +148,7 @@ impl Machine {
         let untold = instances.iter().filter(|instance| !state.told.contains(instance));
         let good: Vec<(u64, &AuthEndpoint)> = untold
             .filter_map(|instance| plan.endpoints.get(instance).map(|end| (*instance, end)))
-            .filter(|(_, end)| self.has_certificate(&end.id).is_ok())
+            .filter(|(_, end)| self.attestable(&end.id))
             .collect();
         let Some(state) = self.sessions.get_mut(&session) else {
             return;

@@ -100,7 +100,7 @@ impl Machine {
                 }
                 self.enqueue(&name, true);
             }
-            Ok(_) => {
+            Ok(_) | Err(Refusal::Overloaded) => {
                 self.tally.refuse(Refusal::Overloaded);
                 self.lose(packet);
             }

@@ -59,13 +59,17 @@ impl Machine {
             return;
         };
         let node = plan.node.clone();
-        if self.own_lease <= self.now {
+        let ended = self.own_lease <= self.now;
+        if ended {
             self.clear_node(&node, Refusal::TimedOut);
         }
         let end = self.now + self.grace();
         if end > self.own_lease {
             self.own_lease = end;
             self.out.push(Output::Lease { number: 0, end });
+        }
+        if ended {
+            self.try_node(&node);
         }
     }
 

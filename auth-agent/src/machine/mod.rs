@@ -24,13 +24,13 @@ mod timers;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use mesh::auth::{AuthPlan, Refusal};
+use mesh::auth::AuthPlan;
 use mesh::spiffe::SpiffeId;
 use node_api::auth::{EndedPair, FromAuthAgent};
 
 use crate::event::{Input, Output, ProofId, SessionId, Time};
 use ahead::{Bucket, Queue, Settling};
-use attestations::Freeing;
+use attestations::{Certificate, Freeing};
 use handshakes::Handshake;
 use holds::Holds;
 use leases::LeaseNumbers;
@@ -62,7 +62,7 @@ pub struct Machine {
     index: Index,
     /// What an earlier auth-agent left, until the first plan says whose it is.
     adopted: Option<Adopted>,
-    certificates: BTreeMap<SpiffeId, Result<Time, Refusal>>,
+    certificates: BTreeMap<SpiffeId, Certificate>,
     nodes: BTreeMap<String, Node>,
     sessions: BTreeMap<SessionId, Session>,
     pairs: BTreeMap<PairName, Pair>,

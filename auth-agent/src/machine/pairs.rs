@@ -48,6 +48,8 @@ pub(super) struct Pair {
     pub(super) last: Option<Refusal>,
     /// How often in a row.
     pub(super) failures: u32,
+    /// When it is tried again; a timer that rings before has been overtaken.
+    pub(super) retry: Option<Time>,
     /// Until when the kernel refuses its packets.
     pub(super) refused: Option<Time>,
     /// Packets that wait for it.
@@ -74,12 +76,16 @@ impl Machine {
     /// Begins to keep a pair, if the plan wants it.
     pub(super) fn keep(&mut self, name: &PairName) -> Result<&mut Pair, Refusal> {
         let ends = self.ends(name)?;
+        if self.pairs.len() >= self.settings.pairs && !self.pairs.contains_key(name) {
+            return Err(Refusal::Overloaded);
+        }
         Ok(self.pairs.entry(name.clone()).or_insert_with(|| Pair {
             ends,
             mark: None,
             work: Work::Idle,
             last: None,
             failures: 0,
+            retry: None,
             refused: None,
             packets: Vec::new(),
         }))
@@ -284,7 +290,8 @@ impl Machine {
         let Some(pair) = self.pairs.get_mut(name) else {
             return;
         };
-        if pair.last != Some(why) {
+        // What only has to be waited for counts once.
+        if !passes(why) || pair.last != Some(why) {
             self.tally.refuse(why);
         }
         pair.work = Work::Idle;
@@ -293,6 +300,7 @@ impl Machine {
         pair.failures = pair.failures.saturating_add(1);
         let wait = if passes(why) && !pair.packets.is_empty() { slower.min(RETRY_ASKED) } else { slower };
         let at = self.now + self.random.shorten(wait);
+        pair.retry = Some(at);
         self.timers.add(at, Timer::Retry(name.clone()));
         if !passes(why) {
             self.refuse(name, why);
@@ -337,7 +345,16 @@ impl Machine {
     }
 
     pub(super) fn retry(&mut self, name: &PairName) {
-        self.enqueue(name, false);
+        let now = self.now;
+        if let Some(pair) = self.pairs.get_mut(name).filter(|pair| pair.retry.is_some_and(|at| at <= now)) {
+            pair.retry = None;
+            let idle = pair.mark.is_none() && pair.work == Work::Idle && pair.packets.is_empty();
+            if idle && pair.refused.is_none() && self.pairs.len() > self.settings.ahead {
+                // Only what is asked for is kept beyond the bound; a packet asks again.
+                return self.forget(name);
+            }
+            self.enqueue(name, false);
+        }
     }
 
     /// Something about a node has changed: what could not be proven for want of it is tried now.

@@ -47,7 +47,7 @@ impl Tally {
 impl Machine {
     /// For `/metrics`; seconds until the first certificate ends are those of the workloads' certificates.
     pub fn counters(&self) -> AuthCounters {
-        let first = self.certificates.values().filter_map(|result| result.ok()).min();
+        let first = self.certificates.values().filter_map(|certificate| certificate.result.ok()).min();
         AuthCounters {
             proven: self.tally.proven,
             refused: self.tally.refused.clone(),

@@ -36,6 +36,8 @@ pub struct Settings {
     pub binds_at_once: usize,
     /// Pairs proven without having been asked for.
     pub ahead: usize,
+    /// Pairs that are kept, those that packets or peers have asked for included.
+    pub pairs: usize,
     /// Packets that wait for one pair.
     pub held_per_pair: usize,
     /// Packets that wait.
@@ -69,6 +71,7 @@ impl Settings {
             peer_per_second: 2_000,
             binds_at_once: 1_024,
             ahead: 20_000,
+            pairs: 131_072,
             held_per_pair: 64,
             held: 4_096,
             hold_time: SECOND,

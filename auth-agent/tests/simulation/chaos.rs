@@ -39,10 +39,27 @@ impl World {
 
     pub(crate) fn start_endpoint(&mut self, node: usize) {
         let (account, label) = (self.random.between(0, KINDS), self.random.between(0, KINDS));
-        self.truth.quarantine(self.now);
+        self.quarantine();
+        if self.nodes[node].asleep > self.now {
+            return;
+        }
         if let Some(name) = self.truth.start(self.now, node, account, label) {
-            self.note(|| format!("start {name:?}"));
+            let address = self.truth.endpoints[&name].end.ipv4;
+            self.note(|| format!("start {name:?} {address}"));
             self.tell_plans();
+        }
+    }
+
+    /// An agent gives out an address after the quarantine, too; but not before its auth-agent, if it has one, has
+    /// applied a plan without the instance that had it.
+    fn quarantine(&mut self) {
+        for name in self.truth.after_quarantine(self.now) {
+            let node = &self.nodes[self.truth.index(&name.node)];
+            let applied = node.plan.as_ref().is_none_or(|plan| !plan.endpoints.contains_key(&name.instance));
+            if node.asleep <= self.now && applied {
+                self.truth.give_out(&name);
+                self.note(|| format!("quarantine of {name:?} is over"));
+            }
         }
     }
 
@@ -111,6 +128,7 @@ impl World {
     fn sleep(&mut self, node: usize) {
         let wait = self.random.between(10, 10_000) * MS;
         self.nodes[node].asleep = self.nodes[node].asleep.max(self.now + wait);
+        self.note(|| format!("{node} sleeps for {} ms", wait / MS));
         for other in 0..self.nodes.len() {
             self.disturb(node, other);
         }
@@ -226,7 +244,7 @@ impl World {
     pub(crate) fn traffic(&mut self) {
         let wait = self.random.between(1, 40) * MS;
         self.later(wait, Event::Traffic);
-        self.truth.quarantine(self.now);
+        self.quarantine();
         for _ in 0..2 {
             if let (Some(from), Some(to)) = (self.some_endpoint(), self.some_endpoint())
                 && from != to

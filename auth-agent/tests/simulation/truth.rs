@@ -95,13 +95,10 @@ impl Truth {
         }
     }
 
-    /// Addresses whose quarantine is over, if nobody said earlier that they are free.
-    pub(crate) fn quarantine(&mut self, now: Time) {
+    /// Instances whose quarantine is over, though nobody has said that they are free.
+    pub(crate) fn after_quarantine(&self, now: Time) -> Vec<InstanceName> {
         let over = |(_, (_, at)): &(&InstanceName, &(u8, Time))| now >= at + GRACE / 10 * 11 + 1_000_000_000;
-        let names: Vec<_> = self.waiting.iter().filter(over).map(|(name, _)| name.clone()).collect();
-        for name in names {
-            self.give_out(&name);
-        }
+        self.waiting.iter().filter(over).map(|(name, _)| name.clone()).collect()
     }
 
     pub(crate) fn change(&mut self, now: Time, name: &InstanceName, change: impl FnOnce(&mut AuthEndpoint)) {

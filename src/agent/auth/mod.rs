@@ -174,12 +174,13 @@ impl Auth {
             prover.tell(plan);
             return Ok(());
         }
-        hold::make(datapath).await?;
+        let hold = hold::make(datapath).await?;
         datapath.set_guarded(self.settings.guarded());
         let surroundings = Surroundings {
             place: self.place.clone(),
             settings: self.settings.clone(),
             authority: self.authority(),
+            hold,
             maps: datapath.auth_maps()?,
             endpoints: Arc::clone(endpoints),
             view: datapath.view(),

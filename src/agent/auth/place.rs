@@ -39,8 +39,8 @@ impl Process {
         }
     }
 
-    /// Its user and group: those of this name, or else, so that nothing need be set up, numbers that Debian keeps for
-    /// programs (60000–64999, allocated on demand) and nobody else has.
+    /// Its user and group: those of this name; where there is no such user, a number that stands for nobody else, so that
+    /// nothing need be set up before. Whoever gives that number to somebody gives him the keys.
     pub(crate) fn owner(self) -> linux::Result<(u32, u32)> {
         let (name, number) = match self {
             Self::Ca => ("ferromesh-ca", 64_250),

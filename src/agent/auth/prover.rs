@@ -9,9 +9,7 @@ use std::time::Duration;
 
 use endpoint::Endpoints;
 use l4_datapath::View;
-use linux::tap::Tap;
-use mesh::auth::AuthPlan;
-use mesh::spiffe::SpiffeId;
+use mesh::auth::{AuthEndpoint, AuthPlan};
 use node_api::auth::{AuthAnswer, AuthCounters, AuthQuestion, EndedPair, FromAuthAgent, ToAuthAgent};
 use observe::auth::AuthMetrics;
 use parking_lot::Mutex;
@@ -22,7 +20,8 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 use super::Problem;
 use super::authority::Authority;
 use super::hierarchy::Bundle;
-use super::place::{HOLD_DEVICE, Place, Process};
+use super::hold::OtherEnd;
+use super::place::{Place, Process};
 use super::process::{Backoff, Link, Start, obtain};
 use super::settings::{Ca, Settings};
 
@@ -59,6 +58,7 @@ pub(super) struct Surroundings {
     pub(super) place: Place,
     pub(super) settings: Settings,
     pub(super) authority: Option<Authority>,
+    pub(super) hold: OtherEnd,
     /// `AUTH`, `MARKS`, `LEASES`.
     pub(super) maps: [OwnedFd; 3],
     pub(super) endpoints: Arc<Endpoints>,
@@ -120,11 +120,11 @@ struct Talk {
     /// Questions it has not answered yet.
     pending: BTreeMap<u64, oneshot::Sender<AuthAnswer>>,
     asked: u64,
-    /// The plan it was told last, and until when it must be in force, if it is not yet.
+    /// Number of the plan it was told last, and until when it must be in force, if it is not yet.
     told: u64,
-    /// IDs of this node's workloads in it.
-    ids: BTreeSet<SpiffeId>,
     overdue: Option<Instant>,
+    /// That plan, and the one before.
+    plans: [Option<Arc<AuthPlan>>; 2],
 }
 
 impl Surroundings {
@@ -142,7 +142,9 @@ impl Surroundings {
                     Ok(link) => self.serve(link, &mut wanted, &mut asked, &settled).await,
                     Err(error) => Err(error),
                 };
+            // Unknown is not what it was.
             *self.counters.lock() = None;
+            self.metrics.set(None);
             match result {
                 // Nobody holds the handle any more.
                 Ok(()) => return,
@@ -154,8 +156,7 @@ impl Surroundings {
 
     async fn prepare(&self) -> Result<Start, String> {
         self.leave_credentials().await?;
-        let tap = Tap::open(HOLD_DEVICE).map_err(|error| error.to_string())?;
-        let mut descriptors = vec![OwnedFd::from(tap)];
+        let mut descriptors = vec![self.hold.hand_out()?];
         for map in &self.maps {
             let copy = map.try_clone().map_err(|error| format!("copying a descriptor: {error}"))?;
             descriptors.push(copy);
@@ -208,7 +209,7 @@ impl Surroundings {
     ) -> Result<(), String> {
         let adopted = link.adopted;
         let mut talk =
-            Talk { link, pending: BTreeMap::new(), asked: OWN, told: 0, ids: BTreeSet::new(), overdue: None };
+            Talk { link, pending: BTreeMap::new(), asked: OWN, told: 0, overdue: None, plans: [None, None] };
         self.tell(&mut talk, wanted).await?;
         let mut counting = interval(COUNTING);
         counting.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -226,7 +227,12 @@ impl Surroundings {
                         }
                         FromAuthAgent::Applied { .. } => {}
                         FromAuthAgent::Settled { number } => drop(settled.send_replace(number)),
-                        FromAuthAgent::Ended(pairs) => self.end(&pairs),
+                        FromAuthAgent::Ended(mut pairs) => {
+                            if let [Some(now), Some(before)] = &talk.plans {
+                                pairs.retain(|pair| !switched_off(before, now, pair));
+                            }
+                            self.end(&pairs);
+                        }
                         FromAuthAgent::Free { instance } => self.free(instance),
                         FromAuthAgent::Answer { number: OWN, answer } => self.count(*answer),
                         FromAuthAgent::Answer { number, answer } => talk.answered(number, *answer),
@@ -252,11 +258,15 @@ impl Surroundings {
     /// Tells the latest plan; of workloads that are new in it once the CA knows of them.
     async fn tell(&self, talk: &mut Talk, wanted: &mut watch::Receiver<Numbered>) -> Result<(), String> {
         let (number, plan) = wanted.borrow_and_update().clone();
-        let ids: BTreeSet<_> = plan.endpoints.values().map(|endpoint| endpoint.id.clone()).collect();
-        if let (false, Some(authority)) = (ids.is_subset(&talk.ids), &self.authority) {
+        let ids = |plan: &AuthPlan| -> BTreeSet<_> {
+            plan.endpoints.values().map(|endpoint| endpoint.id.clone()).collect()
+        };
+        let known = talk.plans[0].as_deref().map(ids).unwrap_or_default();
+        if let (false, Some(authority)) = (ids(&plan).is_subset(&known), &self.authority) {
             authority.catch_up().await;
         }
-        (talk.told, talk.ids) = (number, ids);
+        talk.plans = [Some(Arc::clone(&plan)), talk.plans[0].take()];
+        talk.told = number;
         talk.overdue = Some(Instant::now() + PATIENCE);
         talk.say(ToAuthAgent::Plan { number, plan }).await
     }
@@ -296,6 +306,21 @@ impl Surroundings {
     }
 }
 
+/// Whether a mark has gone because policy asks these two for no proof any more, and for nothing else: both are who they
+/// were. What they have open depends on nothing then; and where policy denies them, that is the programs' to enforce.
+fn switched_off(before: &AuthPlan, now: &AuthPlan, pair: &EndedPair) -> bool {
+    let ends = |plan: &AuthPlan| {
+        let remote = |end: &&AuthEndpoint| end.addresses().iter().any(|address| pair.remote.contains(address));
+        let local = plan.endpoints.get(&pair.instance)?.identity;
+        let remote = plan.endpoints.values().chain(plan.remotes.values()).find(remote)?.identity;
+        Some((local, remote))
+    };
+    match (ends(before), ends(now)) {
+        (Some(was), Some(is)) => was == is && !now.requires(is.0, is.1),
+        _ => false,
+    }
+}
+
 impl Talk {
     async fn ask(
         &mut self,
@@ -320,6 +345,64 @@ impl Talk {
         match timeout(PATIENCE, self.link.channel.send(&message)).await {
             Ok(sent) => sent.map_err(|error| format!("it has ended: {error}")),
             Err(_) => Err("it does not listen".to_owned()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv6Addr;
+
+    use mesh::auth::{IdentityPair, Refusal};
+    use mesh::identity::Identity;
+
+    use super::*;
+
+    fn identity(number: u32) -> Identity {
+        Identity::new(number).unwrap()
+    }
+
+    /// Endpoints 1, 2, … with these identities, at 10.0.0.1, 10.0.0.2, …
+    fn plan(identities: &[u32], pairs: &[(u32, u32)]) -> AuthPlan {
+        let endpoint = |(instance, number): (u8, &u32)| {
+            let end = AuthEndpoint {
+                workload: "default/ship".parse().unwrap(),
+                id: "spiffe://mesh/ns/default/sa/ship".parse().unwrap(),
+                identity: identity(*number),
+                ipv4: [10, 0, 0, instance].into(),
+                ipv6: Ipv6Addr::from(u128::from(instance)),
+            };
+            (u64::from(instance), end)
+        };
+        AuthPlan {
+            trust_domain: "mesh".parse().unwrap(),
+            node: "node1".to_owned(),
+            grace: 10_000,
+            nodes: BTreeMap::new(),
+            endpoints: (1..).zip(identities).map(endpoint).collect(),
+            remotes: BTreeMap::new(),
+            pairs: pairs.iter().map(|(one, other)| IdentityPair::new(identity(*one), identity(*other))).collect(),
+        }
+    }
+
+    #[test]
+    fn only_who_is_who_he_was_keeps_what_he_has_open_when_no_proof_is_asked_for_any_more() {
+        let pair = EndedPair {
+            instance: 1,
+            remote: vec![[10, 0, 0, 2].into(), Ipv6Addr::from(2).into()],
+            epoch: 7,
+            why: Refusal::Withdrawn,
+        };
+        let before = plan(&[300, 301], &[(300, 301)]);
+        for (now, expected, what) in [
+            (plan(&[300, 301], &[]), true, "policy asks no more"),
+            (plan(&[300, 301], &[(300, 301)]), false, "a certificate has ended"),
+            (plan(&[300, 302], &[(300, 301)]), false, "the peer has other labels"),
+            (plan(&[302, 301], &[(300, 301)]), false, "the endpoint has other labels"),
+            (plan(&[300], &[(300, 301)]), false, "the peer is gone"),
+            (plan(&[], &[]), false, "both are gone"),
+        ] {
+            assert_eq!(switched_off(&before, &now, &pair), expected, "{what}");
         }
     }
 }

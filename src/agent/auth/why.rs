@@ -249,3 +249,140 @@ fn lease(peer: &End<'_>, plan: &AuthPlan, known: &Known, steps: &mut Steps) -> R
 fn utc(seconds: i64) -> String {
     jiff::Timestamp::from_second(seconds).map_or_else(|_| seconds.to_string(), |time| time.to_string())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+    use std::net::Ipv6Addr;
+
+    use mesh::auth::{InstanceName, Refusal};
+    use mesh::identity::Identity;
+
+    use super::*;
+
+    fn endpoint(name: &str, ipv4: [u8; 4]) -> AuthEndpoint {
+        AuthEndpoint {
+            workload: name.parse().unwrap(),
+            id: format!("spiffe://mesh/ns/default/sa/{name}").parse().unwrap(),
+            identity: Identity::new(300).unwrap(),
+            ipv4: ipv4.into(),
+            ipv6: Ipv6Addr::LOCALHOST,
+        }
+    }
+
+    /// xwing runs here, deathstar on node2.
+    fn asked(authentication: Authentication) -> Asked {
+        let plan = AuthPlan {
+            trust_domain: "mesh".parse().unwrap(),
+            node: "node1".to_owned(),
+            grace: 10_000,
+            nodes: BTreeMap::new(),
+            endpoints: [(1, endpoint("xwing", [10, 0, 0, 1]))].into(),
+            remotes: [(
+                InstanceName { node: "node2".to_owned(), instance: 4 },
+                endpoint("deathstar", [10, 1, 0, 4]),
+            )]
+            .into(),
+            pairs: BTreeSet::new(),
+        };
+        let query =
+            TraceQuery { from: "xwing".to_owned(), to: "default/deathstar".to_owned(), port: 80, protocol: 6 };
+        let trace = Trace { allowed: true, authentication, lines: vec!["allowed: by rule1".to_owned()] };
+        Asked { query, trace, auth: Some(Arc::new(plan)), askers: None }
+    }
+
+    fn known() -> Known {
+        let of = |name: &str| endpoint(name, [0; 4]).id;
+        Known {
+            certificates: vec![CertificateView {
+                id: of("xwing"),
+                serial: Some("5f".to_owned()),
+                expires: Some(1_767_225_600),
+                workloads: BTreeSet::new(),
+                problem: None,
+            }],
+            pairs: vec![PairView {
+                local: InstanceName { node: "node1".to_owned(), instance: 1 },
+                local_workload: "default/xwing".parse().unwrap(),
+                local_id: of("xwing"),
+                remote: InstanceName { node: "node2".to_owned(), instance: 4 },
+                remote_workload: "default/deathstar".parse().unwrap(),
+                remote_id: of("deathstar"),
+                state: PairState::Proven,
+                mark: 9,
+                epoch: 77,
+                expires_in: Some(1800),
+                refusal: None,
+                detail: None,
+            }],
+            nodes: vec![NodeView {
+                name: "node2".to_owned(),
+                id: "spiffe://mesh/ferromesh/node/node2".parse().unwrap(),
+                connected: true,
+                address: Some("192.0.2.2:4250".parse().unwrap()),
+                lease: 9_500,
+                marks: 1,
+                problem: None,
+            }],
+        }
+    }
+
+    /// Names of the steps, and the text of the one that failed.
+    fn told(asked: &Asked, known: Option<Known>) -> (Vec<String>, Option<String>) {
+        let AuthWhy { ok, steps } = judge(asked, known);
+        let failed = steps.iter().find(|step| !step.ok).map(|step| step.text.clone());
+        assert_eq!(ok, failed.is_none());
+        (steps.into_iter().map(|step| step.step).collect(), failed)
+    }
+
+    #[test]
+    fn all_steps_hold_for_a_pair_that_is_proven() {
+        let (steps, failed) = told(&asked(Authentication::Required), Some(known()));
+        let all = ["policy", "identity", "identity", "session", "certificate", "proof", "mark", "lease"];
+        assert_eq!((steps, failed), (all.map(str::to_owned).to_vec(), None));
+    }
+
+    #[test]
+    fn what_policy_does_not_ask_for_is_no_further_matter() {
+        let (steps, failed) = told(&asked(Authentication::None), None);
+        assert_eq!((steps.len(), failed), (1, None));
+        let mut denied = asked(Authentication::None);
+        denied.trace.allowed = false;
+        assert!(told(&denied, None).1.unwrap().contains("a proof changes nothing"));
+    }
+
+    #[test]
+    fn the_first_step_that_does_not_hold_says_what_to_do_and_ends_it() {
+        let required = asked(Authentication::Required);
+        let fails = |change: &dyn Fn(&mut Known)| {
+            let mut known = known();
+            change(&mut known);
+            let (steps, failed) = told(&required, Some(known));
+            (steps.last().unwrap().clone(), failed.unwrap())
+        };
+        let cases: [(&dyn Fn(&mut Known), &str, &str); 6] = [
+            (&|known| known.nodes.clear(), "session", "has no Node object"),
+            (
+                &|known| (known.nodes[0].connected, known.nodes[0].problem) = (false, Some("refused".to_owned())),
+                "session",
+                "not connected: refused; is its auth-agent up",
+            ),
+            (&|known| known.certificates[0].serial = None, "certificate", "the CA has not answered yet"),
+            (&|known| known.pairs.clear(), "proof", "nobody has tried yet"),
+            (
+                &|known| (known.pairs[0].state, known.pairs[0].refusal) = (PairState::Refused, Some(Refusal::Expired)),
+                "proof",
+                "refused: the certificate has expired",
+            ),
+            (&|known| known.nodes[0].lease = 0, "lease", "longer than the grace (10000 ms)"),
+        ];
+        for (change, step, text) in cases {
+            let (failed, why) = fails(change);
+            assert!(failed == step && why.contains(text), "{failed}: {why}");
+        }
+        let mut unknown = asked(Authentication::Required);
+        unknown.query.to = "10.1.0.99".to_owned();
+        assert!(told(&unknown, Some(known())).1.unwrap().contains("has no SPIFFE ID"));
+        assert!(told(&required, None).1.unwrap().contains("does not answer"));
+    }
+}

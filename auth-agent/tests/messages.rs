@@ -1,0 +1,361 @@
+//! One machine by itself: what it makes of what a peer, a plan and packets say.
+#![allow(clippy::expect_used, reason = "what a test is made of is right, or the test is wrong")]
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use abi::HoldKind;
+use auth_agent::event::{Input, Output, Packet, SessionId, Time};
+use auth_agent::machine::{Adopted, Machine, Settings};
+use auth_agent::message::{Attestation, Message, VERSION};
+use mesh::auth::{AuthEndpoint, AuthNode, AuthPlan, IdentityPair, InstanceName, Refusal};
+use mesh::identity::Identity;
+use mesh::spiffe::{SpiffeId, TrustDomain};
+use node_api::auth::PairState;
+
+const SECOND: Time = 1_000_000_000;
+const SESSION: SessionId = SessionId(1);
+
+fn domain() -> TrustDomain {
+    "test.example".parse().expect("a trust domain")
+}
+
+fn id(account: &str) -> SpiffeId {
+    domain().workload("ns", account).expect("an ID")
+}
+
+fn endpoint(account: &str, identity: u32, node: u8, octet: u8) -> AuthEndpoint {
+    AuthEndpoint {
+        workload: format!("ns/{account}").parse().expect("a workload"),
+        id: id(account),
+        identity: Identity::new(identity).expect("not zero"),
+        ipv4: [10, 0, node, octet].into(),
+        ipv6: [0xfd00, 0, 0, u16::from(node), 0, 0, 0, u16::from(octet)].into(),
+    }
+}
+
+/// Node `a` has `web` (instance 1), node `b` has `db` (instance 2) and `spare` (instance 3); web and db are required.
+fn plan() -> AuthPlan {
+    let node = |name: &str| AuthNode {
+        addresses: vec![([192, 0, 2, 1], 4250).into()],
+        id: domain().node(name).expect("an ID"),
+    };
+    let of_b = |instance| InstanceName { node: "b".to_owned(), instance };
+    let identity = |number| Identity::new(number).expect("not zero");
+    AuthPlan {
+        trust_domain: domain(),
+        node: "a".to_owned(),
+        grace: 10_000,
+        nodes: BTreeMap::from([("b".to_owned(), node("b")), ("c".to_owned(), node("c"))]),
+        endpoints: BTreeMap::from([(1, endpoint("web", 300, 1, 1))]),
+        remotes: BTreeMap::from([
+            (of_b(2), endpoint("db", 301, 2, 2)),
+            (of_b(3), endpoint("spare", 302, 2, 3)),
+        ]),
+        pairs: [IdentityPair::new(identity(300), identity(301))].into(),
+    }
+}
+
+/// A machine of node `a`, and the time.
+struct Bench {
+    machine: Machine,
+    now: Time,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let now = 100 * SECOND;
+        let mut bench = Self { machine: Machine::new(Settings::new(7), Adopted::default(), now), now };
+        bench.give(Input::Tick);
+        bench.give(Input::Plan(1, Arc::new(plan())));
+        bench.give(Input::Certificate(id("web"), Ok(now + 3_600 * SECOND)));
+        bench
+    }
+
+    fn give(&mut self, input: Input) -> Vec<Output> {
+        self.now += 1_000;
+        self.machine.handle(self.now, input)
+    }
+
+    fn hear(&mut self, message: Message) -> Vec<Output> {
+        self.give(Input::Received(SESSION, message))
+    }
+
+    /// A session with `b`, which attests what is told; its lease is good.
+    fn connect(&mut self, attested: Vec<Attestation>) {
+        let expiry = self.now + 3_600 * SECOND;
+        self.give(Input::Connected { session: SESSION, node: "b".to_owned(), expiry });
+        self.hear(Message::Hello { version: VERSION, incarnation: 8 });
+        self.hear(Message::Attest(attested));
+        self.hear(Message::Complete);
+    }
+
+    /// The answer to the probe that went with the greeting.
+    fn echo(&mut self) -> Vec<Output> {
+        self.hear(Message::Echo { nonce: 1, withdrawal: 0 })
+    }
+
+    fn problem(&self) -> String {
+        let nodes = self.machine.nodes();
+        nodes.into_iter().find(|node| node.name == "b").and_then(|node| node.problem).unwrap_or_default()
+    }
+
+    fn hold(&mut self, packet: u64, kind: HoldKind, to: [u8; 4]) -> Vec<Output> {
+        let (source, destination) = (IpAddr::from([10, 0, 1, 1]), IpAddr::from(to));
+        self.give(Input::Held { packet: Packet(packet), kind, source, destination })
+    }
+
+    /// Passes time, tick by tick as it asks.
+    fn pass(&mut self, time: Time) -> Vec<Output> {
+        let end = self.now + time;
+        let mut all = Vec::new();
+        while let Some(at) = self.machine.next_wake().filter(|at| *at <= end) {
+            self.now = at.max(self.now);
+            all.extend(self.machine.handle(self.now, Input::Tick));
+        }
+        self.now = end;
+        all
+    }
+}
+
+fn db() -> Attestation {
+    let end = endpoint("db", 301, 2, 2);
+    Attestation { instance: 2, addresses: end.addresses(), id: end.id }
+}
+
+fn closes(outputs: &[Output]) -> bool {
+    outputs.contains(&Output::Close(SESSION))
+}
+
+#[test]
+fn another_version_is_said_and_parted_from() {
+    let mut bench = Bench::new();
+    bench.give(Input::Connected { session: SESSION, node: "b".to_owned(), expiry: u64::MAX });
+    assert!(closes(&bench.hear(Message::Hello { version: VERSION + 1, incarnation: 8 })));
+    assert_eq!(bench.problem(), "it speaks another version of the protocol");
+    assert!(!bench.machine.nodes()[0].connected);
+}
+
+#[test]
+fn our_own_session_reflected_is_closed() {
+    let mut bench = Bench::new();
+    bench.give(Input::Connected { session: SESSION, node: "b".to_owned(), expiry: u64::MAX });
+    assert!(closes(&bench.hear(Message::Hello { version: VERSION, incarnation: 7 })));
+}
+
+#[test]
+fn a_session_with_a_node_that_no_plan_names_is_closed() {
+    let mut bench = Bench::new();
+    for node in ["x", "a"] {
+        let outputs =
+            bench.give(Input::Connected { session: SESSION, node: node.to_owned(), expiry: u64::MAX });
+        assert_eq!(outputs, [Output::Close(SESSION)]);
+    }
+}
+
+#[test]
+fn messages_out_of_turn_close_the_session() {
+    let breaches = [
+        Message::Hello { version: VERSION, incarnation: 8 },
+        Message::Complete,
+        Message::Withdraw { number: 2, instance: 2, why: Refusal::Withdrawn },
+        Message::Withdraw { number: 0, instance: 2, why: Refusal::Withdrawn },
+        Message::Withdrawn { number: 1 },
+        Message::Prove { proof: 2, initiator: id("db"), responder: id("web") },
+        Message::Bind { bind: 0, initiator: 2, responder: 1 },
+        Message::Echo { nonce: 1, withdrawal: 1 },
+    ];
+    for breach in breaches {
+        let mut bench = Bench::new();
+        bench.connect(vec![db()]);
+        assert!(closes(&bench.hear(breach.clone())), "{breach:?}");
+        assert!(!bench.problem().is_empty());
+    }
+}
+
+#[test]
+fn a_replayed_number_closes_the_session() {
+    let mut bench = Bench::new();
+    bench.connect(vec![db()]);
+    let bind = Message::Bind { bind: 1, initiator: 2, responder: 1 };
+    assert!(!closes(&bench.hear(bind.clone())));
+    assert!(closes(&bench.hear(bind)));
+}
+
+#[test]
+fn an_accept_before_our_side_has_verified_closes_the_session() {
+    let mut bench = Bench::new();
+    bench.connect(vec![db()]);
+    let begun = bench.echo();
+    assert!(begun.iter().any(|output| matches!(output, Output::StartProof { .. })), "{begun:?}");
+    assert!(closes(&bench.hear(Message::Accept { proof: 1 })));
+}
+
+#[test]
+fn a_lease_runs_from_the_sending_of_the_probe_not_from_its_echo() {
+    let mut bench = Bench::new();
+    bench.connect(vec![db()]);
+    let connected = bench.now;
+    bench.pass(2 * SECOND);
+    let leases: Vec<Time> = bench
+        .echo()
+        .into_iter()
+        .filter_map(|output| match output {
+            Output::Lease { number: 1.., end } => Some(end),
+            _ => None,
+        })
+        .collect();
+    assert!(leases.len() == 1 && leases[0] <= connected + 10 * SECOND, "{leases:?} after {connected}");
+    assert!(!bench.echo().iter().any(|output| matches!(output, Output::Lease { .. })), "an echo counts once");
+}
+
+#[test]
+fn a_bind_without_a_proof_marks_nothing() {
+    let mut bench = Bench::new();
+    bench.connect(vec![db()]);
+    bench.echo();
+    let outputs = bench.hear(Message::Bind { bind: 1, initiator: 2, responder: 1 });
+    assert_eq!(outputs, [Output::Send(SESSION, Message::Unbound { bind: 1, why: Refusal::Expired })]);
+}
+
+#[test]
+fn what_a_node_says_of_others_counts_for_nothing_and_is_shown() {
+    // The ID of another account for its own instance; its instance at our address.
+    let mut foreign = db();
+    foreign.id = id("web");
+    let mut ours = db();
+    ours.addresses = endpoint("web", 300, 1, 1).addresses();
+    for (said, problem) in [(foreign, "that has another ID"), (ours, "which is not its own")] {
+        let mut bench = Bench::new();
+        bench.connect(vec![]);
+        bench.hear(Message::Attest(vec![said]));
+        bench.echo();
+        assert!(bench.problem().contains(problem), "{}", bench.problem());
+        let prove = Message::Prove { proof: 1, initiator: id("db"), responder: id("web") };
+        let outputs = bench.hear(prove);
+        let refused = Message::Refuse { ours: false, proof: 1, why: Refusal::NotAttested };
+        assert_eq!(outputs, [Output::Send(SESSION, refused)]);
+        assert!(bench.machine.counters().refused[&Refusal::NotAttested] >= 1);
+    }
+}
+
+#[test]
+fn a_peer_proves_only_ids_that_are_here_and_only_where_a_policy_asks() {
+    let mut bench = Bench::new();
+    let spare = endpoint("spare", 302, 2, 3);
+    let spare = Attestation { instance: 3, addresses: spare.addresses(), id: spare.id };
+    bench.connect(vec![db(), spare]);
+    let cases = [
+        ("db", "db", Refusal::NoCertificate),
+        ("spare", "web", Refusal::NotRequired),
+        ("web", "web", Refusal::UnknownPeer),
+    ];
+    for (proof, (theirs, ours, why)) in (1..).zip(cases) {
+        let outputs = bench.hear(Message::Prove { proof, initiator: id(theirs), responder: id(ours) });
+        assert_eq!(
+            outputs,
+            [Output::Send(SESSION, Message::Refuse { ours: false, proof, why })],
+            "{theirs} {ours}"
+        );
+    }
+}
+
+#[test]
+fn a_flood_of_handshakes_is_refused_beyond_its_bound() {
+    let mut bench = Bench::new();
+    bench.connect(vec![db()]);
+    let mut begun = 0;
+    for proof in 1..=2_000 {
+        let outputs = bench.hear(Message::Prove { proof, initiator: id("db"), responder: id("web") });
+        begun += outputs.iter().filter(|output| matches!(output, Output::StartProof { .. })).count();
+    }
+    assert!((1..=Settings::new(0).proofs_per_peer).contains(&begun), "{begun}");
+    // Those that hold their slots lose them.
+    let outputs = bench.pass(6 * SECOND);
+    let dropped = outputs.iter().filter(|output| matches!(output, Output::DropProof(_))).count();
+    assert!(dropped >= begun);
+}
+
+#[test]
+fn more_bytes_than_a_handshake_has_close_the_session() {
+    let mut bench = Bench::new();
+    bench.connect(vec![db()]);
+    bench.hear(Message::Prove { proof: 1, initiator: id("db"), responder: id("web") });
+    let part = Message::Handshake { ours: true, proof: 1, bytes: vec![0; 40_000] };
+    assert!(!closes(&bench.hear(part.clone())));
+    assert!(closes(&bench.hear(part)));
+}
+
+#[test]
+fn packets_for_a_peer_that_is_not_there_are_lost_in_their_time_and_refused_for_a_while() {
+    let mut bench = Bench::new();
+    bench.hold(1, HoldKind::Egress, [10, 0, 2, 2]);
+    let early = bench.pass(SECOND * 9 / 10);
+    assert!(!early.contains(&Output::Lose(Packet(1))), "a moment may change it");
+    let late = bench.pass(SECOND / 5);
+    assert!(late.contains(&Output::Lose(Packet(1))));
+    let why = Refusal::NodeUnreachable;
+    assert!(late.iter().any(|output| matches!(output, Output::Refuse { why: said, .. } if *said == why)));
+    let after = bench.pass(SECOND);
+    assert!(after.iter().any(|output| matches!(output, Output::Forget(_))));
+    let pair = &bench.machine.pairs()[0];
+    assert_eq!((pair.state, pair.refusal), (PairState::Refused, Some(why)));
+}
+
+#[test]
+fn a_pair_holds_no_more_packets_than_its_bound() {
+    let mut bench = Bench::new();
+    for packet in 0..64 {
+        assert!(!bench.hold(packet, HoldKind::Egress, [10, 0, 2, 2]).contains(&Output::Lose(Packet(packet))));
+    }
+    assert!(bench.hold(64, HoldKind::Egress, [10, 0, 2, 2]).contains(&Output::Lose(Packet(64))));
+    assert_eq!(bench.machine.counters().held, 64);
+}
+
+#[test]
+fn a_packet_to_nobody_waits_for_a_plan_and_is_lost_without_one() {
+    let mut bench = Bench::new();
+    bench.hold(1, HoldKind::PendingEgress, [10, 0, 2, 9]);
+    let outputs = bench.pass(SECOND);
+    assert!(outputs.contains(&Output::Lose(Packet(1))));
+    assert!(!outputs.iter().any(|output| matches!(output, Output::Release(_) | Output::Refuse { .. })));
+}
+
+#[test]
+fn a_pending_packet_goes_on_when_its_address_is_known_and_no_policy_asks() {
+    let mut bench = Bench::new();
+    bench.hold(1, HoldKind::PendingEgress, [10, 0, 2, 9]);
+    let mut next = plan();
+    let name = InstanceName { node: "b".to_owned(), instance: 9 };
+    next.remotes.insert(name, endpoint("spare", 302, 2, 9));
+    let outputs = bench.give(Input::Plan(2, Arc::new(next)));
+    assert!(outputs.contains(&Output::Release(Packet(1))));
+}
+
+#[test]
+fn a_packet_is_not_passed_to_who_gets_its_address_meanwhile() {
+    let mut bench = Bench::new();
+    bench.hold(1, HoldKind::Egress, [10, 0, 2, 2]);
+    let mut next = plan();
+    let gone =
+        next.remotes.remove(&InstanceName { node: "b".to_owned(), instance: 2 }).expect("it was there");
+    next.remotes.insert(InstanceName { node: "b".to_owned(), instance: 4 }, gone);
+    assert!(bench.give(Input::Plan(2, Arc::new(next))).contains(&Output::Lose(Packet(1))));
+}
+
+#[test]
+fn marks_and_keys_that_no_plan_explains_are_cleared_at_the_first() {
+    let key = abi::PairKey { remote: abi::Address::v4([10, 9, 9, 9]), identity: 300, instance: 1 };
+    let mark = abi::Mark { epoch: 41, expiry: u64::MAX, lease: 3, instances: [1, 0], ..Default::default() };
+    let adopted = Adopted {
+        last_epoch: 40,
+        marks: BTreeMap::from([(5, mark)]),
+        keys: vec![(key, 5)],
+        leases: BTreeMap::from([(3, u64::MAX)]),
+    };
+    let mut machine = Machine::new(Settings::new(1), adopted, 0);
+    let outputs = machine.handle(1, Input::Plan(1, Arc::new(plan())));
+    assert!(outputs.contains(&Output::ClearMark { number: 5, keys: vec![key] }));
+    assert!(outputs.contains(&Output::Lease { number: 3, end: 0 }));
+}

@@ -1,0 +1,160 @@
+//! Authentication on one node: real agents, auth-agents and CAs, real workloads. Needs root and the kernel.
+#![allow(clippy::unwrap_used, reason = "a scenario that cannot go on has failed")]
+
+use std::net::SocketAddr;
+
+use conformance::lab::{Node, Session, Workload, binary, wait_until};
+use serde_json::Value;
+
+/// Who calls has proven who it is.
+const PROVEN: &str = include_str!("../../examples/star-wars/rule1-proven.yaml");
+/// The same without proof.
+const RULE1: &str = include_str!("../../examples/star-wars/rule1.yaml");
+const EMPIRE: &[&str] = &["org=empire", "class=tiefighter"];
+const ALLIANCE: &[&str] = &["org=alliance", "class=xwing"];
+const DEATHSTAR: &[&str] = &["org=empire", "class=deathstar"];
+
+/// A workload from which connections are tried.
+fn asker(node: &Node, name: &str) -> Workload {
+    node.start(name, EMPIRE, &[binary("probe").to_str().unwrap(), "ask"])
+}
+
+/// A connection that stays.
+fn hold(node: &Node, name: &str, to: SocketAddr) -> Session {
+    let to = to.to_string();
+    node.start(name, EMPIRE, &[binary("probe").to_str().unwrap(), "hold", &to]).session
+}
+
+fn proven(node: &Node) -> Vec<Value> {
+    let pairs = node.json(&["auth", "pairs"]);
+    pairs.as_array().unwrap().iter().filter(|pair| pair["state"] == "proven").cloned().collect()
+}
+
+/// Process ids of the node's processes of this verb, by their directories.
+fn processes(node: &Node, verb: &str) -> Vec<i32> {
+    let directory = node.state().join(if verb == "ca" { "ca" } else { "auth" });
+    let uid = if verb == "ca" { 64_250 } else { 64_251 };
+    linux::child::with_arguments(&[verb, "--directory", directory.to_str().unwrap()], uid).unwrap()
+}
+
+#[test]
+fn the_first_connection_waits_for_its_proof_and_loses_no_packet() {
+    let node = Node::up();
+    let deathstar = node.serve("deathstar", DEATHSTAR, 80);
+    node.apply("rule1.yaml", PROVEN);
+    let mut tiefighter = asker(&node, "tiefighter");
+    for address in deathstar.addresses {
+        let target = SocketAddr::new(address, 80);
+        // The probe waits for less than the second after which a lost SYN would be sent again.
+        assert_eq!(tiefighter.session.ask(&format!("tcp {target}")), "answered", "{address}");
+        assert_eq!(node.attempt("xwing", ALLIANCE, "tcp", address, 80), "silent", "{address}");
+    }
+    let pairs = proven(&node);
+    assert_eq!(pairs.len(), 1, "{pairs:?}");
+    let id = "spiffe://cluster.local/ns/default/sa/default";
+    assert_eq!((&pairs[0]["local_id"], &pairs[0]["remote_id"]), (&id.into(), &id.into()));
+
+    let why = node.ferromesh(&["auth", "why", "tiefighter", "deathstar:80"]).success();
+    for step in ["policy", "identity", "certificate", "proof", "mark"] {
+        assert!(why.lines().any(|line| line.starts_with(&format!("✓   {step}"))), "{step}: {why}");
+    }
+    let denied = node.ferromesh(&["auth", "why", "tiefighter", "deathstar:81"]);
+    assert!(denied.code == Some(1) && denied.stdout.starts_with("✗   policy"), "{denied:?}");
+    let status = node.json(&["status"]);
+    assert_eq!(status["authentication"]["problem"], Value::Null, "{status:#}");
+    assert_eq!(node.json(&["endpoint", "get", "deathstar"])["spiffe_id"], id);
+    let flows = node.ferromesh(&["observe", "--pod", "default/tiefighter", "--last", "20", "-o", "json"]).success();
+    assert!(flows.contains("\"authentication\":{\"state\":\"proven\""), "{flows}");
+    wait_until("what it counts is told", || {
+        node.ferromesh(&["metrics", "list"]).stdout.contains("ferromesh_auth_marks")
+    });
+}
+
+#[test]
+fn switching_on_proves_who_talks_and_cuts_nobody_of_them() {
+    let node = Node::up();
+    let deathstar = node.serve("deathstar", DEATHSTAR, 80);
+    node.apply("rule1.yaml", RULE1);
+    let mut live = deathstar.addresses.map(|address| {
+        let name = if address.is_ipv4() { "tiefighter-4" } else { "tiefighter-6" };
+        hold(&node, name, (address, 80).into())
+    });
+    assert_eq!(live.each_mut().map(|live| live.ask("before")), ["answered", "answered"]);
+    node.apply("rule1.yaml", PROVEN);
+    assert_eq!(live.each_mut().map(|live| live.ask("on")), ["answered", "answered"]);
+    assert_eq!(proven(&node).len(), 2);
+    node.apply("rule1.yaml", RULE1);
+    assert_eq!(live.each_mut().map(|live| live.ask("off")), ["answered", "answered"]);
+}
+
+#[test]
+fn who_is_gone_takes_its_connections_along() {
+    let node = Node::up();
+    let mut deathstar = node.serve("deathstar", DEATHSTAR, 80);
+    node.apply("rule1.yaml", PROVEN);
+    let mut live = hold(&node, "tiefighter", (deathstar.addresses[0], 80).into());
+    assert_eq!(live.ask("before"), "answered");
+    deathstar.session.kill();
+    wait_until("the endpoint is gone", || node.json(&["endpoint", "list"]).as_array().unwrap().len() == 1);
+    let said = live.ask("after");
+    assert!(["aborted", "reset"].contains(&said.as_str()), "{said}");
+    wait_until("no pair is left", || proven(&node).is_empty());
+}
+
+#[test]
+fn processes_outlive_the_agent_and_the_next_takes_them_over() {
+    let mut node = Node::up();
+    let deathstar = node.serve("deathstar", DEATHSTAR, 80);
+    node.apply("rule1.yaml", PROVEN);
+    let mut live = hold(&node, "tiefighter", (deathstar.addresses[1], 80).into());
+    assert_eq!(live.ask("before"), "answered");
+    let before = ["ca", "auth-agent"].map(|verb| processes(&node, verb));
+    assert_eq!(before.each_ref().map(Vec::len), [1, 1]);
+    node.kill_agent();
+    assert_eq!(live.ask("dead"), "answered");
+    node.start_agent();
+    assert_eq!(["ca", "auth-agent"].map(|verb| processes(&node, verb)), before);
+    assert_eq!(live.ask("back"), "answered");
+    let mut asker = asker(&node, "tiefighter-2");
+    let target = SocketAddr::new(deathstar.addresses[0], 80);
+    assert_eq!(asker.session.ask(&format!("tcp {target}")), "answered", "new workloads are proven too");
+}
+
+#[test]
+fn a_process_that_dies_is_started_again_and_loses_no_flow() {
+    let node = Node::up();
+    let deathstar = node.serve("deathstar", DEATHSTAR, 80);
+    node.apply("rule1.yaml", PROVEN);
+    let target = SocketAddr::new(deathstar.addresses[0], 80);
+    let mut live = hold(&node, "tiefighter", target);
+    assert_eq!(live.ask("before"), "answered");
+    for verb in ["auth-agent", "ca"] {
+        let [pid] = processes(&node, verb)[..] else { panic!("one {verb} runs") };
+        linux::process::send(pid, 9).unwrap();
+        wait_until("another one runs", || matches!(processes(&node, verb)[..], [other] if other != pid));
+        assert_eq!(live.ask("dead"), "answered");
+    }
+    wait_until("it answers", || node.ferromesh(&["auth", "pairs"]).code == Some(0));
+    assert_eq!(live.ask("back"), "answered");
+    wait_until("nothing is degraded", || node.json(&["status"])["degraded"].as_array().unwrap().is_empty());
+    let mut asker = asker(&node, "tiefighter-2");
+    assert_eq!(asker.session.ask(&format!("tcp {target}")), "answered");
+}
+
+#[test]
+fn down_leaves_nothing_of_it_even_without_an_agent() {
+    let mut node = Node::up();
+    let deathstar = node.serve("deathstar", DEATHSTAR, 80);
+    node.apply("rule1.yaml", PROVEN);
+    assert_eq!(node.attempt("tiefighter", EMPIRE, "tcp", deathstar.addresses[0], 80), "answered");
+    let changes = node.json(&["status"])["host_changes"].to_string();
+    assert!(changes.contains("fm_hold") && changes.contains("auth-agent"), "{changes}");
+    node.kill_agent();
+    let left = node.verb("check", &["--clean"]);
+    assert!(left.stdout.contains("ferromesh auth-agent") && left.stdout.contains("device fm_hold"), "{left:?}");
+    node.verb("down", &[]).success();
+    node.verb("check", &["--clean"]).success();
+    assert_eq!(["ca", "auth-agent"].map(|verb| processes(&node, verb).len()), [0, 0]);
+    let links = node.inside("ip").args(["-brief", "link"]).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&links.stdout).lines().count(), 1, "only lo is left");
+}
