@@ -23,7 +23,7 @@ use super::{
 const BEYOND: Pod = Pod { id: 9, ifindex: 91, mac: [2, 0, 0, 0, 0, 9], gateway_mac: [2, 0, 0, 0, 1, 9], ..A };
 
 /// A node with one workload and somebody beyond; the node routes between them.
-fn scene() -> (Node, Shell, Shell) {
+pub(crate) fn scene() -> (Node, Shell, Shell) {
     let mut node = gate();
     let a = Shell::new(A);
     node.attach(A);

@@ -5,7 +5,7 @@ mod arriving;
 mod errors;
 mod expiry;
 mod leaving;
-mod live;
+pub(crate) mod live;
 mod pieces;
 
 use std::{net::IpAddr, ops::RangeInclusive};
