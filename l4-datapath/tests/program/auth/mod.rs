@@ -1,6 +1,11 @@
 //! Marks: who needs one, when a connection that depends on one ends, and what both ends hear of that.
 
+mod answers;
+mod ending;
+mod guard;
+mod live;
 mod opening;
+mod pending;
 
 use std::net::IpAddr;
 
@@ -9,7 +14,7 @@ use aya::maps::{Array, LpmTrie, lpm_trie::Key};
 use nix::time::{ClockId, clock_gettime};
 
 use super::{
-    frame::{ACK, Ends, SYN, echo, sctp, tcp, udp},
+    frame::{ACK, Ends, RST, SYN, echo, sctp, tcp, udp},
     node::{Context, Node, Outcome},
     world::{A, B, FAMILIES, Family, PEER, Pod, Ports, address},
 };
