@@ -202,7 +202,9 @@ impl Alive {
 }
 
 fn is_closing(connection: &Connection) -> bool {
-    connection.reset == 1 || (connection.fin_opener == 1 && connection.fin_other == 1)
+    connection.reset == 1
+        || (connection.fin_opener == 1 && connection.fin_other == 1)
+        || connection.ended == 1
 }
 
 /// The same connection as `CONNECTIONS6` would have it.

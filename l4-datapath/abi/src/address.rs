@@ -39,6 +39,12 @@ impl ReservedIdentity {
     pub const HOST: u32 = 1;
     /// An address of the pool that no endpoint has.
     pub const UNMANAGED: u32 = 3;
+    /// Another node of this mesh.
+    pub const REMOTE_NODE: u32 = 6;
+    /// The first identity of workloads. They alone have a SPIFFE ID.
+    pub const FIRST_WORKLOAD: u32 = 256;
+    /// The last of workloads.
+    pub const LAST_WORKLOAD: u32 = 65_535;
 }
 
 /// Data part of an `IPCACHE` key (aya's `lpm_trie::Key` adds the prefix length in bits: 0–128, IPv4 lengths + 96).

@@ -63,6 +63,8 @@ impl Memo {
     pub const AUDITED: u64 = 2;
     /// One of its ends is this node itself: packets from beyond that say so are forged.
     pub const HOST: u64 = 4;
+    /// It depends on a mark: [`Connection::mark`], [`Connection::epoch`].
+    pub const MARKED: u64 = 8;
     /// Shift of the generation.
     pub const GENERATION_SHIFT: u32 = 16;
 }
@@ -92,8 +94,10 @@ pub struct Connection {
     pub reset: u8,
     /// 1 if the opener called a VIP and packets are translated: `TRANSLATIONS` has what it called.
     pub translated: u8,
-    /// Room (held). Zero.
-    pub reserved8: [u8; 2],
+    /// 1 after a packet found the mark dead: the connection stays dead, whatever becomes of the mark.
+    pub ended: u8,
+    /// Zero.
+    pub reserved8: u8,
     /// [`crate::Endpoint::instance`], its lower half, of the endpoints at the *lower* and the *higher* end of the key; 0
     /// for an end that is not on this node. An address passes to another endpoint, a connection does not.
     pub instances: [u32; 2],
@@ -117,7 +121,8 @@ impl Connection {
         fin_other: 0,
         reset: 0,
         translated: 0,
-        reserved8: [0; 2],
+        ended: 0,
+        reserved8: 0,
         instances: [0; 2],
         epoch: 0,
         ends: [0; 2],

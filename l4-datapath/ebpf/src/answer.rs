@@ -1,23 +1,30 @@
-//! Replies we make ourselves, in the packet that caused them: RST, unreachable, time exceeded, too big.
+//! Replies we make ourselves, in the packet that caused them: RST, unreachable, prohibited, time exceeded, too big.
 //!
 //! Never an answer to an RST, to an ICMP error, or to what was sent to a group of the link (RFC 1122 section 3.2.2).
 //! The source is the address that was called: no router here has one of its own, and it is the one source both sides'
-//! checks accept. A packet whose checksum its sender left to the device keeps that note; receivers on this machine
-//! believe it, and a device beyond would spoil the courtesy, nothing else.
+//! checks accept. A packet whose checksum its sender left to the device keeps that note; an RST is right with it and
+//! without, ICMP goes back to the sender, who is on this machine and believes it.
+//!
+//! Where the proof that a TCP connection depended on has ended, both ends are told, each with the number that it takes an RST
+//! by (RFC 5961): the receiver with the packet's own, by [`onward`], the sender with the one that the packet acknowledges.
 
-use abi::{DropReason, MARK_ANSWER};
+use core::mem::offset_of;
+
+use abi::{Address, DropReason, MARK_ANSWER, MARK_INWARD};
 use aya_ebpf::{
-    bindings::{__sk_buff, BPF_F_INGRESS, TC_ACT_REDIRECT, TC_ACT_SHOT},
-    helpers::bpf_redirect,
+    bindings::{__sk_buff, BPF_F_INGRESS, BPF_F_PSEUDO_HDR, TC_ACT_REDIRECT, TC_ACT_SHOT},
+    helpers::{bpf_clone_redirect, bpf_redirect},
 };
 
 use crate::{
     checksum, deliver,
     flow::Flow,
     header::{ETHERNET, Ethernet, Icmp, Ipv4, Ipv6, Tcp, icmp4, icmp6, protocol, tcp},
+    maps::ASSIGNMENTS,
     parse::Packet,
     skb::Skb,
-    space::Space,
+    space::{Space, copy},
+    translation,
 };
 
 const HOP_LIMIT: u8 = 64;
@@ -25,8 +32,12 @@ const DONT_FRAGMENT: [u8; 2] = [0x40, 0];
 /// `ICMP_PORT_UNREACH` and `ICMP_FRAG_NEEDED`, codes of *unreachable*.
 const PORT4: u8 = 3;
 const FRAG_NEEDED: u8 = 4;
+/// `ICMP_PKT_FILTERED`: communication administratively prohibited.
+const PROHIBITED4: u8 = 13;
 /// `ICMPV6_PORT_UNREACH`.
 const PORT6: u8 = 4;
+/// `ICMPV6_ADM_PROHIBITED`.
+const PROHIBITED6: u8 = 1;
 
 /// Where the sender is.
 #[derive(Clone, Copy)]
@@ -77,12 +88,22 @@ fn answer(skb: Skb, packet: &Packet, reason: u8, mtu: u32) -> Option<()> {
     const TTL_EXCEEDED: u8 = DropReason::TtlExceeded as u8;
     const TOO_BIG: u8 = DropReason::TooBig as u8;
     const NO_BACKEND: u8 = DropReason::NoBackend as u8;
+    const ENDED: u8 = DropReason::AuthenticationEnded as u8;
+    const REFUSED: u8 = DropReason::AuthenticationRefused as u8;
+    const NO_PRINCIPAL: u8 = DropReason::NoPrincipal as u8;
     // Whoever reads an answer wants the ports of what it is about (RFC 1122 section 3.2.2).
     if packet.is_later() {
         return None;
     }
     let (kind, code, rest) = match (reason, packet.is_v4()) {
-        (NO_CONNECTION | NO_BACKEND, _) if packet.protocol == protocol::TCP => return reset(skb, packet),
+        (NO_CONNECTION | NO_BACKEND | ENDED | REFUSED | NO_PRINCIPAL, _)
+            if packet.protocol == protocol::TCP =>
+        {
+            return reset(skb, packet);
+        }
+        (ENDED | REFUSED | NO_PRINCIPAL, _) if is_error(packet) => return None,
+        (ENDED | REFUSED | NO_PRINCIPAL, true) => (icmp4::UNREACHABLE, PROHIBITED4, [0; 4]),
+        (ENDED | REFUSED | NO_PRINCIPAL, false) => (icmp6::UNREACHABLE, PROHIBITED6, [0; 4]),
         (NO_BACKEND, _) if packet.protocol != protocol::UDP => return None,
         (NO_BACKEND, true) => (icmp4::UNREACHABLE, PORT4, [0; 4]),
         (NO_BACKEND, false) => (icmp6::UNREACHABLE, PORT6, [0; 4]),
@@ -111,21 +132,120 @@ fn reset(skb: Skb, packet: &Packet) -> Option<()> {
     let mut space = Space::<Tcp>::new();
     let heard = skb.read(packet.transport(), &mut space)?;
     let heard_syn = u32::from_be_bytes(heard.sequence).wrapping_add(1).to_be_bytes();
-    let mut rst = Tcp {
+    let rst = Tcp {
         source: heard.destination,
         destination: heard.source,
         sequence: if opens { [0; 4] } else { heard.acknowledgement },
         acknowledgement: if opens { heard_syn } else { [0; 4] },
-        offset: (size_of::<Tcp>() as u8 / 4) << 4,
         flags: if opens { tcp::RST | tcp::ACK } else { tcp::RST },
-        window: [0; 2],
-        checksum: [0; 2],
-        urgent: [0; 2],
+        ..RESET
     };
-    let pseudo =
-        checksum::pseudo(&packet.destination, &packet.source, size_of::<Tcp>() as u16, protocol::TCP);
-    rst.checksum = checksum::finish(checksum::add(pseudo, &rst));
-    turn_round(skb, packet, protocol::TCP, &rst)
+    turn_round(skb)?;
+    segment(skb, packet, (&packet.destination, &packet.source), &rst)
+}
+
+/// All of an RST that does not depend on what it answers.
+const RESET: Tcp = Tcp {
+    source: [0; 2],
+    destination: [0; 2],
+    sequence: [0; 4],
+    acknowledgement: [0; 4],
+    offset: (size_of::<Tcp>() as u8 / 4) << 4,
+    flags: tcp::RST | tcp::ACK,
+    window: [0; 2],
+    checksum: [0; 2],
+    urgent: [0; 2],
+};
+
+/// Makes the packet one that holds this segment alone. Its checksum becomes right whether the packet's own was there, was
+/// made by a device, or was left to one: first the pseudo-header's, which is all that is there in the last case.
+#[inline(always)]
+fn segment(skb: Skb, packet: &Packet, (source, destination): (&Address, &Address), tcp: &Tcp) -> Option<()> {
+    const LENGTH: u16 = size_of::<Tcp>() as u16;
+    const CHECKSUM: u32 = offset_of!(Tcp, checksum) as u32;
+    let at = ETHERNET + packet.network_length();
+    skb.resize(at + u32::from(LENGTH))?;
+    store_header(skb, packet, (source, destination), protocol::TCP, LENGTH)?;
+    skb.store_network(at, &[0_u8; LENGTH as usize])?;
+    let pseudo = checksum::pseudo(source, destination, LENGTH, protocol::TCP);
+    skb.adjust_transport_checksum(at + CHECKSUM, pseudo, BPF_F_PSEUDO_HDR)?;
+    // What follows the checksum is zero. `store_balanced`, for the next step balances it.
+    const { assert!(offset_of!(Tcp, urgent) == offset_of!(Tcp, checksum) + 2) };
+    let mut space = Space::<[u8; CHECKSUM as usize]>::new();
+    // SAFETY: the first bytes of a header are bytes.
+    let before = unsafe {
+        space.as_mut_ptr().write((&raw const *tcp).cast::<[u8; CHECKSUM as usize]>().read());
+        &*space.as_mut_ptr()
+    };
+    skb.store_balanced(at, before)?;
+    skb.adjust_transport_checksum(at + CHECKSUM, checksum::add(0, before), 0)
+}
+
+/// Sends the receiver of a packet whose connection has ended an RST; the packet is left with its link header and what its
+/// RST to the sender is made of. Where nothing can be sent, the receiver finds out by the next packet of its own.
+///
+/// To a workload of this node by the ingress of its veth, to all others by the stack: see [`MARK_INWARD`] and
+/// [`MARK_ANSWER`].
+#[inline(always)]
+pub(crate) fn onward(skb: Skb, packet: &Packet, flow: &Flow) {
+    if packet.protocol == protocol::TCP && !packet.is_later() {
+        answer_onward(skb.as_ptr(), packet, flow);
+    }
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn answer_onward(skb: *mut __sk_buff, packet: *const Packet, flow: *const Flow) -> u32 {
+    // SAFETY: the caller passes references; the tests for null are for the verifier.
+    let (Some(packet), Some(flow)) = (unsafe { (packet.as_ref(), flow.as_ref()) }) else { return 0 };
+    // The receiver of an answer knows its sender as the VIP that it called.
+    let mut told = Space::<Packet>::new();
+    // SAFETY: whole words, as `Packet` is aligned to them.
+    let told = unsafe {
+        copy(&raw const *packet, told.as_mut_ptr());
+        &mut *told.as_mut_ptr()
+    };
+    if translation::face(told, flow) {
+        answer_send_onward(skb, told, flow);
+    }
+    0
+}
+
+/// Apart from the above for the stack's sake.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn answer_send_onward(skb: *mut __sk_buff, packet: *const Packet, flow: *const Flow) -> u32 {
+    // SAFETY: the caller passes references; the tests for null are for the verifier.
+    let (Some(packet), Some(flow)) = (unsafe { (packet.as_ref(), flow.as_ref()) }) else { return 0 };
+    send_onward(Skb::from(skb), packet, flow).is_some().into()
+}
+
+#[inline(always)]
+fn send_onward(skb: Skb, packet: &Packet, flow: &Flow) -> Option<()> {
+    let mut space = Space::<[[u8; 6]; 2]>::new();
+    let macs = skb.read(0, &mut space)?;
+    let mut space = Space::<Tcp>::new();
+    let heard = skb.read(packet.transport(), &mut space)?;
+    let rst = Tcp {
+        source: packet.source_port.to_be_bytes(),
+        destination: packet.destination_port.to_be_bytes(),
+        sequence: heard.sequence,
+        acknowledgement: heard.acknowledgement,
+        ..RESET
+    };
+    segment(skb, packet, (&packet.source, &packet.destination), &rst)?;
+    let (ifindex, mark) = if flow.destination.is_local() {
+        let assignments = ASSIGNMENTS.get(u32::from(flow.destination.id))?;
+        skb.store_link(0, &[assignments.endpoint.mac, assignments.endpoint.gateway_mac])?;
+        (flow.destination.ifindex, MARK_INWARD)
+    } else {
+        (skb.ifindex(), MARK_ANSWER)
+    };
+    skb.set_mark(mark);
+    // SAFETY: a valid context; no packet pointers are held anywhere.
+    unsafe { bpf_clone_redirect(skb.as_ptr(), ifindex, u64::from(BPF_F_INGRESS)) };
+    skb.set_mark(0);
+    skb.store_link(0, macs)
 }
 
 /// ICMP with the IP header and eight bytes of what it is about (RFC 792).
@@ -143,7 +263,7 @@ fn error4(skb: Skb, packet: &Packet, kind: u8, code: u8, rest: [u8; 4]) -> Optio
     let error = skb.read(ETHERNET - size_of::<Icmp>() as u32, &mut space)?;
     error.icmp = Icmp { kind, code, checksum: [0; 2], rest };
     error.icmp.checksum = checksum::finish(checksum::add(0, error));
-    turn_round(skb, packet, protocol::ICMP, error)
+    send_back(skb, packet, protocol::ICMP, error)
 }
 
 /// ICMPv6 with the start of what it is about. RFC 4443 would have as much as fits; ports are all that a receiver uses.
@@ -174,7 +294,7 @@ fn error6_quoting<const ABOUT: usize>(skb: Skb, packet: &Packet, icmp: Icmp) -> 
     let length = size_of::<Error6<ABOUT>>() as u16;
     let pseudo = checksum::pseudo(&packet.destination, &packet.source, length, protocol::ICMPV6);
     error.icmp.checksum = checksum::finish(checksum::add(pseudo, error));
-    turn_round(skb, packet, protocol::ICMPV6, error)
+    send_back(skb, packet, protocol::ICMPV6, error)
 }
 
 /// RFC 1122 section 3.2.2, RFC 4443 section 2.4: an error is never sent about an error.
@@ -189,26 +309,45 @@ fn is_error(packet: &Packet) -> bool {
 
 /// Makes the packet one from its destination to its source, holding `body`.
 #[inline(always)]
-fn turn_round<T: Copy>(skb: Skb, packet: &Packet, protocol: u8, body: &T) -> Option<()> {
+fn send_back<T: Copy>(skb: Skb, packet: &Packet, protocol: u8, body: &T) -> Option<()> {
+    turn_round(skb)?;
+    let transport = ETHERNET + packet.network_length();
+    skb.resize(transport + size_of::<T>() as u32)?;
+    let ends = (&packet.destination, &packet.source);
+    store_header(skb, packet, ends, protocol, size_of::<T>() as u16)?;
+    skb.store_network(transport, body)
+}
+
+/// Swaps the MACs, unless what came was sent to a group of the link.
+#[inline(always)]
+fn turn_round(skb: Skb) -> Option<()> {
     let mut space = Space::<Ethernet>::new();
     let link = skb.read(0, &mut space)?;
     if link.destination[0] & 1 != 0 {
         return None;
     }
-    let transport = ETHERNET + packet.network_length();
-    let length = packet.network_length() + size_of::<T>() as u32;
-    skb.resize(ETHERNET + length)?;
-    skb.store_link(0, &[link.source, link.destination])?;
+    skb.store_link(0, &[link.source, link.destination])
+}
+
+/// Writes the IP header of a packet with so many bytes behind it.
+#[inline(always)]
+fn store_header(
+    skb: Skb,
+    packet: &Packet,
+    (source, destination): (&Address, &Address),
+    protocol: u8,
+    length: u16,
+) -> Option<()> {
     if packet.is_v4() {
-        skb.store_network(ETHERNET, &ipv4(packet, protocol, length as u16))?;
+        let length = length + size_of::<Ipv4>() as u16;
+        skb.store_network(ETHERNET, &ipv4(source.last4(), destination.last4(), protocol, length))
     } else {
-        skb.store_network(ETHERNET, &ipv6(packet, protocol, size_of::<T>() as u16))?;
+        skb.store_network(ETHERNET, &ipv6(source.0, destination.0, protocol, length))
     }
-    skb.store_network(transport, body)
 }
 
 #[inline(always)]
-fn ipv4(packet: &Packet, protocol: u8, length: u16) -> Ipv4 {
+fn ipv4(source: [u8; 4], destination: [u8; 4], protocol: u8, length: u16) -> Ipv4 {
     let mut ip = Ipv4 {
         version_ihl: 0x45,
         tos: 0,
@@ -218,21 +357,21 @@ fn ipv4(packet: &Packet, protocol: u8, length: u16) -> Ipv4 {
         ttl: HOP_LIMIT,
         protocol,
         checksum: [0; 2],
-        source: packet.destination.last4(),
-        destination: packet.source.last4(),
+        source,
+        destination,
     };
     ip.checksum = checksum::finish(checksum::add(0, &ip));
     ip
 }
 
 #[inline(always)]
-fn ipv6(packet: &Packet, next_header: u8, length: u16) -> Ipv6 {
+fn ipv6(source: [u8; 16], destination: [u8; 16], next_header: u8, length: u16) -> Ipv6 {
     Ipv6 {
         version_class_flow: [0x60, 0, 0, 0],
         payload_length: length.to_be_bytes(),
         next_header,
         hop_limit: HOP_LIMIT,
-        source: packet.destination.0,
-        destination: packet.source.0,
+        source,
+        destination,
     }
 }

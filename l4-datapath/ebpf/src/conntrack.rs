@@ -10,6 +10,7 @@ use aya_ebpf::{bindings::BPF_NOEXIST, helpers::bpf_ktime_get_coarse_ns};
 
 use crate::{
     address::{Words, words},
+    auth,
     header::{protocol, tcp},
     maps::{CONNECTIONS4, CONNECTIONS6},
     parse::Packet,
@@ -238,10 +239,45 @@ impl Entry {
         get!(self, charged)
     }
 
-    /// Both sides have finished, or one has given up.
+    /// Both sides have finished, one has given up, or the proof it depended on has ended.
     #[inline(always)]
     pub(crate) fn is_closing(self) -> bool {
-        get!(self, reset) == 1 || (get!(self, fin_opener) == 1 && get!(self, fin_other) == 1)
+        get!(self, reset) == 1
+            || (get!(self, fin_opener) == 1 && get!(self, fin_other) == 1)
+            || self.is_ended()
+    }
+
+    /// Its mark was found dead once.
+    #[inline(always)]
+    pub(crate) fn is_ended(self) -> bool {
+        get!(self, ended) == 1
+    }
+
+    /// Its mark was found dead.
+    #[inline(always)]
+    pub(crate) fn set_ended(self) {
+        set!(self, ended, 1);
+    }
+
+    /// Number and epoch of the mark it depends on; 0 and 0: of none.
+    #[inline(always)]
+    pub(crate) fn proof(self) -> (u32, u64) {
+        (get!(self, mark), get!(self, epoch))
+    }
+
+    /// Whether the mark that it depends on holds, if it depends on one.
+    #[inline(always)]
+    pub(crate) fn is_proven(self) -> bool {
+        let (mark, epoch) = self.proof();
+        mark == 0 || auth::is_live(mark, epoch)
+    }
+
+    /// Makes it depend on a mark, or on none. Before [`Self::remember`] in the first case, after it in the second: whoever
+    /// reads [`Memo::MARKED`] finds the mark.
+    #[inline(always)]
+    pub(crate) fn depend_on(self, mark: u32, epoch: u64) {
+        set!(self, epoch, epoch);
+        set!(self, mark, mark);
     }
 
     /// Whether the entry is still believed, whether or not anybody has collected it.

@@ -211,6 +211,9 @@ impl Known {
         };
         let Found { entry, addresses, source_is_high, protocol } = found;
         let memo = entry.verdict(now.generation).ok_or(Detour::Unusual)?;
+        if memo & Memo::MARKED != 0 && !entry.is_proven() {
+            return Err(Detour::Unusual);
+        }
         let reply = entry.opened_by_high() != source_is_high;
         if !entry.is_midway(reply) || !entry.is_alive(protocol, now.second) {
             return Err(Detour::Unusual);

@@ -12,7 +12,7 @@ use crate::{
     identity::{End, Moment},
     maps::{DROPS, EVENTS, LOST},
     parse::Packet,
-    policy::Decision,
+    policy::Verdict,
     space::{Space, Zero},
     translation::Role,
 };
@@ -41,7 +41,9 @@ pub(crate) struct Flow {
     pub(crate) role: u8,
     /// The connection table has nothing of the packet as it came.
     pub(crate) is_unknown: bool,
-    pub(crate) zero: [u8; 2],
+    /// Why a proof that policy asks for was refused, a number that `mesh::auth::Refusal` has; else 0.
+    pub(crate) refusal: u8,
+    pub(crate) zero: u8,
 }
 
 // SAFETY: numbers and a flag.
@@ -85,14 +87,14 @@ impl Flow {
 
     /// Names the endpoint that judged and the rule that decided.
     #[inline(always)]
-    pub(crate) fn judged_by(&mut self, ifindex: u32, direction: Direction, decision: &Decision) {
+    pub(crate) fn judged_by(&mut self, ifindex: u32, ruleset: u32, direction: Direction, verdict: &Verdict) {
         self.ifindex = ifindex;
         self.direction = direction as u8;
-        self.ruleset = decision.ruleset;
-        self.cookie = decision.cookie;
+        self.ruleset = if verdict.asked(direction) { ruleset } else { 0 };
+        self.cookie = verdict.cookie(direction);
         // The other end may have been asked in earnest.
         self.flags &= !EventFlags::AUDITED;
-        if decision.audited {
+        if verdict.is_audited(direction) {
             self.flags |= EventFlags::AUDITED;
         }
     }
@@ -102,7 +104,7 @@ impl Flow {
 #[inline(always)]
 pub(crate) fn dropped(packet: &Packet, flow: &Flow, reason: u8) {
     count(packet, flow, reason);
-    report(packet, flow, EventKind::Drop, reason);
+    flow_report(packet, flow, EventKind::Drop as u32, reason.into(), flow.refusal.into());
 }
 
 /// Counts a drop. Alone: for noise, where an event for each packet would hide those that matter.
@@ -111,10 +113,12 @@ pub(crate) fn count(packet: &Packet, flow: &Flow, reason: u8) {
     flow_count(flow.ifindex, reason.into(), flow.direction.into(), packet.length);
 }
 
-/// Puts an event into the ring. If it is full the event is lost and counted; no verdict depends on it.
+/// Reports a packet that passes: the first of a connection that depends on this mark, or any at trace level.
+///
+/// If the ring is full the event is lost and counted; no verdict depends on it.
 #[inline(always)]
-pub(crate) fn report(packet: &Packet, flow: &Flow, kind: EventKind, reason: u8) {
-    flow_report(packet, flow, kind as u32, reason.into());
+pub(crate) fn report(packet: &Packet, flow: &Flow, kind: EventKind, mark: u32) {
+    flow_report(packet, flow, kind as u32, 0, mark);
 }
 
 #[unsafe(no_mangle)]
@@ -144,7 +148,13 @@ fn add(key: &DropKey, length: u32) -> bool {
 
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn flow_report(packet: *const Packet, flow: *const Flow, kind: u32, reason: u32) -> u32 {
+extern "C" fn flow_report(
+    packet: *const Packet,
+    flow: *const Flow,
+    kind: u32,
+    reason: u32,
+    authentication: u32,
+) -> u32 {
     // SAFETY: the callers pass references; the test for null is for the verifier.
     let (Some(packet), Some(flow)) = (unsafe { packet.as_ref() }, unsafe { flow.as_ref() }) else {
         return 0;
@@ -173,7 +183,7 @@ extern "C" fn flow_report(packet: *const Packet, flow: *const Flow, kind: u32, r
         tcp_flags: packet.tcp_flags,
         flags: flow.flags,
         ethertype: packet.ethertype,
-        authentication: 0,
+        authentication,
     });
     entry.submit(0);
     0

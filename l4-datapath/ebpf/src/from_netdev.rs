@@ -6,12 +6,14 @@
 //! - Verdicts: UNSPEC, on to the next program on the device and then to the stack, which routes to the workload: `to_pod`
 //!   judges; SHOT.
 //!
-//! A packet that is not for a workload's masquerade is the node's own affair and stays untouched.
+//! A packet that is not for a workload's masquerade is the node's own affair and stays untouched; but workloads of other
+//! nodes may not call the ports of [`guard`].
 
 use abi::{Direction, DropReason};
 use aya_ebpf::{bindings::TC_ACT_UNSPEC, macros::classifier, programs::TcContext};
 
 use crate::{
+    guard,
     identity::{self, Moment},
     masquerade, netdev,
     parse::{self, Packet},
@@ -43,7 +45,8 @@ fn admit(skb: Skb, packet: &mut Packet, now: &Moment) -> Result<(), Refusal> {
     if identity::endpoint(&packet.source).is_some() {
         return Err(DropReason::InvalidSourceIp.into());
     }
-    netdev::check_free(packet, now)?;
+    let sender = netdev::stranger(packet, now)?;
+    guard::arriving(skb, packet, now, sender, parsed.is_ok())?;
     match parsed {
         Ok(()) => masquerade::arriving(skb, packet, now),
         Err(_) => Ok(()),

@@ -10,7 +10,7 @@
 //! - Verdicts: REDIRECT into a workload of this node (or back, with an answer of ours) or to the hold device, OK to the
 //!   host's stack for all others, SHOT.
 
-use abi::{Direction, DropReason, Endpoint, EventKind, MARK_ANSWER, MARK_RELEASED};
+use abi::{Direction, DropReason, Endpoint, EventKind, MARK_ANSWER, MARK_INWARD, MARK_RELEASED};
 use aya_ebpf::{
     bindings::{TC_ACT_OK, TC_ACT_SHOT},
     macros::classifier,
@@ -41,11 +41,15 @@ use crate::{
 #[classifier]
 pub(crate) fn from_pod(ctx: TcContext) -> i32 {
     let skb = Skb::new(&ctx);
-    // Ours, on its way to the stack: a workload's marks are gone once its packets leave its namespace.
     let mark = skb.mark();
     skb.set_mark(0);
+    // Ours, on its way to the stack, or to the workload: a workload's marks are gone once its packets leave its namespace.
     if mark == MARK_ANSWER {
         return TC_ACT_OK;
+    }
+    if mark == MARK_INWARD {
+        skb.address_to_receiver();
+        return deliver::redirect(skb.ifindex());
     }
     let detour = match established::from_pod(skb) {
         Ok(verdict) => return verdict,
@@ -63,6 +67,9 @@ pub(crate) fn from_pod(ctx: TcContext) -> i32 {
         Ok(verdict) => verdict,
         Err(reason) => {
             flow::dropped(packet, flow, reason);
+            if reason == DropReason::AuthenticationEnded as u8 {
+                answer::onward(skb, packet, flow);
+            }
             // An answer of ours comes from whom the workload called.
             flow.restore(packet);
             answer::refuse(skb, packet, flow, reason, Sender::Workload)

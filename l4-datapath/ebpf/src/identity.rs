@@ -2,7 +2,7 @@
 
 use core::ptr::read_volatile;
 
-use abi::{Address, DropReason, Endpoint};
+use abi::{Address, DropReason, Endpoint, RemoteFlags, ReservedIdentity};
 use aya_ebpf::btf_maps::lpm_trie::Key;
 
 use crate::{
@@ -52,11 +52,19 @@ pub(crate) struct End {
     pub(crate) instance: u32,
     /// Endpoint id.
     pub(crate) id: u16,
-    /// [`abi::EndpointFlags`].
+    /// [`abi::EndpointFlags`]; of an end that is not on this node, [`End::PENDING`] or 0.
     pub(crate) flags: u16,
 }
 
 impl End {
+    /// Another node's address of which nothing is known yet.
+    const PENDING: u16 = 1 << 15;
+
+    #[inline(always)]
+    pub(crate) fn is_pending(&self) -> bool {
+        !self.is_local() && self.flags == Self::PENDING
+    }
+
     #[inline(always)]
     pub(crate) fn is_local(&self) -> bool {
         self.id != 0
@@ -71,14 +79,49 @@ impl End {
     /// Becomes whoever `IPCACHE` says has `address`.
     #[inline(always)]
     pub(crate) fn set_remote(&mut self, address: &Address, generation: u64) {
-        self.identity = remote(address, generation);
+        let stranger = remote(address, generation);
+        self.identity = stranger.identity();
+        self.flags = if stranger.is_pending() { Self::PENDING } else { 0 };
     }
 }
 
-/// Identity of an address that is no endpoint's; 0 if nobody has it.
+/// Who has an address that is no endpoint's.
+#[derive(Clone, Copy)]
+pub(crate) struct Stranger(u32);
+
+impl Stranger {
+    /// Beside an identity, which has 25 bits at most.
+    const PENDING: u32 = 1 << 31;
+
+    /// 0 if nobody has it.
+    #[inline(always)]
+    pub(crate) fn identity(self) -> u32 {
+        self.0 & !Self::PENDING
+    }
+
+    /// Another node's address of which nothing is known yet.
+    #[inline(always)]
+    pub(crate) fn is_pending(self) -> bool {
+        self.0 & Self::PENDING != 0
+    }
+
+    /// A workload of another node, known or not.
+    #[inline(always)]
+    pub(crate) fn is_workload(self) -> bool {
+        self.is_pending() || is_workload(self.0)
+    }
+}
+
+/// Whether this is a workload's identity: it has a SPIFFE ID.
 #[inline(always)]
-pub(crate) fn remote(address: &Address, generation: u64) -> u32 {
-    identity_remote(address, (generation & 1) as u32)
+pub(crate) fn is_workload(identity: u32) -> bool {
+    (ReservedIdentity::FIRST_WORKLOAD..=ReservedIdentity::LAST_WORKLOAD).contains(&identity)
+}
+
+/// Who has an address, if it is no endpoint's.
+#[inline(always)]
+pub(crate) fn remote(address: &Address, generation: u64) -> Stranger {
+    Stranger(identity_remote(address, (generation & 1) as u32))
 }
 
 #[unsafe(no_mangle)]
@@ -107,7 +150,11 @@ extern "C" fn identity_local(end: *mut End, endpoint: *const Endpoint, slot: u32
 extern "C" fn identity_remote(address: *const Address, slot: u32) -> u32 {
     // SAFETY: the caller passes a reference; the test for null is for the verifier.
     let Some(address) = (unsafe { address.as_ref() }) else { return 0 };
-    IPCACHE.get(&Key::new(128, *address)).map_or(0, |remote| remote.identity[(slot & 1) as usize])
+    let Some(remote) = IPCACHE.get(&Key::new(128, *address)) else { return 0 };
+    let identity = remote.identity[(slot & 1) as usize];
+    // The flag says nothing of a slot in which the address is somebody's.
+    let is_pending = identity == ReservedIdentity::UNMANAGED && remote.flags & RemoteFlags::PENDING != 0;
+    if is_pending { identity | Stranger::PENDING } else { identity }
 }
 
 /// The endpoint with this address.

@@ -8,15 +8,16 @@ use abi::{Connection, Direction, DropReason, EventFlags, EventKind, Memo, Reserv
 use crate::{
     conntrack::{self, EXISTS, Entry, Tuple},
     flow::{self, Flow},
+    guard,
     header::{icmp4, icmp6, protocol, tcp},
     identity::Moment,
     parse::Packet,
-    policy::{self, Decision, Question},
+    policy::{self, Question, Verdict},
     quota,
     refusal::Refusal,
     related,
     skb::Skb,
-    space::{Space, Zero},
+    space::Space,
     translation::Role,
 };
 
@@ -36,7 +37,12 @@ enum Icmp {
 #[inline(always)]
 pub(crate) fn judge(skb: Skb, packet: &Packet, flow: &mut Flow, now: &Moment) -> Result<(), Refusal> {
     let verdict = if is_error(packet) {
-        related::check(skb, packet, flow, now)
+        // Nothing is known of its sender, so nobody sent it about an open connection.
+        if flow.source.is_pending() {
+            Err(DropReason::PendingAddress.into())
+        } else {
+            related::check(skb, packet, flow, now)
+        }
     } else {
         Refusal::check(judge_packet(packet, flow, now))
     };
@@ -59,9 +65,11 @@ extern "C" fn judge_packet(packet: *const Packet, flow: *mut Flow, now: *const M
 
 #[inline(always)]
 fn by_protocol(packet: &Packet, flow: &mut Flow, now: &Moment) -> Result<(), DropReason> {
+    let mut verdict = Space::new();
+    let verdict = verdict.zero();
     // What a later fragment says stands behind ports that it does not have: it can only belong to what is open.
     if packet.is_later() {
-        return tracked(packet, flow, now, false);
+        return tracked(packet, flow, now, false, verdict);
     }
     let opens = match packet.protocol {
         protocol::TCP if !is_legal(packet.tcp_flags) => return Err(DropReason::InvalidTcpFlags),
@@ -71,11 +79,11 @@ fn by_protocol(packet: &Packet, flow: &mut Flow, now: &Moment) -> Result<(), Dro
             Icmp::Reply => false,
             Icmp::Error => return Err(DropReason::UnrelatedIcmp),
             Icmp::Redirect => return Err(DropReason::NeighbourSpoof),
-            Icmp::Single => return ask(packet, flow, now, false, Space::new().zero()),
+            Icmp::Single => return ask(packet, flow, now, false, verdict),
         },
         _ => true,
     };
-    tracked(packet, flow, now, opens)
+    tracked(packet, flow, now, opens, verdict)
 }
 
 #[inline(always)]
@@ -131,25 +139,29 @@ pub(crate) fn is_first(flags: u8) -> bool {
     flags & (tcp::SYN | tcp::ACK) == tcp::SYN
 }
 
-/// A packet of a protocol with connections. `opens`: it may be the first of one.
+/// A packet of a protocol with connections. `opens`: it may be the first of one. `verdict` is all zero.
 #[inline(always)]
-fn tracked(packet: &Packet, flow: &mut Flow, now: &Moment, opens: bool) -> Result<(), DropReason> {
+fn tracked(
+    packet: &Packet,
+    flow: &mut Flow,
+    now: &Moment,
+    opens: bool,
+    verdict: &mut Verdict,
+) -> Result<(), DropReason> {
     let tuple = &Tuple::of(packet);
     // Another CPU may have opened it since: then opening it fails, and it is looked for again.
     let found = if flow.is_unknown && flow.role == Role::NONE { None } else { conntrack::find(tuple) };
-    let instances = tuple.instances(flow.source.instance, flow.destination.instance);
     if let Some(entry) = found
-        && entry.is_between(instances)
-        && entry.is_alive(packet.protocol, now.second)
-        && !(packet.protocol == protocol::TCP && opens && entry.is_closing())
+        && belongs(packet, flow, tuple, entry, now.second)
     {
-        return follow(packet, flow, now, entry, entry.opened_by_high() != tuple.source_is_high);
+        let reply = entry.opened_by_high() != tuple.source_is_high;
+        if !(opens && is_over(packet, entry, reply)) {
+            return follow(packet, flow, now, entry, reply);
+        }
     }
     if !opens {
         return Err(DropReason::NoConnection);
     }
-    let mut verdict = Space::new();
-    let verdict = verdict.zero();
     ask(packet, flow, now, false, verdict)?;
     if let Some(dead) = found {
         // Read before it is deleted; deleting succeeds for only one of the CPUs that may try.
@@ -170,6 +182,26 @@ fn tracked(packet: &Packet, flow: &mut Flow, now: &Moment, opens: bool) -> Resul
             None => Err(DropReason::ConnectionMapFull),
         },
         _ => Err(DropReason::ConnectionMapFull),
+    }
+}
+
+/// Whether the entry with a packet's tuple is alive and these very ends'.
+#[inline(never)]
+fn belongs(packet: &Packet, flow: &Flow, tuple: &Tuple, entry: Entry, second: u32) -> bool {
+    entry.is_between(tuple.instances(flow.source.instance, flow.destination.instance))
+        && entry.is_alive(packet.protocol, second)
+}
+
+/// Whether a packet that may open a connection finds this one over, and is judged as the first of another.
+///
+/// What has no handshake goes on under its ports when there is a new proof, asked for by whoever opened it. What the other
+/// end sends stays part of what is dead: judged as an opening it could make the opener's packets answers, which nobody asks
+/// for a proof.
+#[inline(never)]
+fn is_over(packet: &Packet, entry: Entry, reply: bool) -> bool {
+    match packet.protocol {
+        protocol::TCP => entry.is_closing() || !entry.is_proven(),
+        _ => entry.is_ended() && !reply,
     }
 }
 
@@ -195,18 +227,62 @@ fn follow(
         _ => {}
     }
     flow.role = role(flow, entry.is_translated(), reply).ok_or(DropReason::TranslationConflict)?;
+    if entry.is_ended() {
+        return Err(DropReason::AuthenticationEnded);
+    }
     match entry.verdict(now.generation) {
-        Some(memo) if memo & Memo::AUDITED != 0 => flow.flags |= EventFlags::AUDITED,
-        Some(_) => {}
-        None => {
-            let mut verdict = Space::new();
-            let verdict = verdict.zero();
-            ask(packet, flow, now, reply, verdict)?;
-            entry.remember(now.generation, memo_bits(flow, verdict));
+        Some(memo) => {
+            if memo & Memo::MARKED != 0 && !entry.is_proven() {
+                return Err(end(entry));
+            }
+            if memo & Memo::AUDITED != 0 {
+                flow.flags |= EventFlags::AUDITED;
+            }
         }
+        None => ask_again(packet, flow, now, entry, reply)?,
     }
     entry.note(now.second, reply, packet.tcp_flags);
     Ok(())
+}
+
+/// Asks policy about a connection that it allowed in an earlier generation. Where it wants a proof now, one that is there
+/// does; but not a later one in place of the one that the connection has depended on.
+#[inline(always)]
+fn ask_again(
+    packet: &Packet,
+    flow: &mut Flow,
+    now: &Moment,
+    entry: Entry,
+    reply: bool,
+) -> Result<(), DropReason> {
+    let mut verdict = Space::new();
+    let verdict = verdict.zero();
+    ask(packet, flow, now, reply, verdict).map_err(|reason| match reason {
+        DropReason::AuthenticationRequired | DropReason::AuthenticationRefused | DropReason::NoPrincipal => {
+            end(entry)
+        }
+        reason => reason,
+    })?;
+    let proof = (verdict.mark, verdict.epoch);
+    if verdict.mark != 0 {
+        match entry.proof() {
+            (0, _) => entry.depend_on(proof.0, proof.1),
+            there if there == proof => {}
+            _ => return Err(end(entry)),
+        }
+    }
+    entry.remember(now.generation, memo_bits(flow, verdict));
+    if verdict.mark == 0 {
+        entry.depend_on(0, 0);
+    }
+    Ok(())
+}
+
+/// The proof that a connection depends on is no more: it is never believed again.
+#[inline(always)]
+fn end(entry: Entry) -> DropReason {
+    entry.set_ended();
+    DropReason::AuthenticationEnded
 }
 
 /// What a packet of a known connection is for services. `None`: the opener uses one pair of ports both with and without
@@ -240,7 +316,9 @@ fn open(flow: &Flow, now: &Moment, tuple: &Tuple, verdict: &Verdict) -> i32 {
         opened_by_high: u8::from(tuple.source_is_high),
         translated: u8::from(flow.role != Role::NONE),
         instances: tuple.instances(flow.source.instance, flow.destination.instance),
+        epoch: verdict.epoch,
         ends: tuple.ends(flow.source.id, flow.destination.id),
+        mark: verdict.mark,
         ..Connection::EMPTY
     };
     let result = conntrack::insert(tuple, &connection);
@@ -254,25 +332,9 @@ fn open(flow: &Flow, now: &Moment, tuple: &Tuple, verdict: &Verdict) -> i32 {
 #[inline(always)]
 fn memo_bits(flow: &Flow, verdict: &Verdict) -> u64 {
     let host = [flow.source.identity, flow.destination.identity].contains(&ReservedIdentity::HOST);
-    (if verdict.audited() { Memo::AUDITED } else { 0 }) | if host { Memo::HOST } else { 0 }
-}
-
-/// What each end's ruleset said; all zero: neither was asked.
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Verdict {
-    egress: Decision,
-    ingress: Decision,
-}
-
-// SAFETY: numbers and flags.
-unsafe impl Zero for Verdict {}
-
-impl Verdict {
-    #[inline(always)]
-    fn audited(&self) -> bool {
-        self.egress.audited || self.ingress.audited
-    }
+    (if verdict.audited() { Memo::AUDITED } else { 0 })
+        | if host { Memo::HOST } else { 0 }
+        | if verdict.mark != 0 { Memo::MARKED } else { 0 }
 }
 
 /// Asks policy for the direction in which the connection opens: egress of the opener, ingress of the other end, each
@@ -286,11 +348,15 @@ fn ask(
     verdict: &mut Verdict,
 ) -> Result<(), DropReason> {
     flow.identify_destination(packet, now);
+    if flow.source.is_pending() || flow.destination.is_pending() {
+        return Err(DropReason::PendingAddress);
+    }
     if flow.destination.identity == ReservedIdentity::UNMANAGED {
         return Err(DropReason::NoEndpoint);
     }
-    let (opener, other) =
-        if reply { (&flow.destination, &flow.source) } else { (&flow.source, &flow.destination) };
+    let (source, destination) = ((&flow.source, &packet.source), (&flow.destination, &packet.destination));
+    let ((opener, opener_address), (other, other_address)) =
+        if reply { (destination, source) } else { (source, destination) };
     if opener.identity == 0 || other.identity == 0 {
         return Err(DropReason::NoIdentity);
     }
@@ -299,23 +365,36 @@ fn ask(
         return Ok(());
     }
     let ask = Question { port: called_port(packet, reply), protocol: packet.protocol };
-    let (from, to) = (opener.ifindex, other.ifindex);
-    if opener.is_local()
-        && let Err(reason) = policy::egress(opener, other.identity, ask, &mut verdict.egress)
-    {
-        flow.judged_by(from, Direction::Egress, &verdict.egress);
-        return Err(reason);
+    if opener.is_local() {
+        if guard::forbids(other.identity, ask.protocol, ask.port) {
+            return Err(DropReason::PolicyDeny);
+        }
+        let peer = (other, other_address);
+        if let Err(refused) = policy::ask(opener, Direction::Egress, peer, ask, verdict) {
+            let (ifindex, ruleset) = (opener.ifindex, opener.egress);
+            flow.judged_by(ifindex, ruleset, Direction::Egress, verdict);
+            return Err(note(flow, refused));
+        }
     }
-    if other.is_local()
-        && let Err(reason) = policy::ingress(other, opener.identity, ask, &mut verdict.ingress)
-    {
-        flow.judged_by(to, Direction::Ingress, &verdict.ingress);
-        return Err(reason);
+    if other.is_local() {
+        let peer = (opener, opener_address);
+        if let Err(refused) = policy::ask(other, Direction::Ingress, peer, ask, verdict) {
+            let (ifindex, ruleset) = (other.ifindex, other.ingress);
+            flow.judged_by(ifindex, ruleset, Direction::Ingress, verdict);
+            return Err(note(flow, refused));
+        }
     }
     if verdict.audited() {
         flow.flags |= EventFlags::AUDITED;
     }
     Ok(())
+}
+
+/// Keeps the number of a refusal for the event.
+#[inline(always)]
+fn note(flow: &mut Flow, (reason, refusal): (DropReason, u8)) -> DropReason {
+    flow.refusal = refusal;
+    reason
 }
 
 /// The port of the end that was called; ICMP: the type that opened.
@@ -334,12 +413,12 @@ fn called_port(packet: &Packet, reply: bool) -> u16 {
 fn announce(packet: &Packet, flow: &mut Flow, verdict: &Verdict) {
     let (ifindex, direction, flags) = (flow.ifindex, flow.direction, flow.flags);
     if flow.source.is_local() {
-        flow.judged_by(flow.source.ifindex, Direction::Egress, &verdict.egress);
-        flow::report(packet, flow, EventKind::Allowed, 0);
+        flow.judged_by(flow.source.ifindex, flow.source.egress, Direction::Egress, verdict);
+        flow::report(packet, flow, EventKind::Allowed, verdict.mark);
     }
     if flow.destination.is_local() {
-        flow.judged_by(flow.destination.ifindex, Direction::Ingress, &verdict.ingress);
-        flow::report(packet, flow, EventKind::Allowed, 0);
+        flow.judged_by(flow.destination.ifindex, flow.destination.ingress, Direction::Ingress, verdict);
+        flow::report(packet, flow, EventKind::Allowed, verdict.mark);
     }
     (flow.ifindex, flow.direction, flow.ruleset, flow.cookie) = (ifindex, direction, 0, 0);
     flow.flags = flags;

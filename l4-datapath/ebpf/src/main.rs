@@ -18,6 +18,7 @@
 mod address;
 mod answer;
 mod atomic;
+mod auth;
 mod balance;
 mod call;
 mod checksum;
@@ -35,6 +36,7 @@ mod from_hold;
 mod from_netdev;
 mod from_pod;
 mod getpeername;
+mod guard;
 mod header;
 mod hold;
 mod identity;

@@ -196,7 +196,7 @@ fn known(key: &PacketTuple, address: &Address, now: &Moment, becomes: &mut Packe
         return false;
     }
     if becomes.source == *address
-        || identity::remote(&becomes.source, now.generation) == ReservedIdentity::HOST
+        || identity::remote(&becomes.source, now.generation).identity() == ReservedIdentity::HOST
     {
         return true;
     }

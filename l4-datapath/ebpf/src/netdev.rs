@@ -6,7 +6,7 @@ use aya_ebpf::bindings::TC_ACT_SHOT;
 use crate::{
     flow::{self, Flow},
     header::{Ethernet, ethertype},
-    identity::{self, Moment},
+    identity::{self, Moment, Stranger},
     parse::Packet,
     refusal::Refusal,
     skb::Skb,
@@ -23,13 +23,15 @@ pub(crate) fn is_ip(skb: Skb, packet: &mut Packet) -> bool {
     skb.vlan_present() == 0 && matches!(link.ethertype, ethertype::IPV4 | ethertype::IPV6)
 }
 
-/// Refuses an address of the pool that no endpoint has.
+/// Who sent the packet, which is no endpoint here. Refuses an address of the pool that none has; one of another node's of
+/// which nothing is known yet is for the receiver's hook to judge.
 #[inline(always)]
-pub(crate) fn check_free(packet: &Packet, now: &Moment) -> Result<(), Refusal> {
-    match identity::remote(&packet.source, now.generation) {
-        ReservedIdentity::UNMANAGED => Err(DropReason::InvalidSourceIp.into()),
-        _ => Ok(()),
+pub(crate) fn stranger(packet: &Packet, now: &Moment) -> Result<Stranger, Refusal> {
+    let stranger = identity::remote(&packet.source, now.generation);
+    if stranger.identity() == ReservedIdentity::UNMANAGED && !stranger.is_pending() {
+        return Err(DropReason::InvalidSourceIp.into());
     }
+    Ok(stranger)
 }
 
 /// Counts and reports a drop, of what leaves at the cost of the workload that sent it, or seems to; returns the verdict.

@@ -1,19 +1,65 @@
-//! What a ruleset says of a peer, a protocol and a port.
+//! What a ruleset says of a peer, a protocol and a port, and whether the peer has proven who it is where that is asked for.
 
-use abi::{DropReason, EndpointFlags, RuleKey, RuleValue, RuleVerdict};
+use abi::{Address, Direction, DropReason, EndpointFlags, ReservedIdentity, RuleKey, RuleValue, RuleVerdict};
 use aya_ebpf::btf_maps::lpm_trie::Key;
 
-use crate::{identity::End, maps::RULES};
+use crate::{
+    auth,
+    identity::{End, is_workload},
+    maps::RULES,
+    space::Zero,
+};
 
-/// What one direction of one endpoint decided, for the event.
+/// What the rulesets of both ends said, for events, and the mark that stands for the proof they ask for. All zero: neither
+/// was asked.
+///
+/// Small, because it lies on the stack of two functions at once: a ruleset's number is not in it, the ends have that.
 #[repr(C)]
 #[derive(Clone, Copy)]
-pub(crate) struct Decision {
-    /// 0: no endpoint of this node stands at that end, nobody was asked.
-    pub(crate) ruleset: u32,
-    pub(crate) cookie: u32,
-    /// Policy denies; audit mode lets it pass.
-    pub(crate) audited: bool,
+pub(crate) struct Verdict {
+    /// [`abi::Mark::epoch`].
+    pub(crate) epoch: u64,
+    /// Number of the mark; 0: no proof is asked for.
+    pub(crate) mark: u32,
+    /// Of the entries that decided, by [`Direction`].
+    cookies: [u32; 2],
+    /// [`Verdict::ASKED`], [`Verdict::AUDITED`], by [`Direction`].
+    flags: [u8; 2],
+    zero: [u8; 2],
+}
+
+// SAFETY: numbers.
+unsafe impl Zero for Verdict {}
+
+impl Verdict {
+    /// An endpoint of this node stands at that end.
+    const ASKED: u8 = 1;
+    /// Policy denies, or wants a proof that is not there; audit mode lets it pass.
+    const AUDITED: u8 = 2;
+
+    /// Whether either end only looks on.
+    #[inline(always)]
+    pub(crate) fn audited(&self) -> bool {
+        (self.flags[0] | self.flags[1]) & Self::AUDITED != 0
+    }
+
+    /// An endpoint of this node was asked for that direction.
+    #[inline(always)]
+    pub(crate) fn asked(&self, direction: Direction) -> bool {
+        self.flags[direction as usize] & Self::ASKED != 0
+    }
+
+    /// That endpoint lets pass what its policy denies.
+    #[inline(always)]
+    pub(crate) fn is_audited(&self, direction: Direction) -> bool {
+        self.flags[direction as usize] & Self::AUDITED != 0
+    }
+
+    /// Of the entry that decided; 0 if none matched.
+    #[inline(always)]
+    pub(crate) fn cookie(&self, direction: Direction) -> u32 {
+        self.cookies[direction as usize]
+    }
 }
 
 /// What is asked of policy: protocol, and port of the end that was called (ICMP: type).
@@ -23,49 +69,70 @@ pub(crate) struct Question {
     pub(crate) protocol: u8,
 }
 
-/// Asks the egress ruleset of `end` about `peer`.
+/// Asks the ruleset of `end` for that direction about `peer`, who has `address`, and for a proof of who that is if a rule
+/// wants one. The error goes with the number of a refusal of that proof, or 0.
 #[inline(always)]
-pub(crate) fn egress(end: &End, peer: u32, ask: Question, decision: &mut Decision) -> Result<(), DropReason> {
-    decision.ruleset = end.egress;
-    audit(end.flags, decide(peer, ask, decision), decision)
-}
-
-/// Asks the ingress ruleset of `end` about `peer`.
-#[inline(always)]
-pub(crate) fn ingress(
+pub(crate) fn ask(
     end: &End,
-    peer: u32,
+    direction: Direction,
+    (peer, address): (&End, &Address),
     ask: Question,
-    decision: &mut Decision,
-) -> Result<(), DropReason> {
-    decision.ruleset = end.ingress;
-    audit(end.flags, decide(peer, ask, decision), decision)
-}
-
-#[inline(always)]
-fn audit(flags: u16, verdict: Result<(), DropReason>, decision: &mut Decision) -> Result<(), DropReason> {
-    if verdict.is_err() && u32::from(flags) & EndpointFlags::AUDIT != 0 {
-        decision.audited = true;
+    verdict: &mut Verdict,
+) -> Result<(), (DropReason, u8)> {
+    let is_audited = u32::from(end.flags) & EndpointFlags::AUDIT != 0;
+    verdict.flags[direction as usize] |= Verdict::ASKED;
+    let cookie = &mut verdict.cookies[direction as usize];
+    let (protocol, port) = (ask.protocol.into(), ask.port.into());
+    let result = match policy_decide(ruleset(end, direction), peer.identity, protocol, port, cookie) {
+        ALLOWED => Ok(()),
+        NEEDS_PROOF => {
+            // A connection that would pass without depends on nothing.
+            let proof = if is_audited { None } else { Some(&mut *verdict) };
+            prove(end, direction, (peer, address), proof)
+        }
+        DENIED_BY_RULE => Err((DropReason::PolicyDeny, 0)),
+        _ => Err((DropReason::PolicyDenied, 0)),
+    };
+    if result.is_err() && is_audited {
+        verdict.flags[direction as usize] |= Verdict::AUDITED;
         return Ok(());
     }
-    verdict
+    result
 }
 
 #[inline(always)]
-fn decide(peer: u32, ask: Question, decision: &mut Decision) -> Result<(), DropReason> {
-    let (protocol, port) = (ask.protocol.into(), ask.port.into());
-    match policy_decide(decision.ruleset, peer, protocol, port, &mut decision.cookie) {
-        ALLOWED => Ok(()),
-        DENIED_BY_RULE => Err(DropReason::PolicyDeny),
-        _ => Err(DropReason::PolicyDenied),
+fn prove(
+    end: &End,
+    direction: Direction,
+    (peer, address): (&End, &Address),
+    verdict: Option<&mut Verdict>,
+) -> Result<(), (DropReason, u8)> {
+    // A node to its own workloads: it probes them, and could read their keys.
+    if matches!(direction, Direction::Ingress) && peer.identity == ReservedIdentity::HOST {
+        return Ok(());
+    }
+    if !is_workload(peer.identity) {
+        return Err((DropReason::NoPrincipal, 0));
+    }
+    auth::prove(end, peer, address, verdict)
+}
+
+#[inline(always)]
+fn ruleset(end: &End, direction: Direction) -> u32 {
+    match direction {
+        Direction::Ingress => end.ingress,
+        Direction::Egress => end.egress,
     }
 }
 
 const ALLOWED: u32 = 0;
 const DENIED: u32 = 1;
 const DENIED_BY_RULE: u32 = 2;
+/// Allowed to whoever is known to be who he says.
+const NEEDS_PROOF: u32 = 3;
 
-/// Two look-ups: the peer, and anybody. Deny in either wins, then allow in either, and silence denies.
+/// Two look-ups: the peer, and anybody. Deny in either wins, then allow in either, and silence denies. If both allow, the
+/// stricter one counts.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn policy_decide(ruleset: u32, peer: u32, protocol: u32, port: u32, cookie: *mut u32) -> u32 {
@@ -78,9 +145,13 @@ extern "C" fn policy_decide(ruleset: u32, peer: u32, protocol: u32, port: u32, c
     } else if is(anybody, RuleVerdict::Deny) {
         (anybody, DENIED_BY_RULE)
     } else if is(peer, RuleVerdict::Allow) {
-        (peer, ALLOWED)
+        if !needs_proof(peer) && is(anybody, RuleVerdict::Allow) && needs_proof(anybody) {
+            (anybody, NEEDS_PROOF)
+        } else {
+            (peer, if needs_proof(peer) { NEEDS_PROOF } else { ALLOWED })
+        }
     } else if is(anybody, RuleVerdict::Allow) {
-        (anybody, ALLOWED)
+        (anybody, if needs_proof(anybody) { NEEDS_PROOF } else { ALLOWED })
     } else {
         (peer.or(anybody), DENIED)
     };
@@ -94,4 +165,10 @@ extern "C" fn policy_decide(ruleset: u32, peer: u32, protocol: u32, port: u32, c
 #[inline(always)]
 fn is(rule: Option<&RuleValue>, verdict: RuleVerdict) -> bool {
     rule.is_some_and(|rule| rule.verdict == verdict as u8)
+}
+
+/// A demand that is not known here is met by a proof at least.
+#[inline(always)]
+fn needs_proof(rule: Option<&RuleValue>) -> bool {
+    rule.is_some_and(|rule| rule.requirement != 0)
 }

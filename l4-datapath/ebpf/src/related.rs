@@ -170,6 +170,8 @@ extern "C" fn related_is_open(
         entry.is_between(instances)
             && entry.is_alive(tuple.protocol(), now.second)
             && entry.verdict(now.generation).is_some()
+            && !entry.is_ended()
+            && entry.is_proven()
             && entry.is_translated() == (flow.role != Role::NONE)
     });
     open.into()

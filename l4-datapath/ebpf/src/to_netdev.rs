@@ -44,7 +44,7 @@ fn admit(skb: Skb, packet: &mut Packet, now: &Moment) -> Result<(), Refusal> {
     }
     let parsed = parse::network(skb, packet);
     let Some(endpoint) = identity::endpoint(&packet.source) else {
-        return netdev::check_free(packet, now);
+        return netdev::stranger(packet, now).map(|_| ());
     };
     if skb.ingress_ifindex() != endpoint.ifindex {
         return Err(DropReason::InvalidSourceIp.into());

@@ -61,6 +61,9 @@ pub(crate) fn to_pod(ctx: TcContext) -> i32 {
         Ok(verdict) => verdict,
         Err(reason) => {
             flow::dropped(packet, flow, reason);
+            if reason == DropReason::AuthenticationEnded as u8 {
+                answer::onward(skb, packet, flow);
+            }
             answer::refuse(skb, packet, flow, reason, Sender::Stack)
         }
     }
@@ -119,6 +122,8 @@ fn sender(skb: Skb, packet: &Packet, flow: &mut Flow, now: &Moment) -> Result<()
     }
     flow.source.set_remote(&packet.source, now.generation);
     match flow.source.identity {
+        // The judgement says so, unless it belongs to a connection that was allowed when more was known.
+        _ if flow.source.is_pending() => Ok(()),
         ReservedIdentity::UNMANAGED => Err(DropReason::InvalidSourceIp),
         ReservedIdentity::HOST if skb.is_received() => Err(DropReason::InvalidSourceIp),
         _ => Ok(()),

@@ -11,6 +11,8 @@ use aya::maps::{MapInfo, MapType};
 const ENDPOINT_IDS: u32 = 1 << 16;
 /// Clients that are remembered by services with affinity.
 const AFFINITIES: u32 = 1 << 16;
+/// Pairs of an endpoint of this node and an address of a peer that are proven, or were refused a moment ago.
+const PAIRS: u32 = 1 << 18;
 /// Datagrams in pieces under way at once.
 const FRAGMENTS: u32 = 1 << 16;
 /// `BPF_F_NO_PREALLOC`; the kernel insists on it for tries.
@@ -139,7 +141,7 @@ impl Spec {
 }
 
 /// Every map that is pinned.
-pub fn specs(sizes: &Sizes) -> [Spec; 28] {
+pub fn specs(sizes: &Sizes) -> [Spec; 31] {
     use abi::map;
     [
         Spec::mapped::<abi::Node>(map::NODE, 1),
@@ -194,5 +196,8 @@ pub fn specs(sizes: &Sizes) -> [Spec; 28] {
         Spec::trie::<abi::AddressKey, u32>(map::UNMASQUERADED, Sizes::UNMASQUERADED),
         Spec::of::<u32, u64>(map::BOUND, MapType::Array, abi::BOUND_WORDS),
         Spec::of::<abi::FragmentKey, abi::Fragment>(map::FRAGMENTS, MapType::LruHash, FRAGMENTS),
+        Spec { flags: NO_PREALLOC, ..Spec::of::<abi::PairKey, abi::Pair>(map::AUTH, MapType::Hash, PAIRS) },
+        Spec::mapped::<abi::Mark>(map::MARKS, abi::MARKS),
+        Spec::mapped::<u64>(map::LEASES, abi::LEASES),
     ]
 }

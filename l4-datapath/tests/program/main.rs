@@ -11,6 +11,7 @@
 )]
 
 mod answers;
+mod auth;
 mod connections;
 mod established;
 mod extensions;

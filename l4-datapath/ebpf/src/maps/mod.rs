@@ -2,6 +2,7 @@
 
 mod affinities;
 mod assignments;
+mod auth;
 mod connections;
 mod devices;
 mod drops;
@@ -20,6 +21,7 @@ mod usage;
 
 pub(crate) use affinities::AFFINITIES;
 pub(crate) use assignments::ASSIGNMENTS;
+pub(crate) use auth::{AUTH, LEASES, MARKS};
 pub(crate) use connections::{CONNECTIONS4, CONNECTIONS6};
 pub(crate) use devices::{BOUND, DEVICES, UNMASQUERADED};
 pub(crate) use drops::DROPS;
