@@ -106,7 +106,7 @@ impl Files {
         Prepared { bundle, not_after: file.signer.not_after, problem }
     }
 
-    /// The next step towards another root. The caller sees to the time between the steps.
+    /// The next step towards another root; the old one's key is not needed. The caller sees to the time between the steps.
     pub fn rotate(&self, now: UnixTime) -> Result<Rotated, CaError> {
         let Some(bundle) = self.bundle()? else {
             return Err(CaError::Rotation("there is no CA yet".to_owned()));
@@ -122,9 +122,15 @@ impl Files {
                 .map_err(|error| CaError::Rotation(format!("{}: {error}", next.display())))?;
             return Ok(Rotated::Switched);
         }
-        let root = SigningFile::read(&current)?;
         if bundle.certificates().count() > 1 {
-            self.write_bundle(&Bundle::new(self.trust_domain.clone(), [root.certificate])?)?;
+            let issuing = SigningFile::read(&self.directory.join(CA_FILE))?;
+            let signs = |root: &&CertificateDer<'_>| x509::is_signed_by(&issuing.certificate, root);
+            let kept: Vec<_> = bundle.certificates().filter(signs).cloned().collect();
+            if kept.is_empty() {
+                let why = "none of the roots that are trusted has signed the intermediate".to_owned();
+                return Err(CaError::Rotation(why));
+            }
+            self.write_bundle(&Bundle::new(self.trust_domain.clone(), kept)?)?;
             return Ok(Rotated::Finished);
         }
         let certificate = self.make_root(&next, now)?;
