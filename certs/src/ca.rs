@@ -11,7 +11,7 @@ mod files;
 mod issue;
 
 pub use files::{BUNDLE_FILE, CA_FILE, Files, Lifetimes, Prepared, ROOT_FILE, Rotated};
-pub use issue::Authority;
+pub use issue::{Authority, SVID_LIFETIME};
 
 use std::path::PathBuf;
 

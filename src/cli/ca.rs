@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use certs::ca::SVID_LIFETIME;
 use clap::builder::RangedU64ValueParser;
 
 use super::CliError;
@@ -27,7 +28,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "USER", required_unless_present = "rotate_root")]
     user: Option<String>,
     /// How long what it issues is good, in seconds
-    #[arg(long, value_name = "SECONDS", default_value_t = 3600, value_parser = RangedU64ValueParser::<u64>::new().range(1..=86_400))]
+    #[arg(long, value_name = "SECONDS", default_value_t = SVID_LIFETIME.as_secs(), value_parser = RangedU64ValueParser::<u64>::new().range(1..=86_400))]
     svid_lifetime: u64,
     /// Take the next step towards another root, with the root keys in this directory
     #[arg(long, value_name = "DIR", conflicts_with = "user")]

@@ -10,6 +10,7 @@ use std::time::Duration;
 use mesh::spiffe::TrustDomain;
 use rcgen::{Issuer, KeyPair};
 use rustls::pki_types::{CertificateDer, UnixTime};
+use zeroize::Zeroize;
 
 use super::{CaError, SigningFile, later, signer_params, signing_pem};
 use crate::bundle::Bundle;
@@ -176,9 +177,11 @@ impl Files {
     fn make_root(&self, path: &std::path::Path, now: UnixTime) -> Result<CertificateDer<'static>, CaError> {
         let end = later(now, self.lifetimes.root);
         let params = signer_params(&self.trust_domain, "Ferromesh root CA", 1, now, end)?;
-        let pair = KeyPair::generate()?;
+        let mut pair = KeyPair::generate()?;
         let certificate = params.self_signed(&pair)?.der().clone();
-        file::replace(path, signing_pem(&pair, &certificate).as_bytes(), Access::Owner, None)?;
+        let content = signing_pem(&pair, &certificate);
+        pair.zeroize();
+        file::replace(path, content.as_bytes(), Access::Owner, None)?;
         Ok(certificate)
     }
 
@@ -228,9 +231,10 @@ impl Files {
         }
         let issuer: &Issuer<'_, KeyPair> = &root.issuer;
         let params = signer_params(&self.trust_domain, "Ferromesh intermediate CA", 0, now, end)?;
-        let pair = KeyPair::generate()?;
+        let mut pair = KeyPair::generate()?;
         let certificate = params.signed_by(&pair, issuer)?.der().clone();
         let content = signing_pem(&pair, &certificate);
+        pair.zeroize();
         Ok(file::replace(&self.directory.join(CA_FILE), content.as_bytes(), Access::Owner, self.owner)?)
     }
 }

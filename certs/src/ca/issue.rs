@@ -14,6 +14,8 @@ use crate::enrol::ca_id;
 use crate::file;
 use crate::svid::{KeyRequest, Svid};
 
+/// How long an SVID lasts unless said otherwise.
+pub const SVID_LIFETIME: Duration = Duration::from_secs(60 * 60);
 /// The longest certificate request, in bytes: one of a P-256 key has some 200.
 const MAX_REQUEST: usize = 4096;
 /// An uncompressed point of P-256 (SEC 1, 2.3.3).

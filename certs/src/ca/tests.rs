@@ -19,7 +19,6 @@ use crate::verify::{Expected, verify_chain};
 
 const LUKE: &str = "spiffe://rebels.example/ns/default/sa/luke";
 const DAY: u64 = 24 * HOUR;
-const SVID_LIFETIME: Duration = Duration::from_secs(HOUR);
 
 fn files(directory: &TempDir) -> Files {
     Files {
