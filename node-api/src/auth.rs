@@ -37,7 +37,7 @@ pub enum ToAuthAgent {
 
 /// From the auth-agent to its agent.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
-#[serde(tag = "message", rename_all = "kebab-case")]
+#[serde(tag = "message", content = "value", rename_all = "kebab-case")]
 pub enum FromAuthAgent {
     /// Every mark that the plan of this number no longer allows is gone from the maps.
     Applied {
@@ -201,6 +201,7 @@ pub struct AuthCounters {
     pub lost: u64,
     /// Time from a packet's arrival to its release: upper bound in microseconds → how many took at most that and more
     /// than the next lower one; the last bound is `u64::MAX`.
+    #[serde(with = "as_list")]
     pub waited: BTreeMap<u64, u64>,
     /// Sum of the same, in microseconds.
     pub waited_sum: u64,
@@ -208,6 +209,26 @@ pub struct AuthCounters {
     pub first_expiry: Option<u64>,
     /// Node sessions that are up.
     pub sessions: u64,
+}
+
+/// Maps whose keys are no strings, which JSON would have them be.
+mod as_list {
+    use std::collections::BTreeMap;
+
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(
+        map: &BTreeMap<u64, u64>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(map)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<BTreeMap<u64, u64>, D::Error> {
+        Ok(Vec::<(u64, u64)>::deserialize(deserializer)?.into_iter().collect())
+    }
 }
 
 /// Who may have which certificate: what the agent tells its CA, from the authority alone.
@@ -244,4 +265,39 @@ pub enum FromCa {
     Token(String),
     /// It could not be done; the text says what and why.
     Error(String),
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Debug;
+
+    use serde::de::DeserializeOwned;
+
+    use super::*;
+
+    fn comes_back<T: Serialize + DeserializeOwned + PartialEq + Debug>(value: T) {
+        let text = serde_json::to_string(&value).unwrap();
+        assert_eq!(serde_json::from_str::<T>(&text).unwrap(), value, "{text}");
+    }
+
+    #[test]
+    fn what_has_lists_and_maps_in_it_comes_back_as_it_went() {
+        let ended = EndedPair {
+            instance: u64::MAX,
+            remote: vec!["10.0.0.1".parse().unwrap()],
+            epoch: 1,
+            why: Refusal::Withdrawn,
+        };
+        comes_back(FromAuthAgent::Ended(vec![ended]));
+        comes_back(FromAuthAgent::Free { instance: 1 });
+        let counters = AuthCounters {
+            refused: [(Refusal::Expired, 2)].into(),
+            waited: [(50, 1), (u64::MAX, 2)].into(),
+            ..AuthCounters::default()
+        };
+        let answer = Box::new(AuthAnswer::Counters(counters));
+        comes_back(FromAuthAgent::Answer { number: 1, answer });
+        comes_back(ToAuthAgent::Stop);
+        comes_back(ToAuthAgent::Ask { number: 1, question: AuthQuestion::Nodes });
+    }
 }
