@@ -39,7 +39,7 @@ use crate::machine::{Adopted, Machine, Settings};
 use certificates::{Answer, Certificates, Source};
 use clock::Clock;
 use control::Control;
-use door::{Arrival, Door};
+use door::{Arrival, Door, Met};
 use hold::Hold;
 use kernel::Kernel;
 use proofs::{Own, Proofs};
@@ -149,6 +149,7 @@ impl Opened {
             trust: Trust::new(bundle, certs::system_clock()),
             clock: Clock::read(),
             plan: None,
+            met: Vec::new(),
             inputs: VecDeque::from([Input::Tick]),
         };
         driver.run().await
@@ -168,6 +169,8 @@ struct Driver {
     trust: Trust,
     clock: Clock,
     plan: Option<Arc<AuthPlan>>,
+    /// Who has shown a node's certificate; their sessions have not begun.
+    met: Vec<Met>,
     /// What the machine has not been told yet.
     inputs: VecDeque<Input>,
 }

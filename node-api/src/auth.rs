@@ -266,3 +266,38 @@ pub enum FromCa {
     /// It could not be done; the text says what and why.
     Error(String),
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Debug;
+
+    use serde::de::DeserializeOwned;
+
+    use super::*;
+
+    fn comes_back<T: Serialize + DeserializeOwned + PartialEq + Debug>(value: T) {
+        let text = serde_json::to_string(&value).unwrap();
+        assert_eq!(serde_json::from_str::<T>(&text).unwrap(), value, "{text}");
+    }
+
+    #[test]
+    fn what_has_lists_and_maps_in_it_comes_back_as_it_went() {
+        let ended = EndedPair {
+            instance: u64::MAX,
+            remote: vec!["10.0.0.1".parse().unwrap()],
+            epoch: 1,
+            why: Refusal::Withdrawn,
+        };
+        comes_back(FromAuthAgent::Ended(vec![ended]));
+        comes_back(FromAuthAgent::Free { instance: 1 });
+        let counters = AuthCounters {
+            refused: [(Refusal::Expired, 2)].into(),
+            waited: [(50, 1), (u64::MAX, 2)].into(),
+            ..AuthCounters::default()
+        };
+        let answer = Box::new(AuthAnswer::Counters(counters));
+        comes_back(FromAuthAgent::Answer { number: 1, answer });
+        comes_back(ToAuthAgent::Stop);
+        comes_back(ToAuthAgent::Ask { number: 1, question: AuthQuestion::Nodes });
+    }
+}

@@ -17,6 +17,9 @@ use super::door::{Arrival, Met};
 use super::sessions::Event;
 use crate::event::{Input, SessionId};
 
+/// Peers whose session waits for this node's certificates.
+const MAX_MET: usize = 1024;
+
 impl Driver {
     pub(super) fn obey(&mut self, message: ToAuthAgent) {
         match message {
@@ -26,7 +29,7 @@ impl Driver {
             ToAuthAgent::Plan { number, plan } => {
                 self.plan = Some(Arc::clone(&plan));
                 self.refresh_trust();
-                self.certificates.belong(&plan.trust_domain, &self.trust, self.clock, boottime());
+                self.certificates.belong(&plan, &self.trust, self.clock, boottime());
                 self.certificates.ask(&self.trust, boottime());
                 self.inputs.push_back(Input::Plan(number, plan));
             }
@@ -83,13 +86,27 @@ impl Driver {
             Arrival::Stranger(stream, address) => self.admit(stream, address),
             Arrival::Failed { node, problem } => self.inputs.push_back(unconnected(node, problem)),
             Arrival::Met(met) => {
-                let address = met.address;
-                let called = met.called.clone();
-                match (self.meet(*met), called) {
-                    (Ok(input), _) => self.inputs.push_back(input),
-                    (Err(problem), Some(node)) => self.inputs.push_back(unconnected(node, problem)),
-                    (Err(problem), None) => debug!("{address} is sent away: {problem}"),
+                if self.met.len() < MAX_MET {
+                    self.met.push(*met);
+                } else if let Some(node) = met.called {
+                    self.inputs.push_back(unconnected(node, "too many sessions begin".to_owned()));
                 }
+                self.meet_all();
+            }
+        }
+    }
+
+    /// Begins the sessions that may begin.
+    fn meet_all(&mut self) {
+        if !self.certificates.are_settled(boottime()) {
+            return;
+        }
+        for met in std::mem::take(&mut self.met) {
+            let (address, called) = (met.address, met.called.clone());
+            match (self.meet(met), called) {
+                (Ok(input), _) => self.inputs.push_back(input),
+                (Err(problem), Some(node)) => self.inputs.push_back(unconnected(node, problem)),
+                (Err(problem), None) => debug!("{address} is sent away: {problem}"),
             }
         }
     }
@@ -141,6 +158,7 @@ impl Driver {
             self.inputs.extend(self.certificates.tell_again(self.clock, now));
         }
         self.certificates.ask(&self.trust, now);
+        self.meet_all();
     }
 
     pub(super) fn change(&mut self, change: Change) {
@@ -149,6 +167,7 @@ impl Driver {
         }
         self.inputs.extend(change.inputs);
         self.certificates.ask(&self.trust, boottime());
+        self.meet_all();
     }
 
     fn refresh_trust(&mut self) {
