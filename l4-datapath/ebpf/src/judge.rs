@@ -2,6 +2,10 @@
 //!
 //! A packet of a known connection costs one look-up. Policy is asked when a connection opens, and again, on packets of
 //! either direction, when the generation has moved since: always for the direction in which it was opened.
+//!
+//! Where policy asks for a proof of who the peer is, the connection depends on the mark that stands for it. The packet that
+//! finds the mark dead notes so in the entry, and nothing revives it: not the mark (a node that is heard of again), not
+//! another mark, not another generation. A connection opens anew by a judgement of its own.
 
 use abi::{Connection, Direction, DropReason, EventFlags, EventKind, Memo, ReservedIdentity};
 
