@@ -63,7 +63,8 @@ fn the_first_connection_waits_for_its_proof_and_loses_no_packet() {
     let status = node.json(&["status"]);
     assert_eq!(status["authentication"]["problem"], Value::Null, "{status:#}");
     assert_eq!(node.json(&["endpoint", "get", "deathstar"])["spiffe_id"], id);
-    let flows = node.ferromesh(&["observe", "--pod", "default/tiefighter", "--last", "20", "-o", "json"]).success();
+    let flows =
+        node.ferromesh(&["observe", "--pod", "default/tiefighter", "--last", "20", "-o", "json"]).success();
     assert!(flows.contains("\"authentication\":{\"state\":\"proven\""), "{flows}");
     wait_until("what it counts is told", || {
         node.ferromesh(&["metrics", "list"]).stdout.contains("ferromesh_auth_marks")
@@ -151,7 +152,10 @@ fn down_leaves_nothing_of_it_even_without_an_agent() {
     assert!(changes.contains("fm_hold") && changes.contains("auth-agent"), "{changes}");
     node.kill_agent();
     let left = node.verb("check", &["--clean"]);
-    assert!(left.stdout.contains("ferromesh auth-agent") && left.stdout.contains("device fm_hold"), "{left:?}");
+    assert!(
+        left.stdout.contains("ferromesh auth-agent") && left.stdout.contains("device fm_hold"),
+        "{left:?}"
+    );
     node.verb("down", &[]).success();
     node.verb("check", &["--clean"]).success();
     assert_eq!(["ca", "auth-agent"].map(|verb| processes(&node, verb).len()), [0, 0]);

@@ -310,7 +310,8 @@ impl Surroundings {
 /// were. What they have open depends on nothing then; and where policy denies them, that is the programs' to enforce.
 fn switched_off(before: &AuthPlan, now: &AuthPlan, pair: &EndedPair) -> bool {
     let ends = |plan: &AuthPlan| {
-        let remote = |end: &&AuthEndpoint| end.addresses().iter().any(|address| pair.remote.contains(address));
+        let remote =
+            |end: &&AuthEndpoint| end.addresses().iter().any(|address| pair.remote.contains(address));
         let local = plan.endpoints.get(&pair.instance)?.identity;
         let remote = plan.endpoints.values().chain(plan.remotes.values()).find(remote)?.identity;
         Some((local, remote))
@@ -381,7 +382,10 @@ mod tests {
             nodes: BTreeMap::new(),
             endpoints: (1..).zip(identities).map(endpoint).collect(),
             remotes: BTreeMap::new(),
-            pairs: pairs.iter().map(|(one, other)| IdentityPair::new(identity(*one), identity(*other))).collect(),
+            pairs: pairs
+                .iter()
+                .map(|(one, other)| IdentityPair::new(identity(*one), identity(*other)))
+                .collect(),
         }
     }
 

@@ -285,8 +285,12 @@ mod tests {
             .into(),
             pairs: BTreeSet::new(),
         };
-        let query =
-            TraceQuery { from: "xwing".to_owned(), to: "default/deathstar".to_owned(), port: 80, protocol: 6 };
+        let query = TraceQuery {
+            from: "xwing".to_owned(),
+            to: "default/deathstar".to_owned(),
+            port: 80,
+            protocol: 6,
+        };
         let trace = Trace { allowed: true, authentication, lines: vec!["allowed: by rule1".to_owned()] };
         Asked { query, trace, auth: Some(Arc::new(plan)), askers: None }
     }
@@ -363,14 +367,19 @@ mod tests {
         let cases: [(&dyn Fn(&mut Known), &str, &str); 6] = [
             (&|known| known.nodes.clear(), "session", "has no Node object"),
             (
-                &|known| (known.nodes[0].connected, known.nodes[0].problem) = (false, Some("refused".to_owned())),
+                &|known| {
+                    (known.nodes[0].connected, known.nodes[0].problem) = (false, Some("refused".to_owned()))
+                },
                 "session",
                 "not connected: refused; is its auth-agent up",
             ),
             (&|known| known.certificates[0].serial = None, "certificate", "the CA has not answered yet"),
             (&|known| known.pairs.clear(), "proof", "nobody has tried yet"),
             (
-                &|known| (known.pairs[0].state, known.pairs[0].refusal) = (PairState::Refused, Some(Refusal::Expired)),
+                &|known| {
+                    (known.pairs[0].state, known.pairs[0].refusal) =
+                        (PairState::Refused, Some(Refusal::Expired))
+                },
                 "proof",
                 "refused: the certificate has expired",
             ),
