@@ -37,7 +37,7 @@ pub enum ToAuthAgent {
 
 /// From the auth-agent to its agent.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
-#[serde(tag = "message", rename_all = "kebab-case")]
+#[serde(tag = "message", content = "value", rename_all = "kebab-case")]
 pub enum FromAuthAgent {
     /// Every mark that the plan of this number no longer allows is gone from the maps.
     Applied {
@@ -264,4 +264,55 @@ pub enum FromCa {
     Token(String),
     /// It could not be done; the text says what and why.
     Error(String),
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::de::DeserializeOwned;
+
+    use super::*;
+
+    #[track_caller]
+    fn goes_through<T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(message: T) {
+        let text = serde_json::to_vec(&message).unwrap();
+        assert_eq!(serde_json::from_slice::<T>(&text).unwrap(), message);
+    }
+
+    /// Serde finds only at run time that a way of tagging does not fit what is tagged.
+    #[test]
+    fn every_message_can_be_written_and_read() {
+        let trust_domain: TrustDomain = "mesh".parse().unwrap();
+        let plan = AuthPlan {
+            trust_domain: trust_domain.clone(),
+            node: "node1".to_owned(),
+            grace: 10_000,
+            nodes: BTreeMap::new(),
+            endpoints: BTreeMap::new(),
+            remotes: BTreeMap::new(),
+            pairs: BTreeSet::new(),
+        };
+        goes_through(ToAuthAgent::Plan { number: 1, plan: Arc::new(plan) });
+        goes_through(ToAuthAgent::Ask { number: 1, question: AuthQuestion::Pairs });
+        goes_through(ToAuthAgent::Stop);
+        let remote = vec![[10, 0, 0, 1].into()];
+        let ended = EndedPair { instance: 1, remote, epoch: 7, why: Refusal::Expired };
+        let counters = AuthCounters { refused: [(Refusal::Expired, 2)].into(), ..AuthCounters::default() };
+        for message in [
+            FromAuthAgent::Applied { number: 1 },
+            FromAuthAgent::Settled { number: 1 },
+            FromAuthAgent::Ended(vec![ended]),
+            FromAuthAgent::Free { instance: 1 },
+            FromAuthAgent::Answer { number: 1, answer: Box::new(AuthAnswer::Counters(counters)) },
+        ] {
+            goes_through(message);
+        }
+        let id = trust_domain.workload("default", "ship").unwrap();
+        let nodes = [("node1".to_owned(), BTreeSet::from([id]))].into();
+        goes_through(ToCa::Place(Placements { trust_domain, nodes }));
+        goes_through(ToCa::Token { node: "node1".to_owned() });
+        goes_through(ToCa::Stop);
+        for message in [FromCa::Placed, FromCa::Token("t".to_owned()), FromCa::Error("e".to_owned())] {
+            goes_through(message);
+        }
+    }
 }
