@@ -5,12 +5,16 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixListener as StdUnixListener;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
-use certs::ca::{CaError, SVID_LIFETIME};
+pub(crate) use certs::ca::Rotated;
+use certs::ca::{Authority, CaError, Files, Lifetimes};
 use certs::enrol::server::{Allowed, Server};
+use certs::{Owner, UnixTime};
 use linux::process;
 use linux::user::Credentials;
 use node_api::auth::{FromCa, Placements, ToCa};
@@ -38,14 +42,29 @@ pub(crate) enum Failure {
     Io(#[from] io::Error),
 }
 
+/// Takes the next step towards another root: the administrator's, who has the root keys. The running CA takes over what
+/// it finds in its files.
+pub(crate) fn rotate(directory: &Path, root: &Path) -> Result<Rotated, Failure> {
+    let owner = std::fs::metadata(directory)?;
+    let authority = Authority::open(directory, Duration::ZERO)?;
+    let files = Files {
+        root: root.to_owned(),
+        directory: directory.to_owned(),
+        owner: Some(Owner { uid: owner.uid(), gid: owner.gid() }),
+        trust_domain: authority.trust_domain().clone(),
+        lifetimes: Lifetimes::default(),
+    };
+    Ok(files.rotate(UnixTime::now())?)
+}
+
 /// Runs until it is told to end.
-pub(crate) fn run(directory: &Path, user: &str) -> Result<(), Failure> {
+pub(crate) fn run(directory: &Path, user: &str, lifetime: Duration) -> Result<(), Failure> {
     let descriptors = process::inherited()?;
     let [control, listener] =
         <[OwnedFd; 2]>::try_from(descriptors).map_err(|found| Failure::Descriptors(found.len()))?;
     let credentials = Credentials::parse(user)?;
     confine(directory, &credentials, &[control.as_fd(), listener.as_fd()])?;
-    let server = Arc::new(Server::open(Path::new("/"), SVID_LIFETIME, certs::system_clock())?);
+    let server = Arc::new(Server::open(Path::new("/"), lifetime, certs::system_clock())?);
     // After the confinement: a thread has the rights of the one that started it.
     tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -172,6 +172,12 @@ pub fn refusal_of_io(error: &std::io::Error) -> Refusal {
     }
 }
 
+/// The same in a sentence: a verifier's own words where it has any.
+pub fn problem_of_io(error: &std::io::Error) -> String {
+    let cause = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    cause.and_then(VerifyError::of).map_or_else(|| error.to_string(), ToString::to_string)
+}
+
 /// Verifies a chain, leaf first: in a handshake, and again whenever the bundles change.
 pub fn verify_chain(
     chain: &[CertificateDer<'_>],

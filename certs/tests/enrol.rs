@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use certs::bundle::{Bundle, Bundles};
 use certs::ca::{BUNDLE_FILE, Files, Lifetimes};
+use certs::enrol::message::Request;
 use certs::enrol::server::{Allowed, Server};
 use certs::enrol::{Client, Denied, EnrolError, ca_id};
 use certs::svid::Svid;
@@ -224,8 +225,10 @@ async fn a_workloads_certificate_is_not_a_nodes() {
 async fn who_shows_no_certificate_gets_nothing_but_by_token() {
     let mesh = Mesh::start().await;
     let mut stream = anonymous(&mesh).await;
-    // `Request::Bundle`, the third of the enum.
-    stream.write_all(&[0, 0, 0, 1, 2]).await.unwrap();
+    let csr = certs::svid::KeyRequest::new().unwrap().der().to_vec();
+    let request = postcard::to_stdvec(&Request::Issue { id: id(LUKE), csr }).unwrap();
+    stream.write_u32(request.len() as u32).await.unwrap();
+    stream.write_all(&request).await.unwrap();
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).await.unwrap();
     // `Response::Denied(NoCertificate)`, the third of each.
@@ -295,9 +298,20 @@ async fn a_changed_bundle_reaches_nodes_and_judges_them() {
     let client = Client::new(mesh.address, mesh.domain(), Arc::new(Bundles::new(both)), mesh.clock());
     let (renewed, _) = client.issue(&node, node.id()).await.unwrap();
     mesh.files.rotate(at(NOW)).unwrap();
-    let refused = client.bundle(&node).await.unwrap_err();
-    assert_eq!(refused.refusal(), Refusal::RefusedByPeer, "of the old root: {refused}");
-    assert_eq!(client.bundle(&renewed).await.unwrap().certificates().count(), 1);
+    let refused = client.issue(&node, node.id()).await;
+    assert!(refused.is_err(), "of the old root");
+    for svid in [&renewed, &node] {
+        assert_eq!(client.bundle(svid).await.unwrap().certificates().count(), 1);
+    }
+}
+
+#[tokio::test]
+async fn nodes_learn_that_their_only_root_was_taken_away() {
+    let mesh = Mesh::start().await;
+    let node = mesh.join("yavin").await;
+    std::fs::write(mesh.files.directory.join(BUNDLE_FILE), "").unwrap();
+    assert!(mesh.client().bundle(&node).await.unwrap().is_empty());
+    assert!(mesh.client().issue(&node, &id(LUKE)).await.is_err());
 }
 
 #[tokio::test]

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 /// From the agent to its auth-agent.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
-#[serde(tag = "message", rename_all = "kebab-case")]
+#[serde(tag = "message", content = "value", rename_all = "kebab-case")]
 pub enum ToAuthAgent {
     /// What is to be proven; replaces the one before.
     Plan {
@@ -201,6 +201,7 @@ pub struct AuthCounters {
     pub lost: u64,
     /// Time from a packet's arrival to its release: upper bound in microseconds → how many took at most that and more
     /// than the next lower one; the last bound is `u64::MAX`.
+    #[serde(with = "mesh::auth::as_list")]
     pub waited: BTreeMap<u64, u64>,
     /// Sum of the same, in microseconds.
     pub waited_sum: u64,

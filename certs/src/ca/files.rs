@@ -10,6 +10,7 @@ use std::time::Duration;
 use mesh::spiffe::TrustDomain;
 use rcgen::{Issuer, KeyPair};
 use rustls::pki_types::{CertificateDer, UnixTime};
+use zeroize::Zeroize;
 
 use super::{CaError, SigningFile, later, signer_params, signing_pem};
 use crate::bundle::Bundle;
@@ -106,7 +107,7 @@ impl Files {
         Prepared { bundle, not_after: file.signer.not_after, problem }
     }
 
-    /// The next step towards another root. The caller sees to the time between the steps.
+    /// The next step towards another root; the old one's key is not needed. The caller sees to the time between the steps.
     pub fn rotate(&self, now: UnixTime) -> Result<Rotated, CaError> {
         let Some(bundle) = self.bundle()? else {
             return Err(CaError::Rotation("there is no CA yet".to_owned()));
@@ -122,9 +123,15 @@ impl Files {
                 .map_err(|error| CaError::Rotation(format!("{}: {error}", next.display())))?;
             return Ok(Rotated::Switched);
         }
-        let root = SigningFile::read(&current)?;
         if bundle.certificates().count() > 1 {
-            self.write_bundle(&Bundle::new(self.trust_domain.clone(), [root.certificate])?)?;
+            let issuing = SigningFile::read(&self.directory.join(CA_FILE))?;
+            let signs = |root: &&CertificateDer<'_>| x509::is_signed_by(&issuing.certificate, root);
+            let kept: Vec<_> = bundle.certificates().filter(signs).cloned().collect();
+            if kept.is_empty() {
+                let why = "none of the roots that are trusted has signed the intermediate".to_owned();
+                return Err(CaError::Rotation(why));
+            }
+            self.write_bundle(&Bundle::new(self.trust_domain.clone(), kept)?)?;
             return Ok(Rotated::Finished);
         }
         let certificate = self.make_root(&next, now)?;
@@ -170,9 +177,11 @@ impl Files {
     fn make_root(&self, path: &std::path::Path, now: UnixTime) -> Result<CertificateDer<'static>, CaError> {
         let end = later(now, self.lifetimes.root);
         let params = signer_params(&self.trust_domain, "Ferromesh root CA", 1, now, end)?;
-        let pair = KeyPair::generate()?;
+        let mut pair = KeyPair::generate()?;
         let certificate = params.self_signed(&pair)?.der().clone();
-        file::replace(path, signing_pem(&pair, &certificate).as_bytes(), Access::Owner, None)?;
+        let content = signing_pem(&pair, &certificate);
+        pair.zeroize();
+        file::replace(path, content.as_bytes(), Access::Owner, None)?;
         Ok(certificate)
     }
 
@@ -222,9 +231,10 @@ impl Files {
         }
         let issuer: &Issuer<'_, KeyPair> = &root.issuer;
         let params = signer_params(&self.trust_domain, "Ferromesh intermediate CA", 0, now, end)?;
-        let pair = KeyPair::generate()?;
+        let mut pair = KeyPair::generate()?;
         let certificate = params.signed_by(&pair, issuer)?.der().clone();
         let content = signing_pem(&pair, &certificate);
+        pair.zeroize();
         Ok(file::replace(&self.directory.join(CA_FILE), content.as_bytes(), Access::Owner, self.owner)?)
     }
 }

@@ -19,7 +19,7 @@ use crate::Clock;
 use crate::bundle::{Bundle, BundleError, Bundles};
 use crate::svid::{KeyRequest, Svid, SvidError};
 use crate::tls;
-use crate::verify::{Expected, VerifyError, refusal_of_io};
+use crate::verify::{Expected, problem_of_io, refusal_of_io};
 
 /// How long one request may take, connecting included.
 pub const PATIENCE: Duration = Duration::from_secs(5);
@@ -51,9 +51,6 @@ pub enum EnrolError {
     /// What it issued is of no use.
     #[error("what the CA issued is of no use: {0}")]
     Svid(#[from] SvidError),
-    /// What it issued does not verify against the bundle it sent.
-    #[error("what the CA issued does not verify: {0}")]
-    Verify(#[from] VerifyError),
     /// The bundle it sent is of no use.
     #[error("what the CA sent is of no use: {0}")]
     Bundle(#[from] BundleError),
@@ -108,9 +105,23 @@ impl Client {
         self.issued(self.as_node(node)?, Request::Issue { id: id.clone(), csr }, key, id).await
     }
 
-    /// The current bundle.
+    /// The current bundle. If the CA does not take the node's certificate, it is asked again without: the root of that
+    /// certificate may be the one that was taken away, which is just what the node has to learn.
     pub async fn bundle(&self, node: &Svid) -> Result<Bundle, EnrolError> {
-        match self.ask(self.as_node(node)?, Request::Bundle).await? {
+        match self.ask_bundle(self.as_node(node)?).await {
+            Err(EnrolError::Connection {
+                refusal: Refusal::RefusedByPeer | Refusal::NodeUnreachable,
+                ..
+            }) => {
+                let anonymous = tls::anonymous_client_config(self.expected()?, &self.bundles, &self.clock)?;
+                self.ask_bundle(anonymous).await
+            }
+            answered => answered,
+        }
+    }
+
+    async fn ask_bundle(&self, config: Arc<ClientConfig>) -> Result<Bundle, EnrolError> {
+        match self.ask(config, Request::Bundle).await? {
             Response::Bundle(bundle) => self.read_bundle(bundle),
             _ => Err(EnrolError::Unexpected(self.address)),
         }
@@ -153,7 +164,7 @@ impl Client {
             Ok(response) => Ok(response),
             Err(error) => {
                 let refusal = refusal_of_io(&error);
-                Err(EnrolError::Connection { address, problem: error.to_string(), refusal })
+                Err(EnrolError::Connection { address, problem: problem_of_io(&error), refusal })
             }
         }
     }

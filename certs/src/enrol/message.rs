@@ -30,7 +30,7 @@ pub enum Request {
         /// PKCS#10, DER.
         csr: Vec<u8>,
     },
-    /// → [`Response::Bundle`].
+    /// → [`Response::Bundle`]. Of anybody: roots are public, and who is no longer trusted must learn of it.
     Bundle,
 }
 

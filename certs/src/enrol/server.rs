@@ -29,7 +29,7 @@ use crate::bundle::Bundles;
 use crate::ca::{Authority, BUNDLE_FILE, CA_FILE, CaError};
 use crate::svid::Svid;
 use crate::tls;
-use crate::verify::{Expected, node_name, verify_chain};
+use crate::verify::{Expected, node_name, problem_of_io, verify_chain};
 
 /// How long one connection may take, from accept to close.
 pub const PATIENCE: Duration = Duration::from_secs(5);
@@ -146,7 +146,7 @@ impl Server {
     async fn connection(&self, stream: TcpStream, address: IpAddr) {
         match timeout(PATIENCE, self.exchange(stream)).await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => info!(%address, %error, "connection failed"),
+            Ok(Err(error)) => info!(%address, error = problem_of_io(&error), "connection failed"),
             Err(_) => info!(%address, "connection took more than {} s", PATIENCE.as_secs()),
         }
     }
@@ -222,11 +222,7 @@ impl Server {
             (Request::Join { node, token, csr }, _) => self.join(&node, &token, &csr),
             (Request::Issue { id, csr }, Some(node)) => self.issue(node, &id, &csr),
             (Request::Issue { id, .. }, None) => self.denied(None, Some(&id), Denied::NoCertificate, ""),
-            (Request::Bundle, Some(_)) => {
-                let state = self.state.lock();
-                Response::Bundle(certificates(&state.authority))
-            }
-            (Request::Bundle, None) => self.denied(None, None, Denied::NoCertificate, ""),
+            (Request::Bundle, _) => Response::Bundle(certificates(&self.state.lock().authority)),
         }
     }
 

@@ -37,11 +37,12 @@ pub(super) struct Auth {
     enforcement: Enforcement,
     pairs: AuthenticatedPairs,
     inputs: Option<Inputs>,
+    endpoints: BTreeMap<u64, AuthEndpoint>,
     pub(super) plan: Option<Arc<AuthPlan>>,
     pub(super) notes: Notes,
 }
 
-/// What the plan comes from besides the pairs.
+/// What the plan comes from besides the pairs and the endpoints of this node.
 struct Inputs {
     trust_domain: TrustDomain,
     grace: Duration,
@@ -49,7 +50,6 @@ struct Inputs {
     node: String,
     nodes: Arc<BTreeMap<String, Node>>,
     remotes: Arc<remotes::All>,
-    endpoints: BTreeMap<u64, AuthEndpoint>,
 }
 
 /// What this step is given.
@@ -70,17 +70,63 @@ impl Auth {
     /// Brings everything up to date; whether there are other notes.
     pub(super) fn update(&mut self, given: &Given<'_>) -> bool {
         let pairs_changed = self.update_pairs(given);
+        // Not while nobody is here whom they mean: who comes then finds everything ready.
+        if self.policies.is_empty() {
+            self.inputs = None;
+            self.endpoints.clear();
+            self.plan = None;
+            return self.settle(given, pairs_changed);
+        }
         let inputs = Inputs::new(given);
-        if !pairs_changed && self.inputs.as_ref().is_some_and(|earlier| earlier.are(&inputs)) {
+        let same = self.inputs.as_ref().is_some_and(|earlier| earlier.are(&inputs));
+        let endpoints_changed = self.update_endpoints(given);
+        if !pairs_changed && same && !endpoints_changed {
             return false;
         }
-        let plan = (!self.pairs.pairs.is_empty()).then(|| inputs.plan(&self.pairs.pairs));
-        if self.plan.as_deref() != plan.as_ref() {
-            self.plan = plan.map(Arc::new);
+        let plan = inputs.plan(&self.endpoints, &self.pairs.pairs);
+        if self.plan.as_deref() != Some(&plan) {
+            self.plan = Some(Arc::new(plan));
         }
-        self.notes = self.noted(given);
         self.inputs = Some(inputs);
-        true
+        self.settle(given, true)
+    }
+
+    fn settle(&mut self, given: &Given<'_>, changed: bool) -> bool {
+        if changed {
+            self.notes = self.noted(given);
+        }
+        changed
+    }
+
+    /// Endpoints of this node that can prove who they are; whether they are others.
+    fn update_endpoints(&mut self, given: &Given<'_>) -> bool {
+        let (world, trust_domain) = (given.world, &given.world.configuration.trust_domain);
+        let mut earlier = std::mem::take(&mut self.endpoints);
+        if self.inputs.as_ref().is_none_or(|inputs| inputs.trust_domain != *trust_domain) {
+            earlier.clear();
+        }
+        let mut changed = false;
+        for (running, identity) in given.running.iter().zip(given.identities) {
+            let endpoint = running.endpoint;
+            if !identity.is_workload() || running.leaving {
+                continue;
+            }
+            // Of one identity is one service account, and so of one workload one ID.
+            let known = earlier.remove(&endpoint.instance).filter(|known| {
+                let same = (&known.workload, known.identity, known.ipv4, known.ipv6);
+                same == (&endpoint.workload, *identity, endpoint.ipv4, endpoint.ipv6)
+            });
+            changed |= known.is_none();
+            let new = || {
+                let id = id_of(world, trust_domain, endpoint)?;
+                let (workload, ipv4, ipv6) = (endpoint.workload.clone(), endpoint.ipv4, endpoint.ipv6);
+                Some(AuthEndpoint { workload, id, identity: *identity, ipv4, ipv6 })
+            };
+            if let Some(own) = known.or_else(new) {
+                self.endpoints.insert(endpoint.instance, own);
+            }
+        }
+        changed || !earlier.is_empty()
     }
 
     fn update_pairs(&mut self, given: &Given<'_>) -> bool {
@@ -137,22 +183,13 @@ fn asks(policy: &Policy) -> bool {
 impl Inputs {
     fn new(given: &Given<'_>) -> Self {
         let (world, configuration) = (given.world, &given.world.configuration);
-        let trust_domain = &configuration.trust_domain;
-        let own = given.running.iter().zip(given.identities);
-        let own = own.filter(|(running, identity)| identity.is_workload() && !running.leaving);
-        let own = own.filter_map(|(Running { endpoint, .. }, identity)| {
-            let id = id_of(world, trust_domain, endpoint)?;
-            let (workload, ipv4, ipv6) = (endpoint.workload.clone(), endpoint.ipv4, endpoint.ipv6);
-            Some((endpoint.instance, AuthEndpoint { workload, id, identity: *identity, ipv4, ipv6 }))
-        });
         Self {
-            trust_domain: trust_domain.clone(),
+            trust_domain: configuration.trust_domain.clone(),
             grace: configuration.authentication_grace,
             auth_port: configuration.auth_port,
             node: given.node.name.clone(),
             nodes: Arc::clone(&world.nodes),
             remotes: Arc::clone(&given.remotes.all),
-            endpoints: own.collect(),
         }
     }
 
@@ -163,10 +200,9 @@ impl Inputs {
             && self.node == now.node
             && Arc::ptr_eq(&self.nodes, &now.nodes)
             && Arc::ptr_eq(&self.remotes, &now.remotes)
-            && self.endpoints == now.endpoints
     }
 
-    fn plan(&self, pairs: &BTreeSet<IdentityPair>) -> AuthPlan {
+    fn plan(&self, endpoints: &BTreeMap<u64, AuthEndpoint>, pairs: &BTreeSet<IdentityPair>) -> AuthPlan {
         let trust_domain = &self.trust_domain;
         let other = |node: &Node| {
             let addresses = node.addresses.iter().map(|address| SocketAddr::new(*address, node.auth_port));
@@ -185,14 +221,15 @@ impl Inputs {
             node: self.node.clone(),
             grace: u64::try_from(self.grace.as_millis()).unwrap_or(u64::MAX),
             nodes: self.nodes.values().filter(|node| node.name != self.node).filter_map(other).collect(),
-            endpoints: self.endpoints.clone(),
+            endpoints: endpoints.clone(),
             remotes: self.remotes.iter().filter_map(remote).collect(),
             pairs: pairs.clone(),
         }
     }
 }
 
-/// The ID of an endpoint's workload. A name that fits into no ID has none, and proves nothing.
+/// The ID of an endpoint's workload, by what the administrator says, else by what it was run with. A name that fits into
+/// no ID has none, and proves nothing.
 fn id_of(world: &World, trust_domain: &TrustDomain, endpoint: &Endpoint) -> Option<SpiffeId> {
     let name = &endpoint.workload;
     let account = match world.workloads.get(name) {

@@ -44,13 +44,13 @@ pub const SCHEMA: u32 = 4;
 /// 0x8000 stay free.
 pub const MARK_ANSWER: u32 = 0x0e00;
 
-/// Mark of a packet that our own program made for the workload behind a veth, and sends to it by that veth's ingress: from
-/// there alone a packet reaches the workload without meeting `to_pod`. As unforgeable as [`MARK_ANSWER`].
-pub const MARK_INWARD: u32 = 0x0c00;
-
 /// Mark of a packet that has waited for a proof and is sent through the hook that stopped it once more: it is judged as
 /// any other and not held again. It gives no right, so whoever forges it gains nothing.
 pub const MARK_RELEASED: u32 = 0x0d00;
+
+/// Mark of a packet that our own program made for the workload behind a veth, and sends to it by that veth's ingress: from
+/// there alone a packet reaches the workload without meeting `to_pod`. As unforgeable as [`MARK_ANSWER`].
+pub const MARK_INWARD: u32 = 0x0c00;
 
 /// Names of the maps, as in the object and under the pin directory. One list, so that loader, readers and `check`
 /// cannot disagree.

@@ -133,8 +133,8 @@ fn reset(skb: Skb, packet: &Packet) -> Option<()> {
     let heard = skb.read(packet.transport(), &mut space)?;
     let heard_syn = u32::from_be_bytes(heard.sequence).wrapping_add(1).to_be_bytes();
     let rst = Tcp {
-        source: heard.destination,
-        destination: heard.source,
+        source: packet.destination_port.to_be_bytes(),
+        destination: packet.source_port.to_be_bytes(),
         sequence: if opens { [0; 4] } else { heard.acknowledgement },
         acknowledgement: if opens { heard_syn } else { [0; 4] },
         flags: if opens { tcp::RST | tcp::ACK } else { tcp::RST },

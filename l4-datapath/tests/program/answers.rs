@@ -65,7 +65,7 @@ fn a_reset_is_never_answered() {
 }
 
 /// An ICMP error about `frame`: back to its sender, quoting its IP header and eight bytes.
-fn error(ends: Ends, kind: u8, code: u8, rest: [u8; 4], frame: &[u8]) -> Vec<u8> {
+pub(crate) fn error(ends: Ends, kind: u8, code: u8, rest: [u8; 4], frame: &[u8]) -> Vec<u8> {
     let quoted = &frame[LINK..ends.transport() + 8];
     let mut expected = icmp(ends.reversed(), kind, code, 64, &[&rest[..], quoted].concat());
     if ends.is_v4() {

@@ -209,7 +209,7 @@ fn a_pod_cannot_forge_the_mark_of_our_answers() {
     }
 }
 
-fn two_pods() -> (Node, Shell, Shell) {
+pub(crate) fn two_pods() -> (Node, Shell, Shell) {
     let mut node = Node::new();
     node.allow_all();
     let (a, b) = (Shell::new(A), Shell::new(B));

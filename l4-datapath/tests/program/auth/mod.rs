@@ -1,6 +1,11 @@
 //! Marks: who needs one, when a connection that depends on one ends, and what both ends hear of that.
 
+mod answers;
+mod ending;
+mod guard;
+mod live;
 mod opening;
+mod pending;
 
 use std::net::IpAddr;
 
@@ -9,7 +14,7 @@ use aya::maps::{Array, LpmTrie, lpm_trie::Key};
 use nix::time::{ClockId, clock_gettime};
 
 use super::{
-    frame::{ACK, Ends, SYN, echo, sctp, tcp, udp},
+    frame::{ACK, Ends, RST, SYN, echo, sctp, tcp, udp},
     node::{Context, Node, Outcome},
     world::{A, B, FAMILIES, Family, PEER, Pod, Ports, address},
 };
@@ -32,7 +37,7 @@ fn now() -> u64 {
 
 /// What a pod's peer is.
 #[derive(Clone, Copy, Debug)]
-enum Peer {
+pub(crate) enum Peer {
     Pod(Pod),
     Beyond,
 }
@@ -224,7 +229,7 @@ fn each(with: fn(Way) -> Node, test: impl Fn(&mut Node, Way, Talk, Family)) {
 
 impl Node {
     /// Lets the peer through to those ports if it has proven who it is.
-    fn require(&mut self, pod: Pod, direction: abi::Direction, peer: u32, ports: Ports) {
+    pub(crate) fn require(&mut self, pod: Pod, direction: abi::Direction, peer: u32, ports: Ports) {
         self.demand(pod, direction, peer, ports, REQUIRED);
     }
 
@@ -250,7 +255,7 @@ impl Node {
     }
 
     /// Gives a pair this mark, which nothing ends but withdrawal.
-    fn prove(&mut self, pod: Pod, peer: Peer, number: u32, epoch: u64) {
+    pub(crate) fn prove(&mut self, pod: Pod, peer: Peer, number: u32, epoch: u64) {
         self.set(map::LEASES, 0, FAR);
         self.set(map::LEASES, BEYOND, FAR);
         let value = Mark { epoch, expiry: FAR, ..mark_of(pod, peer) };

@@ -1,10 +1,12 @@
 //! Packets that wait for a proof: `from_pod` and `to_pod` let them wait, `from_hold` lets them go on.
 //!
-//! They wait here for an address of another node of which nothing is known yet: to the hold it is the same as a proof.
+//! But for [`proofs`] they wait here for an address of another node of which nothing is known yet: to the hold that is the
+//! same.
 
 mod forged;
 mod limits;
 mod live;
+mod proofs;
 mod services;
 
 use abi::{
@@ -17,7 +19,7 @@ use super::{
     frame::{ACK, Ends, LINK, SYN, UDP, echo, piece, sctp, tcp, udp},
     node::{Context, Node, Outcome, REDIRECT, SHOT},
     run,
-    world::{A, FAMILIES, Family, NIC, PEER, address},
+    world::{A, FAMILIES, Family, NIC, PEER, Pod, address},
 };
 
 /// A packet that came in by another device.
@@ -113,9 +115,15 @@ impl Node {
         [HoldCount::HELD, HoldCount::RELEASED].map(|what| map.get(&what, 0).unwrap().iter().sum())
     }
 
-    /// Asserts that the frame waits, without any drop; returns its number and what stands on the device.
+    /// Asserts that the frame waits for its peer's address, without any drop; returns its number and what stands on the
+    /// device.
     #[track_caller]
     fn waits(&mut self, hook: Hook, frame: &[u8]) -> (u32, Vec<u8>) {
+        self.waits_as(hook, hook.kind(), frame)
+    }
+
+    #[track_caller]
+    fn waits_as(&mut self, hook: Hook, kind: HoldKind, frame: &[u8]) -> (u32, Vec<u8>) {
         let before = (self.drops(), self.hold_counts());
         self.events();
         let outcome = self.run(hook.program(), A, RECEIVED, frame);
@@ -125,7 +133,7 @@ impl Node {
         assert_eq!(self.hold_counts(), [before.1[0] + 1, before.1[1]]);
         let mac = <[u8; 6]>::try_from(&outcome.frame[..6]).unwrap();
         let tag = HoldTag::from_mac(mac).expect("a tag");
-        assert_eq!(tag.kind, hook.kind());
+        assert_eq!(tag.kind, kind);
         (tag.id, outcome.frame)
     }
 

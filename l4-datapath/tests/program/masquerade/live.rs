@@ -22,7 +22,8 @@ use super::{
 /// Somebody beyond: a namespace at the other end of the device, without a route to workloads.
 const BEYOND: Pod = Pod { id: 9, ifindex: 91, mac: [2, 0, 0, 0, 0, 9], gateway_mac: [2, 0, 0, 0, 1, 9], ..A };
 
-fn scene() -> (Node, Shell, Shell) {
+/// A node with one workload and somebody beyond; the node routes between them.
+pub(crate) fn scene() -> (Node, Shell, Shell) {
     let mut node = gate();
     let (a, beyond) = workload_and_peer(&mut node);
     (node, a, beyond)
