@@ -269,35 +269,55 @@ pub enum FromCa {
 
 #[cfg(test)]
 mod tests {
-    use std::fmt::Debug;
-
     use serde::de::DeserializeOwned;
 
     use super::*;
 
-    fn comes_back<T: Serialize + DeserializeOwned + PartialEq + Debug>(value: T) {
-        let text = serde_json::to_string(&value).unwrap();
-        assert_eq!(serde_json::from_str::<T>(&text).unwrap(), value, "{text}");
+    #[track_caller]
+    fn goes_through<T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(message: T) {
+        let text = serde_json::to_vec(&message).unwrap();
+        assert_eq!(serde_json::from_slice::<T>(&text).unwrap(), message);
     }
 
+    /// Serde finds only at run time that a way of tagging does not fit what is tagged.
     #[test]
-    fn what_has_lists_and_maps_in_it_comes_back_as_it_went() {
-        let ended = EndedPair {
-            instance: u64::MAX,
-            remote: vec!["10.0.0.1".parse().unwrap()],
-            epoch: 1,
-            why: Refusal::Withdrawn,
+    fn every_message_can_be_written_and_read() {
+        let trust_domain: TrustDomain = "mesh".parse().unwrap();
+        let plan = AuthPlan {
+            trust_domain: trust_domain.clone(),
+            node: "node1".to_owned(),
+            grace: 10_000,
+            nodes: BTreeMap::new(),
+            endpoints: BTreeMap::new(),
+            remotes: BTreeMap::new(),
+            pairs: BTreeSet::new(),
         };
-        comes_back(FromAuthAgent::Ended(vec![ended]));
-        comes_back(FromAuthAgent::Free { instance: 1 });
+        goes_through(ToAuthAgent::Plan { number: 1, plan: Arc::new(plan) });
+        goes_through(ToAuthAgent::Ask { number: 1, question: AuthQuestion::Pairs });
+        goes_through(ToAuthAgent::Stop);
+        let remote = vec![[10, 0, 0, 1].into()];
+        let ended = EndedPair { instance: 1, remote, epoch: 7, why: Refusal::Expired };
         let counters = AuthCounters {
             refused: [(Refusal::Expired, 2)].into(),
             waited: [(50, 1), (u64::MAX, 2)].into(),
             ..AuthCounters::default()
         };
-        let answer = Box::new(AuthAnswer::Counters(counters));
-        comes_back(FromAuthAgent::Answer { number: 1, answer });
-        comes_back(ToAuthAgent::Stop);
-        comes_back(ToAuthAgent::Ask { number: 1, question: AuthQuestion::Nodes });
+        for message in [
+            FromAuthAgent::Applied { number: 1 },
+            FromAuthAgent::Settled { number: 1 },
+            FromAuthAgent::Ended(vec![ended]),
+            FromAuthAgent::Free { instance: 1 },
+            FromAuthAgent::Answer { number: 1, answer: Box::new(AuthAnswer::Counters(counters)) },
+        ] {
+            goes_through(message);
+        }
+        let id = trust_domain.workload("default", "ship").unwrap();
+        let nodes = [("node1".to_owned(), BTreeSet::from([id]))].into();
+        goes_through(ToCa::Place(Placements { trust_domain, nodes }));
+        goes_through(ToCa::Token { node: "node1".to_owned() });
+        goes_through(ToCa::Stop);
+        for message in [FromCa::Placed, FromCa::Token("t".to_owned()), FromCa::Error("e".to_owned())] {
+            goes_through(message);
+        }
     }
 }

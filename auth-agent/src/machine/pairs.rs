@@ -305,9 +305,19 @@ impl Machine {
         if !passes(why) {
             self.refuse(name, why);
             self.leave_settling(name);
-        } else if why != Refusal::NotAttested && why != Refusal::NodeUnreachable {
+        } else if why != Refusal::NotAttested
+            && why != Refusal::NodeUnreachable
+            && !self.awaits_certificate(name)
+        {
             self.leave_settling(name);
         }
+    }
+
+    /// Whether the CA has not yet said anything about one of the ends here: the pair has not really been tried.
+    fn awaits_certificate(&self, name: &PairName) -> bool {
+        let Ok(Ends { local, remote }) = self.ends(name) else { return false };
+        let here = name.peer.node == self.own_node();
+        !self.certificates.contains_key(&local.id) || (here && !self.certificates.contains_key(&remote.id))
     }
 
     /// Loses what waits for a pair, and lets the kernel refuse more of it for a while.

@@ -217,7 +217,7 @@ mod tests {
             .map(|(number, text)| IdentityView {
                 identity: identity(number),
                 labels: labels(text),
-                spiffe_ids: BTreeSet::new(),
+                spiffe_ids: std::collections::BTreeSet::new(),
             })
             .into(),
         }
