@@ -18,7 +18,7 @@ mod sessions;
 mod testing;
 mod trust;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -149,6 +149,7 @@ impl Opened {
             trust: Trust::new(bundle, certs::system_clock()),
             clock: Clock::read(),
             plan: None,
+            peers: Arc::default(),
             met: Vec::new(),
             inputs: VecDeque::from([Input::Tick]),
         };
@@ -169,6 +170,8 @@ struct Driver {
     trust: Trust,
     clock: Clock,
     plan: Option<Arc<AuthPlan>>,
+    /// IDs of the nodes in it.
+    peers: Arc<BTreeSet<SpiffeId>>,
     /// Who has shown a node's certificate; their sessions have not begun.
     met: Vec<Met>,
     /// What the machine has not been told yet.
@@ -242,10 +245,15 @@ impl Driver {
 
     /// Tells the machine all that has happened, and does what it wants.
     fn settle(&mut self) {
+        let mut is_planned = false;
         while let Some(input) = self.inputs.pop_front() {
+            is_planned |= matches!(input, Input::Plan(..));
             for output in self.machine.handle(boottime(), input) {
                 self.act(output);
             }
+        }
+        if is_planned {
+            self.certificates.ask(&self.trust, boottime());
         }
     }
 

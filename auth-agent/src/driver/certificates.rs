@@ -158,7 +158,7 @@ impl Certificates {
         let Ok(id) = domain.node(&self.source.node) else { return };
         match Svid::load(&id, &self.source.directory.join(NODE)) {
             Ok(Some(svid)) => match trust.judge(svid.chain(), &Expected::Id(id)) {
-                Ok(()) => {
+                Ok(_) => {
                     info!("node certificate {} is still good", svid.serial());
                     self.node.svid = Some(Arc::new(svid));
                     self.node.renew_at_half(clock, now);
@@ -295,7 +295,7 @@ impl Certificates {
                 change.trust = trust.learn(bundle);
                 let Some(svid) = svid else { return Ok(None) };
                 match trust.judge(svid.chain(), &Expected::Id(svid.id().clone())) {
-                    Ok(()) => Ok(Some(svid)),
+                    Ok(_) => Ok(Some(svid)),
                     Err(error) => Err((error.refusal(), error.to_string())),
                 }
             });
@@ -352,7 +352,7 @@ impl Certificates {
         }
         self.lose(clock, now, |svid| {
             let judged = trust.judge(svid.chain(), &Expected::Id(svid.id().clone()));
-            judged.map_err(|error| (error.refusal(), error.to_string()))
+            judged.map(drop).map_err(|error| (error.refusal(), error.to_string()))
         })
     }
 
