@@ -109,11 +109,7 @@ fn a_relabelled_client_loses_its_connections_on_both_nodes() {
         assert_eq!(live.ask("before"), "answered", "{from}");
         let node = u8::from(from == "near");
         scene.mesh.place(from, &["app=other"], node);
-        wait_until("the connection is dead", || {
-            let w = live.ask("after");
-            eprintln!("{from} {which} {w}");
-            is_dead(&w)
-        });
+        wait_until("the connection is dead", || is_dead(&live.ask("after")));
         drop(live);
         scene.mesh.place(from, &["app=client"], node);
         wait_until("a new one is proven", || scene.attempt(from, "tcp", which) == "answered");
