@@ -139,7 +139,8 @@ fn a_process_that_dies_is_started_again_and_loses_no_flow() {
     wait_until("there are certificates again", || {
         let list = node.ferromesh(&["auth", "list", "-o", "json"]).stdout;
         let rows: Value = serde_json::from_str(&list).unwrap_or_default();
-        rows.as_array().is_some_and(|rows| rows.len() == 2 && rows.iter().all(|row| row["serial"].is_string()))
+        rows.as_array()
+            .is_some_and(|rows| rows.len() == 2 && rows.iter().all(|row| row["serial"].is_string()))
     });
     assert_eq!(live.ask("back"), "answered");
     wait_until("nothing is degraded", || node.json(&["status"])["degraded"].as_array().unwrap().is_empty());
