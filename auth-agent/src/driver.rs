@@ -18,7 +18,7 @@ mod sessions;
 mod testing;
 mod trust;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -39,7 +39,7 @@ use crate::machine::{Adopted, Machine, Settings};
 use certificates::{Answer, Certificates, Source};
 use clock::Clock;
 use control::Control;
-use door::{Arrival, Door};
+use door::{Arrival, Door, Met};
 use hold::Hold;
 use kernel::Kernel;
 use proofs::{Own, Proofs};
@@ -149,6 +149,8 @@ impl Opened {
             trust: Trust::new(bundle, certs::system_clock()),
             clock: Clock::read(),
             plan: None,
+            peers: Arc::default(),
+            met: Vec::new(),
             inputs: VecDeque::from([Input::Tick]),
         };
         driver.run().await
@@ -168,6 +170,10 @@ struct Driver {
     trust: Trust,
     clock: Clock,
     plan: Option<Arc<AuthPlan>>,
+    /// IDs of the nodes in it.
+    peers: Arc<BTreeSet<SpiffeId>>,
+    /// Who has shown a node's certificate; their sessions have not begun.
+    met: Vec<Met>,
     /// What the machine has not been told yet.
     inputs: VecDeque<Input>,
 }
@@ -239,10 +245,15 @@ impl Driver {
 
     /// Tells the machine all that has happened, and does what it wants.
     fn settle(&mut self) {
+        let mut is_planned = false;
         while let Some(input) = self.inputs.pop_front() {
+            is_planned |= matches!(input, Input::Plan(..));
             for output in self.machine.handle(boottime(), input) {
                 self.act(output);
             }
+        }
+        if is_planned {
+            self.certificates.ask(&self.trust, boottime());
         }
     }
 

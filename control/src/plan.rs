@@ -156,7 +156,9 @@ impl Planner {
     ) -> Result<Planned, PlanError> {
         let running = self.standings.of(world, node, present);
         let (identities, moved) = self.people.update(world, &running, allocator)?;
-        let remotes_changed = self.remotes.update(world, node, &self.people);
+        let remotes_before = Arc::clone(&self.remotes.all);
+        let remotes_judged = self.remotes.update(world, node, &self.people);
+        let remotes_changed = !Arc::ptr_eq(&remotes_before, &self.remotes.all);
         let reachable = reachable(&running, &self.remotes.all);
         let services_changed =
             self.services.update(world, &reachable, &self.remotes.all, node, &mut allocator.vips);
@@ -190,7 +192,7 @@ impl Planner {
             universe: &self.universe,
             moved: !movers.is_empty(),
         });
-        if services_noted || remotes_changed || auth_changed {
+        if services_noted || remotes_judged || auth_changed {
             self.note(world);
         }
         let audit = world.configuration.audit;

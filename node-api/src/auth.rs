@@ -297,7 +297,11 @@ mod tests {
         goes_through(ToAuthAgent::Stop);
         let remote = vec![[10, 0, 0, 1].into()];
         let ended = EndedPair { instance: 1, remote, epoch: 7, why: Refusal::Expired };
-        let counters = AuthCounters { refused: [(Refusal::Expired, 2)].into(), ..AuthCounters::default() };
+        let counters = AuthCounters {
+            refused: [(Refusal::Expired, 2)].into(),
+            waited: [(50, 1), (u64::MAX, 2)].into(),
+            ..AuthCounters::default()
+        };
         for message in [
             FromAuthAgent::Applied { number: 1 },
             FromAuthAgent::Settled { number: 1 },

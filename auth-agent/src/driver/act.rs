@@ -18,10 +18,7 @@ impl Driver {
                     self.over(session, problem);
                 }
             }
-            Output::Want(id) => {
-                self.certificates.want(id, boottime());
-                self.certificates.ask(&self.trust, boottime());
-            }
+            Output::Want(id) => self.certificates.want(id, boottime()),
             Output::Unwant(id) => self.certificates.unwant(&id),
             Output::StartProof { proof, local, remote } => {
                 let Some(session) = self.sessions.get(proof.session) else { return };

@@ -32,6 +32,7 @@ const RETRY: (Time, Time) = (1_000_000_000, 60_000_000_000);
 const BUNDLE: Time = 5_000_000_000;
 /// After a new bundle every certificate is asked for anew, within this time.
 const ROTATION: Time = 10_000_000_000;
+const MILLISECOND: Time = 1_000_000;
 /// The node's own key and chain, in the directory.
 const NODE: &str = "node.pem";
 /// What the agent leaves there for a node that has no certificate.
@@ -57,6 +58,8 @@ pub(super) struct Certificates {
     workloads: BTreeMap<SpiffeId, Held>,
     asking: usize,
     bundle_due: Time,
+    /// Until when sessions wait for certificates after the start; none: they do not.
+    patience: Option<Time>,
     answers: mpsc::Sender<Answer>,
     answered: mpsc::Receiver<Answer>,
 }
@@ -136,23 +139,26 @@ impl Certificates {
             workloads: BTreeMap::new(),
             asking: 0,
             bundle_due: 0,
+            patience: None,
             answers,
             answered,
         }
     }
 
     /// The plan says which trust domain this is. Reads what an earlier auth-agent has left of it.
-    pub(super) fn belong(&mut self, domain: &TrustDomain, trust: &Trust, clock: Clock, now: Time) {
+    pub(super) fn belong(&mut self, plan: &AuthPlan, trust: &Trust, clock: Clock, now: Time) {
+        let domain = &plan.trust_domain;
         if self.domain.as_ref() == Some(domain) {
             return;
         }
+        self.patience = Some(now.saturating_add(plan.grace.saturating_mul(MILLISECOND) / 2));
         self.domain = Some(domain.clone());
         self.node = Held::default();
         self.bundle_due = now;
         let Ok(id) = domain.node(&self.source.node) else { return };
         match Svid::load(&id, &self.source.directory.join(NODE)) {
             Ok(Some(svid)) => match trust.judge(svid.chain(), &Expected::Id(id)) {
-                Ok(()) => {
+                Ok(_) => {
                     info!("node certificate {} is still good", svid.serial());
                     self.node.svid = Some(Arc::new(svid));
                     self.node.renew_at_half(clock, now);
@@ -172,6 +178,21 @@ impl Certificates {
     /// [`crate::event::Output::Unwant`].
     pub(super) fn unwant(&mut self, id: &SpiffeId) {
         self.workloads.remove(id);
+    }
+
+    /// Whether sessions may begin. What this node does not attest in a session's first words is withdrawn by its peer;
+    /// so, after a restart, they wait until there is a certificate for each ID that can have one, or half of the grace
+    /// is over.
+    pub(super) fn are_settled(&mut self, now: Time) -> bool {
+        let will_come = |held: &Held| match &held.problem {
+            _ if held.svid.is_some() => false,
+            Some((refusal, _)) => *refusal != Refusal::NoCertificate,
+            None => true,
+        };
+        if self.patience.is_some_and(|until| until <= now || !self.workloads.values().any(will_come)) {
+            self.patience = None;
+        }
+        self.patience.is_none()
     }
 
     /// The node's own; else why there is none.
@@ -274,7 +295,7 @@ impl Certificates {
                 change.trust = trust.learn(bundle);
                 let Some(svid) = svid else { return Ok(None) };
                 match trust.judge(svid.chain(), &Expected::Id(svid.id().clone())) {
-                    Ok(()) => Ok(Some(svid)),
+                    Ok(_) => Ok(Some(svid)),
                     Err(error) => Err((error.refusal(), error.to_string())),
                 }
             });
@@ -331,7 +352,7 @@ impl Certificates {
         }
         self.lose(clock, now, |svid| {
             let judged = trust.judge(svid.chain(), &Expected::Id(svid.id().clone()));
-            judged.map_err(|error| (error.refusal(), error.to_string()))
+            judged.map(drop).map_err(|error| (error.refusal(), error.to_string()))
         })
     }
 

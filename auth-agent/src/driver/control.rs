@@ -101,7 +101,11 @@ async fn converse(
                 Err(error) => return warn!(%error, "control socket: the agent is not understood"),
             },
             message = queue.recv() => match message {
-                Some(message) => channel.send(&message).await.is_err(),
+                Some(message) => match channel.send(&message).await {
+                    Ok(()) => false,
+                    Err(error) if error.is_closed() => true,
+                    Err(error) => return warn!(%error, "control socket: the agent cannot be told"),
+                },
                 None => true,
             },
         };

@@ -10,12 +10,13 @@ use std::net::{IpAddr, SocketAddr, TcpListener as Listener};
 use std::sync::Arc;
 use std::time::Duration;
 
+use certs::verify::VerifyError;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ServerConfig};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
-use tokio::task::AbortHandle;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::timeout;
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 use tracing::{debug, warn};
@@ -66,6 +67,8 @@ pub(super) struct Door {
     calls: BTreeMap<String, AbortHandle>,
     arrivals: mpsc::Sender<Arrival>,
     arrived: mpsc::Receiver<Arrival>,
+    /// Ends with this.
+    _listening: JoinSet<()>,
 }
 
 struct Stranger {
@@ -77,11 +80,12 @@ impl Door {
     /// Over listening sockets. Must be called within a runtime.
     pub(super) fn new(listeners: Vec<Listener>) -> io::Result<Self> {
         let (arrivals, arrived) = mpsc::channel(4);
+        let mut listening = JoinSet::new();
         for listener in listeners {
             listener.set_nonblocking(true)?;
-            tokio::spawn(listen(TcpListener::from_std(listener)?, arrivals.clone()));
+            listening.spawn(listen(TcpListener::from_std(listener)?, arrivals.clone()));
         }
-        Ok(Self { strangers: Vec::new(), calls: BTreeMap::new(), arrivals, arrived })
+        Ok(Self { strangers: Vec::new(), calls: BTreeMap::new(), arrivals, arrived, _listening: listening })
     }
 
     /// Who comes next. Cancel safe.
@@ -168,7 +172,7 @@ async fn greet(
             let met = Met { stream: stream.into(), address, called: None };
             let _ = arrivals.send(Arrival::Met(Box::new(met))).await;
         }
-        Ok(Err(error)) => debug!(%address, %error, "a connection is no node's"),
+        Ok(Err(error)) => debug!(%address, "a connection is no node's: {}", explained(&error)),
         Err(_) => debug!(%address, "a connection showed no certificate in time"),
     }
 }
@@ -188,7 +192,7 @@ async fn call(
         };
         match timeout(PATIENCE, attempt).await {
             Ok(Ok(stream)) => return Ok((stream, *address)),
-            Ok(Err(error)) => problems.push(format!("{address}: {error}")),
+            Ok(Err(error)) => problems.push(format!("{address}: {}", explained(&error))),
             Err(_) => problems.push(format!("{address}: no answer within {} s", PATIENCE.as_secs())),
         }
     }
@@ -196,6 +200,15 @@ async fn call(
         problems.push("its Node object names no address".to_owned());
     }
     Err(problems.join("; "))
+}
+
+/// An error of a TLS stream; what was wrong with a certificate, in the words of who judged it.
+fn explained(error: &io::Error) -> String {
+    let cause = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    match cause.and_then(VerifyError::of) {
+        Some(verdict) => verdict.to_string(),
+        None => error.to_string(),
+    }
 }
 
 fn tune(stream: &TcpStream) -> io::Result<()> {

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use certs::tls::server_config;
-use certs::verify::{Expected, earliest_end};
+use certs::verify::Expected;
 use linux::clock::boottime;
 use node_api::auth::{AuthAnswer, AuthQuestion, FromAuthAgent, ToAuthAgent};
 use tokio::net::TcpStream;
@@ -17,6 +17,9 @@ use super::door::{Arrival, Met};
 use super::sessions::Event;
 use crate::event::{Input, SessionId};
 
+/// Peers whose session waits for this node's certificates.
+const MAX_MET: usize = 1024;
+
 impl Driver {
     pub(super) fn obey(&mut self, message: ToAuthAgent) {
         match message {
@@ -24,10 +27,10 @@ impl Driver {
                 error!("the agent has sent the plan of node {}, this is node {}", plan.node, self.node);
             }
             ToAuthAgent::Plan { number, plan } => {
+                self.peers = Arc::new(plan.nodes.values().map(|node| node.id.clone()).collect());
                 self.plan = Some(Arc::clone(&plan));
                 self.refresh_trust();
-                self.certificates.belong(&plan.trust_domain, &self.trust, self.clock, boottime());
-                self.certificates.ask(&self.trust, boottime());
+                self.certificates.belong(&plan, &self.trust, self.clock, boottime());
                 self.inputs.push_back(Input::Plan(number, plan));
             }
             ToAuthAgent::Ask { number, question } => {
@@ -83,13 +86,27 @@ impl Driver {
             Arrival::Stranger(stream, address) => self.admit(stream, address),
             Arrival::Failed { node, problem } => self.inputs.push_back(unconnected(node, problem)),
             Arrival::Met(met) => {
-                let address = met.address;
-                let called = met.called.clone();
-                match (self.meet(*met), called) {
-                    (Ok(input), _) => self.inputs.push_back(input),
-                    (Err(problem), Some(node)) => self.inputs.push_back(unconnected(node, problem)),
-                    (Err(problem), None) => debug!("{address} is sent away: {problem}"),
+                if self.met.len() < MAX_MET {
+                    self.met.push(*met);
+                } else if let Some(node) = met.called {
+                    self.inputs.push_back(unconnected(node, "too many sessions begin".to_owned()));
                 }
+                self.meet_all();
+            }
+        }
+    }
+
+    /// Begins the sessions that may begin.
+    fn meet_all(&mut self) {
+        if !self.certificates.are_settled(boottime()) {
+            return;
+        }
+        for met in std::mem::take(&mut self.met) {
+            let (address, called) = (met.address, met.called.clone());
+            match (self.meet(met), called) {
+                (Ok(input), _) => self.inputs.push_back(input),
+                (Err(problem), Some(node)) => self.inputs.push_back(unconnected(node, problem)),
+                (Err(problem), None) => debug!("{address} is sent away: {problem}"),
             }
         }
     }
@@ -97,8 +114,7 @@ impl Driver {
     /// Somebody connects: he must show the certificate of a node of the plan.
     fn admit(&mut self, stream: TcpStream, address: SocketAddr) {
         let config = self.certificates.node().and_then(|own| {
-            let plan = self.plan.as_ref().ok_or("there is no plan yet")?;
-            let nodes = Expected::AnyOf(Arc::new(plan.nodes.values().map(|node| node.id.clone()).collect()));
+            let nodes = Expected::AnyOf(Arc::clone(&self.peers));
             let config = server_config(own, nodes, &self.trust.bundles, &self.trust.clock);
             config.map_err(|error| error.to_string())
         });
@@ -112,14 +128,14 @@ impl Driver {
     fn meet(&mut self, met: Met) -> Result<Input, String> {
         let chain = met.chain();
         let plan = self.plan.as_ref().ok_or("there is no plan")?;
+        let verified = self.trust.judge(&chain, &Expected::AnyOf(Arc::clone(&self.peers)));
+        let verified = verified.map_err(|error| error.to_string())?;
         let node = plan.nodes.iter().find(|(name, node)| {
-            met.called.as_ref().is_none_or(|called| called == *name)
-                && self.trust.judge(&chain, &Expected::Id(node.id.clone())).is_ok()
+            node.id == verified.id && met.called.as_ref().is_none_or(|called| called == *name)
         });
-        let (node, _) = node.ok_or("its certificate is no longer a node's of the plan")?;
-        let theirs = earliest_end(&chain).map_err(|error| error.to_string())?;
+        let (node, _) = node.ok_or("its certificate is no longer that node's")?;
         let ours = self.certificates.node()?.not_after();
-        let expiry = self.clock.end(seconds(theirs.min(ours)));
+        let expiry = self.clock.end(seconds(verified.not_after.min(ours)));
         info!("session with node {node} ({})", met.address);
         let node = node.clone();
         let session = self.sessions.begin(met.stream, node.clone(), met.address, chain);
@@ -141,6 +157,7 @@ impl Driver {
             self.inputs.extend(self.certificates.tell_again(self.clock, now));
         }
         self.certificates.ask(&self.trust, now);
+        self.meet_all();
     }
 
     pub(super) fn change(&mut self, change: Change) {
@@ -149,6 +166,7 @@ impl Driver {
         }
         self.inputs.extend(change.inputs);
         self.certificates.ask(&self.trust, boottime());
+        self.meet_all();
     }
 
     fn refresh_trust(&mut self) {
@@ -165,7 +183,10 @@ impl Driver {
         let Some(plan) = self.plan.clone() else { return };
         let judge = |node: &str, chain: &[certs::CertificateDer<'_>]| {
             let node = plan.nodes.get(node).ok_or("the plan has no such node")?;
-            self.trust.judge(chain, &Expected::Id(node.id.clone())).map_err(|error| error.to_string())
+            self.trust
+                .judge(chain, &Expected::Id(node.id.clone()))
+                .map_err(|error| error.to_string())
+                .map(drop)
         };
         let lost: Vec<_> = self
             .sessions

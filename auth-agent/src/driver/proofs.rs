@@ -241,7 +241,8 @@ impl Proofs {
         self.lose(|proven, shown| {
             let judge = |chain, id: &SpiffeId| trust.judge(chain, &Expected::Id(id.clone()));
             judge(&shown.peer, &proven.remote)
-                .and_then(|()| judge(shown.own.chain(), &proven.local))
+                .and_then(|_| judge(shown.own.chain(), &proven.local))
+                .map(drop)
                 .map_err(|error| error.refusal())
         })
     }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use certs::bundle::{Bundle, BundleError, Bundles};
-use certs::verify::{Expected, VerifyError, verify_chain};
+use certs::verify::{Expected, Verified, VerifyError, verify_chain};
 use certs::{CertificateDer, Clock};
 use mesh::spiffe::TrustDomain;
 use tracing::{info, warn};
@@ -97,9 +97,13 @@ impl Trust {
     }
 
     /// Verifies a chain as of now: for handshakes that were made earlier.
-    pub(super) fn judge(&self, chain: &[CertificateDer<'_>], expected: &Expected) -> Result<(), VerifyError> {
+    pub(super) fn judge(
+        &self,
+        chain: &[CertificateDer<'_>],
+        expected: &Expected,
+    ) -> Result<Verified, VerifyError> {
         let now = self.clock.current_time().ok_or(VerifyError::Length(0))?;
-        verify_chain(chain, expected, &self.bundles.load(), now).map(drop)
+        verify_chain(chain, expected, &self.bundles.load(), now)
     }
 }
 

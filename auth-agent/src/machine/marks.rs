@@ -36,21 +36,20 @@ pub(super) struct Marks {
     /// Numbers that an earlier auth-agent gave, and nobody has given back.
     taken: BTreeSet<u32>,
     principals: BTreeMap<SpiffeId, u32>,
-    principal: u32,
+    taken_principals: BTreeSet<u32>,
 }
 
 impl Marks {
     pub(super) fn new(adopted: &Adopted) -> Self {
         // Whatever is found, an epoch is never given twice.
         let epoch = adopted.marks.values().map(|mark| mark.epoch).max().unwrap_or(0).max(adopted.last_epoch);
-        let principals = adopted.marks.values().flat_map(|mark| mark.principals);
         Self {
             epoch,
             free: VecDeque::new(),
             fresh: 1,
             taken: adopted.marks.keys().copied().collect(),
-            principal: principals.max().unwrap_or(0),
             principals: BTreeMap::new(),
+            taken_principals: BTreeSet::new(),
         }
     }
 
@@ -75,29 +74,32 @@ impl Marks {
         }
     }
 
+    /// The number of an ID: made of its letters, so that the next auth-agent can tell which ID a mark was for; the next
+    /// number that is free, if another ID has that one.
     fn principal(&mut self, id: &SpiffeId) -> u32 {
         if let Some(number) = self.principals.get(id) {
             return *number;
         }
-        self.principal = self.principal.saturating_add(1);
-        self.principals.insert(id.clone(), self.principal);
-        self.principal
-    }
-
-    /// Learns a number that an earlier auth-agent gave; false if it cannot have.
-    pub(super) fn learn_principal(&mut self, id: &SpiffeId, number: u32) -> bool {
-        match self.principals.get(id) {
-            Some(known) => *known == number,
-            None if number == 0 || self.principals.values().any(|other| *other == number) => false,
-            None => self.principals.insert(id.clone(), number).is_none(),
+        let mut number = made_of(id);
+        while number == 0 || self.taken_principals.contains(&number) {
+            number = number.wrapping_add(1);
         }
+        self.taken_principals.insert(number);
+        self.principals.insert(id.clone(), number);
+        number
     }
 
-    /// Forgets the numbers of IDs that no plan names any more; they are not given again.
+    /// Learns a number that an earlier auth-agent gave; false if it was given to another ID, as far as can be told.
+    pub(super) fn learn_principal(&mut self, id: &SpiffeId, number: u32) -> bool {
+        number == made_of(id) && self.principal(id) == number
+    }
+
+    /// Forgets the numbers of IDs that no plan names any more; no mark has them.
     pub(super) fn keep_principals(&mut self, plan: &AuthPlan) {
         let ids: BTreeSet<&SpiffeId> =
             plan.endpoints.values().chain(plan.remotes.values()).map(|endpoint| &endpoint.id).collect();
         self.principals.retain(|id, _| ids.contains(id));
+        self.taken_principals = self.principals.values().copied().collect();
     }
 }
 
@@ -192,6 +194,13 @@ impl Machine {
         let here = name.peer.node == self.own_node();
         self.pairs.get(name).map(|pair| keys(name, &pair.ends, here)).unwrap_or_default()
     }
+}
+
+/// FNV-1a over the text of an ID, folded to 32 bits.
+fn made_of(id: &SpiffeId) -> u32 {
+    let step = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+    let hash = id.to_string().bytes().fold(0xcbf2_9ce4_8422_2325, step);
+    (hash >> 32) as u32 ^ (hash & u64::from(u32::MAX)) as u32
 }
 
 fn ended(instance: u64, remote: &AuthEndpoint, epoch: u64, why: Refusal) -> EndedPair {

@@ -165,8 +165,10 @@ fn made(number: u8, settings: &str, shared: &TempDir) -> Node {
     let [ca, _] = underlay(0);
     let authority = match number {
         0 => format!(", caListen: '{ca}:{CA_PORT}'"),
-        // Relative to the directory of the configuration.
-        _ => format!(", caAddress: '{ca}:{CA_PORT}', joinTokenFile: join-token, trustBundleFile: bundle.pem"),
+        _ => {
+            let [token, bundle] = joining(shared, number).map(|path| path.display().to_string());
+            format!(", caAddress: '{ca}:{CA_PORT}', joinTokenFile: {token}, trustBundleFile: {bundle}")
+        }
     };
     // Workloads reach one another as themselves; there is nothing else to reach.
     let settings = format!(", devices: [eth0]{authority}{settings}");

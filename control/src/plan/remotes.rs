@@ -85,7 +85,7 @@ impl Inputs {
 }
 
 impl Remotes {
-    /// Brings everything up to date; whether other endpoints are believed in, or other notes made.
+    /// Brings everything up to date; whether anything was judged anew.
     pub(super) fn update(&mut self, world: &World, node: &NodeFacts, people: &People) -> bool {
         let inputs = Inputs::new(world, node);
         if self.inputs.as_ref() == Some(&inputs) {

@@ -2,13 +2,15 @@
 //!
 //! - Hook: tc ingress of the host-side veth of each endpoint; tcx (kernel 6.6) or clsact. `redirect_peer` and
 //!   `check_mtu` make 5.12 the oldest kernel that loads it.
-//! - Reads `NODE`, `ENDPOINTS`, `ASSIGNMENTS`, `IPCACHE`, `RULES`, and what [`crate::balance`] reads.
+//! - Reads `NODE`, `ENDPOINTS`, `ASSIGNMENTS`, `IPCACHE`, `RULES`, `AUTH`, `MARKS`, `LEASES`, and what [`crate::balance`]
+//!   reads.
 //! - Writes `CONNECTIONS4`, `CONNECTIONS6`, `TRANSLATIONS`, `AFFINITIES`, `USAGE`, `FRAGMENTS`, `DROPS`, `EVENTS`,
 //!   `LOST`, and what [`crate::hold`] writes.
 //! - The kernel makes a header that is shared our own before the program starts, because [`crate::frame`] writes in place;
 //!   without memory for that it drops the packet itself, uncounted by us.
 //! - Verdicts: REDIRECT into a workload of this node (or back, with an answer of ours) or to the hold device, OK to the
-//!   host's stack for all others, SHOT.
+//!   host's stack for all others, SHOT. Besides, a copy to the receiver where a connection ends with its proof
+//!   ([`answer::onward`]).
 
 use abi::{Direction, DropReason, Endpoint, EventKind, MARK_ANSWER, MARK_INWARD, MARK_RELEASED};
 use aya_ebpf::{

@@ -2,6 +2,10 @@
 //!
 //! A packet of a known connection costs one look-up. Policy is asked when a connection opens, and again, on packets of
 //! either direction, when the generation has moved since: always for the direction in which it was opened.
+//!
+//! Where policy asks for a proof of who the peer is, the connection depends on the mark that stands for it. The packet that
+//! finds the mark dead notes so in the entry, and nothing revives it: not the mark (a node that is heard of again), not
+//! another mark, not another generation. A connection opens anew by a judgement of its own.
 
 use abi::{Connection, Direction, DropReason, EventFlags, EventKind, Memo, ReservedIdentity};
 
@@ -261,6 +265,8 @@ fn ask_again(
         DropReason::AuthenticationRequired | DropReason::AuthenticationRefused | DropReason::NoPrincipal => {
             end(entry)
         }
+        // Its proof went with the right to call: then both ends are told, as policy alone never does.
+        _ if !entry.is_proven() => end(entry),
         reason => reason,
     })?;
     let proof = (verdict.mark, verdict.epoch);

@@ -2,10 +2,11 @@
 //!
 //! - Hook: tc egress of the host-side veth of each endpoint; tcx (kernel 6.6) or clsact. Oldest kernel 5.12, as
 //!   `from_pod`.
-//! - Reads `NODE`, `ENDPOINTS`, `ASSIGNMENTS`, `IPCACHE`, `RULES`, `TRANSLATIONS`.
+//! - Reads `NODE`, `ENDPOINTS`, `ASSIGNMENTS`, `IPCACHE`, `RULES`, `TRANSLATIONS`, `AUTH`, `MARKS`, `LEASES`.
 //! - Writes `CONNECTIONS4`, `CONNECTIONS6`, `USAGE`, `FRAGMENTS`, `DROPS`, `EVENTS`, `LOST`, and what [`crate::hold`]
 //!   writes.
 //! - Verdicts: OK into the workload, REDIRECT with an answer of ours back to the stack or to the hold device, SHOT.
+//!   Besides, a copy to the workload where a connection ends with its proof ([`answer::onward`]).
 //!
 //! What one workload of this node sends another never comes here (`redirect_peer` skips this hook): whoever arrives
 //! here with a local endpoint's address has forged it, whatever mark he wears.

@@ -6,6 +6,7 @@
 
 use std::os::fd::AsFd;
 
+use abi::{Mark, Memo, map};
 use aya::programs::{SchedClassifier, loaded_programs};
 use aya::sys::{Stats, enable_stats};
 
@@ -108,10 +109,25 @@ pub(crate) fn measure(extent: &Extent) {
                 println!("{kind}\t{name}, {} {}, hot\t{hot}", way.program, way.what);
                 println!("{kind}\t{name}, {} {}, cold\t{cold}", way.program, way.what);
             }
+            authenticate(&mut node, family);
+            let [hot, cold] = one(&mut node, &way, true, extent);
+            let name = if family == Family::V4 { "IPv4" } else { "IPv6" };
+            println!("authenticated\t{name}, {} {}, hot\t{hot}", way.program, way.what);
+            println!("authenticated\t{name}, {} {}, cold\t{cold}", way.program, way.what);
             assert_eq!(node.drops(), Default::default(), "dropped packets cost something else");
             node.forget_connections(family);
         }
     }
+}
+
+/// Makes every connection one that depends on a mark, as if policy had asked for a proof.
+fn authenticate(node: &mut Node, family: Family) {
+    node.set(map::LEASES, 0, u64::MAX);
+    node.set(map::MARKS, 1, Mark { epoch: 1, expiry: u64::MAX, ..Mark::default() });
+    node.change_connections(family, |connection| {
+        (connection.mark, connection.epoch) = (1, 1);
+        connection.memo |= Memo::MARKED;
+    });
 }
 
 /// Hot and cold.

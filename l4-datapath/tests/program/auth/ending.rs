@@ -157,9 +157,10 @@ fn what_was_found_dead_is_never_revived() {
 #[test]
 fn a_syn_opens_anew_where_the_proof_has_ended_if_there_is_another() {
     for way in WAYS {
+        let mut node = way.proven();
+        let mut opened = 0;
         for noticed in [false, true] {
-            let mut node = way.proven();
-            for (n, family) in (0..).zip(FAMILIES) {
+            for family in FAMILIES {
                 way.prove(&mut node, MARK, EPOCH);
                 Talk::Tcp.open(&mut node, way, family);
                 node.withdraw(MARK);
@@ -175,7 +176,9 @@ fn a_syn_opens_anew_where_the_proof_has_ended_if_there_is_another() {
                 way.passes(&mut node, false, &Talk::Tcp.next(way, family, false));
                 assert_eq!(node.proofs(family), [(MARK, EPOCH + 1)]);
                 // Charged once.
-                assert_eq!(node.usage(A) + node.usage(B), n + 1);
+                opened += 1;
+                assert_eq!(node.usage(A) + node.usage(B), opened);
+                node.forget_connections(family);
             }
         }
     }

@@ -131,13 +131,14 @@ fn a_mark_that_is_not_this_pairs_or_does_not_hold_is_none() {
         |mark| (mark.ipv4, mark.ipv6, mark.instances[1]) = ([192, 0, 2, 8], [1; 16], mark.instances[1]),
     ];
     for way in WAYS {
+        let mut node = way.node();
         for (n, spoil) in spoil.into_iter().enumerate() {
             let is_local = matches!((way.opener, way.other), (Peer::Pod(_), Peer::Pod(_)));
             if n == 8 && is_local {
                 // Of two ends on this node no address counts.
                 continue;
             }
-            let mut node = way.proven();
+            way.prove(&mut node, MARK, EPOCH);
             node.change_mark(MARK, spoil);
             for family in FAMILIES {
                 let (pod, direction) = way.asks[0];
@@ -169,8 +170,8 @@ fn a_mark_whose_node_has_not_been_heard_of_lately_is_none() {
 #[test]
 fn a_number_of_a_foreign_mark_proves_nothing() {
     for way in WAYS {
+        let mut node = way.proven();
         for number in [0, 8, abi::MARKS, abi::MARKS + MARK, u32::MAX] {
-            let mut node = way.proven();
             // Live, of another pair.
             node.prove(Pod { id: 9, ..B }, Peer::Pod(Pod { id: 10, ..A }), 8, 71);
             let (pod, direction) = way.asks[0];
@@ -264,18 +265,18 @@ fn a_refused_proof_is_told_with_its_reason_for_as_long_as_it_holds() {
 fn who_has_no_spiffe_id_cannot_prove_anything() {
     for way in [WAYS[3], WAYS[4]] {
         let (pod, direction) = way.asks[0];
+        let mut node = way.proven();
+        node.require(pod, direction, 0, Ports::All);
         for identity in [WORLD, 4, 6, 255, 65_536, 0x0100_0001] {
-            let mut node = way.proven();
-            node.require(pod, direction, 0, Ports::All);
             for family in FAMILIES {
                 node.identify(family.peer(), 128, identity);
                 let first = Talk::Udp.first(way, family);
                 way.drops(&mut node, false, &first, (DropReason::NoPrincipal, pod, direction));
             }
         }
+        let mut node = way.node();
+        node.require(pod, direction, 0, Ports::All);
         for identity in [256, 65_535] {
-            let mut node = way.node();
-            node.require(pod, direction, 0, Ports::All);
             for family in FAMILIES {
                 node.identify(family.peer(), 128, identity);
                 let first = Talk::Udp.first(way, family);

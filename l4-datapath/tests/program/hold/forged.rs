@@ -61,7 +61,7 @@ fn a_packet_comes_back_in_time_or_not_at_all() {
         let id = u32::from_be_bytes(frame[2..6].try_into().unwrap());
         let now = boot_time();
         let until = node.held(id).state;
-        assert!(until > now && until <= now + abi::HOLD_TIME && until % 2 == 0);
+        assert!(until > now && until <= now + abi::HOLD_TIME && until.is_multiple_of(2));
         node.change_held(id, |held| held.state = now & !1);
         node.is_forged(&frame);
         // Nor while it is being written.

@@ -7,6 +7,7 @@ use std::{
     net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
     os::fd::{AsFd as _, AsRawFd as _},
     thread,
+    time::Instant,
 };
 
 use aya::programs::{LinkOrder, SchedClassifier, TcAttachType, tc::TcAttachOptions};
@@ -38,14 +39,16 @@ impl Reader {
             *place = byte.cast_signed();
         }
         request.ifr_ifru.ifru_flags = (libc::IFF_TAP | libc::IFF_NO_PI) as libc::c_short;
-        // SAFETY: one takes an `ifreq` that lives through the call, the other a number.
-        let results = unsafe {
-            [
-                libc::ioctl(file.as_raw_fd(), TUNSETIFF, &raw mut request),
-                libc::ioctl(file.as_raw_fd(), TUNSETPERSIST, 1),
-            ]
-        };
-        assert_eq!(results, [0, 0], "{}", std::io::Error::last_os_error());
+        let deadline = Instant::now() + PATIENCE;
+        // SAFETY: takes an `ifreq`, which lives through the call.
+        while unsafe { libc::ioctl(file.as_raw_fd(), TUNSETIFF, &raw mut request) } != 0 {
+            // A child that another test starts may hold an earlier reader's end until it executes its program.
+            let error = std::io::Error::last_os_error();
+            assert!(error.raw_os_error() == Some(libc::EBUSY) && Instant::now() < deadline, "{error}");
+            thread::yield_now();
+        }
+        // SAFETY: takes a number.
+        assert_eq!(unsafe { libc::ioctl(file.as_raw_fd(), TUNSETPERSIST, 1) }, 0);
         Self(file)
     }
 
