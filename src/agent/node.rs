@@ -138,9 +138,10 @@ impl Node {
         self.endpoints.set_quarantine(auth::quarantine(&planned.plan))?;
         self.auth.place(control::placements(&self.world, &self.facts, endpoints));
         self.auth.lead(&planned.plan, &self.planned.plan, &mut self.datapath, &self.endpoints).await;
-        let report =
-            self.datapath.apply(&planned.plan).inspect_err(|_| self.auth.follow(&self.planned.plan))?;
-        self.auth.follow(&planned.plan);
+        let applied = self.datapath.apply(&planned.plan);
+        let in_force = if applied.is_ok() { &planned.plan } else { &self.planned.plan };
+        self.auth.follow(in_force, &self.leaving);
+        let report = applied?;
         self.settle_after(report.changed);
         self.planned = Arc::new(planned);
         *self.explanation.lock() = context(&self.facts, &self.planned, &self.datapath);

@@ -24,6 +24,7 @@ use endpoint::Endpoints;
 use l4_datapath::Datapath;
 use mesh::auth::{AuthPlan, IdentityPair};
 use mesh::plan::NodePlan;
+use mesh::workload::EndpointId;
 use node_api::AuthStatus;
 use node_api::auth::{AuthCounters, Placements};
 use observe::auth::AuthMetrics;
@@ -150,12 +151,12 @@ impl Auth {
         }
     }
 
-    /// A plan is in force, or is again since the one after it was refused.
-    pub(super) fn follow(&mut self, plan: &NodePlan) {
+    /// A plan is in force, or is again since the one after it was refused; some endpoints in it are about to go.
+    pub(super) fn follow(&mut self, plan: &NodePlan, leaving: &BTreeSet<EndpointId>) {
         let Some(prover) = &self.prover else { return };
         let wanted = match (&plan.auth, &self.told) {
             (Some(wanted), _) => Arc::clone(wanted),
-            (None, Some(told)) => nobody(told),
+            (None, Some(told)) => nobody(told, plan, leaving),
             (None, None) => return,
         };
         prover.tell(Arc::clone(&wanted));
@@ -277,17 +278,17 @@ fn join(plan: &Arc<AuthPlan>, more: &BTreeSet<IdentityPair>) -> Arc<AuthPlan> {
     Arc::new(AuthPlan { pairs, ..AuthPlan::clone(plan) })
 }
 
-/// The plan by which nobody does.
-fn nobody(plan: &AuthPlan) -> Arc<AuthPlan> {
-    Arc::new(AuthPlan {
-        trust_domain: plan.trust_domain.clone(),
-        node: plan.node.clone(),
-        grace: plan.grace,
-        nodes: BTreeMap::new(),
-        endpoints: BTreeMap::new(),
-        remotes: BTreeMap::new(),
-        pairs: BTreeSet::new(),
-    })
+/// The plan by which nobody does any more. Who is still there stays in it: that tells who has gone from who need not
+/// prove anything.
+fn nobody(told: &AuthPlan, plan: &NodePlan, leaving: &BTreeSet<EndpointId>) -> Arc<AuthPlan> {
+    let staying = plan.endpoints.values().map(|planned| &planned.endpoint);
+    let staying: BTreeSet<_> = staying
+        .filter(|endpoint| !leaving.contains(&endpoint.id))
+        .map(|endpoint| endpoint.instance)
+        .collect();
+    let mut nobody = AuthPlan { pairs: BTreeSet::new(), ..told.clone() };
+    nobody.endpoints.retain(|instance, _| staying.contains(instance));
+    Arc::new(nobody)
 }
 
 /// How long the addresses of an endpoint that is gone are kept back: longer than any mark of it can live.
@@ -298,6 +299,7 @@ pub(super) fn quarantine(plan: &NodePlan) -> Option<Duration> {
 
 #[cfg(test)]
 mod tests {
+    use mesh::auth::AuthEndpoint;
     use mesh::identity::Identity;
     use mesh::plan::EndpointPlan;
 
@@ -376,8 +378,23 @@ mod tests {
     }
 
     #[test]
-    fn who_need_not_authenticate_has_no_endpoint_in_the_plan() {
-        let nobody = nobody(&plan(&[pair(300, 301)]));
-        assert_eq!((nobody.pairs.len(), nobody.grace), (0, 10_000));
+    fn where_nobody_must_authenticate_any_more_who_leaves_is_told_from_who_stays() {
+        let end = |instance: u64| {
+            let end = AuthEndpoint {
+                workload: "default/ship".parse().unwrap(),
+                id: "spiffe://mesh/ns/default/sa/ship".parse().unwrap(),
+                identity: Identity::new(300).unwrap(),
+                ipv4: [10, 0, 0, 1].into(),
+                ipv6: std::net::Ipv6Addr::LOCALHOST,
+            };
+            (instance, end)
+        };
+        let told =
+            AuthPlan { endpoints: [end(1), end(2)].into(), ..AuthPlan::clone(&plan(&[pair(300, 300)])) };
+        let id = EndpointId::new(1).unwrap();
+        let there = NodePlan { endpoints: [(id, golden_endpoint())].into(), ..NodePlan::default() };
+        let after = nobody(&told, &there, &BTreeSet::new());
+        assert_eq!((after.pairs.len(), after.endpoints.keys().collect::<Vec<_>>()), (0, vec![&1]));
+        assert!(nobody(&told, &there, &[id].into()).endpoints.is_empty());
     }
 }

@@ -270,6 +270,8 @@ mod tests {
         }
     }
 
+    type Change<'a> = &'a dyn Fn(&mut Known);
+
     /// xwing runs here, deathstar on node2.
     fn asked(authentication: Authentication) -> Asked {
         let plan = AuthPlan {
@@ -358,13 +360,13 @@ mod tests {
     #[test]
     fn the_first_step_that_does_not_hold_says_what_to_do_and_ends_it() {
         let required = asked(Authentication::Required);
-        let fails = |change: &dyn Fn(&mut Known)| {
+        let fails = |change: Change<'_>| {
             let mut known = known();
             change(&mut known);
             let (steps, failed) = told(&required, Some(known));
             (steps.last().unwrap().clone(), failed.unwrap())
         };
-        let cases: [(&dyn Fn(&mut Known), &str, &str); 6] = [
+        let cases: [(Change<'_>, &str, &str); 6] = [
             (&|known| known.nodes.clear(), "session", "has no Node object"),
             (
                 &|known| {
