@@ -10,6 +10,17 @@ use crate::lab::{Mesh, Session, binary, wait_until};
 
 const ID: &str = "auth.revocation";
 const PORT: u16 = 80;
+/// Callers too ask for proof, so that either end has a mark of its own to lose when nobody can tell it anything.
+const CALLERS: &str = "\
+apiVersion: cilium.io/v2
+kind: CiliumNetworkPolicy
+metadata: {name: client, namespace: default}
+spec:
+  endpointSelector: {matchLabels: {app: client}}
+  egress:
+  - toEndpoints: [{matchLabels: {app: server}}]
+    authentication: {mode: required}
+";
 /// Milliseconds; the promise.
 const PROMISE: f64 = 50.0;
 /// Milliseconds; the grace of a node that cannot be reached.
@@ -34,8 +45,7 @@ pub fn measure(plan: &Plan) -> Vec<Row> {
         rows.push(plan.judge(row, Target::AtMost(PROMISE), None));
     }
     let taken = scene.partition(count);
-    let what =
-        format!("peer cut off, {count} connections; from the cut to the last word within the cut-off node");
+    let what = format!("peer cut off, {count} connections; from the cut until all are dead at the other end");
     rows.push(plan.judge(Row::new(ID, what, taken, "ms"), Target::AtMost(GRACE + PROMISE), None));
     rows
 }
@@ -50,6 +60,7 @@ impl Scene {
     fn new() -> Self {
         let mesh = Mesh::up(2, ", authenticationGrace: 2s");
         mesh.apply("proven.yaml", &policy(true, PORT));
+        mesh.apply("callers.yaml", CALLERS);
         mesh.place("server", &["app=server"], 1);
         mesh.place("near", &["app=client"], 1);
         mesh.place("far", &["app=client"], 0);
