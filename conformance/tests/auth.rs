@@ -75,6 +75,9 @@ fn the_first_connection_waits_for_its_proof_and_loses_no_packet() {
 fn switching_on_proves_who_talks_and_cuts_nobody_of_them() {
     let node = Node::up();
     let deathstar = node.serve("deathstar", DEATHSTAR, 80);
+    // A second is for proofs; the processes' own start, which takes what the machine takes, is not part of this.
+    node.apply("rule1.yaml", PROVEN);
+    assert_eq!(node.attempt("tiefighter", EMPIRE, "tcp", deathstar.addresses[0], 80), "answered");
     node.apply("rule1.yaml", RULE1);
     let mut live = deathstar.addresses.map(|address| {
         let name = if address.is_ipv4() { "tiefighter-4" } else { "tiefighter-6" };
