@@ -188,7 +188,9 @@ fn segment(skb: Skb, packet: &Packet, (source, destination): (&Address, &Address
 /// [`MARK_ANSWER`].
 #[inline(always)]
 pub(crate) fn onward(skb: Skb, packet: &Packet, flow: &Flow) {
-    if packet.protocol == protocol::TCP && !packet.is_later() {
+    // Behind extension headers there is no room to cut: the sender alone is told, and the receiver by its next packet.
+    let is_plain = packet.transport() == ETHERNET + packet.network_length();
+    if packet.protocol == protocol::TCP && !packet.is_later() && is_plain {
         answer_onward(skb.as_ptr(), packet, flow);
     }
 }

@@ -272,12 +272,25 @@ impl Entry {
         mark == 0 || auth::is_live(mark, epoch)
     }
 
-    /// Makes it depend on a mark, or on none. Before [`Self::remember`] in the first case, after it in the second: whoever
-    /// reads [`Memo::MARKED`] finds the mark.
+    /// Whether it depends on a mark that holds: what [`Memo::MARKED`] asks for. Where another CPU has just taken the mark
+    /// away, it does not.
+    #[inline(always)]
+    pub(crate) fn has_proof(self) -> bool {
+        let (mark, epoch) = self.proof();
+        auth::is_live(mark, epoch)
+    }
+
+    /// Makes it depend on a mark, before [`Self::remember`]: whoever reads [`Memo::MARKED`] finds the mark.
     #[inline(always)]
     pub(crate) fn depend_on(self, mark: u32, epoch: u64) {
         set!(self, epoch, epoch);
         set!(self, mark, mark);
+    }
+
+    /// Makes it depend on no mark, after [`Self::remember`]. The epoch stays: whoever still reads the number reads its epoch.
+    #[inline(always)]
+    pub(crate) fn depend_on_none(self) {
+        set!(self, mark, 0);
     }
 
     /// Whether the entry is still believed, whether or not anybody has collected it.

@@ -117,8 +117,8 @@ fn send(skb: Skb, frame: Frame<SHORTEST>, known: &Known) -> Option<i32> {
 #[inline(always)]
 fn arrive(skb: Skb) -> Result<i32, Detour> {
     let known = Known::find(skb, Frame::new(skb).ok_or(Detour::Unusual)?)?;
-    // A workload of this node does not send this way, and the node itself only from here.
-    if known.source.id != 0 || (known.host && skb.is_received()) {
+    // A workload of this node does not send this way, the node itself only from here, and others only from elsewhere.
+    if known.source.id != 0 || known.host == skb.is_received() {
         return Err(Detour::Unusual);
     }
     match known.endpoint(known.destination, known.addresses.1) {
@@ -211,7 +211,7 @@ impl Known {
         };
         let Found { entry, addresses, source_is_high, protocol } = found;
         let memo = entry.verdict(now.generation).ok_or(Detour::Unusual)?;
-        if memo & Memo::MARKED != 0 && !entry.is_proven() {
+        if memo & Memo::MARKED != 0 && !entry.has_proof() {
             return Err(Detour::Unusual);
         }
         let reply = entry.opened_by_high() != source_is_high;

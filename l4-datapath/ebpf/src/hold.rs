@@ -117,7 +117,8 @@ extern "C" fn hold_admit(skb: *mut __sk_buff, packet: *const Packet, payer: u32,
     }
     // SAFETY: no arguments.
     let now = unsafe { bpf_ktime_get_boot_ns() };
-    if is_slow_enough(payer, now) && is_few_enough(packet, now) { ADMITTED } else { OVER }
+    // The flow first: one that has too many already does not use up what others may need.
+    if is_few_enough(packet, now) && is_slow_enough(payer, now) { ADMITTED } else { OVER }
 }
 
 /// Index of the hold device; 0: there is none.

@@ -65,6 +65,12 @@ impl End {
         !self.is_local() && self.flags == Self::PENDING
     }
 
+    /// A workload of another node, known or not.
+    #[inline(always)]
+    pub(crate) fn is_elsewhere(&self) -> bool {
+        !self.is_local() && (self.is_pending() || is_workload(self.identity))
+    }
+
     #[inline(always)]
     pub(crate) fn is_local(&self) -> bool {
         self.id != 0

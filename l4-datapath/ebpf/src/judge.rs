@@ -236,7 +236,7 @@ fn follow(
     }
     match entry.verdict(now.generation) {
         Some(memo) => {
-            if memo & Memo::MARKED != 0 && !entry.is_proven() {
+            if memo & Memo::MARKED != 0 && !entry.has_proof() {
                 return Err(end(entry));
             }
             if memo & Memo::AUDITED != 0 {
@@ -279,7 +279,7 @@ fn ask_again(
     }
     entry.remember(now.generation, memo_bits(flow, verdict));
     if verdict.mark == 0 {
-        entry.depend_on(0, 0);
+        entry.depend_on_none();
     }
     Ok(())
 }

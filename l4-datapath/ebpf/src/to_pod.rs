@@ -123,6 +123,8 @@ fn sender(skb: Skb, packet: &Packet, flow: &mut Flow, now: &Moment) -> Result<()
     }
     flow.source.set_remote(&packet.source, now.generation);
     match flow.source.identity {
+        // Another node's workloads are heard by a device only: plain CAP_NET_RAW here is enough to write their addresses.
+        _ if !skb.is_received() && flow.source.is_elsewhere() => Err(DropReason::InvalidSourceIp),
         // The judgement says so, unless it belongs to a connection that was allowed when more was known.
         _ if flow.source.is_pending() => Ok(()),
         ReservedIdentity::UNMANAGED => Err(DropReason::InvalidSourceIp),

@@ -12,7 +12,7 @@ const ENDPOINT_IDS: u32 = 1 << 16;
 /// Clients that are remembered by services with affinity.
 const AFFINITIES: u32 = 1 << 16;
 /// Pairs of an endpoint of this node and an address of a peer that are proven, or were refused a moment ago.
-const PAIRS: u32 = 1 << 18;
+const PAIRS: u32 = 1 << 19;
 /// Datagrams in pieces under way at once.
 const FRAGMENTS: u32 = 1 << 16;
 /// `BPF_F_NO_PREALLOC`; the kernel insists on it for tries.

@@ -310,7 +310,7 @@ fn what_policy_asks_no_more_a_connection_depends_on_no_more() {
         node.set_generation(2);
         for family in FAMILIES {
             way.passes(&mut node, false, &Talk::Tcp.next(way, family, false));
-            assert_eq!(node.proofs(family), [(0, 0)]);
+            assert!(node.proofs(family).iter().all(|(mark, _)| *mark == 0), "of no mark");
         }
         node.withdraw(MARK);
         for family in FAMILIES {

@@ -264,11 +264,11 @@ fn nothing_waits_without_a_device() {
 
 /// It would come back as one that the node received, and not be believed.
 #[test]
-fn what_the_node_made_itself_does_not_wait() {
+fn what_the_node_made_itself_is_no_other_nodes_workload() {
     let mut node = waiting_node();
     for family in FAMILIES {
         let sent = tcp(Hook::ToPod.ends(family), (4000, 80), SYN);
-        node.is_dropped(Hook::ToPod, Context::default(), &sent, DropReason::PendingAddress);
+        node.is_dropped(Hook::ToPod, Context::default(), &sent, DropReason::InvalidSourceIp);
     }
 }
 
