@@ -6,13 +6,13 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use abi::HoldKind;
-use auth_agent::event::{Input, Output, Packet, SessionId, Time};
+use auth_agent::event::{Input, Output, Packet, ProofId, SessionId, Time};
 use auth_agent::machine::{Adopted, Machine, Settings};
 use auth_agent::message::{Attestation, Message, VERSION};
 use mesh::auth::{AuthEndpoint, AuthNode, AuthPlan, IdentityPair, InstanceName, Refusal};
 use mesh::identity::Identity;
 use mesh::spiffe::{SpiffeId, TrustDomain};
-use node_api::auth::PairState;
+use node_api::auth::{FromAuthAgent, PairState};
 
 const SECOND: Time = 1_000_000_000;
 const SESSION: SessionId = SessionId(1);
@@ -47,6 +47,7 @@ fn plan() -> AuthPlan {
         trust_domain: domain(),
         node: "a".to_owned(),
         grace: 10_000,
+        ahead: 20_000,
         nodes: BTreeMap::from([("b".to_owned(), node("b")), ("c".to_owned(), node("c"))]),
         endpoints: BTreeMap::from([(1, endpoint("web", 300, 1, 1))]),
         remotes: BTreeMap::from([
@@ -65,10 +66,14 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
+        Self::with(plan())
+    }
+
+    fn with(plan: AuthPlan) -> Self {
         let now = 100 * SECOND;
         let mut bench = Self { machine: Machine::new(Settings::new(7), Adopted::default(), now), now };
         bench.give(Input::Tick);
-        bench.give(Input::Plan(1, Arc::new(plan())));
+        bench.give(Input::Plan(1, Arc::new(plan)));
         bench.give(Input::Certificate(id("web"), Ok(now + 3_600 * SECOND)));
         bench
     }
@@ -94,6 +99,14 @@ impl Bench {
     /// The answer to the probe that went with the greeting.
     fn echo(&mut self) -> Vec<Output> {
         self.hear(Message::Echo { nonce: 1, withdrawal: 0 })
+    }
+
+    /// The handshake that this node has begun comes to its end, so much later.
+    fn prove(&mut self, after: Time) -> Vec<Output> {
+        let proof = ProofId { session: SESSION, ours: true, number: 1 };
+        self.now += after;
+        self.give(Input::ProofDone(proof, Ok(self.now + 3_600 * SECOND)));
+        self.hear(Message::Accept { proof: 1 })
     }
 
     fn problem(&self) -> String {
@@ -358,4 +371,67 @@ fn marks_and_keys_that_no_plan_explains_are_cleared_at_the_first() {
     let outputs = machine.handle(1, Input::Plan(1, Arc::new(plan())));
     assert!(outputs.contains(&Output::ClearMark { number: 5, keys: vec![key] }));
     assert!(outputs.contains(&Output::Lease { number: 3, end: 0 }));
+}
+
+fn begins(outputs: &[Output]) -> usize {
+    outputs.iter().filter(|output| matches!(output, Output::StartProof { .. })).count()
+}
+
+fn settled(outputs: &[Output], number: u64) -> bool {
+    outputs.contains(&Output::Tell(FromAuthAgent::Settled { number }))
+}
+
+#[test]
+fn with_nothing_ahead_a_packet_alone_asks_and_every_plan_is_settled_at_once() {
+    let mut bench = Bench::with(AuthPlan { ahead: 0, ..plan() });
+    bench.connect(vec![db()]);
+    assert_eq!(begins(&bench.echo()) + begins(&bench.pass(500_000_000)), 0);
+    let outputs = bench.give(Input::Plan(2, Arc::new(AuthPlan { ahead: 0, grace: 9_000, ..plan() })));
+    assert!(settled(&outputs, 2), "{outputs:?}");
+    assert_eq!(begins(&bench.hold(1, HoldKind::Egress, [10, 0, 2, 2])), 1);
+    let bound = bench.prove(1_000);
+    assert!(bound.iter().any(|output| matches!(output, Output::Send(_, Message::Bind { .. }))), "{bound:?}");
+    let outputs = bench.hear(Message::Bound { bind: 1 });
+    assert!(outputs.contains(&Output::Release(Packet(1))), "{outputs:?}");
+}
+
+#[test]
+fn how_many_pairs_are_proven_ahead_is_what_the_latest_plan_says() {
+    let identity = |number| Identity::new(number).expect("not zero");
+    let both = |ahead| {
+        let pairs = [301, 302].map(|other| IdentityPair::new(identity(300), identity(other))).into();
+        AuthPlan { ahead, pairs, ..plan() }
+    };
+    let spare = endpoint("spare", 302, 2, 3);
+    let spare = Attestation { instance: 3, addresses: spare.addresses(), id: spare.id };
+    for (before, after, expected) in [(20_000, 1, 1), (20_000, 0, 0), (0, 2, 2), (1, 2, 2)] {
+        let mut bench = Bench::with(both(before));
+        // Nothing has begun: the session comes later.
+        let outputs = bench.give(Input::Plan(2, Arc::new(both(after))));
+        assert_eq!(settled(&outputs, 2), after == 0);
+        assert_eq!(bench.machine.pairs().len(), expected, "{before} to {after}");
+        bench.connect(vec![db(), spare.clone()]);
+        assert_eq!(begins(&bench.echo()), expected, "{before} to {after}");
+    }
+}
+
+#[test]
+fn how_long_a_handshake_took_is_told_with_its_pair() {
+    let mut bench = Bench::new();
+    bench.connect(vec![db()]);
+    assert_eq!(begins(&bench.echo()), 1);
+    assert_eq!(bench.machine.pairs()[0].proof_micros, None);
+    bench.prove(1_871_000);
+    assert_eq!(bench.machine.pairs()[0].proof_micros, Some(1_873), "until it was accepted");
+    // In memory, of two workloads of this node.
+    let mut here = plan();
+    here.endpoints.insert(4, endpoint("db", 301, 1, 4));
+    let mut bench = Bench::with(here);
+    let asked = bench.give(Input::Certificate(id("db"), Ok(u64::MAX)));
+    assert!(asked.contains(&Output::ProveLocally(id("db"), id("web"))), "{asked:?}");
+    bench.now += 499_000;
+    bench.give(Input::LocalProofDone { a: id("db"), b: id("web"), result: Ok(u64::MAX) });
+    let pairs = bench.machine.pairs();
+    let beside = pairs.iter().find(|pair| pair.remote.node == "a").expect("it is kept");
+    assert_eq!((beside.state, beside.proof_micros), (PairState::Proven, Some(500)));
 }

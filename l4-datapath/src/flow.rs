@@ -351,6 +351,7 @@ mod tests {
             trust_domain: "td".parse().unwrap(),
             node: "node1".to_owned(),
             grace: 10_000,
+            ahead: 20_000,
             nodes: BTreeMap::new(),
             endpoints: [(1, end("deathstar", [10, 0, 0, 7]))].into(),
             remotes: [(

@@ -77,6 +77,8 @@ pub struct AuthPlan {
     pub node: String,
     /// How long marks outlive the last word of the node that vouches for them, milliseconds.
     pub grace: u64,
+    /// The most pairs that are proven before anybody asks; 0: none, packets alone ask.
+    pub ahead: u32,
     /// The other nodes, by name.
     pub nodes: BTreeMap<String, AuthNode>,
     /// Endpoints of this node, by instance.

@@ -145,6 +145,9 @@ pub struct PairView {
     pub epoch: u64,
     /// Seconds until the mark ends unless it is renewed.
     pub expires_in: Option<u64>,
+    /// How long the latest handshake that this node began for it took, microseconds: from `Prove`, or from the start of
+    /// one in memory, until it counted. In JSON only.
+    pub proof_micros: Option<u64>,
     /// What failed last, if it is not proven now.
     pub refusal: Option<Refusal>,
     /// That, in a sentence that names the certificate or the node.
@@ -287,6 +290,7 @@ mod tests {
             trust_domain: trust_domain.clone(),
             node: "node1".to_owned(),
             grace: 10_000,
+            ahead: 20_000,
             nodes: BTreeMap::new(),
             endpoints: BTreeMap::new(),
             remotes: BTreeMap::new(),

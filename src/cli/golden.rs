@@ -218,6 +218,7 @@ pub(crate) fn pairs() -> Vec<PairView> {
         mark: 4,
         epoch: 77,
         expires_in: Some(1_750),
+        proof_micros: Some(1_873),
         refusal: None,
         detail: None,
     };
@@ -229,6 +230,7 @@ pub(crate) fn pairs() -> Vec<PairView> {
         mark: 0,
         epoch: 0,
         expires_in: None,
+        proof_micros: None,
         refusal: Some(Refusal::PeerNoCertificate),
         detail: Some(
             "no certificate for spiffe://cluster.local/ns/default/sa/xwing on death-star-1".to_owned(),

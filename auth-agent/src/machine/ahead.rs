@@ -6,7 +6,7 @@ use mesh::auth::{AuthPlan, InstanceName};
 use mesh::identity::Identity;
 use node_api::auth::FromAuthAgent;
 
-use super::pairs::{PairName, Work};
+use super::pairs::{Pair, PairName, Work};
 use super::timers::Timer;
 use super::{Machine, SECOND};
 use crate::event::{Output, Time};
@@ -145,8 +145,13 @@ impl Machine {
         let Some(plan) = self.plan.clone() else {
             return;
         };
+        self.settling = None;
+        self.forget_beyond();
+        for name in self.unconfirmed() {
+            self.enqueue_ahead(&name);
+        }
         let mut open = BTreeSet::new();
-        for pair in &plan.pairs {
+        for pair in plan.pairs.iter().filter(|_| plan.ahead > 0) {
             let (a, b) = pair.identities();
             self.imply(&plan, a, b, &mut open);
             if a != b {
@@ -162,6 +167,26 @@ impl Machine {
         self.check_settled();
     }
 
+    /// What is kept beyond the bound of the plan goes, unless somebody has asked for it or it has come to something.
+    fn forget_beyond(&mut self) {
+        let beyond = self.pairs.len().saturating_sub(self.most_ahead());
+        let idle = |pair: &Pair| {
+            let waits = matches!(pair.work, Work::Idle | Work::Queued) && pair.refused.is_none();
+            waits && pair.mark.is_none() && pair.packets.is_empty()
+        };
+        let names = self.pairs.iter().rev().filter(|(_, pair)| idle(pair)).map(|(name, _)| name.clone());
+        for name in names.take(beyond).collect::<Vec<_>>() {
+            self.forget(&name);
+        }
+    }
+
+    /// Marks that an earlier auth-agent left, or that are of an earlier session: they are not renewed before they are
+    /// proven again, whatever the bound.
+    fn unconfirmed(&self) -> Vec<PairName> {
+        let waits = |pair: &Pair| pair.mark.is_some_and(|marked| !marked.confirmed);
+        self.pairs.iter().filter(|(_, pair)| waits(pair)).map(|(name, _)| name.clone()).collect()
+    }
+
     /// Pairs of one identity here with another anywhere.
     fn imply(&mut self, plan: &AuthPlan, here: Identity, there: Identity, open: &mut BTreeSet<PairName>) {
         let locals = self.index.local_identities.get(&here).cloned().unwrap_or_default();
@@ -175,7 +200,7 @@ impl Machine {
                     continue;
                 }
                 let name = self.pair_name(local, peer.clone());
-                if !self.pairs.contains_key(&name) && self.pairs.len() >= self.settings.ahead {
+                if !self.pairs.contains_key(&name) && self.pairs.len() >= self.most_ahead() {
                     return;
                 }
                 if self.keep(&name).is_ok_and(|pair| !pair.mark.is_some_and(|marked| marked.confirmed)) {

@@ -16,6 +16,8 @@ use crate::message::Message;
 #[derive(Debug)]
 pub(super) struct Handshake {
     pub(super) key: ProofKey,
+    /// When it began.
+    pub(super) since: Time,
     /// What our side of it has found, until the other side's word is there, too.
     pub(super) done: Option<Time>,
     /// Bytes received and sent.
@@ -41,7 +43,7 @@ impl Machine {
             state.proofs += 1;
         }
         let key = ProofKey { node: node.to_owned(), local: ours.clone(), remote: theirs.clone() };
-        self.handshakes.insert(id, Handshake { key, done: None, bytes: [0; 2] });
+        self.handshakes.insert(id, Handshake { key, since: self.now, done: None, bytes: [0; 2] });
         self.timers.add(self.now + self.settings.proof_time, Timer::Handshake(id));
         self.out.push(Output::StartProof { proof: id, local: ours, remote: theirs });
     }
@@ -138,7 +140,7 @@ impl Machine {
         true
     }
 
-    fn end_handshake(&mut self, id: ProofId) -> Option<ProofKey> {
+    fn end_handshake(&mut self, id: ProofId) -> Option<Handshake> {
         let handshake = self.handshakes.remove(&id)?;
         if id.ours {
             self.tally.running = self.tally.running.saturating_sub(1);
@@ -148,13 +150,16 @@ impl Machine {
         } else if let Some(state) = self.sessions.get_mut(&id.session) {
             state.proofs = state.proofs.saturating_sub(1);
         }
-        Some(handshake.key)
+        Some(handshake)
     }
 
     fn proof_succeeded(&mut self, id: ProofId, expiry: Time) {
-        let Some(key) = self.end_handshake(id) else {
+        let Some(Handshake { key, since, .. }) = self.end_handshake(id) else {
             return;
         };
+        if let Some(proof) = self.proofs.get_mut(&key).filter(|_| id.ours) {
+            proof.took = Some(self.now.saturating_sub(since));
+        }
         // One of a session that is not the one in use proves nothing about the one that is.
         if self.current(&key.node) == Some(id.session) {
             self.proof_holds(&key, expiry);
@@ -163,7 +168,7 @@ impl Machine {
 
     /// A handshake has failed; `tell` the other side if it does not know.
     pub(super) fn proof_failed(&mut self, id: ProofId, why: Refusal, tell: bool) {
-        let Some(key) = self.end_handshake(id) else {
+        let Some(Handshake { key, .. }) = self.end_handshake(id) else {
             return;
         };
         if tell {

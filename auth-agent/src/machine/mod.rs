@@ -191,6 +191,11 @@ impl Machine {
         self.plan.as_ref().map_or(0, |plan| plan.grace.saturating_mul(MILLISECOND))
     }
 
+    /// The most pairs that are kept without having been asked for.
+    fn most_ahead(&self) -> usize {
+        self.plan.as_ref().map_or(0, |plan| usize::try_from(plan.ahead).unwrap_or(usize::MAX))
+    }
+
     fn own_node(&self) -> &str {
         self.plan.as_ref().map_or("", |plan| &plan.node)
     }

@@ -359,7 +359,7 @@ impl Machine {
         if let Some(pair) = self.pairs.get_mut(name).filter(|pair| pair.retry.is_some_and(|at| at <= now)) {
             pair.retry = None;
             let idle = pair.mark.is_none() && pair.work == Work::Idle && pair.packets.is_empty();
-            if idle && pair.refused.is_none() && self.pairs.len() > self.settings.ahead {
+            if idle && pair.refused.is_none() && self.pairs.len() > self.most_ahead() {
                 // Only what is asked for is kept beyond the bound; a packet asks again.
                 return self.forget(name);
             }

@@ -33,6 +33,8 @@ pub(super) struct Proof {
     pub(super) expiry: Option<Time>,
     /// When it is to be renewed.
     renew: Time,
+    /// How long the latest that this node began has taken until it counted.
+    pub(super) took: Option<Time>,
     /// Whether one that this node began is under way.
     pub(super) running: Running,
     /// Pairs that wait for it or are marked on its strength.
@@ -91,7 +93,8 @@ impl Machine {
         let id = ProofId { session, ours: true, number };
         proof.running = Running::There(id);
         self.tally.running += 1;
-        self.handshakes.insert(id, Handshake { key: key.clone(), done: None, bytes: [0; 2] });
+        self.handshakes
+            .insert(id, Handshake { key: key.clone(), since: self.now, done: None, bytes: [0; 2] });
         self.timers.add(deadline, Timer::Handshake(id));
         let (local, remote) = (key.local.clone(), key.remote.clone());
         let (initiator, responder) = (local.clone(), remote.clone());
@@ -105,7 +108,9 @@ impl Machine {
         let Some(proof) = self.proofs.get_mut(&key).filter(|proof| proof.running != Running::No) else {
             return;
         };
-        proof.running = Running::No;
+        if let (Running::Here(since), Ok(_)) = (std::mem::take(&mut proof.running), &result) {
+            proof.took = Some(self.now.saturating_sub(since));
+        }
         self.tally.running = self.tally.running.saturating_sub(1);
         match result {
             Ok(expiry) if expiry > self.now => self.proof_holds(&key, expiry),

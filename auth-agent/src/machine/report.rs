@@ -7,6 +7,7 @@ use mesh::workload::WorkloadName;
 use node_api::auth::{AuthCounters, CertificateView, NodeView, PairState, PairView};
 
 use super::pairs::{Pair, PairName, Work};
+use super::proofs::{Proof, ProofKey};
 use super::{MILLISECOND, Machine, SECOND};
 use crate::event::Time;
 
@@ -103,9 +104,21 @@ impl Machine {
             mark: pair.mark.map_or(0, |marked| marked.number),
             epoch: pair.mark.map_or(0, |marked| marked.epoch),
             expires_in: pair.mark.map(|marked| marked.expiry.saturating_sub(self.now) / SECOND),
+            proof_micros: self.proof_of(name, pair).and_then(|proof| proof.took).map(|took| took / 1_000),
             refusal,
             detail: refusal.map(|why| self.detail(name, &pair.ends.local.workload, why)),
         }
+    }
+
+    /// The proof that a pair rests on or waits for.
+    fn proof_of(&self, name: &PairName, pair: &Pair) -> Option<&Proof> {
+        let (node, local, remote) =
+            (&name.peer.node, pair.ends.local.id.clone(), pair.ends.remote.id.clone());
+        self.proofs.get(&if *node == self.own_node() {
+            ProofKey::here(node.clone(), local, remote)
+        } else {
+            ProofKey { node: node.clone(), local, remote }
+        })
     }
 
     /// A refusal, with the name of what it is about.

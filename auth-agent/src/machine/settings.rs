@@ -34,8 +34,6 @@ pub struct Settings {
     pub peer_per_second: u64,
     /// Binds that this node has begun and not ended, per session.
     pub binds_at_once: usize,
-    /// Pairs proven without having been asked for.
-    pub ahead: usize,
     /// Pairs that are kept, those that packets or peers have asked for included.
     pub pairs: usize,
     /// Packets that wait for one pair.
@@ -70,7 +68,6 @@ impl Settings {
             proofs_per_peer: 256,
             peer_per_second: 2_000,
             binds_at_once: 1_024,
-            ahead: 20_000,
             pairs: 131_072,
             held_per_pair: 64,
             held: 4_096,

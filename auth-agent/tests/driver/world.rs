@@ -156,6 +156,7 @@ impl Node {
             trust_domain: ca.domain.clone(),
             node: self.name.to_owned(),
             grace: 10_000,
+            ahead: 20_000,
             nodes: BTreeMap::from([(other.name.to_owned(), auth_node(ca, other.name, other.address))]),
             endpoints: BTreeMap::from([(u64::from(self.number), endpoint(ca, self.number, own))]),
             remotes: BTreeMap::from([(other.instance(), endpoint(ca, other.number, name))]),

@@ -128,6 +128,7 @@ impl Truth {
             trust_domain: self.domain.clone(),
             node: own.clone(),
             grace: GRACE / 1_000_000,
+            ahead: 20_000,
             nodes: nodes.collect(),
             endpoints: of(true).map(|(name, endpoint)| (name.instance, endpoint.end.clone())).collect(),
             remotes: of(false).map(|(name, endpoint)| (name.clone(), endpoint.end.clone())).collect(),

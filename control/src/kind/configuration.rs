@@ -101,6 +101,8 @@ pub struct Configuration {
     pub trust_domain: TrustDomain,
     /// How long marks outlive the last word of the node that vouches for them.
     pub authentication_grace: Duration,
+    /// The most pairs that are proven before a packet asks; 0: none.
+    pub authentication_ahead: u32,
     /// TCP port on which this node's auth-agent listens for others.
     pub auth_port: u16,
     /// Where the embedded CA listens for auth-agents.
@@ -144,6 +146,7 @@ impl Default for Configuration {
             workload_labels: WorkloadLabels::Run,
             trust_domain: TrustDomain::default(),
             authentication_grace: Duration::from_secs(10),
+            authentication_ahead: 20_000,
             auth_port: AUTH_PORT,
             ca_listen: SocketAddr::from(([127, 0, 0, 1], 4251)),
             ca_address: None,

@@ -46,6 +46,7 @@ pub(super) struct Auth {
 struct Inputs {
     trust_domain: TrustDomain,
     grace: Duration,
+    ahead: u32,
     auth_port: u16,
     node: String,
     nodes: Arc<BTreeMap<String, Node>>,
@@ -186,6 +187,7 @@ impl Inputs {
         Self {
             trust_domain: configuration.trust_domain.clone(),
             grace: configuration.authentication_grace,
+            ahead: configuration.authentication_ahead,
             auth_port: configuration.auth_port,
             node: given.node.name.clone(),
             nodes: Arc::clone(&world.nodes),
@@ -196,6 +198,7 @@ impl Inputs {
     fn are(&self, now: &Self) -> bool {
         self.trust_domain == now.trust_domain
             && self.grace == now.grace
+            && self.ahead == now.ahead
             && self.auth_port == now.auth_port
             && self.node == now.node
             && Arc::ptr_eq(&self.nodes, &now.nodes)
@@ -220,6 +223,7 @@ impl Inputs {
             trust_domain: trust_domain.clone(),
             node: self.node.clone(),
             grace: u64::try_from(self.grace.as_millis()).unwrap_or(u64::MAX),
+            ahead: self.ahead,
             nodes: self.nodes.values().filter(|node| node.name != self.node).filter_map(other).collect(),
             endpoints: endpoints.clone(),
             remotes: self.remotes.iter().filter_map(remote).collect(),

@@ -77,6 +77,18 @@ fn errors_of_the_configuration() {
             "spec.authenticationGrace: found \"1s\", expected a duration between 2s and 10m, such as 90s or 1h30m",
         ),
         (
+            "authenticationAhead: 100001",
+            "spec.authenticationAhead: found \"100001\", expected a number between 0 and 100000",
+        ),
+        (
+            "authenticationAhead: -1",
+            "spec.authenticationAhead: found \"-1\", expected a number between 0 and 100000",
+        ),
+        (
+            "authenticationAhead: '020'",
+            "spec.authenticationAhead: found \"020\", expected a number between 0 and 100000",
+        ),
+        (
             "svidLifetime: 90",
             "spec.svidLifetime: found \"90\", expected a duration between 10s and 24h, such as 90s or 1h30m",
         ),
@@ -179,6 +191,7 @@ fn settings_of_authentication_are_shown_with_their_defaults_and_as_given() {
         [
             "trustDomain=cluster.local",
             "authenticationGrace=10s",
+            "authenticationAhead=20000",
             "authPort=4250",
             "caListen=127.0.0.1:4251",
             "caAddress=(the CA of this node)",
@@ -189,11 +202,12 @@ fn settings_of_authentication_are_shown_with_their_defaults_and_as_given() {
     );
     assert_eq!(
         entries(
-            "trustDomain: example.org, authenticationGrace: 1m30s, authPort: 5250, caAddress: '[2001:db8::1]:4251', joinTokenFile: /etc/token, trustBundleFile: /etc/roots.pem"
-        )[..7],
+            "trustDomain: example.org, authenticationGrace: 1m30s, authenticationAhead: 0, authPort: 5250, caAddress: '[2001:db8::1]:4251', joinTokenFile: /etc/token, trustBundleFile: /etc/roots.pem"
+        )[..8],
         [
             "trustDomain=example.org",
             "authenticationGrace=1m30s",
+            "authenticationAhead=0",
             "authPort=5250",
             "caListen=127.0.0.1:4251",
             "caAddress=[2001:db8::1]:4251",
@@ -201,5 +215,5 @@ fn settings_of_authentication_are_shown_with_their_defaults_and_as_given() {
             "trustBundleFile=/etc/roots.pem",
         ]
     );
-    assert_eq!(entries("caListen: '0.0.0.0:4300', svidLifetime: 24h")[3..8][..1], ["caListen=0.0.0.0:4300"]);
+    assert_eq!(entries("caListen: '0.0.0.0:4300', svidLifetime: 24h")[4..9][..1], ["caListen=0.0.0.0:4300"]);
 }

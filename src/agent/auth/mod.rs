@@ -314,6 +314,7 @@ mod tests {
             trust_domain: "mesh".parse().unwrap(),
             node: "node1".to_owned(),
             grace: 10_000,
+            ahead: 20_000,
             nodes: BTreeMap::new(),
             endpoints: BTreeMap::new(),
             remotes: BTreeMap::new(),

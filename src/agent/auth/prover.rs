@@ -379,6 +379,7 @@ mod tests {
             trust_domain: "mesh".parse().unwrap(),
             node: "node1".to_owned(),
             grace: 10_000,
+            ahead: 20_000,
             nodes: BTreeMap::new(),
             endpoints: (1..).zip(identities).map(endpoint).collect(),
             remotes: BTreeMap::new(),

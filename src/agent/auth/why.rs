@@ -278,6 +278,7 @@ mod tests {
             trust_domain: "mesh".parse().unwrap(),
             node: "node1".to_owned(),
             grace: 10_000,
+            ahead: 20_000,
             nodes: BTreeMap::new(),
             endpoints: [(1, endpoint("xwing", [10, 0, 0, 1]))].into(),
             remotes: [(
@@ -318,6 +319,7 @@ mod tests {
                 mark: 9,
                 epoch: 77,
                 expires_in: Some(1800),
+                proof_micros: Some(1_900),
                 refusal: None,
                 detail: None,
             }],

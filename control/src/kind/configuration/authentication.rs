@@ -12,10 +12,13 @@ use crate::yaml::At;
 const GRACE: RangeInclusive<Duration> = Duration::from_secs(2)..=Duration::from_secs(600);
 /// Shorter, and nothing but renewal is done.
 const LIFETIME: RangeInclusive<Duration> = Duration::from_secs(10)..=Duration::from_secs(86_400);
+/// The auth-agent keeps 131 072 pairs in all; what is left of them is for packets that ask.
+const AHEAD: RangeInclusive<u32> = 0..=100_000;
 
 pub(super) fn settings<'a>(all: &mut Configuration, key: &mut impl FnMut(&'static str) -> Option<At<'a>>) {
     set(&mut all.trust_domain, key("trustDomain").and_then(|at| trust_domain(&at)));
     set(&mut all.authentication_grace, key("authenticationGrace").and_then(|at| duration(&at, &GRACE)));
+    set(&mut all.authentication_ahead, key("authenticationAhead").and_then(|at| count(&at, &AHEAD)));
     set(&mut all.auth_port, key("authPort").and_then(|at| ports::number(&at)));
     let listen = key("caListen");
     set(&mut all.ca_listen, listen.as_ref().and_then(|at| server(at, "127.0.0.1:4251")));
@@ -62,6 +65,18 @@ fn server(at: &At<'_>, example: &str) -> Option<SocketAddr> {
     Some(server)
 }
 
+fn count(at: &At<'_>, bounds: &RangeInclusive<u32>) -> Option<u32> {
+    let expected = format!("a number between {} and {}", bounds.start(), bounds.end());
+    let text = at.text(&expected)?;
+    // No sign, no leading zero: it is read by everybody as it is here.
+    let found =
+        text.parse().ok().filter(|number: &u32| number.to_string() == text && bounds.contains(number));
+    if found.is_none() {
+        at.expected(expected);
+    }
+    found
+}
+
 /// As Kubernetes writes them: `90s`, `1h30m`.
 fn duration(at: &At<'_>, bounds: &RangeInclusive<Duration>) -> Option<Duration> {
     let expected = format!(
@@ -103,10 +118,11 @@ fn shown(duration: Duration) -> String {
 }
 
 /// Rows of `config view`.
-pub(super) fn entries(all: &Configuration) -> [(&'static str, String); 8] {
+pub(super) fn entries(all: &Configuration) -> [(&'static str, String); 9] {
     [
         ("trustDomain", all.trust_domain.to_string()),
         ("authenticationGrace", shown(all.authentication_grace)),
+        ("authenticationAhead", all.authentication_ahead.to_string()),
         ("authPort", all.auth_port.to_string()),
         ("caListen", all.ca_listen.to_string()),
         ("caAddress", or(all.ca_address, "(the CA of this node)")),

@@ -109,11 +109,11 @@ fn the_auth_agent_is_told_of_both_ends_by_what_the_administrator_says_of_them() 
 
 #[test]
 fn settings_of_authentication_are_in_the_plan_and_an_own_port_that_is_not_declared_is_said() {
-    let settings = "---\napiVersion: ferromesh.io/v1alpha1\nkind: Configuration\nspec: {trustDomain: example.org, authenticationGrace: 2s, authPort: 4300}\n";
+    let settings = "---\napiVersion: ferromesh.io/v1alpha1\nkind: Configuration\nspec: {trustDomain: example.org, authenticationGrace: 2s, authenticationAhead: 7, authPort: 4300}\n";
     let yaml = [NODES, REQUIRED, settings].concat();
     let bench = Bench::new(&yaml, &["default/web=app=web", "default/client=app=client"]);
     let plan = auth(&bench).unwrap();
-    assert_eq!((plan.trust_domain.as_str(), plan.grace), ("example.org", 2_000));
+    assert_eq!((plan.trust_domain.as_str(), plan.grace, plan.ahead), ("example.org", 2_000, 7));
     // What was run says who it is, where no administrator does.
     assert_eq!(plan.endpoints[&1].id.to_string(), "spiffe://example.org/ns/default/sa/default");
     let rows = status::policies(&bench.world, &bench.planned);
