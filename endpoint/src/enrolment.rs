@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use ipnet::IpNet;
 use linux::cgroup::{Cgroup, Events};
@@ -390,7 +390,9 @@ pub(crate) async fn check_pools(config: &Config, host: &Netlink) -> Result<()> {
 /// The one on record, unless its pools are no longer the configuration's.
 fn allocation(config: &Config, adopted: &[Endpoint]) -> Result<Allocation> {
     let Some(old) = record::read::<Allocation>(&Allocation::path(config))? else {
-        let instance = adopted.iter().map(|endpoint| endpoint.instance).max().unwrap_or(0);
+        // Other nodes may remember instances from before `down`: these numbers are none of those.
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+        let instance = adopted.iter().map(|endpoint| endpoint.instance).max().unwrap_or(now);
         return Ok(Allocation::new(config, instance));
     };
     let pairs =

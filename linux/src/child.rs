@@ -65,6 +65,7 @@ fn check(result: libc::c_int) -> io::Result<()> {
 /// Processes that were started with these words in a row among their arguments, by root or by `user`; the caller is not
 /// among them.
 pub fn with_arguments(words: &[&str], user: u32) -> Result<Vec<i32>> {
+    let own = fs::read_link("/proc/self/ns/pid").context("read", "/proc/self/ns/pid")?;
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc").context("list", "/proc")? {
         let path: PathBuf = entry.context("list", "/proc")?.path();
@@ -77,7 +78,12 @@ pub fn with_arguments(words: &[&str], user: u32) -> Result<Vec<i32>> {
         let given: Vec<&[u8]> = text.split(|byte| *byte == 0).collect();
         let same = |window: &[&[u8]]| window.iter().zip(words).all(|(one, other)| *one == other.as_bytes());
         let owner = fs::metadata(&path).map(|metadata| metadata.uid());
-        if given.windows(words.len()).any(same) && owner.is_ok_and(|owner| owner == 0 || owner == user) {
+        // A workload may call its processes whatever it likes, but it has process ids of its own.
+        let is_here = fs::read_link(path.join("ns/pid")).is_ok_and(|namespace| namespace == own);
+        if is_here
+            && given.windows(words.len()).any(same)
+            && owner.is_ok_and(|owner| owner == 0 || owner == user)
+        {
             found.push(number);
         }
     }

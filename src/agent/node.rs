@@ -139,8 +139,10 @@ impl Node {
         self.auth.place(control::placements(&self.world, &self.facts, endpoints));
         self.auth.lead(&planned.plan, &self.planned.plan, &mut self.datapath, &self.endpoints).await;
         let applied = self.datapath.apply(&planned.plan);
-        let in_force = if applied.is_ok() { &planned.plan } else { &self.planned.plan };
-        self.auth.follow(in_force, &self.leaving);
+        match &applied {
+            Ok(_) => self.auth.follow(&planned.plan, &self.leaving),
+            Err(_) => self.auth.fall_back(&self.planned.plan, &planned.plan),
+        }
         let report = applied?;
         self.settle_after(report.changed);
         self.planned = Arc::new(planned);

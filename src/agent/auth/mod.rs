@@ -163,6 +163,16 @@ impl Auth {
         self.told = Some(wanted);
     }
 
+    /// A plan was refused, the one before is still in force. Permissions may stay as they were, proofs may not: whoever the
+    /// refused plan has no more, or has as somebody else, is proven to nobody.
+    pub(super) fn fall_back(&mut self, in_force: &NodePlan, refused: &NodePlan) {
+        let (Some(prover), Some(old)) = (&self.prover, &in_force.auth) else { return };
+        let Some(new) = &refused.auth else { return };
+        let wanted = Arc::new(common(old, new));
+        prover.tell(Arc::clone(&wanted));
+        self.told = Some(wanted);
+    }
+
     /// The auth-agent is told a plan, and started if need be.
     async fn tell(
         &mut self,
@@ -278,6 +288,15 @@ fn join(plan: &Arc<AuthPlan>, more: &BTreeSet<IdentityPair>) -> Arc<AuthPlan> {
     Arc::new(AuthPlan { pairs, ..AuthPlan::clone(plan) })
 }
 
+/// What two plans say alike of who there is, under the pairs of the first.
+fn common(plan: &AuthPlan, other: &AuthPlan) -> AuthPlan {
+    let mut common = plan.clone();
+    common.nodes.retain(|name, node| other.nodes.get(name) == Some(node));
+    common.endpoints.retain(|instance, endpoint| other.endpoints.get(instance) == Some(endpoint));
+    common.remotes.retain(|name, endpoint| other.remotes.get(name) == Some(endpoint));
+    common
+}
+
 /// The plan by which nobody does any more. Who is still there stays in it: that tells who has gone from who need not
 /// prove anything.
 fn nobody(told: &AuthPlan, plan: &NodePlan, leaving: &BTreeSet<EndpointId>) -> Arc<AuthPlan> {
@@ -369,6 +388,26 @@ mod tests {
             egress: Arc::default(),
             audit: false,
         }
+    }
+
+    #[test]
+    fn a_refused_plan_leaves_permissions_and_takes_proofs_away() {
+        let endpoint = |account: &str| AuthEndpoint {
+            workload: "default/deathstar".parse().unwrap(),
+            id: format!("spiffe://mesh/ns/default/sa/{account}").parse().unwrap(),
+            identity: Identity::new(300).unwrap(),
+            ipv4: [10, 0, 0, 1].into(),
+            ipv6: std::net::Ipv6Addr::LOCALHOST,
+        };
+        let with = |pairs: &[IdentityPair], endpoints: [(u64, &str); 2]| AuthPlan {
+            endpoints: endpoints.map(|(instance, account)| (instance, endpoint(account))).into(),
+            ..AuthPlan::clone(&plan(pairs))
+        };
+        let old = with(&[pair(300, 301)], [(1, "same"), (2, "before")]);
+        let new = with(&[], [(1, "same"), (2, "after")]);
+        let common = common(&old, &new);
+        assert_eq!(common.endpoints.keys().collect::<Vec<_>>(), [&1], "the other is somebody else by now");
+        assert_eq!(common.pairs, old.pairs);
     }
 
     #[test]
