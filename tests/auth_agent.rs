@@ -92,6 +92,7 @@ fn plan() -> AuthPlan {
         trust_domain: domain.clone(),
         node: "a".to_owned(),
         grace: 10_000,
+        ahead: 100,
         nodes: BTreeMap::new(),
         endpoints: [(1, endpoint(1, "client")), (2, endpoint(2, "server"))].into(),
         remotes: BTreeMap::new(),

@@ -2,7 +2,7 @@
 //! and with one that nobody has proven yet, so that its first packet waits.
 //!
 //! Each figure is of a client that has never called the server: one workload with a service account of its own for each.
-//! The handshake alone is what the auth-agent says a proof took that no packet waited for.
+//! The handshake alone is what the auth-agent says that each proof took, from the first message to the peer's acceptance.
 
 use super::policy;
 use crate::bench::plan::Plan;
@@ -32,8 +32,8 @@ fn rows(plan: &Plan, cold: &Times, warm: &Times) -> Vec<Row> {
     let mut rows = Vec::new();
     for (share, name, extra) in [(0.5, "p50", EXTRA[0]), (0.99, "p99", EXTRA[1])] {
         let [proven, plain, handshake] =
-            [&cold.proven, &cold.plain, &warm.handshakes].map(|times| percentile(times, share));
-        let bound = plain + percentile(&warm.handshakes, 0.5) + extra;
+            [&cold.proven, &cold.plain, &cold.handshakes].map(|times| percentile(times, share));
+        let bound = plain + percentile(&cold.handshakes, 0.5) + extra;
         let row = |what: &str, value| Row::new(format!("{ID}.cold"), format!("{what}, {name}"), value, "µs");
         rows.push(row("connect without authentication", plain));
         rows.push(row("one handshake within the session, alone", handshake));
