@@ -233,6 +233,8 @@ fn send_onward(skb: Skb, packet: &Packet, flow: &Flow) -> Option<()> {
         destination: packet.destination_port.to_be_bytes(),
         sequence: heard.sequence,
         acknowledgement: heard.acknowledgement,
+        // An RST may acknowledge nothing, and neither does the one made of it.
+        flags: tcp::RST | (packet.tcp_flags & tcp::ACK),
         ..RESET
     };
     segment(skb, packet, (&packet.source, &packet.destination), &rst)?;

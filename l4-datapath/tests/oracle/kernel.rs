@@ -1,6 +1,6 @@
 //! The kernel's side: plans written by [`Datapath::apply`] into pinned maps, programs loaded against the same maps.
 
-use abi::{Connection, ConnectionKey4, ConnectionKey6, Event, map};
+use abi::{Connection, ConnectionKey4, ConnectionKey6, DropReason, Event, map};
 use aya::maps::{Array, HashMap, Map, MapData, RingBuf};
 use aya::programs::SchedClassifier;
 use aya::{Ebpf, EbpfLoader, TestRun as _, TestRunOptions};
@@ -9,7 +9,7 @@ use mesh::identity::Identity;
 use mesh::policy::protocol;
 use mesh::workload::{Endpoint, EndpointId};
 
-use super::answer::Told;
+use super::answer::{Refusal, Told};
 use super::frame::{self, ACK, Ends, SYN};
 use super::run::{self, Context, OK, REDIRECT, SHOT};
 use super::scene::{Call, Scene};
@@ -143,13 +143,13 @@ impl Passage {
     }
 }
 
-/// The verdict of a program that lets pass (or not) this packet.
-pub(crate) fn verdict(scene: &Scene, call: &Call, passes: bool) -> u32 {
+/// The verdict of a program that lets pass (or not) this packet. Who can prove nothing is answered.
+pub(crate) fn verdict(scene: &Scene, call: &Call, judged: Result<(), Refusal>) -> u32 {
     let between_pods = scene.endpoint(call.from).is_some() && scene.endpoint(call.to).is_some();
-    match (passes, between_pods) {
-        (false, _) => SHOT,
-        (true, true) => REDIRECT,
-        (true, false) => OK,
+    match (judged, between_pods) {
+        (Err(Refusal { reason: DropReason::NoPrincipal, .. }), _) | (Ok(()), true) => REDIRECT,
+        (Err(_), _) => SHOT,
+        (Ok(()), false) => OK,
     }
 }
 

@@ -5,7 +5,7 @@ use abi::{DropReason, map};
 use super::{super::frame::unreachable, *};
 use crate::{
     frame::{FIN, PSH, RST, piece, tcp_with},
-    node::SHOT,
+    node::{REDIRECT, SHOT},
     service::{node_with_backend, vip},
 };
 
@@ -405,17 +405,88 @@ fn a_call_to_a_service_depends_on_its_backends_mark() {
     }
 }
 
-/// An RST of one end of what has ended still tells the other, and nobody answers it.
+/// What the other end hears of it: [`super::live`].
 #[test]
-fn a_reset_is_dropped_without_an_answer() {
+fn the_sender_of_a_reset_is_not_answered() {
     for way in WAYS {
         let mut node = way.proven();
         for family in FAMILIES {
-            Talk::Tcp.open(&mut node, way, family);
+            for (reply, flags) in
+                [false, true].into_iter().flat_map(|reply| [(reply, RST), (reply, RST | ACK)])
+            {
+                way.prove(&mut node, MARK, EPOCH);
+                Talk::Tcp.open(&mut node, way, family);
+                node.withdraw(MARK);
+                let ports = if reply { (PORTS.1, PORTS.0) } else { PORTS };
+                let frame = tcp_with(way.ends(family, reply).1, ports, flags, 64, b"");
+                // The one that finds the mark dead, and the next.
+                for _ in 0..2 {
+                    assert_eq!(way.ends_with(&mut node, reply, &frame).verdict, SHOT);
+                }
+                node.forget_connections(family);
+            }
+        }
+    }
+}
+
+/// Policy takes the right to call away, and with it what called for the proof: which of the two a packet hears first is
+/// chance, and only the end of the proof tells both ends.
+#[test]
+fn where_policy_denies_as_well_the_end_of_the_proof_is_what_counts() {
+    const DENIES: [(Denial, DropReason); 2] =
+        [(Node::forget_rules, DropReason::PolicyDenied), (Node::deny_all, DropReason::PolicyDeny)];
+    for (way, reply) in WAYS.into_iter().flat_map(|way| [false, true].map(|reply| (way, reply))) {
+        for (deny, reason) in DENIES {
+            let mut node = way.proven();
+            for talk in TALKS {
+                for family in FAMILIES {
+                    talk.open(&mut node, way, family);
+                }
+            }
+            deny(&mut node);
+            node.set_generation(2);
+            let (asked, direction) = match (way.opener, way.other) {
+                (Peer::Pod(pod), _) => (pod, EGRESS),
+                (_, Peer::Pod(pod)) => (pod, INGRESS),
+                _ => unreachable!("one end is here"),
+            };
+            for (talk, family) in TALKS.into_iter().flat_map(|talk| FAMILIES.map(|family| (talk, family))) {
+                let next = talk.next(way, family, reply);
+                let blamed = (reason, asked, direction);
+                assert_eq!(way.drops(&mut node, reply, &next, blamed).verdict, SHOT);
+            }
             node.withdraw(MARK);
-            let frame = tcp_with(way.ends(family, false).1, PORTS, RST | ACK, 64, b"");
-            assert_eq!(way.ends_with(&mut node, false, &frame).verdict, SHOT);
-            way.prove(&mut node, MARK, EPOCH);
+            for (talk, family) in TALKS.into_iter().flat_map(|talk| FAMILIES.map(|family| (talk, family))) {
+                let next = talk.next(way, family, reply);
+                let blamed = (DropReason::AuthenticationEnded, asked, direction);
+                assert_eq!(way.drops(&mut node, reply, &next, blamed).verdict, REDIRECT, "{talk:?}: told");
+                // From now on without asking, even where the mark is another's by then.
+                way.prove(&mut node, MARK, EPOCH + 1);
+                way.ends_with(&mut node, true, &talk.next(way, family, true));
+                if talk == Talk::Tcp {
+                    way.ends_with(&mut node, false, &talk.next(way, family, false));
+                }
+                node.withdraw(MARK);
+            }
+        }
+    }
+}
+
+type Denial = fn(&mut Node);
+
+impl Node {
+    fn forget_rules(&mut self) {
+        let mut map: LpmTrie<_, RuleKey, RuleValue> =
+            LpmTrie::try_from(self.bpf().map_mut(map::RULES).unwrap()).unwrap();
+        let keys: Vec<_> = map.keys().map(Result::unwrap).collect();
+        for key in keys {
+            map.remove(&key).unwrap();
+        }
+    }
+
+    fn deny_all(&mut self) {
+        for ruleset in [A.ingress, A.egress, B.ingress, B.egress] {
+            self.rule(ruleset, 0, Ports::All, RuleVerdict::Deny);
         }
     }
 }

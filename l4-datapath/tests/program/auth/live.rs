@@ -42,18 +42,69 @@ fn unacknowledged(stream: &TcpStream) -> i32 {
     bytes
 }
 
-/// Asserts that one packet of the one end, after `end`, resets both.
-#[track_caller]
-fn both_are_reset(streams: [TcpStream; 2], sender: usize, end: impl FnOnce()) {
-    // What acknowledges the last byte may be on its way; it must not be the packet that finds out.
+/// Waits until nothing is on its way: what acknowledges the last byte must not be the packet that finds out.
+fn settle(streams: &[TcpStream; 2]) {
     while streams.iter().any(|stream| unacknowledged(stream) != 0) {
         std::thread::yield_now();
     }
+}
+
+#[track_caller]
+fn is_reset(stream: &TcpStream) {
+    let error = (&*stream).read(&mut [0]).expect_err("no byte, no end");
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+}
+
+/// Asserts that one packet of the one end, after `end`, resets both.
+#[track_caller]
+fn both_are_reset(streams: &[TcpStream; 2], sender: usize, end: impl FnOnce()) {
+    settle(streams);
     end();
     (&streams[sender]).write_all(b"?").unwrap();
-    for (n, stream) in streams.iter().enumerate() {
-        let error = (&*stream).read(&mut [0]).expect_err("no byte, no end");
-        assert_eq!(error.kind(), ErrorKind::ConnectionReset, "end {n} of sender {sender}");
+    for stream in streams {
+        is_reset(stream);
+    }
+}
+
+/// TCP segments that the stack of a namespace has received.
+fn received(shell: &Shell) -> u64 {
+    let all = shell.inside(|| std::fs::read_to_string("/proc/thread-self/net/snmp").unwrap());
+    let lines: Vec<Vec<_>> = all
+        .lines()
+        .filter_map(|line| line.strip_prefix("Tcp:"))
+        .map(|line| line.split_whitespace().collect())
+        .collect();
+    let [names, numbers] = &lines[..] else { panic!("{all}") };
+    let at = names.iter().position(|name| *name == "InSegs").expect("a column");
+    numbers[at].parse().expect("a number")
+}
+
+/// Asserts that the RST by which one end goes away, after `end`, resets the other, and that the one is sent nothing.
+#[track_caller]
+fn a_reset_reaches_the_other(streams: [TcpStream; 2], sender: usize, shell: &Shell, end: impl FnOnce()) {
+    settle(&streams);
+    end();
+    let before = received(shell);
+    let [one, other] = streams;
+    let (aborted, left) = if sender == 0 { (one, other) } else { (other, one) };
+    let at_once = libc::linger { l_onoff: 1, l_linger: 0 };
+    nix::sys::socket::setsockopt(&aborted, nix::sys::socket::sockopt::Linger, &at_once).unwrap();
+    drop(aborted);
+    is_reset(&left);
+    assert_eq!(received(shell), before);
+}
+
+/// Asserts both, for connections of both families, with either end as the one that sends.
+#[track_caller]
+fn ends(node: &mut Node, peer: Peer, (client, server): (&Shell, &Shell), address: impl Fn(Family) -> IpAddr) {
+    for (family, sender) in FAMILIES.into_iter().flat_map(|family| [0, 1].map(|sender| (family, sender))) {
+        let port = 80 + 2 * sender as u16;
+        node.prove(A, peer, MARK, EPOCH);
+        let streams = connected(client, server, SocketAddr::from((address(family), port)));
+        both_are_reset(&streams, sender, || node.withdraw(MARK));
+        node.prove(A, peer, MARK, EPOCH);
+        let streams = connected(client, server, SocketAddr::from((address(family), port + 1)));
+        a_reset_reaches_the_other(streams, sender, [client, server][sender], || node.withdraw(MARK));
     }
 }
 
@@ -61,11 +112,7 @@ fn both_are_reset(streams: [TcpStream; 2], sender: usize, end: impl FnOnce()) {
 fn between_two_pods_both_ends_are_reset() {
     let (mut node, a, b) = two_pods();
     node.require(A, EGRESS, B.identity, Ports::All);
-    for (family, sender) in FAMILIES.into_iter().flat_map(|family| [0, 1].map(|sender| (family, sender))) {
-        node.prove(A, Peer::Pod(B), MARK, EPOCH);
-        let streams = connected(&a, &b, SocketAddr::from((family.pool(B.host), 80 + sender as u16)));
-        both_are_reset(streams, sender, || node.withdraw(MARK));
-    }
+    ends(&mut node, Peer::Pod(B), (&a, &b), |family| family.pool(B.host));
 }
 
 /// Out under the node's address: the RST goes the same way.
@@ -73,11 +120,7 @@ fn between_two_pods_both_ends_are_reset() {
 fn between_a_pod_and_somebody_beyond_both_ends_are_reset() {
     let (mut node, a, beyond) = scene();
     node.require(A, EGRESS, PEER, Ports::All);
-    for (family, sender) in FAMILIES.into_iter().flat_map(|family| [0, 1].map(|sender| (family, sender))) {
-        node.prove(A, Peer::Beyond, MARK, EPOCH);
-        let streams = connected(&a, &beyond, SocketAddr::from((family.peer(), 80 + sender as u16)));
-        both_are_reset(streams, sender, || node.withdraw(MARK));
-    }
+    ends(&mut node, Peer::Beyond, (&a, &beyond), |family| family.peer());
 }
 
 #[test]
@@ -95,11 +138,7 @@ fn between_somebody_beyond_and_a_pod_both_ends_are_reset() {
             assert!(beyond.run(&command), "{command}");
         }
     }
-    for (family, sender) in FAMILIES.into_iter().flat_map(|family| [0, 1].map(|sender| (family, sender))) {
-        node.prove(A, Peer::Beyond, MARK, EPOCH);
-        let streams = connected(&beyond, &a, SocketAddr::from((family.pool(A.host), 80 + sender as u16)));
-        both_are_reset(streams, sender, || node.withdraw(MARK));
-    }
+    ends(&mut node, Peer::Beyond, (&beyond, &a), |family| family.pool(A.host));
 }
 
 #[test]
