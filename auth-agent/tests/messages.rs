@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use abi::HoldKind;
+use abi::{HoldKind, Mark, PairKey};
 use auth_agent::event::{Input, Output, Packet, ProofId, SessionId, Time};
 use auth_agent::machine::{Adopted, Machine, Settings};
 use auth_agent::message::{Attestation, Message, VERSION};
@@ -16,6 +16,7 @@ use node_api::auth::{FromAuthAgent, PairState};
 
 const SECOND: Time = 1_000_000_000;
 const SESSION: SessionId = SessionId(1);
+const NEXT: SessionId = SessionId(2);
 
 fn domain() -> TrustDomain {
     "test.example".parse().expect("a trust domain")
@@ -107,6 +108,29 @@ impl Bench {
         self.now += after;
         self.give(Input::ProofDone(proof, Ok(self.now + 3_600 * SECOND)));
         self.hear(Message::Accept { proof: 1 })
+    }
+
+    /// `web` and `db` are proven, and marked; the mark is what comes of it.
+    fn marked() -> (Self, u32, Mark, Vec<PairKey>) {
+        let mut bench = Self::new();
+        bench.connect(vec![db()]);
+        bench.echo();
+        bench.prove(0);
+        let (number, mark, keys) = set(bench.hear(Message::Bound { bind: 1 }));
+        (bench, number, mark, keys)
+    }
+
+    /// Another session with `b` takes the first one's place; the first does not end by itself.
+    fn reconnect(&mut self) -> Vec<Output> {
+        let mut all = self.give(Input::Connected { session: NEXT, node: "b".to_owned(), expiry: u64::MAX });
+        for message in [
+            Message::Hello { version: VERSION, incarnation: 8 },
+            Message::Attest(vec![db()]),
+            Message::Complete,
+        ] {
+            all.extend(self.give(Input::Received(NEXT, message)));
+        }
+        all
     }
 
     fn problem(&self) -> String {
@@ -373,6 +397,19 @@ fn marks_and_keys_that_no_plan_explains_are_cleared_at_the_first() {
     assert!(outputs.contains(&Output::Lease { number: 3, end: 0 }));
 }
 
+/// The mark that is set.
+fn set(outputs: Vec<Output>) -> (u32, Mark, Vec<PairKey>) {
+    let set = outputs.into_iter().find_map(|output| match output {
+        Output::SetMark { number, mark, keys } => Some((number, mark, keys)),
+        _ => None,
+    });
+    set.expect("a mark is set")
+}
+
+fn clears(outputs: &[Output], wanted: u32) -> Option<usize> {
+    outputs.iter().position(|output| matches!(output, Output::ClearMark { number, .. } if *number == wanted))
+}
+
 fn begins(outputs: &[Output]) -> usize {
     outputs.iter().filter(|output| matches!(output, Output::StartProof { .. })).count()
 }
@@ -434,4 +471,131 @@ fn how_long_a_handshake_took_is_told_with_its_pair() {
     let pairs = bench.machine.pairs();
     let beside = pairs.iter().find(|pair| pair.remote.node == "a").expect("it is kept");
     assert_eq!((beside.state, beside.proof_micros), (PairState::Proven, Some(500)));
+}
+
+#[test]
+fn what_we_have_verified_counts_only_when_the_other_side_has_accepted_us() {
+    let mut bench = Bench::new();
+    bench.connect(vec![db()]);
+    bench.echo();
+    let proof = ProofId { session: SESSION, ours: true, number: 1 };
+    assert_eq!(bench.give(Input::ProofDone(proof, Ok(u64::MAX))), []);
+    let outputs = bench.hear(Message::Bind { bind: 1, initiator: 2, responder: 1 });
+    assert_eq!(outputs, [Output::Send(SESSION, Message::Unbound { bind: 1, why: Refusal::Expired })]);
+    let outputs = bench.hear(Message::Accept { proof: 1 });
+    let bind = Message::Bind { bind: 1, initiator: 1, responder: 2 };
+    assert!(outputs.contains(&Output::Send(SESSION, bind)), "{outputs:?}");
+}
+
+#[test]
+fn a_mark_is_cleared_when_the_lease_of_its_node_ends_and_not_before() {
+    let (mut bench, number, ..) = Bench::marked();
+    assert_eq!(clears(&bench.pass(SECOND * 99 / 10), number), None, "the grace is not over");
+    assert!(clears(&bench.pass(SECOND / 5), number).is_some());
+    assert_eq!(bench.machine.counters().marks, 0);
+}
+
+#[test]
+fn marks_between_two_of_this_node_end_before_a_late_renewal_of_its_own_lease() {
+    let mut here = plan();
+    here.endpoints.insert(4, endpoint("db", 301, 1, 4));
+    let mut bench = Bench::with(here);
+    bench.give(Input::Certificate(id("db"), Ok(u64::MAX)));
+    let done = Input::LocalProofDone { a: id("db"), b: id("web"), result: Ok(u64::MAX) };
+    let (number, mark, _) = set(bench.give(done));
+    // Suspended for longer than the grace.
+    bench.now += 11 * SECOND;
+    let outputs = bench.give(Input::Tick);
+    let renewed = outputs.iter().position(|output| matches!(output, Output::Lease { number: 0, .. }));
+    let cleared = clears(&outputs, number);
+    assert!(cleared.is_some() && cleared < renewed, "{outputs:?}");
+    let again = set(outputs);
+    assert!(again.1.epoch > mark.epoch, "its connections do not come back");
+}
+
+#[test]
+fn a_mark_that_was_left_is_kept_while_its_lease_runs_and_cleared_if_that_has_ended() {
+    let (bench, number, mark, keys) = Bench::marked();
+    for (end, kept) in [(bench.now + SECOND, true), (bench.now, false), (0, false)] {
+        let adopted = Adopted {
+            last_epoch: mark.epoch,
+            marks: BTreeMap::from([(number, mark)]),
+            keys: keys.iter().map(|key| (*key, number)).collect(),
+            leases: BTreeMap::from([(mark.lease, end)]),
+        };
+        let mut machine = Machine::new(Settings::new(9), adopted, bench.now);
+        let outputs = machine.handle(bench.now, Input::Plan(1, Arc::new(plan())));
+        assert_eq!(clears(&outputs, number).is_none(), kept, "a lease until {end} at {}", bench.now);
+        assert_eq!(machine.counters().marks, u64::from(kept));
+    }
+}
+
+#[test]
+fn an_instance_that_is_attested_with_another_id_is_neither_proven_nor_marked() {
+    let mut foreign = db();
+    foreign.id = id("other");
+    let mut bench = Bench::new();
+    bench.connect(vec![foreign]);
+    assert_eq!(begins(&bench.echo()), 0);
+    assert_eq!(begins(&bench.hold(1, HoldKind::Egress, [10, 0, 2, 2])), 0);
+    let outputs = bench.hear(Message::Bind { bind: 1, initiator: 2, responder: 1 });
+    let refused = Message::Unbound { bind: 1, why: Refusal::NotAttested };
+    assert_eq!(outputs, [Output::Send(SESSION, refused)]);
+}
+
+#[test]
+fn an_echo_before_the_full_set_renews_no_lease_and_closes_that_session() {
+    let (mut bench, ..) = Bench::marked();
+    let opened = bench.give(Input::Connected { session: NEXT, node: "b".to_owned(), expiry: u64::MAX });
+    let nonce = opened.iter().find_map(|output| match output {
+        Output::Send(NEXT, Message::Probe { nonce }) => Some(*nonce),
+        _ => None,
+    });
+    let echo = Message::Echo { nonce: nonce.expect("it probes"), withdrawal: 0 };
+    bench.give(Input::Received(NEXT, Message::Hello { version: VERSION, incarnation: 8 }));
+    let outputs = bench.give(Input::Received(NEXT, echo));
+    assert!(outputs.contains(&Output::Close(NEXT)), "{outputs:?}");
+    assert!(!outputs.iter().any(|output| matches!(output, Output::Lease { .. })), "{outputs:?}");
+}
+
+#[test]
+fn an_older_session_renews_and_proves_nothing_once_another_is_in_use() {
+    let mut bench = Bench::new();
+    bench.connect(vec![db()]);
+    bench.echo();
+    let proof = ProofId { session: SESSION, ours: true, number: 1 };
+    bench.give(Input::ProofDone(proof, Ok(u64::MAX)));
+    let replaced = bench.reconnect();
+    assert!(closes(&replaced) && replaced.contains(&Output::DropProof(proof)), "{replaced:?}");
+    for late in [Message::Accept { proof: 1 }, Message::Echo { nonce: 1, withdrawal: 0 }] {
+        assert_eq!(bench.hear(late), []);
+    }
+    assert_eq!(bench.machine.counters().proven, 0);
+}
+
+#[test]
+fn what_was_proven_in_an_older_session_is_proven_again_in_the_one_in_use() {
+    let (mut bench, number, ..) = Bench::marked();
+    let replaced = bench.reconnect();
+    assert_eq!(clears(&replaced, number), None, "the mark stands meanwhile");
+    let again = ProofId { session: NEXT, ours: true, number: 1 };
+    let begun = |output: &Output| matches!(output, Output::StartProof { proof, .. } if *proof == again);
+    assert!(replaced.iter().any(begun), "{replaced:?}");
+    let bind = Message::Bind { bind: 1, initiator: 2, responder: 1 };
+    let outputs = bench.give(Input::Received(NEXT, bind));
+    assert_eq!(outputs, [Output::Send(NEXT, Message::Unbound { bind: 1, why: Refusal::Expired })]);
+}
+
+#[test]
+fn soon_after_a_start_an_address_waits_for_peers_that_an_earlier_auth_agent_may_have_told() {
+    let free = Output::Tell(FromAuthAgent::Free { instance: 1 });
+    let without = || AuthPlan { endpoints: BTreeMap::new(), ..plan() };
+    let mut bench = Bench::new();
+    assert!(!bench.give(Input::Plan(2, Arc::new(without()))).contains(&free));
+    assert!(!bench.pass(11 * SECOND).contains(&free), "a lease that was renewed at the end runs for 10 s");
+    assert!(bench.pass(SECOND * 3 / 2).contains(&free));
+    // Later nobody can know of it who was not told in a session.
+    let mut bench = Bench::new();
+    bench.pass(13 * SECOND);
+    assert!(bench.give(Input::Plan(2, Arc::new(without()))).contains(&free));
 }
