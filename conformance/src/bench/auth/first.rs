@@ -116,8 +116,9 @@ impl Scene {
                 taken.push(said.parse().unwrap_or(f64::NAN));
             }
         }
-        let nodes = self.mesh.nodes[0].json(&["auth", "pairs"]);
-        let proofs = nodes.as_array().into_iter().flatten().filter_map(|pair| pair["proof_micros"].as_f64());
+        // The server's node asks for proof, so it is the one that begins.
+        let pairs = self.mesh.nodes[1].json(&["auth", "pairs"]);
+        let proofs = pairs.as_array().into_iter().flatten().filter_map(|pair| pair["proof_micros"].as_f64());
         times.handshakes.extend(proofs);
         times
     }
