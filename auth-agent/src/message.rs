@@ -65,6 +65,9 @@ pub enum Message {
         nonce: u64,
         /// [`Self::Withdraw::number`], 0 before the first.
         withdrawal: u64,
+        /// How long, in milliseconds, the sender waits before it takes it that nobody believes in what it withdrew: the
+        /// receiver believes no longer, whatever its own grace is.
+        grace: u64,
     },
     /// Begin a handshake of these two workloads; the sender is the TLS client.
     Prove {

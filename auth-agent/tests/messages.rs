@@ -18,6 +18,9 @@ const SECOND: Time = 1_000_000_000;
 const SESSION: SessionId = SessionId(1);
 const NEXT: SessionId = SessionId(2);
 
+/// Milliseconds; of both nodes.
+const GRACE: u64 = 10_000;
+
 fn domain() -> TrustDomain {
     "test.example".parse().expect("a trust domain")
 }
@@ -47,7 +50,7 @@ fn plan() -> AuthPlan {
     AuthPlan {
         trust_domain: domain(),
         node: "a".to_owned(),
-        grace: 10_000,
+        grace: GRACE,
         ahead: 20_000,
         nodes: BTreeMap::from([("b".to_owned(), node("b")), ("c".to_owned(), node("c"))]),
         endpoints: BTreeMap::from([(1, endpoint("web", 300, 1, 1))]),
@@ -99,7 +102,7 @@ impl Bench {
 
     /// The answer to the probe that went with the greeting.
     fn echo(&mut self) -> Vec<Output> {
-        self.hear(Message::Echo { nonce: 1, withdrawal: 0 })
+        self.hear(Message::Echo { nonce: 1, withdrawal: 0, grace: GRACE })
     }
 
     /// The handshake that this node has begun comes to its end, so much later.
@@ -201,7 +204,7 @@ fn messages_out_of_turn_close_the_session() {
         Message::Withdrawn { number: 1 },
         Message::Prove { proof: 2, initiator: id("db"), responder: id("web") },
         Message::Bind { bind: 0, initiator: 2, responder: 1 },
-        Message::Echo { nonce: 1, withdrawal: 1 },
+        Message::Echo { nonce: 1, withdrawal: 1, grace: GRACE },
     ];
     for breach in breaches {
         let mut bench = Bench::new();
@@ -496,6 +499,21 @@ fn a_mark_is_cleared_when_the_lease_of_its_node_ends_and_not_before() {
 }
 
 #[test]
+fn a_node_is_believed_for_as_long_as_it_waits_itself() {
+    let mut bench = Bench::new();
+    let expiry = bench.now + 3_600 * SECOND;
+    bench.give(Input::Connected { session: SESSION, node: "b".to_owned(), expiry });
+    bench.hear(Message::Hello { version: VERSION, incarnation: 8 });
+    bench.hear(Message::Complete);
+    let outputs = bench.hear(Message::Echo { nonce: 1, withdrawal: 0, grace: GRACE / 5 });
+    let end = |output: &Output| {
+        matches!(output, Output::Lease { number, .. } if *number != 0).then(|| output.clone())
+    };
+    let Some(Output::Lease { end, .. }) = outputs.iter().find_map(end) else { panic!("{outputs:?}") };
+    assert!(end <= bench.now + 2 * SECOND, "its grace is a fifth of ours");
+}
+
+#[test]
 fn marks_between_two_of_this_node_end_before_a_late_renewal_of_its_own_lease() {
     let mut here = plan();
     here.endpoints.insert(4, endpoint("db", 301, 1, 4));
@@ -551,7 +569,7 @@ fn an_echo_before_the_full_set_renews_no_lease_and_closes_that_session() {
         Output::Send(NEXT, Message::Probe { nonce }) => Some(*nonce),
         _ => None,
     });
-    let echo = Message::Echo { nonce: nonce.expect("it probes"), withdrawal: 0 };
+    let echo = Message::Echo { nonce: nonce.expect("it probes"), withdrawal: 0, grace: GRACE };
     bench.give(Input::Received(NEXT, Message::Hello { version: VERSION, incarnation: 8 }));
     let outputs = bench.give(Input::Received(NEXT, echo));
     assert!(outputs.contains(&Output::Close(NEXT)), "{outputs:?}");
@@ -567,7 +585,7 @@ fn an_older_session_renews_and_proves_nothing_once_another_is_in_use() {
     bench.give(Input::ProofDone(proof, Ok(u64::MAX)));
     let replaced = bench.reconnect();
     assert!(closes(&replaced) && replaced.contains(&Output::DropProof(proof)), "{replaced:?}");
-    for late in [Message::Accept { proof: 1 }, Message::Echo { nonce: 1, withdrawal: 0 }] {
+    for late in [Message::Accept { proof: 1 }, Message::Echo { nonce: 1, withdrawal: 0, grace: GRACE }] {
         assert_eq!(bench.hear(late), []);
     }
     assert_eq!(bench.machine.counters().proven, 0);

@@ -81,9 +81,10 @@ impl Machine {
         self.nodes.get(node).is_some_and(|node| node.lease.end > self.now)
     }
 
-    /// An echo of a probe that was sent then: nothing the peer withdrew before it is still marked here.
-    pub(super) fn extend_lease(&mut self, node: &str, sent: Time) {
-        let end = sent.saturating_add(self.grace());
+    /// An echo of a probe that was sent then: nothing the peer withdrew before it is still marked here. `grace` is the
+    /// peer's: after that long it gives addresses to others.
+    pub(super) fn extend_lease(&mut self, node: &str, sent: Time, grace: Time) {
+        let end = sent.saturating_add(self.grace().min(grace));
         let Some(state) = self.nodes.get_mut(node).filter(|state| end > self.now && end > state.lease.end)
         else {
             return;

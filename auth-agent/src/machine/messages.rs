@@ -1,7 +1,7 @@
 //! Messages of a session: which may come when. A peer that breaks this is closed, and what it said stays a sentence.
 
-use super::Machine;
 use super::sessions::{Session, Stage};
+use super::{MILLISECOND, Machine};
 use crate::event::{ProofId, SessionId};
 use crate::message::{Message, VERSION};
 
@@ -76,7 +76,9 @@ impl Machine {
                 return self.check(|machine| machine.acknowledged(session, number));
             }
             Message::Probe { nonce } => self.probed(session, nonce),
-            Message::Echo { nonce, withdrawal } => return self.echoed(session, node, nonce, withdrawal),
+            Message::Echo { nonce, withdrawal, grace } => {
+                return self.echoed(session, node, nonce, (withdrawal, grace));
+            }
             Message::Prove { proof, initiator, responder } => {
                 self.next_number(session, proof, |state| &mut state.peer_proof)?;
                 self.prove_asked(session, node, proof, initiator, responder);
@@ -122,7 +124,8 @@ impl Machine {
     fn probed(&mut self, session: SessionId, nonce: u64) {
         if let Some(state) = self.sessions.get(&session) {
             let withdrawal = state.withdrawn;
-            self.out.push(crate::event::Output::Send(session, Message::Echo { nonce, withdrawal }));
+            let grace = self.plan.as_ref().map_or(0, |plan| plan.grace);
+            self.out.push(crate::event::Output::Send(session, Message::Echo { nonce, withdrawal, grace }));
         }
     }
 
@@ -131,7 +134,7 @@ impl Machine {
         session: SessionId,
         node: &str,
         nonce: u64,
-        withdrawal: u64,
+        (withdrawal, grace): (u64, u64),
     ) -> Result<(), &'static str> {
         let Some(state) = self.sessions.get_mut(&session) else {
             return Ok(());
@@ -144,7 +147,7 @@ impl Machine {
             return Err("it broke the protocol: it has withdrawn what it did not tell");
         }
         if self.current(node) == Some(session) {
-            self.extend_lease(node, sent);
+            self.extend_lease(node, sent, grace.saturating_mul(MILLISECOND));
         }
         Ok(())
     }

@@ -229,7 +229,7 @@ impl World {
             (4, _) => Message::Accept { proof: small },
             (5, _) => Message::Bound { bind: small },
             (6, _) => Message::Prove { proof: small, initiator: id.clone(), responder: id },
-            (7, _) => Message::Echo { nonce: small, withdrawal: small },
+            (7, _) => Message::Echo { nonce: small, withdrawal: small, grace: small },
             (8, _) => Message::Withdrawn { number: small },
             (9, _) => Message::Handshake { ours: true, proof: small, bytes: b"client".to_vec() },
             (10, _) => Message::Handshake { ours: false, proof: small, bytes: b"server".to_vec() },
