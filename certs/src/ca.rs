@@ -30,7 +30,7 @@ use crate::svid::{SvidError, key_and_chain};
 use crate::x509::{self, Flaw, Signer};
 
 /// How far certificates begin in the past, for clocks that are behind.
-const BACKDATED: u64 = 60;
+pub(crate) const BACKDATED: u64 = 60;
 
 /// Why the CA cannot do something.
 #[derive(Debug, thiserror::Error)]

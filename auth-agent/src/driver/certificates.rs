@@ -436,3 +436,24 @@ fn random(bound: u64) -> u64 {
     // Without randomness there is no jitter, and no TLS either.
     getrandom::u64().map_or(0, |number| number % bound.max(1))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::TestCa;
+    use super::*;
+
+    #[test]
+    fn a_certificate_is_asked_for_anew_at_half_of_what_is_left_however_long_it_was_backdated() {
+        let ca = TestCa::new("test.example");
+        // As one that lives 20 s and has just come: what is before now does not count.
+        let svid = ca.svid_of(&ca.workload("web"), -3_580);
+        let clock = Clock::read();
+        let now = clock.at(clock.wall());
+        let left = clock.at(seconds(svid.not_after())) - now;
+        let mut held = Held { svid: Some(svid), failures: 3, ..Held::default() };
+        held.renew_at_half(clock, now);
+        let wait = held.due - now;
+        assert!((left * 9 / 20 - 20..=left * 11 / 20).contains(&wait), "{wait} of {left}");
+        assert_eq!(held.failures, 0);
+    }
+}

@@ -26,7 +26,7 @@ use super::message::{self, Denied, Request, Response};
 use super::token::Tokens;
 use crate::Clock;
 use crate::bundle::Bundles;
-use crate::ca::{Authority, BUNDLE_FILE, CA_FILE, CaError};
+use crate::ca::{Authority, BACKDATED, BUNDLE_FILE, CA_FILE, CaError};
 use crate::svid::Svid;
 use crate::tls;
 use crate::verify::{Expected, node_name, problem_of_io, verify_chain};
@@ -186,8 +186,7 @@ impl Server {
         self.refresh();
         let expected = self.expected();
         let mut state = self.state.lock();
-        let (begin, end) = (state.own.not_before().as_secs(), state.own.not_after().as_secs());
-        if time.as_secs() >= begin + end.saturating_sub(begin) / 2 {
+        if half_over(&state.own, time) {
             state.own = state.authority.own(time)?;
         }
         Ok(tls::joining_server_config(&state.own, expected, &self.bundles, &self.clock)?)
@@ -356,11 +355,37 @@ impl Drop for Slot {
     }
 }
 
+/// Whether half of a certificate's life is over, counted from when it was issued: one that lives shorter than it was
+/// backdated would otherwise be made anew for every connection.
+fn half_over(svid: &Svid, time: UnixTime) -> bool {
+    let (issued, end) = (svid.not_before().as_secs().saturating_add(BACKDATED), svid.not_after().as_secs());
+    time.as_secs() >= issued.saturating_add(end.saturating_sub(issued) / 2)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::ca::{Files, Lifetimes};
     use crate::testing::{NOW, TestClock, at, domain};
+
+    #[test]
+    fn the_own_certificate_is_made_anew_at_half_of_its_life_however_short() {
+        let directory = tempfile::tempdir().unwrap();
+        let files = Files {
+            root: directory.path().join("root"),
+            directory: directory.path().join("ca"),
+            owner: None,
+            trust_domain: domain("rebels.example"),
+            lifetimes: Lifetimes::default(),
+        };
+        files.prepare(at(NOW)).unwrap();
+        for lifetime in [10, 60, 3_600] {
+            let authority = Authority::open(&files.directory, Duration::from_secs(lifetime)).unwrap();
+            let own = authority.own(at(NOW)).unwrap();
+            let over = [0, lifetime / 2 - 1, lifetime / 2].map(|age| half_over(&own, at(NOW + age)));
+            assert_eq!(over, [false, false, true], "{lifetime} s");
+        }
+    }
 
     #[test]
     fn connections_are_bounded_in_all_and_from_each_address() {
