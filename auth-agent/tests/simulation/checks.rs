@@ -135,7 +135,8 @@ impl World {
     fn check_mark(&self, node: usize, meant: &Meant) {
         for (name, end) in meant.ends.iter().zip(&meant.endpoints) {
             let owner = self.truth.index(&name.node);
-            if self.traitor == Some(owner) && owner != node {
+            // What a traitor says of its own, and what it says it has cleared, is on its own head.
+            if owner != node && self.traitor.is_some_and(|traitor| [owner, node].contains(&traitor)) {
                 continue;
             }
             let now = self.truth.endpoints.get(name);

@@ -282,6 +282,19 @@ impl World {
         }
     }
 
+    /// The first plan after a restart: a mark that is found means whoever has been proven, under the labels of now.
+    fn mean_anew(&mut self, node: usize, plan: &AuthPlan) {
+        for meant in self.nodes[node].meant.values_mut() {
+            for (name, end) in meant.ends.iter().zip(&mut meant.endpoints) {
+                let own = plan.endpoints.get(&name.instance).filter(|_| name.node == plan.node);
+                let now = own.or_else(|| plan.remotes.get(name));
+                if let Some(now) = now.filter(|now| now.id == end.id && now.addresses() == end.addresses()) {
+                    *end = now.clone();
+                }
+            }
+        }
+    }
+
     /// The auth-agent of a node dies; the maps stay.
     pub(crate) fn kill(&mut self, node: usize) {
         let now = self.now;
@@ -406,6 +419,9 @@ impl World {
                 // Sleep puts off some and not others; the agent's channel has an order.
                 if number > self.nodes[node].given {
                     self.nodes[node].given = number;
+                    if self.nodes[node].plan.is_none() {
+                        self.mean_anew(node, &plan);
+                    }
                     self.give(node, Input::Plan(number, plan));
                 }
             }
