@@ -293,7 +293,8 @@ impl Node {
 
     /// What a process of the node's has logged: `auth`, `ca`.
     pub fn log(&self, of: &str) -> String {
-        fs::read_to_string(self.directory.path().join("run").join(of).with_extension("log")).unwrap_or_default()
+        fs::read_to_string(self.directory.path().join("run").join(of).with_extension("log"))
+            .unwrap_or_default()
     }
 
     /// What the node remembers across restarts.

@@ -70,7 +70,7 @@ fn serials(node: &Node) -> Vec<String> {
 /// Fault 9. Every certificate is replaced, and no packet is lost to it.
 #[test]
 fn a_rotation_costs_no_packet() {
-    let scene = Scene::required(", svidLifetime: 20s");
+    let scene = Scene::required_with("", "node-0,", "node-0, svidLifetime: 20s,");
     let mut live = scene.hold("client", 1);
     assert_eq!(live.ask("before"), "answered");
     let mut steady = stay(&scene.mesh.nodes[0], "twin", "steady", scene.to(0));

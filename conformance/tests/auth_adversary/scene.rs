@@ -32,6 +32,18 @@ impl Scene {
         Self::with(Mesh::up(2, settings))
     }
 
+    /// The same with a word of the first node's configuration replaced.
+    pub(crate) fn required_with(settings: &str, word: &str, by: &str) -> Self {
+        let mut mesh = Mesh::new(2, settings);
+        let file = mesh.nodes[0].config().join("ferromesh.yaml");
+        let configuration = std::fs::read_to_string(file).unwrap().replace(word, by);
+        mesh.nodes[0].write("ferromesh.yaml", &configuration);
+        mesh.start(0);
+        mesh.enrol();
+        mesh.start(1);
+        Self::with(mesh)
+    }
+
     pub(crate) fn with(mesh: Mesh) -> Self {
         place_all(&mesh);
         let server = mesh.nodes[1].serve("server", &[], 80);

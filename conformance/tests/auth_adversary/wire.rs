@@ -33,9 +33,8 @@ fn secret(path: std::path::PathBuf) -> String {
 fn a_capture_shows_handshakes_and_no_secret() {
     let mut mesh = Mesh::new(2, "");
     let file = mesh.shared().join("capture");
-    let mut recorder = Session::start(
-        mesh.underlay(binary("probe")).args(["record", file.to_str().unwrap()]),
-    );
+    let mut recorder =
+        Session::start(mesh.underlay(binary("probe")).args(["record", file.to_str().unwrap()]));
     assert_eq!(recorder.line(), "serving");
     mesh.start(0);
     mesh.enrol();
@@ -59,7 +58,9 @@ fn a_capture_shows_handshakes_and_no_secret() {
     for what in secrets {
         assert!(!all.contains(&hex(what.as_bytes())), "{what} is in clear");
     }
-    for (node, file) in [(0, "auth/node.pem"), (1, "auth/node.pem"), (0, "ca/ca.pem"), (0, "ca-root/root.pem")] {
+    for (node, file) in
+        [(0, "auth/node.pem"), (1, "auth/node.pem"), (0, "ca/ca.pem"), (0, "ca-root/root.pem")]
+    {
         for key in scalars(&secret(scene.mesh.nodes[node].state().join(file))) {
             assert!(!all.contains(&key), "the key of {file}");
         }
