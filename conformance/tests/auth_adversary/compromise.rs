@@ -125,8 +125,8 @@ fn claims_to_what_is_anothers_are_refused_with_the_files_name() {
         wait_until(&format!("{file} is refused by name"), || {
             let list = node.json(&["policy", "list"]);
             let its = |row: &serde_json::Value| {
-                row["valid"] == false
-                    && row["file"].as_str().is_some_and(|path| path.ends_with(&format!("node-1/{file}.yaml")))
+                let location = row["location"].as_str().unwrap_or_default();
+                row["valid"] == false && location.contains(&format!("nodes/node-1/{file}.yaml"))
             };
             list.as_array().unwrap().iter().any(its)
         });
