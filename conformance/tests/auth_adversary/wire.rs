@@ -23,7 +23,7 @@ fn payload(packet: &str, ports: [u16; 2]) -> Option<String> {
 
 /// The bytes of the private key in a PEM file, as they would stand in any message.
 fn secret(path: std::path::PathBuf) -> String {
-    let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let text = fs::read_to_string(&path).unwrap();
     assert!(text.contains("PRIVATE KEY"), "{}", path.display());
     text
 }
@@ -76,7 +76,7 @@ fn scalars(pem: &str) -> Vec<String> {
         let body = &rest[begin + 27..];
         let end = body.find("-----END").unwrap();
         let der = hex(&base64(&body[..end]));
-        let at = der.find("0201010420").expect("the number of a key of P-256") + 10;
+        let at = der.find("0201010420").unwrap() + 10;
         found.push(der[at..at + 64].to_owned());
         rest = &body[end..];
     }
