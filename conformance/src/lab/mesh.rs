@@ -3,7 +3,9 @@
 //! The network is a bridge in a namespace of its own; each node has one leg on it. The CA runs on the first node.
 
 use std::fs;
-use std::path::PathBuf;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use tempfile::TempDir;
 
@@ -21,6 +23,8 @@ pub struct Mesh {
 
 /// The port of the CA on the first node.
 const CA_PORT: u16 = 4251;
+/// Number by which the network itself has addresses, when it has.
+const INTRUDER: u8 = 100;
 
 /// Addresses of a node on the network between the nodes.
 fn underlay(number: u8) -> [String; 2] {
@@ -65,8 +69,8 @@ impl Mesh {
         self.nodes[number].start_agent();
     }
 
-    /// Gives every other node what it needs to join: the trust bundle and a token each.
-    fn enrol(&self) {
+    /// Gives every other node what it needs to join: the trust bundle and a token each. The first node is up.
+    pub fn enrol(&self) {
         let [first, others @ ..] = &self.nodes[..] else { return };
         for (number, _) in (1..).zip(others) {
             let token = first.ferromesh(&["auth", "token", &format!("node-{number}")]).success();
@@ -99,6 +103,29 @@ impl Mesh {
         for (pool, via) in pools(to).into_iter().zip(underlay(to)) {
             node.ip(&format!("route add {pool} via {via}"));
         }
+    }
+
+    /// A program that sees, and can send, what is on the network between the nodes: by an address that is no node's.
+    pub fn underlay(&self, program: impl AsRef<Path>) -> Command {
+        self.underlay.command(program)
+    }
+
+    /// Gives the network's own namespace addresses, and the way to every node's pools.
+    pub fn intrude(&self) {
+        let [ipv4, ipv6] = underlay(INTRUDER);
+        self.underlay.ip(&format!("address add {ipv4}/24 dev bridge"));
+        self.underlay.ip(&format!("address add {ipv6}/64 dev bridge nodad"));
+        for number in 0..u8::try_from(self.nodes.len()).expect("few nodes") {
+            for (pool, via) in pools(number).into_iter().zip(underlay(number)) {
+                self.underlay.ip(&format!("route add {pool} via {via}"));
+            }
+        }
+    }
+
+    /// Address of a node on the network between the nodes, IPv4.
+    pub fn address(&self, number: u8) -> IpAddr {
+        let [ipv4, _] = underlay(number);
+        ipv4.parse().expect("an address")
     }
 
     /// Nothing passes between a node and the others any more, or it does again.

@@ -286,6 +286,17 @@ impl Node {
         flags.flat_map(|(flag, path)| [flag.to_owned(), path.display().to_string()]).collect()
     }
 
+    /// The file of the node's network namespace.
+    pub fn network_file(&self) -> PathBuf {
+        self.network.path()
+    }
+
+    /// What a process of the node's has logged: `auth`, `ca`.
+    pub fn log(&self, of: &str) -> String {
+        fs::read_to_string(self.directory.path().join("run").join(of).with_extension("log"))
+            .unwrap_or_default()
+    }
+
     /// What the node remembers across restarts.
     pub fn state(&self) -> PathBuf {
         self.directory.path().join("state")

@@ -51,6 +51,7 @@ with raw sockets
   complain IP ADDRESS     an ICMP error to the first about its datagram from port 40000 to the second
   ping IP                 an echo request, and its reply
   tables                  the iptables and nftables tables of this network namespace
+  record FILE             write every packet of this network namespace into a file, in hexadecimal, a line each
   capture [every]         tell every TCP, UDP and SCTP packet of this network namespace, or every IP packet";
 
 /// How long an answer may take. Refusals and answers come at once; only silence takes this long.
@@ -101,6 +102,7 @@ fn run(words: &[&str]) -> io::Result<()> {
         ["forge", case, to, from] => raw::forge(case, read(to)?, Some(read(from)?)),
         ["ping", to] => raw::ping(read(to)?),
         ["tables"] => netfilter::tables(),
+        ["record", file] => raw::record(file),
         ["capture"] => raw::capture(false),
         ["capture", "every"] => raw::capture(true),
         words => one(words).map(|said| println!("{said}")),

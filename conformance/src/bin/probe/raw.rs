@@ -143,6 +143,19 @@ pub(crate) fn capture(every: bool) -> io::Result<()> {
     }
 }
 
+/// Every packet from its IP header on, in and out, of all interfaces; until killed.
+pub(crate) fn record(file: &str) -> io::Result<()> {
+    let mut socket = Socket::new(Domain::PACKET, Type::DGRAM, Some(Protocol::from(EVERY_PROTOCOL)))?;
+    let mut file = std::fs::File::create(file)?;
+    println!("serving");
+    let mut buffer = [0; 65536];
+    loop {
+        let length = socket.read(&mut buffer)?;
+        let line: String = buffer[..length].iter().map(|byte| format!("{byte:02x}")).collect();
+        file.write_all(format!("{line}\n").as_bytes())?;
+    }
+}
+
 fn line(packet: &[u8]) -> Option<String> {
     let sliced = SlicedPacket::from_ip(packet).ok()?;
     let (protocol, source, destination) = match sliced.transport? {

@@ -1,0 +1,107 @@
+//! Processes that are killed, roots and certificates that come and go, floods.
+
+use std::fs;
+
+use conformance::lab::{Node, Session, binary, wait_until};
+
+use crate::scene::{HASTY, Scene, asker, is_dead, marks_of, processes, proven, stay};
+
+/// The CA is killed and nobody is there to start it again: who has certificates proves itself anew, who is new waits.
+#[test]
+fn without_the_ca_proofs_go_on_and_who_is_new_waits_for_it() {
+    let mut scene = Scene::required(HASTY);
+    let mut client = asker(&scene.mesh.nodes[0], "client");
+    let call = format!("tcp {}", scene.to(0));
+    assert_eq!(client.session.ask(&call), "answered");
+    scene.mesh.nodes[0].kill_agent();
+    let [pid] = processes(&scene.mesh.nodes[0], "ca")[..] else { panic!("one CA runs") };
+    linux::process::send(pid, 9).unwrap();
+    scene.mesh.partition(1, true);
+    wait_until("the marks have ended", || marks_of(&scene.mesh.nodes[1], "client") == 0);
+    scene.mesh.partition(1, false);
+    wait_until("there is a new proof", || marks_of(&scene.mesh.nodes[1], "client") == 1);
+    assert_eq!(client.session.ask(&call), "answered");
+    let mut near = asker(&scene.mesh.nodes[1], "near");
+    assert_eq!(near.session.ask(&call), "silent", "it has no certificate");
+    assert_eq!(processes(&scene.mesh.nodes[0], "ca"), [0; 0]);
+    scene.mesh.nodes[0].start_agent();
+    wait_until("it has one", || near.session.ask(&call) == "answered");
+}
+
+/// `down` on one node, its agent killed before: nothing is left of it there, and no mark for it at the other.
+#[test]
+fn down_of_a_node_leaves_nothing_there_and_no_mark_elsewhere() {
+    let mut scene = Scene::required(HASTY);
+    let mut live = scene.hold("client", 0);
+    assert_eq!(live.ask("before"), "answered");
+    scene.mesh.nodes[1].kill_agent();
+    let node = &scene.mesh.nodes[1];
+    node.verb("down", &[]).success();
+    node.verb("check", &["--clean"]).success();
+    assert_eq!(processes(node, "auth-agent"), [0; 0]);
+    assert!(!node.state().join("auth").exists(), "its keys are gone");
+    wait_until("no mark is left", || proven(&scene.mesh.nodes[0]).is_empty());
+}
+
+/// T52. Every root is taken out of the bundle: every mark dies, on both nodes.
+#[test]
+fn a_root_that_is_removed_takes_marks_and_connections_along() {
+    let scene = Scene::required("");
+    let mut live = [scene.hold("client", 0), scene.hold("near", 1)];
+    for live in &mut live {
+        assert_eq!(live.ask("before"), "answered");
+    }
+    fs::write(scene.mesh.nodes[0].state().join("ca/bundle.pem"), "").unwrap();
+    for node in &scene.mesh.nodes {
+        wait_until("no mark is left", || proven(node).is_empty());
+    }
+    for live in &mut live {
+        wait_until("the connection is dead", || is_dead(&live.ask("after")));
+    }
+    assert_eq!(scene.attempt("twin", "tcp", 0), "silent");
+}
+
+/// Serial numbers of a node's certificates.
+fn serials(node: &Node) -> Vec<String> {
+    let list = node.json(&["auth", "list"]);
+    list.as_array().unwrap().iter().filter_map(|row| row["serial"].as_str().map(str::to_owned)).collect()
+}
+
+/// Fault 9. Every certificate is replaced, and no packet is lost to it.
+#[test]
+fn a_rotation_costs_no_packet() {
+    let scene = Scene::required_with("", "node-0,", "node-0, svidLifetime: 20s,");
+    let mut live = scene.hold("client", 1);
+    assert_eq!(live.ask("before"), "answered");
+    let mut steady = stay(&scene.mesh.nodes[0], "twin", "steady", scene.to(0));
+    let before = scene.mesh.nodes.iter().map(serials).collect::<Vec<_>>();
+    for (node, before) in scene.mesh.nodes.iter().zip(before) {
+        wait_until("every certificate is another", || {
+            assert_eq!(live.ask("meanwhile"), "answered");
+            let now = serials(node);
+            now.len() >= before.len() && now.iter().all(|serial| !before.contains(serial))
+        });
+    }
+    let counts = steady.ask("");
+    assert!(counts.ends_with(" good, 0 bad") && !counts.starts_with("0 "), "{counts}");
+    assert_eq!(live.ask("after"), "answered");
+}
+
+/// T55, T58. One workload sends first packets to everywhere as fast as it can: where a proof is needed, and where nobody
+/// is known. Another's first connection opens, and what is withdrawn meanwhile is gone.
+#[test]
+fn a_flood_of_first_packets_delays_no_other_and_no_withdrawal() {
+    let scene = Scene::required("");
+    let node = &scene.mesh.nodes[0];
+    let _twin = asker(node, "twin");
+    let flood = |to: &str| {
+        let mut command = node.within("twin", binary("probe"));
+        Session::start(command.args(["syn-flood", to, "20000"]))
+    };
+    let _floods = [flood("10.77.1.99"), flood(&scene.server.addresses[1].to_string())];
+    assert_eq!(scene.attempt("client", "tcp", 0), "answered");
+    let mut live = scene.hold("client", 1);
+    assert_eq!(live.ask("during"), "answered");
+    scene.mesh.place("client", &["app=other"], 0);
+    wait_until("it is withdrawn", || is_dead(&live.ask("during")));
+}

@@ -1,0 +1,135 @@
+//! Two nodes, what is placed on them, and how to ask.
+
+use std::net::{IpAddr, SocketAddr};
+
+use conformance::lab::{Mesh, Node, Session, Workload, binary, wait_until};
+use serde_json::Value;
+
+/// Whoever is called `app: client` may call whoever is called `app: server`, if it proves who it is.
+pub(crate) const REQUIRED: &str = "\
+apiVersion: cilium.io/v2
+kind: CiliumNetworkPolicy
+metadata: {name: proven, namespace: default}
+spec:
+  endpointSelector: {matchLabels: {app: server}}
+  ingress:
+  - fromEndpoints: [{matchLabels: {app: client}}]
+    authentication: {mode: required}
+";
+
+/// A short grace, so that what waits for its end ends within a test.
+pub(crate) const HASTY: &str = ", authenticationGrace: 2s";
+
+/// `client` and `twin` on the first node, with the labels that policy asks for, and `stranger` without; `server` and
+/// `near`, a client, on the second.
+pub(crate) struct Scene {
+    pub(crate) mesh: Mesh,
+    pub(crate) server: Workload,
+}
+
+impl Scene {
+    pub(crate) fn required(settings: &str) -> Self {
+        Self::with(Mesh::up(2, settings))
+    }
+
+    /// The same with a word of the first node's configuration replaced.
+    pub(crate) fn required_with(settings: &str, word: &str, by: &str) -> Self {
+        let mut mesh = Mesh::new(2, settings);
+        let file = mesh.nodes[0].config().join("ferromesh.yaml");
+        let configuration = std::fs::read_to_string(file).unwrap().replace(word, by);
+        mesh.nodes[0].write("ferromesh.yaml", &configuration);
+        mesh.start(0);
+        mesh.enrol();
+        mesh.start(1);
+        Self::with(mesh)
+    }
+
+    pub(crate) fn with(mesh: Mesh) -> Self {
+        place_all(&mesh);
+        let server = mesh.nodes[1].serve("server", &[], 80);
+        known(&mesh.nodes[0], &server);
+        mesh.apply("proven.yaml", REQUIRED);
+        Self { mesh, server }
+    }
+
+    pub(crate) fn to(&self, which: usize) -> SocketAddr {
+        (self.server.addresses[which], 80).into()
+    }
+
+    pub(crate) fn hold(&self, from: &str, which: usize) -> Session {
+        stay(self.node_of(from), from, "hold", self.to(which))
+    }
+
+    pub(crate) fn attempt(&self, from: &str, how: &str, which: usize) -> String {
+        self.node_of(from).attempt(from, &[], how, self.server.addresses[which], 80)
+    }
+
+    pub(crate) fn node_of(&self, workload: &str) -> &Node {
+        &self.mesh.nodes[usize::from(["near", "server"].contains(&workload))]
+    }
+}
+
+fn place_all(mesh: &Mesh) {
+    for (name, label, node) in [
+        ("server", "app=server", 1),
+        ("near", "app=client", 1),
+        ("client", "app=client", 0),
+        ("twin", "app=client", 0),
+        ("stranger", "app=other", 0),
+    ] {
+        mesh.place(name, &[label], node);
+    }
+}
+
+/// Waits until a node knows where a workload of another is.
+pub(crate) fn known(node: &Node, workload: &Workload) {
+    wait_until("it is known where the workload is", || {
+        let list = node.ferromesh(&["ip", "list", "-o", "json"]).stdout;
+        workload.addresses.iter().all(|address| list.contains(&format!("{address}")))
+    });
+}
+
+/// A client of `probe` that stays, as a workload.
+pub(crate) fn stay(node: &Node, name: &str, mode: &str, to: SocketAddr) -> Session {
+    node.start(name, &[], &[binary("probe").to_str().unwrap(), mode, &to.to_string()]).session
+}
+
+/// A workload from which connections are tried.
+pub(crate) fn asker(node: &Node, name: &str) -> Workload {
+    node.start(name, &[], &[binary("probe").to_str().unwrap(), "ask"])
+}
+
+/// The other side has gone, by whichever word the socket has for it.
+pub(crate) fn is_dead(word: &str) -> bool {
+    ["reset", "aborted", "refused", "unreachable"].contains(&word)
+}
+
+/// Rows of `auth pairs` that are proven.
+pub(crate) fn proven(node: &Node) -> Vec<Value> {
+    let pairs = node.json(&["auth", "pairs"]);
+    pairs.as_array().unwrap().iter().filter(|pair| pair["state"] == "proven").cloned().collect()
+}
+
+/// Marks with a workload at either end.
+pub(crate) fn marks_of(node: &Node, workload: &str) -> usize {
+    let account = format!("/sa/{workload}");
+    let is_its = |pair: &Value, end: &str| pair[end].as_str().is_some_and(|id| id.ends_with(&account));
+    proven(node).iter().filter(|pair| is_its(pair, "local_id") || is_its(pair, "remote_id")).count()
+}
+
+/// Why packets were dropped, a line each.
+pub(crate) fn drops(node: &Node) -> String {
+    node.ferromesh(&["observe", "--verdict", "DROPPED", "--last", "1000"]).success()
+}
+
+/// Process ids of the node's processes of this verb, by their directories.
+pub(crate) fn processes(node: &Node, verb: &str) -> Vec<i32> {
+    let (directory, uid) = if verb == "ca" { ("ca", 64_250) } else { ("auth", 64_251) };
+    let directory = node.state().join(directory);
+    linux::child::with_arguments(&[verb, "--directory", directory.to_str().unwrap()], uid).unwrap()
+}
+
+/// An address of the same port.
+pub(crate) fn at(address: IpAddr, port: u16) -> SocketAddr {
+    SocketAddr::new(address, port)
+}
