@@ -140,7 +140,9 @@ impl Kept {
     fn prepare(&self) -> Result<Start, String> {
         super::hierarchy::make(&self.place, &self.settings)?;
         let listener = super::listen::tcp(self.listen)?;
-        Ok(Start { arguments: Vec::new(), descriptors: vec![OwnedFd::from(listener)] })
+        let lifetime = self.settings.svid_lifetime.as_secs().to_string();
+        let arguments = vec!["--svid-lifetime".to_owned(), lifetime];
+        Ok(Start { arguments, descriptors: vec![OwnedFd::from(listener)] })
     }
 
     async fn serve(
