@@ -183,6 +183,24 @@ fn certificates_last_as_long_as_is_configured_and_a_change_counts_from_the_next_
 }
 
 #[test]
+fn a_root_that_is_taken_away_takes_live_connections_along() {
+    let node = Node::up();
+    let deathstar = node.serve("deathstar", DEATHSTAR, 80);
+    node.apply("rule1.yaml", PROVEN);
+    let mut live = hold(&node, "tiefighter", (deathstar.addresses[0], 80).into());
+    assert_eq!(live.ask("before"), "answered");
+    let file = node.state().join("ca/bundle.pem");
+    let bundle = std::fs::read(&file).unwrap();
+    std::fs::write(&file, "").unwrap();
+    wait_until("the connection is dead", || ["aborted", "reset"].contains(&live.ask("after").as_str()));
+    assert!(proven(&node).is_empty());
+    std::fs::write(&file, bundle).unwrap();
+    wait_until("a new one is proven", || {
+        node.attempt("tiefighter-2", EMPIRE, "tcp", deathstar.addresses[0], 80) == "answered"
+    });
+}
+
+#[test]
 fn down_leaves_nothing_of_it_even_without_an_agent() {
     let mut node = Node::up();
     let deathstar = node.serve("deathstar", DEATHSTAR, 80);

@@ -9,6 +9,7 @@ use certs::ca::{BUNDLE_FILE, Files, Lifetimes};
 use certs::{Owner, UnixTime};
 
 use super::place::{Place, Process};
+use super::roots::RootsFile;
 use super::settings::Settings;
 
 /// How often they are looked after. Renewal is due in the last third of a year.
@@ -61,8 +62,12 @@ pub(in crate::agent) struct Bundle(pub(super) Place);
 impl Bundle {
     /// As PEM.
     pub(in crate::agent) fn read(&self) -> Result<String, String> {
-        let path = self.0.directory(Process::Ca).join(BUNDLE_FILE);
-        std::fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))
+        self.file().read()
+    }
+
+    /// Where they are.
+    pub(super) fn file(&self) -> RootsFile {
+        RootsFile { path: self.0.directory(Process::Ca).join(BUNDLE_FILE), may_link: false }
     }
 }
 
