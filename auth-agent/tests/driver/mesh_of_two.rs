@@ -153,7 +153,7 @@ fn a_root_that_goes_takes_marks_and_session() {
 }
 
 #[test]
-fn the_agents_word_takes_a_root_away_and_gives_it_back() {
+fn the_agents_word_takes_a_root_away() {
     inside(async || {
         let (ca, mut a, b) = two().await;
         proven(&a, &b).await;
@@ -166,9 +166,7 @@ fn the_agents_word_takes_a_root_away_and_gives_it_back() {
         assert_eq!(a.told(ended).await[0].instance, 1);
         assert!(a.marks(&b).is_empty());
         assert_eq!(a.bundle(), other.authority().bundle().to_pem(), "also after a restart");
-        a.hear_of_roots(&ca).await;
-        until("it is proven again", async || (a.marks(&b).len() == 2).then_some(())).await;
-        assert_eq!(a.bundle(), ca.authority().bundle().to_pem());
+        drop(ca);
     });
 }
 
