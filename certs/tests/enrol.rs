@@ -315,6 +315,22 @@ async fn nodes_learn_that_their_only_root_was_taken_away() {
 }
 
 #[tokio::test]
+async fn a_ca_that_runs_for_years_issues_with_the_intermediate_that_was_renewed_meanwhile() {
+    const DAY: u64 = 24 * HOUR;
+    let mesh = Mesh::start().await;
+    let forgotten = Mesh::start().await;
+    for day in [300, 600, 900] {
+        mesh.pass(300 * DAY);
+        mesh.files.prepare(at(NOW + day * DAY)).unwrap();
+        let node = mesh.join("yavin").await;
+        assert_eq!(node.not_after(), at(NOW + day * DAY + HOUR));
+    }
+    forgotten.pass(400 * DAY);
+    let token = forgotten.server.token("yavin").unwrap();
+    assert!(forgotten.client().join("yavin", &token).await.is_err(), "not renewed");
+}
+
+#[tokio::test]
 async fn files_of_no_use_leave_what_was_in_force() {
     let mesh = Mesh::start().await;
     let node = mesh.join("yavin").await;

@@ -151,6 +151,50 @@ fn a_process_that_dies_is_started_again_and_loses_no_flow() {
     assert_eq!(asker.session.ask(&format!("tcp {target}")), "answered");
 }
 
+/// How long each certificate of the node is still good, in seconds: its own, and one for the workloads' account.
+fn left(node: &Node) -> Vec<i64> {
+    let list = node.ferromesh(&["auth", "list", "-o", "json"]).stdout;
+    let rows: Value = serde_json::from_str(&list).unwrap_or_default();
+    let now = i64::try_from(std::time::UNIX_EPOCH.elapsed().unwrap().as_secs()).unwrap();
+    rows.as_array().into_iter().flatten().filter_map(|row| Some(row["expires"].as_i64()? - now)).collect()
+}
+
+#[test]
+fn certificates_last_as_long_as_is_configured_and_a_change_counts_from_the_next_start() {
+    let mut node = Node::up_with(", svidLifetime: 10m");
+    let deathstar = node.serve("deathstar", DEATHSTAR, 80);
+    node.apply("rule1.yaml", PROVEN);
+    assert_eq!(node.attempt("tiefighter", EMPIRE, "tcp", deathstar.addresses[0], 80), "answered");
+    let short = left(&node);
+    assert!(short.len() == 2 && short.iter().all(|left| (300..=600).contains(left)), "{short:?}");
+    let file = node.config().join("ferromesh.yaml");
+    let changed = std::fs::read_to_string(file).unwrap().replace("svidLifetime: 10m", "svidLifetime: 2h");
+    node.write("ferromesh.yaml", &changed);
+    wait_until("it is said when that counts", || {
+        node.json(&["status"])["degraded"].to_string().contains("svidLifetime: changed")
+    });
+    let before = processes(&node, "ca");
+    node.kill_agent();
+    node.start_agent();
+    wait_until("another CA runs", || matches!(processes(&node, "ca")[..], [pid] if pid != before[0]));
+    // The node keeps the certificate of its own that it has; those of workloads are asked for anew.
+    wait_until("a certificate lasts longer", || left(&node).iter().any(|left| *left > 3_600));
+    assert_eq!(node.attempt("tiefighter", EMPIRE, "tcp", deathstar.addresses[0], 80), "answered");
+}
+
+#[test]
+fn a_root_that_is_taken_away_takes_live_connections_along() {
+    let node = Node::up();
+    let deathstar = node.serve("deathstar", DEATHSTAR, 80);
+    node.apply("rule1.yaml", PROVEN);
+    let mut live = hold(&node, "tiefighter", (deathstar.addresses[0], 80).into());
+    assert_eq!(live.ask("before"), "answered");
+    let file = node.state().join("ca/bundle.pem");
+    std::fs::write(&file, "").unwrap();
+    wait_until("the connection is dead", || ["aborted", "reset"].contains(&live.ask("after").as_str()));
+    assert!(proven(&node).is_empty());
+}
+
 #[test]
 fn down_leaves_nothing_of_it_even_without_an_agent() {
     let mut node = Node::up();

@@ -129,9 +129,12 @@ impl Endpoints {
 
 /// What has been ended so far and in one more namespace; the first error stays.
 fn add(ended: linux::Result<usize>, there: linux::Result<linux::Result<usize>>) -> linux::Result<usize> {
+    // Its workload has ended meanwhile, and its sockets with it: the mount goes first, then the file.
+    if let Err(linux::Error::Unexpected { .. }) = there {
+        return ended;
+    }
     match (ended, there.and_then(|there| there)) {
         (Ok(ended), Ok(there)) => Ok(ended + there),
-        // Its workload has ended meanwhile, and its sockets with it.
         (ended, Err(error)) if error.is_absent() => ended,
         (Err(first), _) => Err(first),
         (Ok(_), Err(error)) => Err(error),
@@ -164,4 +167,21 @@ fn end_here(outlived: &dyn Fn(&Socket) -> bool, protocols: &[Protocol]) -> linux
         }
     }
     Ok(ended)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_namespace_whose_mount_has_gone_or_whose_file_has_is_no_error_and_any_other_is() {
+        let directory = tempfile::tempdir().unwrap();
+        let [unmounted, gone] = ["unmounted", "gone"].map(|name| directory.path().join(name));
+        std::fs::write(&unmounted, "").unwrap();
+        let visited = NetworkNamespace::each(&[unmounted, gone], |_| Ok(1)).unwrap();
+        assert_eq!(visited.into_iter().fold(Ok(3), add).unwrap(), 3);
+        let under_a_file = directory.path().join("unmounted/namespace");
+        let visited = NetworkNamespace::each(&[under_a_file], |_| Ok(1)).unwrap();
+        assert!(visited.into_iter().fold(Ok(3), add).is_err());
+    }
 }

@@ -31,6 +31,12 @@ pub enum ToAuthAgent {
         /// What.
         question: AuthQuestion,
     },
+    /// Whom to trust from now on, more than what the CA has said before; nothing is lost of it over a restart. After
+    /// a plan, which names the trust domain.
+    Bundle {
+        /// The roots. One that is no bundle changes nothing.
+        pem: String,
+    },
     /// End; marks are left to their leases.
     Stop,
 }
@@ -298,6 +304,7 @@ mod tests {
         };
         goes_through(ToAuthAgent::Plan { number: 1, plan: Arc::new(plan) });
         goes_through(ToAuthAgent::Ask { number: 1, question: AuthQuestion::Pairs });
+        goes_through(ToAuthAgent::Bundle { pem: "-----BEGIN".to_owned() });
         goes_through(ToAuthAgent::Stop);
         let remote = vec![[10, 0, 0, 1].into()];
         let ended = EndedPair { instance: 1, remote, epoch: 7, why: Refusal::Expired };

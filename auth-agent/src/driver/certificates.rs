@@ -58,6 +58,8 @@ pub(super) struct Certificates {
     workloads: BTreeMap<SpiffeId, Held>,
     asking: usize,
     bundle_due: Time,
+    /// One more whenever somebody nearer than the CA has said whom to trust.
+    bundle_age: u64,
     /// Until when sessions wait for certificates after the start; none: they do not.
     patience: Option<Time>,
     answers: mpsc::Sender<Answer>,
@@ -78,6 +80,8 @@ struct Held {
 /// What the CA has said.
 pub(super) struct Answer {
     to: Asked,
+    /// [`Certificates::bundle_age`] when it was asked.
+    age: u64,
     result: Result<(Option<Svid>, Bundle), EnrolError>,
 }
 
@@ -139,6 +143,7 @@ impl Certificates {
             workloads: BTreeMap::new(),
             asking: 0,
             bundle_due: 0,
+            bundle_age: 0,
             patience: None,
             answers,
             answered,
@@ -213,6 +218,7 @@ impl Certificates {
     pub(super) fn ask(&mut self, trust: &Trust, now: Time) {
         let Some(domain) = self.domain.clone() else { return };
         let Source { node, ca, .. } = self.source.clone();
+        let age = self.bundle_age;
         let client = Client::new(ca, domain.clone(), Arc::clone(&trust.bundles), Arc::clone(&trust.clock));
         if self.node.due <= now && !self.node.asking {
             self.ask_for_node(&client, &domain, &node, now);
@@ -225,7 +231,7 @@ impl Certificates {
             let (client, own, id, answers) = (client.clone(), own.clone(), id.clone(), self.answers.clone());
             tokio::spawn(async move {
                 let result = client.issue(&own, &id).await.map(|(svid, bundle)| (Some(svid), bundle));
-                let _ = answers.send(Answer { to: Asked::Workload(id), result }).await;
+                let _ = answers.send(Answer { to: Asked::Workload(id), age, result }).await;
             });
         }
         if self.bundle_due <= now {
@@ -233,7 +239,7 @@ impl Certificates {
             let answers = self.answers.clone();
             tokio::spawn(async move {
                 let result = client.bundle(&own).await.map(|bundle| (None, bundle));
-                let _ = answers.send(Answer { to: Asked::Bundle(domain), result }).await;
+                let _ = answers.send(Answer { to: Asked::Bundle(domain), age, result }).await;
             });
         }
     }
@@ -255,6 +261,7 @@ impl Certificates {
             }
         };
         self.node.asking = true;
+        let age = self.bundle_age;
         let node = node.to_owned();
         tokio::spawn(async move {
             let result = match own {
@@ -262,8 +269,14 @@ impl Certificates {
                 None => join(&client, &node, &token, &file).await,
             };
             let result = result.map(|(svid, bundle)| (Some(svid), bundle));
-            let _ = answers.send(Answer { to: Asked::Node(id), result }).await;
+            let _ = answers.send(Answer { to: Asked::Node(id), age, result }).await;
         });
+    }
+
+    /// Whom to trust has been said by somebody else: what the CA has been asked before does not count.
+    pub(super) fn outdate_bundles(&mut self, now: Time) {
+        self.bundle_age += 1;
+        self.bundle_due = now.saturating_add(BUNDLE);
     }
 
     /// The CA's next word. Cancel safe.
@@ -277,7 +290,7 @@ impl Certificates {
 
     /// Takes the CA's word.
     pub(super) fn take(&mut self, answer: Answer, trust: &mut Trust, clock: Clock, now: Time) -> Change {
-        let Answer { to, result } = answer;
+        let Answer { to, age, result } = answer;
         if matches!(to, Asked::Workload(_)) {
             self.asking = self.asking.saturating_sub(1);
         }
@@ -292,7 +305,8 @@ impl Certificates {
         let result =
             result.map_err(|error| (error.refusal(), error.to_string())).and_then(|(svid, bundle)| {
                 self.bundle_due = now.saturating_add(BUNDLE);
-                change.trust = trust.learn(bundle);
+                // What the CA said of whom to trust may be from before a root was taken away.
+                change.trust = age == self.bundle_age && trust.learn(bundle);
                 let Some(svid) = svid else { return Ok(None) };
                 match trust.judge(svid.chain(), &Expected::Id(svid.id().clone())) {
                     Ok(_) => Ok(Some(svid)),

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use certs::bundle::Bundle;
 use certs::tls::server_config;
 use certs::verify::Expected;
 use linux::clock::boottime;
@@ -37,6 +38,7 @@ impl Driver {
                 let answer = Box::new(self.answer(&question));
                 self.control.tell(FromAuthAgent::Answer { number, answer });
             }
+            ToAuthAgent::Bundle { pem } => self.hear_of_roots(&pem),
             // Ended the loop.
             ToAuthAgent::Stop => {}
         }
@@ -172,7 +174,21 @@ impl Driver {
     fn refresh_trust(&mut self) {
         let is_new = self.plan.as_ref().is_some_and(|plan| self.trust.refresh(&plan.trust_domain));
         if is_new {
+            self.certificates.outdate_bundles(boottime());
             self.judge_again();
+        }
+    }
+
+    fn hear_of_roots(&mut self, pem: &str) {
+        let Some(plan) = &self.plan else { return error!("the agent tells a bundle before any plan") };
+        match Bundle::from_pem(plan.trust_domain.clone(), pem) {
+            Ok(bundle) => {
+                self.certificates.outdate_bundles(boottime());
+                if self.trust.learn(bundle) {
+                    self.judge_again();
+                }
+            }
+            Err(problem) => error!("the agent's bundle: {problem}; what was trusted before still is"),
         }
     }
 

@@ -153,6 +153,24 @@ fn a_root_that_goes_takes_marks_and_session() {
 }
 
 #[test]
+fn the_agents_word_takes_a_root_away() {
+    inside(async || {
+        let (ca, mut a, b) = two().await;
+        proven(&a, &b).await;
+        let other = Ca::start(&[]).await;
+        a.hear_of_roots(&other).await;
+        let ended = |message| match message {
+            FromAuthAgent::Ended(ended) => Some(ended),
+            _ => None,
+        };
+        assert_eq!(a.told(ended).await[0].instance, 1);
+        assert!(a.marks(&b).is_empty());
+        assert_eq!(a.bundle(), other.authority().bundle().to_pem(), "also after a restart");
+        drop(ca);
+    });
+}
+
+#[test]
 fn a_workload_that_the_ca_does_not_know_is_refused_by_name() {
     inside(async || {
         let ca = Ca::start(&[("a", &[]), ("b", &["server"])]).await;

@@ -8,9 +8,10 @@ use std::time::Duration;
 use node_api::auth::{FromCa, Placements, ToCa};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::Problem;
+use super::hierarchy::Hierarchy;
 use super::place::{Place, Process};
 use super::process::{Backoff, Link, Start, obtain};
 use super::settings::Settings;
@@ -121,10 +122,12 @@ impl Kept {
         mut asked: mpsc::Receiver<(String, oneshot::Sender<Token>)>,
     ) {
         let mut backoff = Backoff::new();
+        let mut hierarchy = Hierarchy::default();
         loop {
             let Self { place, settings, .. } = &self;
-            let result = match obtain(Process::Ca, place, settings, async || self.prepare()).await {
-                Ok(link) => self.serve(link, &mut wanted, &mut asked).await,
+            let obtained = obtain(Process::Ca, place, settings, async || self.prepare(&mut hierarchy)).await;
+            let result = match obtained {
+                Ok(link) => self.serve(link, &mut hierarchy, &mut wanted, &mut asked).await,
                 Err(error) => Err(error),
             };
             match result {
@@ -137,8 +140,8 @@ impl Kept {
     }
 
     /// Root and intermediate, made at most once, and where it listens.
-    fn prepare(&self) -> Result<Start, String> {
-        super::hierarchy::make(&self.place, &self.settings)?;
+    fn prepare(&self, hierarchy: &mut Hierarchy) -> Result<Start, String> {
+        hierarchy.make(&self.place, &self.settings)?;
         let listener = super::listen::tcp(self.listen)?;
         let lifetime = self.settings.svid_lifetime.as_secs().to_string();
         let arguments = vec!["--svid-lifetime".to_owned(), lifetime];
@@ -148,6 +151,7 @@ impl Kept {
     async fn serve(
         &self,
         mut link: Link<ToCa, FromCa>,
+        hierarchy: &mut Hierarchy,
         wanted: &mut watch::Receiver<Numbered>,
         asked: &mut mpsc::Receiver<(String, oneshot::Sender<Token>)>,
     ) -> Result<(), String> {
@@ -155,8 +159,11 @@ impl Kept {
         self.put(&mut link, wanted).await?;
         tracing::info!(adopted, "the embedded CA is there");
         self.problem.clear();
+        // At once for one that was taken over, which may have run for long.
+        let mut due = Instant::now();
         loop {
             tokio::select! {
+                () = sleep_until(due) => due = Instant::now() + self.renew(hierarchy),
                 changed = wanted.changed() => {
                     if changed.is_err() {
                         return Ok(());
@@ -176,6 +183,20 @@ impl Kept {
                     Ok(_) => "it answered without being asked".to_owned(),
                     Err(error) => format!("it has ended: {error}"),
                 }),
+            }
+        }
+    }
+
+    /// For a CA that runs; how long to wait before the next time.
+    fn renew(&self, hierarchy: &mut Hierarchy) -> Duration {
+        match hierarchy.make(&self.place, &self.settings) {
+            Ok(period) => {
+                self.problem.clear();
+                period
+            }
+            Err(error) => {
+                self.problem.set(format!("the embedded CA: {error}"));
+                Hierarchy::again()
             }
         }
     }

@@ -5,6 +5,7 @@
 //! pairs that need not authenticate until now must, it gives those in use a second to be proven.
 
 mod authority;
+mod credentials;
 mod hierarchy;
 mod hold;
 mod listen;
@@ -12,6 +13,7 @@ mod place;
 mod process;
 mod prover;
 mod remains;
+mod roots;
 mod settings;
 mod why;
 

@@ -87,6 +87,11 @@ impl Place {
         self.run_dir.join(process.stem()).with_extension("started")
     }
 
+    /// What the auth-agent was told last of an administrator's `trustBundleFile`.
+    pub(crate) fn told_bundle(&self) -> PathBuf {
+        self.state.join("trust-bundle.pem")
+    }
+
     /// Makes a process's directory, its owner's alone.
     pub(crate) fn make(&self, process: Process) -> Result<(), String> {
         let (directory, (user, group)) =

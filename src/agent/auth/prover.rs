@@ -3,7 +3,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,11 +18,11 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 
 use super::Problem;
 use super::authority::Authority;
-use super::hierarchy::Bundle;
 use super::hold::OtherEnd;
 use super::place::{Place, Process};
 use super::process::{Backoff, Link, Start, obtain};
-use super::settings::{Ca, Settings};
+use super::roots::Roots;
+use super::settings::Settings;
 
 /// How long it may take to have a plan in its maps, and to take a message.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -33,11 +32,6 @@ const COUNTING: Duration = Duration::from_secs(1);
 const ASKERS: usize = 64;
 /// Number of the agent's own question.
 const OWN: u64 = 0;
-/// Files in its directory: the roots it trusts, its own certificate, what it shows to get one.
-const BUNDLE: &str = "bundle.pem";
-const CERTIFICATE: &str = "node.pem";
-const TOKEN: &str = "join-token";
-
 /// A plan and its number.
 type Numbered = (u64, Arc<AuthPlan>);
 
@@ -167,39 +161,6 @@ impl Surroundings {
         Ok(Start { arguments, descriptors })
     }
 
-    /// The roots to trust and, if it has no certificate of its own, what it can get one with.
-    async fn leave_credentials(&self) -> Result<(), String> {
-        let read = |path: &Path, key: &str| {
-            std::fs::read_to_string(path).map_err(|error| format!("{key} {}: {error}", path.display()))
-        };
-        let has_certificate = self.place.directory(Process::AuthAgent).join(CERTIFICATE).exists();
-        let (bundle, token) = match (&self.settings.ca, &self.authority) {
-            (Ca::Elsewhere { join_token, bundle, .. }, _) => {
-                let token = match join_token {
-                    Some(path) if !has_certificate => Some(read(path, "joinTokenFile")?),
-                    _ => None,
-                };
-                let bundle = match bundle {
-                    Some(path) => Some(read(path, "trustBundleFile")?),
-                    None => None,
-                };
-                (bundle, token)
-            }
-            (Ca::Here { .. }, Some(authority)) => {
-                let token =
-                    if has_certificate { None } else { Some(authority.token(&self.settings.node).await?) };
-                (Some(Bundle(self.place.clone()).read()?), token)
-            }
-            (Ca::Here { .. }, None) => (None, None),
-        };
-        for (name, text) in [(BUNDLE, bundle), (TOKEN, token)] {
-            if let Some(text) = text {
-                self.place.put(Process::AuthAgent, name, text.trim_end())?;
-            }
-        }
-        Ok(())
-    }
-
     async fn serve(
         &self,
         link: Link<ToAuthAgent, FromAuthAgent>,
@@ -211,6 +172,7 @@ impl Surroundings {
         let mut talk =
             Talk { link, pending: BTreeMap::new(), asked: OWN, told: 0, overdue: None, plans: [None, None] };
         self.tell(&mut talk, wanted).await?;
+        let mut roots = self.roots();
         let mut counting = interval(COUNTING);
         counting.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -236,6 +198,13 @@ impl Surroundings {
                         FromAuthAgent::Free { instance } => self.free(instance),
                         FromAuthAgent::Answer { number: OWN, answer } => self.count(*answer),
                         FromAuthAgent::Answer { number, answer } => talk.answered(number, *answer),
+                    }
+                }
+                pem = changed(&mut roots) => {
+                    talk.say(ToAuthAgent::Bundle { pem: pem.clone() }).await?;
+                    if let Err(error) = self.remember(&pem) {
+                        // It is in force all the same, and told once more later.
+                        tracing::warn!("{error}");
                     }
                 }
                 changed = wanted.changed() => {
@@ -303,6 +272,14 @@ impl Surroundings {
             self.metrics.set(Some(counters.clone()));
             *self.counters.lock() = Some(counters);
         }
+    }
+}
+
+/// The next bundle; never, where none is watched.
+async fn changed(roots: &mut Option<Roots>) -> String {
+    match roots {
+        Some(roots) => roots.changed().await,
+        None => std::future::pending().await,
     }
 }
 

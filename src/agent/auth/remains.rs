@@ -72,7 +72,7 @@ pub(crate) async fn leftovers(directories: &Directories) -> Result<Vec<String>, 
 
 fn files(place: &Place) -> Vec<PathBuf> {
     let of = |process| [place.socket(process), place.log(process), place.started(process)];
-    Process::ALL.into_iter().flat_map(of).collect()
+    Process::ALL.into_iter().flat_map(of).chain([place.told_bundle()]).collect()
 }
 
 fn kept(place: &Place) -> [PathBuf; 3] {
