@@ -17,7 +17,8 @@ pub struct Row {
     pub id: String,
     /// In words: what was measured, where, which family.
     pub what: String,
-    /// The figure.
+    /// The figure; not a number, which JSON writes as null, where it could not be measured.
+    #[serde(deserialize_with = "figure_or_none")]
     pub value: f64,
     /// Of `value`.
     pub unit: Cow<'static, str>,
@@ -90,6 +91,10 @@ impl Row {
     }
 }
 
+fn figure_or_none<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or(f64::NAN))
+}
+
 /// Prints the rows as a table.
 pub fn print(rows: &[Row], out: &mut impl io::Write) -> io::Result<()> {
     let width = |text: fn(&Row) -> &str| rows.iter().map(|row| text(row).chars().count()).max().unwrap_or(0);
@@ -138,6 +143,12 @@ mod tests {
     fn a_figure_without_comparison_is_judged_by_itself() {
         let row = Row::new("l4.program.new", "IPv4", 900.0, "ns").judge(Target::AtMost(1000.0), None);
         assert_eq!((row.met, row.target.as_deref()), (Some(true), Some("≤ 1000")));
+    }
+
+    #[test]
+    fn a_row_that_could_not_be_measured_is_read_again() {
+        let text = serde_json::to_string(&Row::new("l4.x", "x: not measured", f64::NAN, "")).unwrap();
+        assert!(serde_json::from_str::<Row>(&text).unwrap().value.is_nan(), "{text}");
     }
 
     #[test]
