@@ -368,9 +368,8 @@ mod tests {
     use crate::ca::{Files, Lifetimes};
     use crate::testing::{NOW, TestClock, at, domain};
 
-    #[test]
-    fn the_own_certificate_is_made_anew_at_half_of_its_life_however_short() {
-        let directory = tempfile::tempdir().unwrap();
+    /// Root and intermediate of a CA.
+    fn prepared(directory: &tempfile::TempDir) -> Files {
         let files = Files {
             root: directory.path().join("root"),
             directory: directory.path().join("ca"),
@@ -379,6 +378,13 @@ mod tests {
             lifetimes: Lifetimes::default(),
         };
         files.prepare(at(NOW)).unwrap();
+        files
+    }
+
+    #[test]
+    fn the_own_certificate_is_made_anew_at_half_of_its_life_however_short() {
+        let directory = tempfile::tempdir().unwrap();
+        let files = prepared(&directory);
         for lifetime in [10, 60, 3_600] {
             let authority = Authority::open(&files.directory, Duration::from_secs(lifetime)).unwrap();
             let own = authority.own(at(NOW)).unwrap();
@@ -390,14 +396,7 @@ mod tests {
     #[test]
     fn connections_are_bounded_in_all_and_from_each_address() {
         let directory = tempfile::tempdir().unwrap();
-        let files = Files {
-            root: directory.path().join("root"),
-            directory: directory.path().join("ca"),
-            owner: None,
-            trust_domain: domain("rebels.example"),
-            lifetimes: Lifetimes::default(),
-        };
-        files.prepare(at(NOW)).unwrap();
+        let files = prepared(&directory);
         let server =
             Server::open(&files.directory, Duration::from_secs(60), TestClock::at(NOW).clock()).unwrap();
         let server = Arc::new(server);
