@@ -29,7 +29,7 @@ pub struct NodePlan {
     pub services: Arc<Services>,
     /// How workloads reach what is beyond the node.
     pub masquerade: Masquerade,
-    /// Who must prove to whom who it is; `None`: nobody, and no auth-agent is needed.
+    /// Who must prove to whom who it is; `None`: no policy asks for that, and no auth-agent is needed.
     pub auth: Option<Arc<AuthPlan>>,
 }
 

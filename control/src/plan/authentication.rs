@@ -71,7 +71,7 @@ impl Auth {
     /// Brings everything up to date; whether there are other notes.
     pub(super) fn update(&mut self, given: &Given<'_>) -> bool {
         let pairs_changed = self.update_pairs(given);
-        // Not while nobody is here whom they mean: who comes then finds everything ready.
+        // With policies that ask there is a plan also while nobody is here whom they mean: who comes finds everything ready.
         if self.policies.is_empty() {
             self.inputs = None;
             self.endpoints.clear();

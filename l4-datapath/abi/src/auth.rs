@@ -54,7 +54,8 @@ pub struct Mark {
     pub lease: u32,
     /// Zero.
     pub zero: u32,
-    /// SPIFFE IDs of the ends, interned by the auth-agent, in the order of `instances`; second the peer's.
+    /// SPIFFE IDs of the ends, as numbers that the auth-agent makes of them, in the order of `instances`; second the
+    /// peer's.
     pub principals: [u32; 2],
     /// Lower halves of the instances of the ends that are on this node; the second is 0 if only one is.
     pub instances: [u32; 2],

@@ -153,7 +153,7 @@ impl Auth {
         }
     }
 
-    /// A plan is in force, or is again since the one after it was refused; some endpoints in it are about to go.
+    /// A plan is in force; some endpoints in it are about to go. For one that was refused: [`Auth::fall_back`].
     pub(super) fn follow(&mut self, plan: &NodePlan, leaving: &BTreeSet<EndpointId>) {
         let Some(prover) = &self.prover else { return };
         let wanted = match (&plan.auth, &self.told) {
