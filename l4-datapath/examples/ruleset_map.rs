@@ -53,7 +53,7 @@ impl Table {
             cookie: number,
             verdict: abi::RuleVerdict::Allow as u8,
             requirement: 0,
-            listener: [0; 2],
+            zero: [0; 2],
         };
         match self {
             Self::Trie(map) => map.insert(&Key::new(RuleKey::EXACT, key(number)), value, 0),

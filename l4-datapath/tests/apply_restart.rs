@@ -85,7 +85,7 @@ fn what_an_agent_killed_half_way_had_written_is_cleared_away() {
     drop(first);
     let kernel = Pinned::of(&root);
     let entries = kernel.rules().entries().unwrap().len();
-    let value = abi::RuleValue { cookie: 50, verdict: 1, requirement: 0, listener: [0; 2] };
+    let value = abi::RuleValue { cookie: 50, verdict: 1, requirement: 0, zero: [0; 2] };
     let bits = abi::RuleKey::EXACT;
     kernel.rules().insert(maps::Prefix { bits, data: abi::RuleKey::exact(99, 300, 6, 80) }, value).unwrap();
 

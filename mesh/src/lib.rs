@@ -6,6 +6,7 @@
 pub mod auth;
 pub mod flow;
 pub mod identity;
+pub mod l7;
 pub mod labels;
 pub mod plan;
 pub mod policy;

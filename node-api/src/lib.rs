@@ -17,6 +17,7 @@ mod frame;
 pub mod message;
 mod observation;
 pub mod policy;
+pub mod proxy;
 pub mod server;
 
 pub use client::{Client, ClientError, Replies};

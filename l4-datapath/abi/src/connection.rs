@@ -7,8 +7,10 @@
 #[repr(u8)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Leg {
-    /// Between the two ends themselves.
+    /// Between the two ends themselves; of a proxied connection, between its opener and the proxy.
     Pod = 0,
+    /// Between the proxy, in the opener's name, and the end that was called.
+    Proxy = 1,
 }
 
 /// Key of `CONNECTIONS4`. `low` < `high` compared as (address, port) in network order.
@@ -96,8 +98,8 @@ pub struct Connection {
     pub translated: u8,
     /// 1 after a packet found the mark dead: the connection stays dead, whatever becomes of the mark.
     pub ended: u8,
-    /// Zero.
-    pub reserved8: u8,
+    /// 1 if its packets go to the L7 proxy: set when it opens, never later.
+    pub proxied: u8,
     /// [`crate::Endpoint::instance`], its lower half, of the endpoints at the *lower* and the *higher* end of the key; 0
     /// for an end that is not on this node. An address passes to another endpoint, a connection does not.
     pub instances: [u32; 2],
@@ -122,7 +124,7 @@ impl Connection {
         reset: 0,
         translated: 0,
         ended: 0,
-        reserved8: 0,
+        proxied: 0,
         instances: [0; 2],
         epoch: 0,
         ends: [0; 2],

@@ -36,7 +36,7 @@ pub use service::{Affinity, AffinityKey, Backend, Called, Frontend, Member, Serv
 pub use translation::{BOUND_WORDS, Device, DeviceFlags, PacketTuple, Translation, TranslationKind};
 
 /// Version of every layout in this crate; part of the pin path. Raised with any change of any layout.
-pub const SCHEMA: u32 = 4;
+pub const SCHEMA: u32 = 5;
 
 /// Mark of a packet that our own program made and sends back through a hook of ours (an RST to the stack side).
 /// Only programs can make a packet meet a veth's ingress with a mark: the kernel clears marks on crossing a namespace
@@ -51,6 +51,14 @@ pub const MARK_RELEASED: u32 = 0x0d00;
 /// Mark of a packet that our own program made for the workload behind a veth, and sends to it by that veth's ingress: from
 /// there alone a packet reaches the workload without meeting `to_pod`. As unforgeable as [`MARK_ANSWER`].
 pub const MARK_INWARD: u32 = 0x0c00;
+
+/// Mark of a packet that is for the L7 proxy, whatever its addresses: the node's routing rules deliver what wears it to
+/// the node itself. Set from the connection's entry on every packet of a proxied connection. Cilium's number.
+pub const MARK_TO_PROXY: u32 = 0x0200;
+
+/// Mark of the sockets by which the L7 proxy calls in an opener's name, for routing rules and people. No program believes
+/// it: whose socket a packet comes from is told by its cgroup ([`Node::proxy`]).
+pub const MARK_FROM_PROXY: u32 = 0x0a00;
 
 /// Names of the maps, as in the object and under the pin directory. One list, so that loader, readers and `check`
 /// cannot disagree.
@@ -117,6 +125,8 @@ pub mod map {
     pub const HOLD_FLOWS: &str = "HOLD_FLOWS";
     /// [`crate::HoldCount`] → packets (u64), per-CPU array.
     pub const HOLD_COUNTS: &str = "HOLD_COUNTS";
+    /// Worker × 2 + (0 IPv4, 1 IPv6) → a listening socket of the L7 proxy, sockmap.
+    pub const LISTENERS: &str = "LISTENERS";
 }
 
 /// Implements the marker that lets user space write a value as bytes.

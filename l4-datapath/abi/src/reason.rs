@@ -97,6 +97,13 @@ reasons! {
     HoldForged = 239, "Unknown held packet";
     /// Another node's address of which nothing is known yet, and the packet cannot wait for that.
     PendingAddress = 240, "Address not known yet";
+    /// Policy asks for the L7 proxy, and the connection was opened past it: it is older than that policy.
+    NotProxied = 241, "Connection older than its L7 policy";
+    /// Policy asks for the L7 proxy, and none listens.
+    NoProxy = 242, "L7 proxy not ready";
+    /// A packet in a workload's name that neither the workload nor the L7 proxy has sent, or one of the proxy's for which
+    /// no workload has asked.
+    ProxyForged = 243, "Not sent for a proxied connection";
     /// A map the program cannot do without has no entry: the node is not configured yet.
     NotReady = 232, "Datapath not ready";
 }

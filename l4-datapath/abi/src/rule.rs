@@ -54,6 +54,8 @@ pub enum RuleVerdict {
     /// A rule would allow it under a demand (L7) that has no enforcer yet: refused unless the other
     /// look-up allows. It differs from no entry only in the reason and the cookie that the event carries.
     Unmet = 2,
+    /// Passes by way of the L7 proxy, which judges each request; directly, if the other look-up allows.
+    Proxy = 3,
 }
 
 /// Value of `RULES`. Writer: the agent.
@@ -66,7 +68,7 @@ pub struct RuleValue {
     pub verdict: u8,
     /// What the peer must have proven: 0 nothing, [`crate::REQUIRED`] who it is.
     pub requirement: u8,
-    /// Room: L7 listener, network order; 0 none.
-    pub listener: [u8; 2],
+    /// Zero.
+    pub zero: [u8; 2],
 }
 const _: () = assert!(size_of::<RuleKey>() == 12 && size_of::<RuleValue>() == 8);

@@ -94,7 +94,7 @@ impl Rulesets {
             cookie,
             verdict: outcome.verdict() as u8,
             requirement: outcome.requirement(),
-            listener: [0; 2],
+            zero: [0; 2],
         }
     }
 

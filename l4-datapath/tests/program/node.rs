@@ -190,7 +190,7 @@ impl Node {
         };
         let key = Key::new(length, RuleKey::exact(ruleset, peer, protocol, first));
         let cookie = ruleset * 10 + verdict as u32;
-        let value = RuleValue { cookie, verdict: verdict as u8, requirement: 0, listener: [0; 2] };
+        let value = RuleValue { cookie, verdict: verdict as u8, requirement: 0, zero: [0; 2] };
         let mut map: LpmTrie<_, RuleKey, RuleValue> =
             LpmTrie::try_from(self.bpf.map_mut(map::RULES).unwrap()).unwrap();
         map.insert(&key, value, 0).unwrap();

@@ -247,7 +247,7 @@ impl Node {
             cookie: ruleset * 10 + 5,
             verdict: RuleVerdict::Allow as u8,
             requirement,
-            listener: [0; 2],
+            zero: [0; 2],
         };
         let mut map: LpmTrie<_, RuleKey, RuleValue> =
             LpmTrie::try_from(self.bpf().map_mut(map::RULES).unwrap()).unwrap();

@@ -1,0 +1,165 @@
+//! What the L7 proxy enforces: HTTP rules, for whom they hold, and what became of a request.
+//!
+//! Meaning only. How expressions are compiled and matched is the proxy's own affair (`l7-proxy`); which rule may be written
+//! where, and that its expressions are ones, is checked by `control` before anything here is made.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::flow::TrafficDirection;
+use crate::identity::Identity;
+use crate::workload::{EndpointId, WorkloadName};
+
+/// A regular expression as in YAML, matched against the whole of what it is about: anchored at both ends.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Expression(pub String);
+
+/// One item of `rules.http` of a CiliumNetworkPolicy: every part that is there must match.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct HttpRule {
+    /// The whole `:path`, query included.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<Expression>,
+    /// The method.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub method: Option<Expression>,
+    /// The authority, with its port where the request names one; compared without regard to case.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub host: Option<Expression>,
+    /// What the request's headers must be.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub headers: Vec<HeaderRule>,
+}
+
+/// One of `headers` or `headerMatches`.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HeaderRule {
+    /// The name, in lower case.
+    pub name: String,
+    /// The value that some line of it must have exactly; `None`: it must be there.
+    pub value: Option<String>,
+    /// What is done where it is not so.
+    #[serde(default)]
+    pub mismatch: Mismatch,
+}
+
+/// `mismatch` of `headerMatches`, as Cilium spells it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum Mismatch {
+    /// The rule does not match.
+    #[default]
+    Deny,
+    /// The rule matches all the same, and the access log says so.
+    Log,
+    /// The header is added.
+    Add,
+    /// The header is taken away.
+    Delete,
+    /// The header is taken away and added with the value.
+    Replace,
+}
+
+/// Rules of which one must match; none: no request passes.
+pub type HttpRules = Arc<[HttpRule]>;
+
+/// What the proxy judges by, for one direction of one endpoint: TCP only. Shared by endpoints whose rules are equal.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Serialize, Deserialize)]
+pub struct L7Rules {
+    /// By ports, which never overlap, first port ascending.
+    pub ports: Vec<L7Ports>,
+}
+
+/// Rules of a range of ports.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+pub struct L7Ports {
+    /// First port.
+    pub first: u16,
+    /// Last port, inclusive.
+    pub last: u16,
+    /// What holds for whom. A peer whom several of these name may do what any of them lets him.
+    pub access: Vec<L7Access>,
+}
+
+/// What some peers may do. Whom none names is denied.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+pub struct L7Access {
+    /// The peers; `None`: anybody.
+    pub peers: Option<Arc<[Identity]>>,
+    /// What they may request; `None`: anything, also what is not HTTP.
+    pub http: Option<HttpRules>,
+}
+
+/// An endpoint of this node with L7 rules in one direction at least.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct L7Endpoint {
+    /// Its number.
+    pub id: EndpointId,
+    /// Number of this creation.
+    pub instance: u64,
+    /// The workload in it.
+    pub workload: WorkloadName,
+    /// Its address.
+    pub ipv4: Ipv4Addr,
+    /// Its address.
+    pub ipv6: Ipv6Addr,
+    /// Its own identity.
+    pub identity: Identity,
+    /// What its peers may request of it; `None`: L7 has nothing to say, whatever the kernel lets through may pass.
+    pub ingress: Option<Arc<L7Rules>>,
+    /// What it may request of its peers; `None` likewise.
+    pub egress: Option<Arc<L7Rules>>,
+    /// Denials are reported, not enforced.
+    pub audit: bool,
+}
+
+impl L7Endpoint {
+    /// The rules of a direction.
+    pub fn rules(&self, direction: TrafficDirection) -> Option<&Arc<L7Rules>> {
+        match direction {
+            TrafficDirection::Ingress => self.ingress.as_ref(),
+            TrafficDirection::Egress => self.egress.as_ref(),
+        }
+    }
+}
+
+/// Everything the L7 proxy of one node is told.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct L7Plan {
+    /// Endpoints of this node that have L7 rules.
+    pub endpoints: BTreeMap<EndpointId, L7Endpoint>,
+}
+
+/// A request or the answer to it, as an access log has it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HttpFlow {
+    /// `request` or `response`.
+    pub kind: HttpKind,
+    /// As the client wrote it: `GET`.
+    pub method: String,
+    /// `http://AUTHORITY/PATH?QUERY`, without user information.
+    pub url: String,
+    /// `HTTP/1.1`, `HTTP/2`.
+    pub protocol: String,
+    /// Status of the answer; `None` on a request.
+    pub code: Option<u16>,
+    /// From the request's first byte to the answer's first one, nanoseconds; `None` on a request.
+    pub latency: Option<u64>,
+}
+
+/// Which of the two.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum HttpKind {
+    /// Judged, on its way to the server.
+    Request,
+    /// On its way back.
+    Response,
+}

@@ -1,0 +1,179 @@
+//! What the agent and the node's L7 proxy say to each other; and what `ferromesh proxy` prints.
+//!
+//! The proxy is a child that the agent starts, at the other end of a unix socket on which the agent has listened. What it is
+//! to enforce is told object by object, each with the generation of the change that it belongs to; each is accepted or
+//! refused on its own, and of one that is refused the version before stays in force. After a connect everything is told, and
+//! [`ToProxy::Synced`] says that what was not told is not there.
+
+use std::net::SocketAddr;
+
+use mesh::flow::{TrafficDirection, Verdict};
+use mesh::identity::Identity;
+use mesh::l7::{HttpFlow, L7Endpoint};
+use mesh::workload::EndpointId;
+use serde::{Deserialize, Serialize};
+
+/// From the agent to its L7 proxy.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(tag = "message", content = "value", rename_all = "kebab-case")]
+pub enum ToProxy {
+    /// An endpoint's rules, in place of those before. → [`FromProxy::Accepted`] or [`FromProxy::Refused`].
+    Set {
+        /// Of the change it belongs to; never lower than the one before.
+        generation: u64,
+        /// The endpoint.
+        endpoint: Box<L7Endpoint>,
+    },
+    /// An endpoint has no rules any more, or is gone. → [`FromProxy::Accepted`].
+    Remove {
+        /// As in `Set`.
+        generation: u64,
+        /// Which.
+        endpoint: EndpointId,
+    },
+    /// Everything has been told: what was not is removed. Before the first one, no request is let through.
+    /// → [`FromProxy::Synced`].
+    Synced {
+        /// As in `Set`.
+        generation: u64,
+    },
+    /// → [`FromProxy::Answer`] of the same number.
+    Ask {
+        /// Chosen by the asker.
+        number: u64,
+        /// What.
+        question: ProxyQuestion,
+    },
+    /// End once the exchanges under way have ended, or after so many milliseconds.
+    Drain {
+        /// Milliseconds.
+        within: u64,
+    },
+}
+
+/// From the L7 proxy to its agent.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(tag = "message", content = "value", rename_all = "kebab-case")]
+pub enum FromProxy {
+    /// In force on every worker.
+    Accepted {
+        /// Of the message.
+        generation: u64,
+        /// Whose rules.
+        endpoint: EndpointId,
+    },
+    /// Not in force; what was in force before is.
+    Refused {
+        /// Of the message.
+        generation: u64,
+        /// Whose rules.
+        endpoint: EndpointId,
+        /// Which part of them: `ingress.ports[0].access[1].http[0].path`.
+        field: String,
+        /// Why, and what to write instead.
+        why: String,
+    },
+    /// Everything told before [`ToProxy::Synced`] of this generation has been answered and is in force.
+    Synced {
+        /// Of the message.
+        generation: u64,
+    },
+    /// What requests and answers it has seen since the last of these. A proxy whose agent is away keeps the latest few.
+    Flows(Vec<ProxyFlow>),
+    /// To a question.
+    Answer {
+        /// The question's.
+        number: u64,
+        /// Boxed: it is much larger than the rest.
+        answer: Box<ProxyAnswer>,
+    },
+}
+
+/// What can be asked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ProxyQuestion {
+    /// → [`ProxyAnswer::Connections`].
+    Connections,
+}
+
+/// What is answered.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(tag = "answer", content = "value", rename_all = "kebab-case")]
+pub enum ProxyAnswer {
+    /// Connections under way, at most ten thousand.
+    Connections(Vec<ProxyConnection>),
+}
+
+/// A connection of a client that the proxy stands in.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ProxyConnection {
+    /// Who opened it.
+    pub client: SocketAddr,
+    /// Whom it called.
+    pub server: SocketAddr,
+    /// The proxy's own connection to the server, by its local address; `None` before the first request that may pass.
+    pub upstream: Option<SocketAddr>,
+    /// `HTTP/1.1`, …; `None` until it is known.
+    pub protocol: Option<String>,
+    /// Requests so far.
+    pub requests: u64,
+    /// Seconds since it was opened.
+    pub age: u64,
+}
+
+/// A request or an answer, as the proxy saw it; the agent knows who the ends are.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct ProxyFlow {
+    /// Nanoseconds since 1970, UTC.
+    pub time: i64,
+    /// Who opened the connection.
+    pub client: SocketAddr,
+    /// Whom it called.
+    pub server: SocketAddr,
+    /// The client's identity at the time of the verdict.
+    pub client_identity: Option<Identity>,
+    /// The server's.
+    pub server_identity: Option<Identity>,
+    /// The endpoint by whose rules it was judged; of two, the one that denied, else the server's.
+    pub endpoint: EndpointId,
+    /// Whether these are its rules for its callers or for whom it calls.
+    pub direction: TrafficDirection,
+    /// What became of it.
+    pub verdict: Verdict,
+    /// Why it was denied, in a few words; `None` if it was not.
+    pub reason: Option<String>,
+    /// The request or the answer.
+    pub http: HttpFlow,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn goes_through<T>(message: T)
+    where
+        T: Serialize + serde::de::DeserializeOwned + PartialEq + std::fmt::Debug,
+    {
+        let text = serde_json::to_vec(&message).unwrap();
+        assert_eq!(serde_json::from_slice::<T>(&text).unwrap(), message);
+    }
+
+    /// Serde finds only at run time that a way of tagging does not fit what is tagged.
+    #[test]
+    fn every_message_can_be_written_and_read() {
+        let endpoint = EndpointId::new(7).unwrap();
+        goes_through(ToProxy::Remove { generation: 1, endpoint });
+        goes_through(ToProxy::Synced { generation: 1 });
+        goes_through(ToProxy::Ask { number: 1, question: ProxyQuestion::Connections });
+        goes_through(ToProxy::Drain { within: 5000 });
+        goes_through(FromProxy::Accepted { generation: 1, endpoint });
+        let (field, why) = ("ingress".to_owned(), "no".to_owned());
+        goes_through(FromProxy::Refused { generation: 1, endpoint, field, why });
+        goes_through(FromProxy::Synced { generation: 1 });
+        goes_through(FromProxy::Flows(Vec::new()));
+        let answer = Box::new(ProxyAnswer::Connections(Vec::new()));
+        goes_through(FromProxy::Answer { number: 1, answer });
+    }
+}
