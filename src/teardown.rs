@@ -17,6 +17,9 @@ pub(crate) enum TeardownError {
     /// Processes of authentication and what they kept.
     #[error(transparent)]
     Auth(#[from] auth::UndoError),
+    /// The way to the L7 proxy.
+    #[error(transparent)]
+    Route(#[from] linux::Error),
     /// Programs and maps.
     #[error(transparent)]
     Datapath(#[from] l4_datapath::Error),
@@ -30,6 +33,7 @@ pub(crate) async fn teardown(
 ) -> Result<(), TeardownError> {
     Host::undo(endpoints).await?;
     l4_datapath::remove(&directories.pins)?;
+    l4_datapath::redirect::remove_route().await?;
     auth::undo(directories).await?;
     for file in [directories.socket(), directories.log()] {
         // Absent is what we want it to be.
@@ -51,6 +55,7 @@ pub(crate) async fn leftovers(
 ) -> Result<Vec<String>, TeardownError> {
     let mut found = Host::leftovers(endpoints).await?;
     found.extend(l4_datapath::leftovers(&directories.pins)?);
+    found.extend(l4_datapath::redirect::leftover_route().await?);
     found.extend(auth::leftovers(directories).await?);
     if directories.socket().exists() {
         found.push(format!("socket {}", directories.socket().display()));
