@@ -1,10 +1,13 @@
 //! `from_netdev`: everything that comes to the node from beyond.
 //!
 //! - Hook: tc ingress of each device that leads out of the node; tcx (kernel 6.6) or clsact.
-//! - Reads `NODE`, `ENDPOINTS`, `IPCACHE`, `TRANSLATIONS`.
+//! - Reads `NODE`, `ENDPOINTS`, `IPCACHE`, `TRANSLATIONS`, `CONNECTIONS4`, `CONNECTIONS6`.
 //! - Writes `FRAGMENTS`, `DROPS`, `EVENTS`, `LOST`.
 //! - Verdicts: UNSPEC, on to the next program on the device and then to the stack, which routes to the workload: `to_pod`
 //!   judges; SHOT.
+//!
+//! What belongs to a connection of the L7 proxy's goes to the workload's veth without the stack, by REDIRECT: the stack would
+//! find the proxy's socket before it forwards the packet, and then drop it (`ip_forward`, of packets with a socket).
 //!
 //! A packet that is not for a workload's masquerade is the node's own affair and stays untouched; but workloads of other
 //! nodes may not call the ports of [`guard`].
@@ -17,6 +20,7 @@ use crate::{
     identity::{self, Moment},
     masquerade, netdev,
     parse::{self, Packet},
+    proxied, redirect,
     refusal::Refusal,
     skb::Skb,
     space::Space,
@@ -31,7 +35,10 @@ pub(crate) fn from_netdev(ctx: TcContext) -> i32 {
     // Before the node is configured there is nobody to give it to.
     let Ok(now) = Moment::current() else { return TC_ACT_UNSPEC };
     match admit(skb, packet, &now) {
-        Ok(()) => TC_ACT_UNSPEC,
+        Ok(()) => match proxied::receiver(packet) {
+            0 => TC_ACT_UNSPEC,
+            ifindex => redirect::across(ifindex),
+        },
         Err(refusal) => netdev::stop(skb, packet, &now, Direction::Ingress, refusal),
     }
 }

@@ -28,7 +28,6 @@ use crate::{
     address::words,
     flow::{self, Flow},
     header::Ethernet,
-    judge,
     maps::{LISTENERS, NODE},
     parse::{self, Packet},
     proxied::Part,
@@ -102,6 +101,14 @@ pub(crate) fn inward(skb: Skb) -> i32 {
     TC_ACT_REDIRECT as i32
 }
 
+/// Sends a packet to a workload's veth, where `to_pod` meets it, and returns the verdict.
+#[inline(always)]
+pub(crate) fn across(ifindex: u32) -> i32 {
+    // SAFETY: no pointers.
+    unsafe { bpf_redirect(ifindex, 0) };
+    TC_ACT_REDIRECT as i32
+}
+
 /// Gives a packet that [`inward`] has sent to the proxy and returns the verdict. Both places are fresh.
 #[inline(always)]
 pub(crate) fn arrived(skb: Skb, packet: &mut Packet, flow: &mut Flow) -> i32 {
@@ -165,7 +172,9 @@ extern "C" fn redirect_take(skb: *mut __sk_buff, packet: *const Packet) -> u32 {
 }
 
 /// To the socket of the very connection, else to one that listens. What is left of a connection (TIME_WAIT) answers by
-/// itself, once the stack has found it; but it is in nobody's way when another begins.
+/// itself, once the stack has found it, a SYN on the same ports too: with an ACK, whose answer, an RST, takes it away, so
+/// that the next try of the SYN finds one that listens, a second later. Given to one that listens at once, the SYN would be
+/// dropped as long as that is left: since 6.10 no connection begins where its ports are in use (`inet_ehash_insert`).
 #[inline(always)]
 fn give<T>(skb: Skb, packet: &Packet, tuple: &T) -> bool {
     let context: *mut c_void = skb.as_ptr().cast();
@@ -181,7 +190,7 @@ fn give<T>(skb: Skb, packet: &Packet, tuple: &T) -> bool {
                 return failed == 0;
             }
             bpf_sk_release(socket.cast());
-            if state == TIME_WAIT && !judge::is_first(packet.tcp_flags) {
+            if state == TIME_WAIT {
                 return true;
             }
         }

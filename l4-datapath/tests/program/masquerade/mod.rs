@@ -27,7 +27,7 @@ const UNSPEC: u32 = u32::MAX;
 const PORTS: RangeInclusive<u16> = 50_000..=60_000;
 
 /// A node whose pods may do all, and whose device masquerades both families.
-fn gate() -> Node {
+pub(crate) fn gate() -> Node {
     let mut node = Node::new();
     node.allow_all();
     node.set_ports(PORTS);

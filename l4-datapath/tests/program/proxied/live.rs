@@ -5,14 +5,20 @@ use std::{
     net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream},
     sync::atomic::Ordering,
     thread,
+    time::Duration,
 };
 
+use abi::{DropReason, MARK_FROM_PROXY, MARK_TO_PROXY, RuleVerdict};
+use nix::sys::socket::{setsockopt, sockopt::Mark};
+
 use super::super::{
+    frame::TCP,
     live::{PATIENCE, Shell, drop_reasons},
+    masquerade::{gate, live::workload_and_peer},
     node::Node,
-    world::{A, B, FAMILIES},
+    world::{A, B, FAMILIES, Family, Ports},
 };
-use super::{PORT, relay};
+use super::{PORT, own_cgroup, relay};
 
 struct World {
     node: Node,
@@ -25,7 +31,7 @@ fn world() -> World {
     let mut node = Node::new();
     node.allow_by_proxy();
     let (a, b) = (Shell::new(A), Shell::new(B));
-    relay::prepare([A, B]);
+    relay::prepare(&[A, B]);
     node.attach(A);
     node.attach(B);
     let relay = relay::Relay::new();
@@ -34,7 +40,7 @@ fn world() -> World {
 }
 
 /// What a server said to a client, after it has heard all of what the client said.
-fn exchange(world: &World, address: SocketAddr, listener: &TcpListener, said: &[u8]) -> (Vec<u8>, IpAddr) {
+fn exchange(a: &Shell, address: SocketAddr, listener: &TcpListener, said: &[u8]) -> (Vec<u8>, IpAddr) {
     thread::scope(|scope| {
         let server = scope.spawn(|| {
             let (mut stream, from) = listener.accept().unwrap();
@@ -44,7 +50,7 @@ fn exchange(world: &World, address: SocketAddr, listener: &TcpListener, said: &[
             stream.write_all(&heard).unwrap();
             from.ip()
         });
-        let mut client = world.a.inside(|| TcpStream::connect_timeout(&address, PATIENCE).unwrap());
+        let mut client = a.inside(|| TcpStream::connect_timeout(&address, PATIENCE).unwrap());
         client.set_read_timeout(Some(PATIENCE)).unwrap();
         client.write_all(said).unwrap();
         client.shutdown(Shutdown::Write).unwrap();
@@ -62,7 +68,7 @@ fn a_proxied_connection_lives_from_its_first_packet_to_its_last() {
     for family in FAMILIES {
         let address = SocketAddr::from((family.pool(B.host), PORT));
         let listener = world.b.inside(|| TcpListener::bind(address).unwrap());
-        let (answer, from) = exchange(&world, address, &listener, &said);
+        let (answer, from) = exchange(&world.a, address, &listener, &said);
         assert!(answer == said, "{family:?}: {} bytes", answer.len());
         assert_eq!(from, family.pool(A.host));
         let (from, to) = world.relay.calls.lock().unwrap().pop().unwrap();
@@ -70,4 +76,135 @@ fn a_proxied_connection_lives_from_its_first_packet_to_its_last() {
     }
     assert_eq!(world.relay.accepted.load(Ordering::Relaxed), 2);
     assert_eq!(drop_reasons(&world.node), []);
+}
+
+/// Ports come round again, whoever closes first, and none waits for what is left of an earlier connection.
+#[test]
+fn short_connections_follow_one_another() {
+    let world = world();
+    for family in FAMILIES {
+        let address = SocketAddr::from((family.pool(B.host), PORT));
+        let listener = world.b.inside(|| TcpListener::bind(address).unwrap());
+        for _ in 0..500 {
+            assert_eq!(exchange(&world.a, address, &listener, b"word").0, b"word");
+        }
+    }
+    assert_eq!(world.relay.accepted.load(Ordering::Relaxed), 1000);
+    assert_eq!(drop_reasons(&world.node), []);
+}
+
+/// The server closes first, so that the proxy's end waits (TIME_WAIT) when the client's port comes again.
+#[test]
+fn a_port_that_comes_again_finds_a_new_connection() {
+    let world = world();
+    for family in FAMILIES {
+        let address = SocketAddr::from((family.pool(B.host), PORT));
+        let listener = world.b.inside(|| TcpListener::bind(address).unwrap());
+        for _ in 0..5 {
+            let mut client = world.a.inside(|| {
+                relay::connect_from(SocketAddr::from((family.pool(A.host), 40_000)), address).unwrap()
+            });
+            client.set_read_timeout(Some(PATIENCE)).unwrap();
+            let (mut server, _) = listener.accept().unwrap();
+            server.write_all(b"bye").unwrap();
+            drop(server);
+            let mut heard = Vec::new();
+            client.read_to_end(&mut heard).unwrap();
+            assert_eq!(heard, b"bye");
+        }
+    }
+}
+
+/// Neither the mark of what is for the proxy nor that of what comes from it helps a workload.
+#[test]
+fn a_workload_without_a_rule_for_the_proxy_never_meets_it() {
+    let world = world();
+    for family in FAMILIES {
+        let address = SocketAddr::from((family.pool(B.host), PORT + 1));
+        let listener = world.b.inside(|| TcpListener::bind(address).unwrap());
+        assert_eq!(exchange(&world.a, address, &listener, b"word").0, b"word");
+        for mark in [MARK_TO_PROXY, MARK_FROM_PROXY] {
+            world.a.inside(|| {
+                let socket = relay::plain(address).unwrap();
+                setsockopt(&socket, Mark, &mark).unwrap();
+                relay::connect(&socket, address).unwrap();
+            });
+            listener.accept().unwrap();
+        }
+    }
+    assert_eq!(world.relay.accepted.load(Ordering::Relaxed), 0);
+    assert_eq!(drop_reasons(&world.node), []);
+}
+
+/// While there is no proxy a call waits, and goes through when there is one again.
+#[test]
+fn a_call_waits_for_the_proxy() {
+    let mut world = world();
+    for family in FAMILIES {
+        let address = SocketAddr::from((family.pool(B.host), PORT));
+        let listener = world.b.inside(|| TcpListener::bind(address).unwrap());
+        world.node.set_proxy(1, own_cgroup(), 0);
+        let called = thread::scope(|scope| {
+            let client =
+                scope.spawn(|| world.a.inside(|| TcpStream::connect_timeout(&address, PATIENCE).map(drop)));
+            while !drop_reasons(&world.node).contains(&DropReason::NoProxy) {
+                thread::sleep(Duration::from_millis(10));
+            }
+            assert!(!client.is_finished());
+            world.node.set_proxy(1, own_cgroup(), 1);
+            client.join().unwrap()
+        });
+        called.unwrap();
+        listener.accept().unwrap();
+    }
+}
+
+/// A node with one workload and somebody beyond, who see each other's addresses, and a relay.
+fn gateway() -> (Node, Shell, Shell, relay::Relay) {
+    let mut node = gate();
+    let (a, mut beyond) = workload_and_peer(&mut node);
+    relay::prepare(&[A]);
+    for family in FAMILIES {
+        let flag = if family == Family::V4 { "-4" } else { "-6" };
+        let (own, pod) = (family.outside(), family.pool(A.host));
+        assert!(beyond.run(&format!("ip {flag} route add {pod} via {own} dev wire")));
+    }
+    for ruleset in [A.ingress, A.egress] {
+        node.rule(ruleset, 0, Ports::One(TCP, PORT), RuleVerdict::Proxy);
+    }
+    let relay = relay::Relay::new();
+    relay::ready(&mut node, &relay);
+    (node, a, beyond, relay)
+}
+
+/// By the rule of the workload's egress: the proxy calls in its name, and the node stands for both.
+#[test]
+fn calls_out_of_the_node_go_by_way_of_the_proxy() {
+    let (node, a, beyond, relay) = gateway();
+    let said: Vec<u8> = (0..300_000_u32).map(|n| n as u8).collect();
+    for family in FAMILIES {
+        let address = SocketAddr::from((family.peer(), PORT));
+        let listener = beyond.inside(|| TcpListener::bind(address).unwrap());
+        let (answer, from) = exchange(&a, address, &listener, &said);
+        assert!(answer == said, "{family:?}: {} bytes", answer.len());
+        assert_eq!(from, family.outside());
+    }
+    assert_eq!(relay.accepted.load(Ordering::Relaxed), 2);
+    assert_eq!(drop_reasons(&node), []);
+}
+
+/// By the rule of the workload's ingress, for a caller beyond the node, whose address the workload sees.
+#[test]
+fn calls_into_the_node_go_by_way_of_the_proxy() {
+    let (node, a, beyond, relay) = gateway();
+    let said: Vec<u8> = (0..300_000_u32).map(|n| n as u8).collect();
+    for family in FAMILIES {
+        let address = SocketAddr::from((family.pool(A.host), PORT));
+        let listener = a.inside(|| TcpListener::bind(address).unwrap());
+        let (answer, from) = exchange(&beyond, address, &listener, &said);
+        assert!(answer == said, "{family:?}: {} bytes", answer.len());
+        assert_eq!(from, family.peer());
+    }
+    assert_eq!(relay.accepted.load(Ordering::Relaxed), 2);
+    assert_eq!(drop_reasons(&node), []);
 }

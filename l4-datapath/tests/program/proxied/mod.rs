@@ -27,10 +27,11 @@ fn own_cgroup() -> u64 {
 }
 
 impl Node {
-    /// Says whose sockets are the proxy's and how many listen, with a generation of its own.
+    /// Says whose sockets are the proxy's and how many workers listen, in a generation.
     fn set_proxy(&mut self, generation: u64, proxy: u64, listeners: u32) {
         let mut map: Array<_, NodeValue> = Array::try_from(self.bpf().map_mut(map::NODE).unwrap()).unwrap();
-        map.set(0, NodeValue { generation, proxy, listeners, ..NodeValue::default() }, 0).unwrap();
+        let there = map.get(&0, 0).unwrap();
+        map.set(0, NodeValue { generation, proxy, listeners, ..there }, 0).unwrap();
     }
 
     /// Puts a worker's listeners into their places.

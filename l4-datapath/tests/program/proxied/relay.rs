@@ -13,8 +13,11 @@ use std::{
     thread,
 };
 
-use super::super::{live::ip, node::Node, world::FAMILIES};
-use crate::world::{A, B, Pod};
+use super::super::{
+    live::{ip, mac},
+    node::Node,
+    world::{FAMILIES, Pod},
+};
 
 /// Runs until its listeners are shut down.
 pub(super) struct Relay {
@@ -89,8 +92,28 @@ fn pass(from: &mut TcpStream, to: &mut TcpStream) {
     }
 }
 
+/// A connection from this very port, whoever had it last.
+pub(super) fn connect_from(from: SocketAddr, to: SocketAddr) -> io::Result<TcpStream> {
+    let socket = plain(to)?;
+    let fd = socket.as_raw_fd();
+    set(fd, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
+    with_address(from, |at, length| {
+        // SAFETY: an address of this length.
+        unsafe { libc::bind(fd, at, length) }
+    })?;
+    connect(&socket, to)?;
+    Ok(socket.into())
+}
+
+pub(super) fn connect(socket: &OwnedFd, to: SocketAddr) -> io::Result<()> {
+    with_address(to, |at, length| {
+        // SAFETY: an address of this length.
+        unsafe { libc::connect(socket.as_raw_fd(), at, length) }
+    })
+}
+
 /// A connection in the caller's name.
-pub(super) fn call(from: SocketAddr, to: SocketAddr) -> io::Result<TcpStream> {
+fn call(from: SocketAddr, to: SocketAddr) -> io::Result<TcpStream> {
     let socket = transparent(to)?;
     let fd = socket.as_raw_fd();
     set(fd, libc::SOL_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1)?;
@@ -99,10 +122,7 @@ pub(super) fn call(from: SocketAddr, to: SocketAddr) -> io::Result<TcpStream> {
         // SAFETY: an address of this length.
         unsafe { libc::bind(fd, at, length) }
     })?;
-    with_address(to, |at, length| {
-        // SAFETY: as above.
-        unsafe { libc::connect(fd, at, length) }
-    })?;
+    connect(&socket, to)?;
     Ok(socket.into())
 }
 
@@ -117,15 +137,22 @@ fn listener(at: SocketAddr) -> io::Result<TcpListener> {
     Ok(socket.into())
 }
 
-fn transparent(family: SocketAddr) -> io::Result<OwnedFd> {
-    let (domain, level, option) = match family {
-        SocketAddr::V4(_) => (libc::AF_INET, libc::SOL_IP, libc::IP_TRANSPARENT),
-        SocketAddr::V6(_) => (libc::AF_INET6, libc::SOL_IPV6, libc::IPV6_TRANSPARENT),
-    };
+/// A socket for addresses like this one.
+pub(super) fn plain(family: SocketAddr) -> io::Result<OwnedFd> {
+    let domain = if family.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
     // SAFETY: plain numbers; the result is a descriptor of ours.
-    let socket = unsafe {
-        OwnedFd::from_raw_fd(result(libc::socket(domain, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0))?)
+    unsafe {
+        let socket = result(libc::socket(domain, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0))?;
+        Ok(OwnedFd::from_raw_fd(socket))
+    }
+}
+
+fn transparent(family: SocketAddr) -> io::Result<OwnedFd> {
+    let (level, option) = match family {
+        SocketAddr::V4(_) => (libc::SOL_IP, libc::IP_TRANSPARENT),
+        SocketAddr::V6(_) => (libc::SOL_IPV6, libc::IPV6_TRANSPARENT),
     };
+    let socket = plain(family)?;
     set(socket.as_raw_fd(), level, option, 1)?;
     Ok(socket)
 }
@@ -150,8 +177,7 @@ fn result(returned: i32) -> io::Result<i32> {
 
 /// Makes the calling thread's network namespace one from which a proxy can work: the rule for what is to reach it, and ways
 /// to the pods.
-pub(super) fn prepare(pods: [Pod; 2]) {
-    let _ = (A, B);
+pub(super) fn prepare(pods: &[Pod]) {
     ip(&["link", "set", "lo", "up"]);
     for flag in ["-4", "-6"] {
         ip(&[flag, "rule", "add", "fwmark", "0x200/0xf00", "lookup", "512"]);
@@ -165,9 +191,8 @@ pub(super) fn prepare(pods: [Pod; 2]) {
         }
         for family in FAMILIES {
             let to = family.pool(pod.host).to_string();
-            ip(&["route", "add", &to, "dev", &device]);
-            let mac = super::super::live::mac(pod.mac);
-            ip(&["neigh", "add", &to, "lladdr", &mac, "dev", &device, "nud", "permanent"]);
+            ip(&["route", "replace", &to, "dev", &device]);
+            ip(&["neigh", "replace", &to, "lladdr", &mac(pod.mac), "dev", &device, "nud", "permanent"]);
         }
     }
 }

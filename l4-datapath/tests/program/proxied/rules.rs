@@ -33,19 +33,21 @@ fn is_for_proxy(node: &mut Node, pod: crate::world::Pod, frame: &[u8]) -> bool {
 fn a_plain_allow_in_either_look_up_is_a_direct_way_and_a_deny_is_none() {
     use RuleVerdict::{Allow, Deny, Proxy, Unmet};
     let verdicts = [None, Some(Deny), Some(Allow), Some(Unmet), Some(Proxy)];
+    let mut node = Node::new();
+    node.set_proxy(1, NOBODY, 1);
+    node.allow(A.egress, 0, Ports::All);
+    let mut port = 100;
     for own in verdicts {
         for anybody in verdicts {
-            let mut node = Node::new();
-            node.set_proxy(1, NOBODY, 1);
-            node.allow(A.egress, 0, Ports::All);
+            port += 1;
             for (peer, verdict) in [(A.identity, own), (0, anybody)] {
                 if let Some(verdict) = verdict {
-                    node.rule(B.ingress, peer, Ports::One(TCP, PORT), verdict);
+                    node.rule(B.ingress, peer, Ports::One(TCP, port), verdict);
                 }
             }
             let both = [own, anybody];
             for family in FAMILIES {
-                let syn = tcp(family.between(A, B), (4000, PORT), SYN);
+                let syn = tcp(family.between(A, B), (4000, port), SYN);
                 node.events();
                 let outcome = node.run_from_pod(A, &syn);
                 let dropped = node.events().iter().find_map(|event| DropReason::from_number(event.reason));
@@ -154,7 +156,7 @@ fn the_end_that_was_called_has_no_part_in_the_openers_connection() {
         let ends = family.between(A, B);
         assert!(is_for_proxy(&mut node, A, &tcp(ends, (4000, PORT), SYN)));
         for flags in [SYN | ACK, ACK, RST] {
-            node.drops_from(B, &tcp(ends.reversed(), (PORT, 4000), flags), DropReason::NoConnection);
+            node.drops_from(B, &tcp(family.between(B, A), (PORT, 4000), flags), DropReason::NoConnection);
         }
     }
 }
@@ -168,7 +170,7 @@ fn a_direct_connection_that_policy_wants_proxied_now_is_reset() {
         node.rule(B.ingress, A.identity, Ports::One(TCP, PORT), RuleVerdict::Allow);
         let ends = family.between(A, B);
         node.passes("from_pod", A, &tcp(ends, (4000, PORT), SYN));
-        node.passes("from_pod", B, &tcp(ends.reversed(), (PORT, 4000), SYN | ACK));
+        node.passes("from_pod", B, &tcp(family.between(B, A), (PORT, 4000), SYN | ACK));
         node.passes("from_pod", A, &tcp(ends, (4000, PORT), ACK));
         node.rule(B.ingress, A.identity, Ports::One(TCP, PORT), RuleVerdict::Proxy);
         node.set_proxy(3, NOBODY, 1);
