@@ -71,7 +71,7 @@ fn a_proxied_connection_lives_from_its_first_packet_to_its_last() {
         let (answer, from) = exchange(&world.a, address, &listener, &said);
         assert!(answer == said, "{family:?}: {} bytes", answer.len());
         assert_eq!(from, family.pool(A.host));
-        let (from, to) = world.relay.calls.lock().unwrap().pop().unwrap();
+        let (from, to) = world.relay.calls.lock().pop().unwrap();
         assert_eq!((from.ip(), to), (family.pool(A.host), address));
     }
     assert_eq!(world.relay.accepted.load(Ordering::Relaxed), 2);
@@ -150,7 +150,7 @@ fn a_call_waits_for_the_proxy() {
             let client =
                 scope.spawn(|| world.a.inside(|| TcpStream::connect_timeout(&address, PATIENCE).map(drop)));
             while !drop_reasons(&world.node).contains(&DropReason::NoProxy) {
-                thread::sleep(Duration::from_millis(10));
+                thread::park_timeout(Duration::from_millis(10));
             }
             assert!(!client.is_finished());
             world.node.set_proxy(1, own_cgroup(), 1);

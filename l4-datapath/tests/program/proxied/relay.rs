@@ -7,11 +7,13 @@ use std::{
     net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream},
     os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
     sync::{
-        Arc, Mutex,
+        Arc,
         atomic::{AtomicUsize, Ordering},
     },
     thread,
 };
+
+use parking_lot::Mutex;
 
 use super::super::{
     live::{ip, mac},
@@ -49,7 +51,7 @@ impl Relay {
                 while let Ok((client, from)) = listener.accept() {
                     accepted.fetch_add(1, Ordering::Relaxed);
                     let to = client.local_addr().unwrap();
-                    calls.lock().unwrap().push((from, to));
+                    calls.lock().push((from, to));
                     thread::spawn(move || relay(client, from, to));
                 }
             });
