@@ -5,4 +5,6 @@
 
 pub mod codec;
 pub mod index;
+pub mod listener;
+pub mod runtime;
 pub mod stage;

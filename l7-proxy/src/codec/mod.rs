@@ -13,6 +13,7 @@ mod response;
 
 pub use body::Body;
 pub use fault::Fault;
+pub(crate) use head::elements;
 pub use head::{Header, Scan, Span};
 pub use request::{Form, Framing, RequestHead};
 pub use response::{Asked, ResponseHead};

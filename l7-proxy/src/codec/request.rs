@@ -147,6 +147,9 @@ impl RequestHead {
                 if !is_one {
                     return Err(Fault::Target);
                 }
+                if self.framing != Framing::None {
+                    return Err(Fault::BodyWhereNone);
+                }
                 return self.agree(input, self.target);
             }
             [b'/', ..] => {
