@@ -239,7 +239,8 @@ impl Outcome {
     /// Why the first that did not pass did not.
     pub fn reason(&self) -> &str {
         let dropped = self.flows.iter().find(|flow| flow.contains(" DROPPED"));
-        dropped.and_then(|flow| flow.rsplit_once(" (")).map_or("", |(_, why)| why.trim_end_matches(')'))
+        let why = dropped.and_then(|flow| flow.split_once(" (")?.1.strip_suffix(')'));
+        why.unwrap_or_default()
     }
 }
 
