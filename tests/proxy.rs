@@ -1,7 +1,12 @@
 //! The real `ferromesh proxy`, started as the agent starts it, between a client and a server in namespaces of their own.
 //! Needs root: it makes namespaces and maps, and looks at what the process has given up. In place of the node's programs a
 //! routing rule brings the client's packets to the proxy, by a mark of the client's socket.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test file: they are how a test fails")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test file: they are how a test fails"
+)]
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -51,7 +56,8 @@ fn ip(arguments: &str) {
 }
 
 fn endpoint(rules: Vec<HttpRule>) -> Box<L7Endpoint> {
-    let access = vec![L7Access { peers: Some([Identity::new(300).unwrap()].into()), http: Some(rules.into()) }];
+    let access =
+        vec![L7Access { peers: Some([Identity::new(300).unwrap()].into()), http: Some(rules.into()) }];
     Box::new(L7Endpoint {
         id: EndpointId::new(1).unwrap(),
         instance: 7,
@@ -159,7 +165,9 @@ fn has_one_right(pid: u32, directory: &Path) {
         let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).unwrap();
         line.split_whitespace().collect::<Vec<_>>().join(" ")
     };
-    for (set, value) in [("CapInh", 0), ("CapPrm", 1 << 13), ("CapEff", 1 << 13), ("CapBnd", 0), ("CapAmb", 0)] {
+    for (set, value) in
+        [("CapInh", 0), ("CapPrm", 1 << 13), ("CapEff", 1 << 13), ("CapBnd", 0), ("CapAmb", 0)]
+    {
         assert_eq!(field(set), format!("{value:016x}"), "{set}");
     }
     let user = [USER.to_string(), USER.to_string(), USER.to_string(), USER.to_string()].join(" ");
