@@ -1,7 +1,7 @@
 //! What a process of ours gives up before it reads its first byte from the network: root, capabilities, the file system
 //! but one directory, and the system calls it has no use for.
 //!
-//! For `ferromesh auth-agent` and `ferromesh ca`. What they need of the rest of the machine they were handed as
+//! For `ferromesh auth-agent`, `ferromesh ca` and `ferromesh proxy`. What they need of the rest of the machine they were handed as
 //! descriptors. There is no way back: neither by a program with privileges (there is none in the directory, and
 //! `no_new_privs`), nor by a namespace (refused in a chroot and by the filter).
 
@@ -166,9 +166,46 @@ const fn refuse(call: libc::c_long, when: When, errno: i32) -> Refusal {
     Refusal { call, when, errno }
 }
 
+/// What `ferromesh proxy` may call besides: sockets of addresses that are not its own.
+const PROXY_CALLS: [libc::c_long; 1] = [libc::SYS_bind];
+
+/// Its one capability would also let it forge packets. SOCK_DGRAM, SOCK_RAW and SOCK_PACKET have this bit, SOCK_STREAM has
+/// not.
+const PROXY_CONDITIONS: [Refusal; 1] = [refuse(libc::SYS_socket, When::AnyBit(1, 2), libc::EPERM)];
+
 /// Confines the calling process, for good, to one directory (which becomes its `/`), one user and these descriptors
 /// beside the standard streams. It must still be root and have one thread: each thread has rights of its own.
 pub(crate) fn confine(directory: &Path, user: &Credentials, kept: &[BorrowedFd<'_>]) -> linux::Result<()> {
+    restrict(directory, user, kept, Capabilities::default())?;
+    let allowed: Vec<_> = ALLOWED.into_iter().chain(ALLOWED_OLD).collect();
+    seccomp::install_only(&allowed, &CONDITIONS)
+}
+
+/// The same for the L7 proxy, which keeps NET_RAW: it calls servers in its clients' names, by TCP and nothing else.
+pub(crate) fn confine_proxy(
+    directory: &Path,
+    user: &Credentials,
+    kept: &[BorrowedFd<'_>],
+) -> linux::Result<()> {
+    let unknown = |name: &str| linux::Error::Unexpected {
+        object: "capability".to_owned(),
+        found: name.to_owned(),
+        expected: "a capability of this kernel",
+    };
+    let held = Capabilities::named(["NET_RAW"]).map_err(unknown)?;
+    restrict(directory, user, kept, held)?;
+    let allowed: Vec<_> = ALLOWED.into_iter().chain(ALLOWED_OLD).chain(PROXY_CALLS).collect();
+    let conditions: Vec<_> = CONDITIONS.into_iter().chain(PROXY_CONDITIONS).collect();
+    seccomp::install_only(&allowed, &conditions)
+}
+
+/// All but the filter.
+fn restrict(
+    directory: &Path,
+    user: &Credentials,
+    kept: &[BorrowedFd<'_>],
+    held: Capabilities,
+) -> linux::Result<()> {
     if user.is_root() {
         return Err(linux::Error::Unexpected {
             object: "--user".to_owned(),
@@ -180,10 +217,11 @@ pub(crate) fn confine(directory: &Path, user: &Credentials, kept: &[BorrowedFd<'
     process::close_all_but(kept)?;
     process::change_root(directory)?;
     capability::bound(Capabilities::default())?;
+    if !held.is_empty() {
+        capability::keep_across_user_change()?;
+    }
     user.assume()?;
-    capability::set(Capabilities::default(), Capabilities::default())?;
+    capability::set(held, Capabilities::default())?;
     process::forbid_new_privileges()?;
-    process::hide()?;
-    let allowed: Vec<_> = ALLOWED.into_iter().chain(ALLOWED_OLD).collect();
-    seccomp::install_only(&allowed, &CONDITIONS)
+    process::hide()
 }

@@ -6,6 +6,7 @@ mod ca;
 mod cli;
 mod confine;
 mod directories;
+mod proxy;
 mod teardown;
 mod workload;
 

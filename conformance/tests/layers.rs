@@ -8,7 +8,7 @@ const ROWS: [&[&str]; 5] = [
     &["abi", "linux"],
     &["mesh"],
     &["certs", "maps", "node-api"],
-    &["auth-agent", "control", "endpoint", "l4-datapath", "observe"],
+    &["auth-agent", "control", "endpoint", "l4-datapath", "l7-proxy", "observe"],
     &["ferromesh", "conformance"],
 ];
 

@@ -21,6 +21,7 @@ pub mod seccomp;
 pub mod sock_diag;
 pub mod sysctl;
 pub mod tap;
+pub mod transparent;
 pub mod user;
 
 pub use error::{Error, Result};

@@ -30,6 +30,7 @@ mod output;
 mod page;
 mod plan;
 mod policy;
+mod proxy;
 mod run;
 mod service;
 mod status;
@@ -75,6 +76,7 @@ enum Verb {
     Agent(agent::Args),
     AuthAgent(auth_agent::Args),
     Ca(ca::Args),
+    Proxy(proxy::Args),
     Run(run::Args),
     Status(status::Args),
     Endpoint(endpoint::Args),
@@ -110,6 +112,7 @@ fn dispatch(agent: &Agent, verb: Verb) -> Result<ExitCode, CliError> {
         Verb::Agent(args) => wait(agent::run(args)),
         Verb::AuthAgent(args) => auth_agent::run(args),
         Verb::Ca(args) => ca::run(args),
+        Verb::Proxy(args) => proxy::run(&args),
         Verb::Run(args) => run::run(agent, args),
         Verb::Status(args) => wait(status::run(agent, args)),
         Verb::Endpoint(args) => wait(endpoint::run(agent, args)),

@@ -4,11 +4,12 @@
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};
 
-use abi::{LEASES, MARKS, Mark, Pair, PairKey};
+use abi::{Address, Assignments, Endpoint, LEASES, MARKS, Mark, Node, Pair, PairKey, Remote};
 
 const BPF_MAP_CREATE: libc::c_long = 0;
 const HASH: u32 = 1;
 const ARRAY: u32 = 2;
+const TRIE: u32 = 11;
 const NO_PREALLOC: u32 = 1;
 const MMAPABLE: u32 = 1 << 10;
 /// Keys of `AUTH` that a test may fill.
@@ -33,6 +34,24 @@ pub fn auth() -> io::Result<[OwnedFd; 3]> {
         create(&Create { kind: HASH, key, value: pair, entries: PAIRS, flags: NO_PREALLOC })?,
         create(&Create { kind: ARRAY, key: 4, value: mark, entries: MARKS, flags: MMAPABLE })?,
         create(&Create { kind: ARRAY, key: 4, value: lease, entries: LEASES, flags: MMAPABLE })?,
+    ])
+}
+
+/// `NODE`, `ENDPOINTS`, `ASSIGNMENTS` and `IPCACHE` of their own, as who writes them has them.
+pub fn identities() -> io::Result<[OwnedFd; 4]> {
+    let [address, node, endpoint, assignments, remote] = [
+        size_of::<Address>(),
+        size_of::<Node>(),
+        size_of::<Endpoint>(),
+        size_of::<Assignments>(),
+        size_of::<Remote>(),
+    ]
+    .map(|size| size as u32);
+    Ok([
+        create(&Create { kind: ARRAY, key: 4, value: node, entries: 1, flags: MMAPABLE })?,
+        create(&Create { kind: HASH, key: address, value: endpoint, entries: 64, flags: NO_PREALLOC })?,
+        create(&Create { kind: ARRAY, key: 4, value: assignments, entries: 64, flags: 0 })?,
+        create(&Create { kind: TRIE, key: address + 4, value: remote, entries: 64, flags: NO_PREALLOC })?,
     ])
 }
 

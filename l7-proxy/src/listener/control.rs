@@ -1,0 +1,212 @@
+//! The control socket: what the agent wants, object by object, and what it is told.
+//!
+//! Promise: only root or this process's own user is listened to; a new connection replaces the one before; that there is
+//! none changes nothing but that flows are kept, the latest few. An object that cannot be used leaves the one before it in
+//! force; where there is none before it, nothing passes.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener as Listener;
+use std::time::Duration;
+
+use mesh::l7::L7Endpoint;
+use mesh::workload::EndpointId;
+use node_api::channel::Channel;
+use node_api::proxy::{FromProxy, ProxyAnswer, ProxyFlow, ProxyQuestion, ToProxy};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tracing::{info, warn};
+
+use super::workers::Workers;
+use crate::index::Compiler;
+use crate::runtime::Snapshot;
+
+/// How often flows are told.
+const TICK: Duration = Duration::from_millis(100);
+/// Flows that wait for an agent.
+const MAX_FLOWS: usize = 16_384;
+/// Flows in one message.
+const BATCH: usize = 1024;
+/// Connections in one answer.
+const MAX_CONNECTIONS: usize = 10_000;
+/// How long an agent may take to take a message.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+type Agent = Channel<FromProxy, ToProxy>;
+
+/// Speaks with the agent until it says that the end is there.
+pub async fn run(listener: OwnedFd, workers: Workers) -> io::Result<()> {
+    let listener = Listener::from(listener);
+    listener.set_nonblocking(true)?;
+    let listener = UnixListener::from_std(listener)?;
+    // Both ends of a pair are this process.
+    let uid = UnixStream::pair()?.0.peer_cred()?.uid();
+    let mut rules = Rules { workers, compiler: Compiler::default(), told: BTreeSet::new() };
+    let mut flows = Flows::default();
+    let mut agent: Option<Agent> = None;
+    let mut end: Option<Instant> = None;
+    let mut tick = interval(TICK);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    info!("the L7 proxy is up");
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => match accepted.and_then(|(stream, _)| {
+                let peer = stream.peer_cred()?.uid();
+                Ok((stream, peer))
+            }) {
+                Ok((stream, peer)) if peer == 0 || peer == uid => {
+                    rules.told.clear();
+                    agent = Some(Channel::new(stream));
+                }
+                Ok((_, peer)) => warn!(peer, "control socket: only root is listened to"),
+                Err(error) => {
+                    warn!(%error, "control socket");
+                    tokio::time::sleep(TICK).await;
+                }
+            },
+            message = receive(&mut agent) => match message {
+                ToProxy::Drain { within } => {
+                    rules.workers.published.drain();
+                    end = Some(Instant::now() + Duration::from_millis(within));
+                }
+                message => tell(&mut agent, &rules.obey(message)).await,
+            },
+            _ = tick.tick() => {
+                flows.collect(&rules.workers);
+                while agent.is_some() && let Some(batch) = flows.batch() {
+                    tell(&mut agent, &FromProxy::Flows(batch)).await;
+                }
+                let is_idle = || rules.workers.shared.iter().all(|worker| worker.connections.lock().is_empty());
+                if end.is_some_and(|end| end <= Instant::now() || is_idle()) && (agent.is_none() || flows.waiting.is_empty()) {
+                    return Ok(());
+                }
+            }
+        }
+    }
+}
+
+/// The agent's next message. Cancel safe.
+async fn receive(agent: &mut Option<Agent>) -> ToProxy {
+    let Some(channel) = agent else { return std::future::pending().await };
+    match channel.receive().await {
+        Ok(message) => message,
+        Err(error) => {
+            if error.is_closed() {
+                info!("the agent has gone; its rules stay");
+            } else {
+                warn!(%error, "control socket: the agent is not understood");
+            }
+            *agent = None;
+            std::future::pending().await
+        }
+    }
+}
+
+async fn tell(agent: &mut Option<Agent>, message: &FromProxy) {
+    let Some(channel) = agent else { return };
+    if !matches!(timeout(PATIENCE, channel.send(message)).await, Ok(Ok(()))) {
+        info!("the agent has gone or does not read");
+        *agent = None;
+    }
+}
+
+/// The rules in force, as they are told.
+struct Rules {
+    workers: Workers,
+    compiler: Compiler,
+    /// What has been told since the agent came.
+    told: BTreeSet<EndpointId>,
+}
+
+impl Rules {
+    fn obey(&mut self, message: ToProxy) -> FromProxy {
+        match message {
+            ToProxy::Set { generation, endpoint } => self.set(generation, &endpoint),
+            ToProxy::Remove { generation, endpoint } => {
+                self.told.remove(&endpoint);
+                self.change(|snapshot| snapshot.remove(endpoint));
+                self.compiler.collect();
+                FromProxy::Accepted { generation, endpoint }
+            }
+            ToProxy::Synced { generation } => {
+                let told = &self.told;
+                let mut snapshot = Snapshot::clone(&self.workers.published.snapshot());
+                for id in snapshot.ids().into_iter().filter(|id| !told.contains(id)) {
+                    snapshot.remove(id);
+                }
+                snapshot.is_synced = true;
+                self.workers.published.set(snapshot);
+                self.compiler.collect();
+                FromProxy::Synced { generation }
+            }
+            ToProxy::Ask { number, question: ProxyQuestion::Connections } => {
+                let workers = self.workers.shared.iter();
+                let connections = workers
+                    .flat_map(|worker| worker.connections.lock().values().cloned().collect::<Vec<_>>());
+                let views = connections.take(MAX_CONNECTIONS).map(|connection| connection.view());
+                let answer = Box::new(ProxyAnswer::Connections(views.collect()));
+                FromProxy::Answer { number, answer }
+            }
+            // `run` has done it.
+            ToProxy::Drain { .. } => FromProxy::Flows(Vec::new()),
+        }
+    }
+
+    fn set(&mut self, generation: u64, endpoint: &L7Endpoint) -> FromProxy {
+        let id = endpoint.id;
+        self.told.insert(id);
+        match self.compiler.endpoint(endpoint) {
+            Ok(compiled) => {
+                self.change(|snapshot| snapshot.insert(compiled));
+                self.compiler.collect();
+                FromProxy::Accepted { generation, endpoint: id }
+            }
+            Err(refused) => {
+                let snapshot = self.workers.published.snapshot();
+                let has_any = snapshot.get(id).is_some_and(|before| before.instance == endpoint.instance);
+                if !has_any {
+                    self.change(|snapshot| snapshot.insert(Compiler::nothing(endpoint)));
+                }
+                self.compiler.collect();
+                let (field, why) = (refused.field, refused.why);
+                FromProxy::Refused { generation, endpoint: id, field, why }
+            }
+        }
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Snapshot)) {
+        let mut snapshot = Snapshot::clone(&self.workers.published.snapshot());
+        change(&mut snapshot);
+        self.workers.published.set(snapshot);
+    }
+}
+
+/// Flows that the agent has not been told.
+#[derive(Default)]
+struct Flows {
+    waiting: VecDeque<ProxyFlow>,
+    lost: u64,
+}
+
+impl Flows {
+    fn collect(&mut self, workers: &Workers) {
+        for worker in &workers.shared {
+            let (flows, lost) = worker.log.take();
+            self.waiting.extend(flows);
+            self.lost += lost;
+        }
+        let excess = self.waiting.len().saturating_sub(MAX_FLOWS);
+        self.waiting.drain(..excess);
+        self.lost += excess as u64;
+        if self.lost > 0 {
+            warn!(lost = self.lost, "flows were not told in time");
+            self.lost = 0;
+        }
+    }
+
+    fn batch(&mut self) -> Option<Vec<ProxyFlow>> {
+        let count = self.waiting.len().min(BATCH);
+        (count > 0).then(|| self.waiting.drain(..count).collect())
+    }
+}

@@ -1,0 +1,46 @@
+//! One timer for all that a connection waits for, touched rarely: most waits are over long before it.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::time::{Instant, Sleep, sleep_until};
+
+/// How long the timer sleeps at most; a deadline later than that costs a look, an earlier one a call.
+const LOOK: Duration = Duration::from_secs(30);
+
+/// A deadline that can be moved.
+#[derive(Debug)]
+pub(super) struct Deadline {
+    at: Instant,
+    sleep: Pin<Box<Sleep>>,
+}
+
+impl Deadline {
+    pub(super) fn new() -> Self {
+        let at = Instant::now() + LOOK;
+        Self { at, sleep: Box::pin(sleep_until(at)) }
+    }
+
+    /// Moves it to so long from now.
+    pub(super) fn set(&mut self, within: Duration) {
+        self.at = Instant::now() + within;
+        if self.at < self.sleep.deadline() {
+            self.sleep.as_mut().reset(self.at);
+        }
+    }
+
+    /// Ready once it is over.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            if self.sleep.as_mut().poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+            let now = Instant::now();
+            if self.at <= now {
+                return Poll::Ready(());
+            }
+            self.sleep.as_mut().reset(self.at.min(now + LOOK));
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! Who the two ends of a connection are, and what their rules say of each other: looked up when something has changed.
+
+use std::net::{IpAddr, SocketAddr};
+
+use mesh::flow::TrafficDirection::{Egress, Ingress};
+use mesh::identity::Identity;
+
+use super::worker::Published;
+use crate::stage::authorize::Judge;
+
+/// What is known of an address.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Found {
+    /// Whose it is.
+    pub identity: Option<Identity>,
+    /// Number of the creation of the endpoint of this node that has it.
+    pub instance: Option<u64>,
+}
+
+/// Identities by address, as the kernel has them.
+pub trait Identities {
+    /// Moves with every change of what [`Identities::find`] says.
+    fn generation(&self) -> u64;
+
+    /// Who has an address now.
+    fn find(&self, address: IpAddr) -> Found;
+}
+
+/// The ends of a connection, as of some moment.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Ends {
+    as_of: Option<(u64, u64)>,
+    pub(super) client: Option<Identity>,
+    pub(super) server: Option<Identity>,
+    /// The client's rules for whom it calls, the server's for who calls it; either may be missing.
+    pub(super) judges: [Option<Judge>; 2],
+    /// Headers that rules look at.
+    pub(super) judged: Box<[Box<str>]>,
+    /// Why nothing passes, whatever the rules say.
+    pub(super) refusal: Option<&'static str>,
+}
+
+impl Ends {
+    /// Looks again if anything may have changed, and says whether it has. Two loads and no system call if nothing has.
+    pub(super) fn refresh<I: Identities>(
+        &mut self,
+        client: SocketAddr,
+        server: SocketAddr,
+        published: &Published,
+        identities: &I,
+    ) -> bool {
+        // Both are read before what they are numbers of.
+        let now = (published.version(), identities.generation());
+        if self.as_of == Some(now) {
+            return false;
+        }
+        let snapshot = published.snapshot();
+        let ends = [client, server].map(|end| (end.ip(), identities.find(end.ip())));
+        let [(_, caller), (_, called)] = ends;
+        let mut refusal = (!snapshot.is_synced).then_some("rules not known yet");
+        let local = ends.map(|(address, found)| {
+            let endpoint = snapshot.of(address)?;
+            if found.instance != Some(endpoint.instance) {
+                refusal = Some("address of another workload than the rules are for");
+            }
+            Some(endpoint)
+        });
+        let [from, to] = local;
+        let egress = from.and_then(|it| Judge::new(it, Egress, server.port(), called.identity));
+        let ingress = to.and_then(|it| Judge::new(it, Ingress, server.port(), caller.identity));
+        let judges = [egress, ingress];
+        let asks = judges.iter().flatten().filter_map(|judge| judge.asks.as_ref());
+        let judged = asks.flat_map(|asks| asks.headers.iter().cloned()).collect();
+        *self = Self {
+            as_of: Some(now),
+            client: caller.identity,
+            server: called.identity,
+            judges,
+            judged,
+            refusal,
+        };
+        true
+    }
+
+    /// Whether anything may pass, HTTP or not; else by whose word and why it does not.
+    pub(super) fn plain(&self) -> bool {
+        self.refusal.is_none() && self.judges.iter().flatten().all(|judge| judge.is_plain() || judge.audit)
+    }
+
+    /// Who speaks of the connection in flows: the server's rules, else the client's.
+    pub(super) fn speaker(&self) -> Option<&Judge> {
+        let [egress, ingress] = &self.judges;
+        ingress.as_ref().or(egress.as_ref())
+    }
+
+    /// Who does not let through what is not HTTP.
+    pub(super) fn strict(&self) -> Option<&Judge> {
+        self.judges.iter().flatten().find(|judge| !judge.is_plain())
+    }
+}

@@ -1,0 +1,246 @@
+//! One request from its head to the end of its answer; answers of ours; what comes after a switch.
+
+use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
+use std::task::Poll;
+use std::time::Duration;
+
+use mesh::flow::Verdict;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::{Instant, timeout};
+
+use super::Stream;
+use super::connection::{After, ConnectError, Mode, Session};
+use super::ends::Identities;
+use super::relay::Relay;
+use super::reply::Reply;
+use super::request::{Audited, Refused};
+use super::transfer::{End, Failure, Side, Transfer};
+use crate::codec::{Asked, Body, Framing};
+
+/// How long an answer of ours may take to be taken, and what is left of its request to arrive.
+const ANSWER: Duration = Duration::from_secs(10);
+/// How much of a denied request is read and thrown away.
+const MAX_DRAIN: usize = 64 << 10;
+/// How long, at most, a connection that we close is still read, so that the client gets what it was sent last.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// Why a relay ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Over {
+    Ended,
+    Withdrawn,
+}
+
+impl<D, U, I, C> Session<'_, D, U, I, C>
+where
+    D: Stream,
+    U: Stream,
+    I: Identities,
+    C: AsyncFn() -> Result<(U, Option<SocketAddr>), ConnectError>,
+{
+    /// The request whose head is in the buffer from `start` to `end`.
+    pub(super) async fn exchange(&mut self, start: usize, end: usize) -> After {
+        let input = self.down.input.bytes();
+        if let Err(fault) = self.request.parse(input, start, end) {
+            return self.malformed(Reply::BadRequest, fault.text()).await;
+        }
+        self.entered.connection.requests.fetch_add(1, Ordering::Relaxed);
+        let (head, server) = (&self.request.head, self.called.server);
+        let parts = [head.method, head.authority, head.path].map(|span| span.bytes(input));
+        self.described.set(parts[0], parts[1], parts[2], server, head.minor);
+        self.refresh();
+        let asked = self.request.asked(self.down.input.bytes());
+        let audited = match self.request.authorize(self.down.input.bytes(), &self.ends) {
+            Ok(audited) => audited,
+            Err(refused) => return self.refuse(refused, end, asked).await,
+        };
+        self.admit(audited);
+        let is_as_it_came = self.request.lead().is_empty();
+        self.down.input.consume(if is_as_it_came { start } else { end });
+        let length = if is_as_it_came { end - start } else { 0 };
+        match self.connect().await {
+            Ok(()) => self.transfer(asked, length).await,
+            Err(ConnectError::Late) => self.fail(Reply::GatewayTimeout, "server not reached in time").await,
+            Err(ConnectError::Refused) => self.fail(Reply::Unavailable, "server not reached").await,
+        }
+    }
+
+    fn admit(&self, audited: Audited) {
+        let by = audited.and_then(|(by, _)| self.ends.judges.get(by)?.as_ref());
+        let verdict = if audited.is_some() { Verdict::Audit } else { Verdict::Forwarded };
+        self.record(by.or(self.ends.speaker()), verdict, audited.map(|(_, reason)| reason), None);
+    }
+
+    /// One connection to the server, made for the first request that may pass.
+    async fn connect(&mut self) -> Result<(), ConnectError> {
+        if self.up.is_none() {
+            let (stream, local) = (self.connect)().await?;
+            self.entered.connection.known.lock().0 = local;
+            self.up = Some(Side::new(stream));
+        }
+        Ok(())
+    }
+
+    async fn transfer(&mut self, asked: Asked, length: usize) -> After {
+        let Self { down, up: Some(up), clock, request, answer, ends, .. } = self else { return After::Close };
+        let mut transfer = Transfer::new((down, up), clock, (request, asked), answer, &ends.judged, length);
+        let end = poll_fn(|cx| transfer.poll(cx)).await;
+        let answered = transfer.answered;
+        if let Some((code, at)) = answered {
+            self.answered(code, at, Verdict::Forwarded, None);
+        }
+        match end {
+            End::Done { keeps: true } => After::Next,
+            End::Done { keeps: false } => self.linger().await,
+            End::Switched => After::Switch,
+            End::Gone => After::Close,
+            End::Cut(reason) => {
+                let (code, at) = answered.unwrap_or((Reply::BadGateway.code(), Instant::now()));
+                self.answered(code, at, Verdict::Dropped, Some(reason));
+                After::Close
+            }
+            End::Failed(failure) => {
+                let (reply, reason) = match failure {
+                    Failure::BadRequest(fault) => (Reply::BadRequest, fault.text()),
+                    Failure::BadAnswer(fault) => (Reply::BadGateway, fault.text()),
+                    Failure::NoAnswer => (Reply::BadGateway, "server closed without an answer"),
+                    Failure::Late => (Reply::GatewayTimeout, "no answer in time"),
+                    Failure::Stalled => (Reply::Timeout, "body not complete in time"),
+                };
+                self.fail(reply, reason).await
+            }
+        }
+    }
+
+    /// Records an answer that had its head at some time.
+    fn answered(&self, code: u16, at: Instant, verdict: Verdict, reason: Option<&'static str>) {
+        let since = self.arrived.map_or(Duration::ZERO, |arrived| at.duration_since(arrived));
+        let latency = u64::try_from(since.as_nanos()).unwrap_or(u64::MAX);
+        self.record(self.ends.speaker(), verdict, reason, Some((code, latency)));
+    }
+
+    /// The request does not pass. The connection goes on if what is left of the request is small and sure to come.
+    async fn refuse(&mut self, refused: Refused, end: usize, asked: Asked) -> After {
+        let Refused { reply, reason, by } = refused;
+        let judge = by.and_then(|by| self.ends.judges.get(by)?.as_ref());
+        self.record(judge.or(self.ends.speaker()), Verdict::Dropped, Some(reason), None);
+        self.down.input.consume(end);
+        let head = &self.request.head;
+        let framing = head.framing;
+        let ends_soon = match framing {
+            Framing::None => true,
+            Framing::Length(length) => length <= MAX_DRAIN as u64 && !head.expects,
+            Framing::Chunked | Framing::Close => !head.expects,
+        };
+        let keeps = ends_soon && !head.close && self.up.as_ref().is_none_or(|up| !up.ended);
+        if !self.reply(reply, asked.is_head, !keeps).await {
+            return After::Close;
+        }
+        self.answered(reply.code(), Instant::now(), Verdict::Forwarded, None);
+        if keeps && self.drain(framing).await { After::Next } else { self.linger().await }
+    }
+
+    /// What came is no request: nothing that follows it can be told apart.
+    pub(super) async fn malformed(&mut self, reply: Reply, reason: &'static str) -> After {
+        self.refresh();
+        self.described.clear();
+        self.record(self.ends.strict().or(self.ends.speaker()), Verdict::Dropped, Some(reason), None);
+        self.fail(reply, reason).await
+    }
+
+    /// Answers in the server's place, and ends the connection.
+    async fn fail(&mut self, reply: Reply, reason: &'static str) -> After {
+        if !self.reply(reply, false, true).await {
+            return After::Close;
+        }
+        self.answered(reply.code(), Instant::now(), Verdict::Forwarded, Some(reason));
+        self.linger().await
+    }
+
+    async fn reply(&mut self, reply: Reply, is_head: bool, closes: bool) -> bool {
+        let mut answer = Vec::with_capacity(192);
+        reply.write(is_head, closes, &mut answer);
+        matches!(timeout(ANSWER, self.down.stream.write_all(&answer)).await, Ok(Ok(())))
+    }
+
+    /// Throws away the body of a request that was answered; whether the next one follows.
+    async fn drain(&mut self, framing: Framing) -> bool {
+        let mut body = Body::new(framing);
+        let mut drained = 0;
+        let down = &mut self.down;
+        let all = async {
+            loop {
+                let Ok(counted) = body.advance(down.input.bytes(), &[]) else { return false };
+                down.input.consume(counted);
+                drained += counted;
+                if body.is_done() {
+                    return true;
+                }
+                let is_over = drained > MAX_DRAIN || down.input.is_full();
+                let filled = poll_fn(|cx| down.input.poll_fill(&mut down.stream, cx));
+                if is_over || !matches!(filled.await, Ok(1..)) {
+                    return false;
+                }
+            }
+        };
+        timeout(ANSWER, all).await.unwrap_or(false)
+    }
+
+    /// Ends the connection so that the client gets all that it was sent: what it sends meanwhile is read, for otherwise the
+    /// kernel would reset the connection.
+    async fn linger(&mut self) -> After {
+        self.up = None;
+        let stream = &mut self.down.stream;
+        let last = async {
+            if stream.shutdown().await.is_err() {
+                return;
+            }
+            let mut left = MAX_DRAIN;
+            let mut thrown = [0; 1024];
+            while left > 0 {
+                match stream.read(&mut thrown).await {
+                    Ok(0) | Err(_) => return,
+                    Ok(count) => left = left.saturating_sub(count),
+                }
+            }
+        };
+        let _ = timeout(LINGER, last).await;
+        After::Close
+    }
+
+    /// Bytes both ways, for as long as they may pass.
+    pub(super) async fn relay(mut self, mode: Mode) {
+        if self.connect().await.is_err() {
+            return;
+        }
+        let mut relay = Relay::default();
+        let over = loop {
+            let Self { down, up: Some(up), changes, ends, worker, called, request, .. } = &mut self else {
+                return;
+            };
+            let moves = poll_fn(|cx| {
+                let changed =
+                    ends.refresh(called.client, called.server, &worker.published, &worker.identities);
+                let may = || match mode {
+                    Mode::Plain => ends.plain(),
+                    Mode::Switched => request.is_still_allowed(ends),
+                };
+                if changed && !may() {
+                    return Poll::Ready(Over::Withdrawn);
+                }
+                relay.poll(down, up, cx).map(|_| Over::Ended)
+            });
+            tokio::select! {
+                biased;
+                over = moves => break over,
+                _ = changes.changed() => {}
+            }
+        };
+        if over == Over::Withdrawn {
+            let judge = self.ends.strict().or(self.ends.speaker());
+            self.record(judge, Verdict::Dropped, Some("not allowed any more"), None);
+        }
+    }
+}

@@ -1,0 +1,29 @@
+//! What happens on a connection, from its first byte to its end: one future for both sides.
+//!
+//! Promise: nothing is passed on before it has been judged by the rules and identities of now; both directions make
+//! progress at the same time, neither reads more than its buffer while the other side does not take it; every wait has an
+//! end.
+
+mod buffer;
+mod connection;
+mod deadline;
+mod ends;
+mod exchange;
+mod log;
+mod relay;
+mod reply;
+mod request;
+mod rewrite;
+mod transfer;
+mod worker;
+
+pub use connection::{Called, ConnectError, serve};
+pub use ends::{Found, Identities};
+pub use log::FlowLog;
+pub use worker::{Connection, Published, Snapshot, Worker};
+
+use tokio::io::{AsyncRead, AsyncWrite};
+
+/// A stream of bytes, both ways.
+pub trait Stream: AsyncRead + AsyncWrite + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Unpin> Stream for T {}

@@ -1,0 +1,185 @@
+//! What the connections of a worker share, and what all workers share.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use arc_swap::ArcSwap;
+use mesh::workload::EndpointId;
+use node_api::proxy::ProxyConnection;
+use parking_lot::Mutex;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::log::FlowLog;
+use crate::index::Endpoint;
+
+/// The rules in force. Never changed: a change makes another, which shares what has not changed.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    /// Everything has been told once.
+    pub is_synced: bool,
+    endpoints: BTreeMap<EndpointId, Arc<Endpoint>>,
+    addresses: BTreeMap<IpAddr, Arc<Endpoint>>,
+}
+
+impl Snapshot {
+    /// The endpoint with rules that has an address.
+    pub fn of(&self, address: IpAddr) -> Option<&Endpoint> {
+        self.addresses.get(&address).map(Arc::as_ref)
+    }
+
+    /// The endpoint of a number.
+    pub fn get(&self, id: EndpointId) -> Option<&Arc<Endpoint>> {
+        self.endpoints.get(&id)
+    }
+
+    /// Puts an endpoint in place of what had its number.
+    pub fn insert(&mut self, endpoint: Endpoint) {
+        self.remove(endpoint.id);
+        let endpoint = Arc::new(endpoint);
+        self.addresses.extend(endpoint.addresses.map(|address| (address, Arc::clone(&endpoint))));
+        self.endpoints.insert(endpoint.id, endpoint);
+    }
+
+    /// Removes an endpoint; one that is not there is fine.
+    pub fn remove(&mut self, id: EndpointId) {
+        let Some(gone) = self.endpoints.remove(&id) else { return };
+        for address in gone.addresses {
+            // Another one may have the address by now.
+            if self.addresses.get(&address).is_some_and(|has| has.id == id) {
+                self.addresses.remove(&address);
+            }
+        }
+    }
+
+    /// Numbers of all endpoints.
+    pub fn ids(&self) -> Vec<EndpointId> {
+        self.endpoints.keys().copied().collect()
+    }
+}
+
+/// Where workers find the rules: a change is in force on all of them when [`Published::set`] returns, for each compares
+/// the version at every request.
+#[derive(Debug)]
+pub struct Published {
+    version: AtomicU64,
+    current: ArcSwap<Snapshot>,
+    is_draining: AtomicBool,
+    changes: watch::Sender<()>,
+}
+
+impl Default for Published {
+    fn default() -> Self {
+        Self {
+            version: AtomicU64::new(0),
+            current: ArcSwap::default(),
+            is_draining: AtomicBool::new(false),
+            changes: watch::Sender::new(()),
+        }
+    }
+}
+
+impl Published {
+    /// The rules.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.current.load_full()
+    }
+
+    /// Puts others in force.
+    pub fn set(&self, snapshot: Snapshot) {
+        self.current.store(Arc::new(snapshot));
+        self.version.fetch_add(1, Ordering::Release);
+        self.changes.send_replace(());
+    }
+
+    /// From now on connections end as soon as nothing is under way on them.
+    pub fn drain(&self) {
+        self.is_draining.store(true, Ordering::Release);
+        self.changes.send_replace(());
+    }
+
+    /// Whether [`Published::drain`] has been called.
+    pub fn is_draining(&self) -> bool {
+        self.is_draining.load(Ordering::Acquire)
+    }
+
+    /// Told of every change, draining included.
+    pub fn subscribe(&self) -> watch::Receiver<()> {
+        self.changes.subscribe()
+    }
+
+    pub(super) fn version(&self) -> u64 {
+        self.version.load(Ordering::Acquire)
+    }
+}
+
+/// What a worker's connections share.
+#[derive(Debug)]
+pub struct Worker<I> {
+    /// Who has which address.
+    pub identities: I,
+    /// The rules.
+    pub published: Arc<Published>,
+    /// What was seen.
+    pub log: Arc<FlowLog>,
+    /// The connections, for who asks.
+    pub connections: Arc<Mutex<BTreeMap<u64, Arc<Connection>>>>,
+}
+
+/// A connection, for who asks.
+#[derive(Debug)]
+pub struct Connection {
+    client: SocketAddr,
+    server: SocketAddr,
+    opened: Instant,
+    pub(super) requests: AtomicU64,
+    /// The upstream's local address, and what is spoken.
+    pub(super) known: Mutex<(Option<SocketAddr>, Option<&'static str>)>,
+}
+
+impl Connection {
+    pub(super) fn new(client: SocketAddr, server: SocketAddr) -> Self {
+        let (requests, known) = (AtomicU64::new(0), Mutex::new((None, None)));
+        Self { client, server, opened: Instant::now(), requests, known }
+    }
+
+    /// As the agent is told.
+    pub fn view(&self) -> ProxyConnection {
+        let (upstream, protocol) = *self.known.lock();
+        ProxyConnection {
+            client: self.client,
+            server: self.server,
+            upstream,
+            protocol: protocol.map(str::to_owned),
+            requests: self.requests.load(Ordering::Relaxed),
+            age: self.opened.elapsed().as_secs(),
+        }
+    }
+}
+
+impl<I> Worker<I> {
+    /// Enters a connection in the list, until what is returned is dropped.
+    pub(super) fn enter(&self, client: SocketAddr, server: SocketAddr) -> Entered {
+        let connection = Arc::new(Connection::new(client, server));
+        let mut list = self.connections.lock();
+        let number = list.last_key_value().map_or(0, |(last, _)| last + 1);
+        list.insert(number, Arc::clone(&connection));
+        Entered { connection, number, list: Arc::clone(&self.connections) }
+    }
+}
+
+/// A connection in the list.
+#[derive(Debug)]
+pub(super) struct Entered {
+    pub(super) connection: Arc<Connection>,
+    number: u64,
+    list: Arc<Mutex<BTreeMap<u64, Arc<Connection>>>>,
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        self.list.lock().remove(&self.number);
+    }
+}

@@ -1,0 +1,80 @@
+//! *authorize*: whether a request may pass, by the client's rules for whom it calls and the server's for who calls it.
+
+use std::sync::Arc;
+
+use mesh::flow::TrafficDirection;
+use mesh::identity::Identity;
+use mesh::workload::EndpointId;
+
+use super::normalise::Path;
+use crate::index::{Asks, Edit, Endpoint, Grant, Rule, RuleSet, Subject};
+
+/// One end's say about a connection.
+#[derive(Clone, Debug)]
+pub struct Judge {
+    /// Whose rules.
+    pub endpoint: EndpointId,
+    /// For whom it calls (egress), or for who calls it.
+    pub direction: TrafficDirection,
+    /// What they say of the other end.
+    pub grant: Grant,
+    /// What the port's rules look at.
+    pub asks: Option<Arc<Asks>>,
+    /// Denials are reported, not enforced.
+    pub audit: bool,
+}
+
+impl Judge {
+    /// What an endpoint says of a peer at a port; `None`: nothing at all.
+    pub fn new(
+        endpoint: &Endpoint,
+        direction: TrafficDirection,
+        port: u16,
+        peer: Option<Identity>,
+    ) -> Option<Self> {
+        let (grant, asks) = endpoint.side(direction)?.grant(port, peer);
+        Some(Self { endpoint: endpoint.id, direction, grant, asks, audit: endpoint.audit })
+    }
+
+    /// Whether anything may pass, HTTP or not.
+    pub fn is_plain(&self) -> bool {
+        matches!(self.grant, Grant::Open | Grant::Plain)
+    }
+
+    /// Which rule lets a request through; `Ok(None)`: all may pass.
+    pub fn judge(&self, request: &impl Subject, path: &Path) -> Result<Option<&Rule>, &'static str> {
+        let sets = match &self.grant {
+            Grant::Open | Grant::Plain => return Ok(None),
+            Grant::Nothing(why) => return Err(why),
+            Grant::Http(sets) => sets,
+        };
+        let names = self.asks.iter().flat_map(|asks| asks.headers.iter());
+        if names.clone().any(|name| has_look_alike(request, name)) {
+            return Err("header that differs from a judged one by an underscore");
+        }
+        let rule = find(sets, request, path.canonical()).ok_or("no rule lets it through")?;
+        // Whatever an origin may take the path for must be allowed, too.
+        if path.readings().any(|reading| find(sets, request, reading).is_none()) {
+            return Err("path that servers read in several ways, not all of them allowed");
+        }
+        Ok(Some(rule))
+    }
+
+    /// The changes that a rule asks for.
+    pub fn edits<'a>(rule: Option<&'a Rule>, request: &impl Subject) -> Vec<Edit<'a>> {
+        let mut edits = Vec::new();
+        if let Some(rule) = rule.filter(|rule| !rule.headers.is_empty()) {
+            rule.edits(request, &mut edits);
+        }
+        edits
+    }
+}
+
+fn find<'a>(sets: &'a [Arc<RuleSet>], request: &impl Subject, path: &[u8]) -> Option<&'a Rule> {
+    sets.iter().flat_map(|set| set.rules.iter()).find(|rule| rule.is_match(request, path))
+}
+
+/// Gateways to programs (CGI, WSGI) read `X_Role` as `X-Role`.
+fn has_look_alike(request: &impl Subject, name: &str) -> bool {
+    name.contains('-') && request.header(&name.replace('-', "_")).next().is_some()
+}

@@ -1,0 +1,246 @@
+//! *normalise*: the one form of a request's path that is judged and forwarded. `docs/normalisation.md` is the table.
+//!
+//! Promise: no origin executes what policy denies. Whatever an origin might make of the path (decode `%2F`, strip
+//! `;parameters`, decode twice, take `\` for `/`) is a *reading* of it, and a request passes only if every reading may. So
+//! `%2F` and `;jsessionid=…` pass wherever they change nothing, without a setting. The query stays as it came.
+
+/// Why a target is refused.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[expect(missing_docs, reason = "`text` says it")]
+pub enum TargetFault {
+    Backslash,
+    NotAscii,
+    Escape,
+    Nul,
+    Overlong,
+    Nested,
+}
+
+impl TargetFault {
+    /// In a few words, as flows say it.
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::Backslash => "backslash in the path",
+            Self::NotAscii => "byte beyond ASCII in the path",
+            Self::Escape => "malformed escape in the path",
+            Self::Nul => "escaped NUL in the path",
+            Self::Overlong => "escaped overlong UTF-8 in the path",
+            Self::Nested => "escape of an escape of an escape in the path",
+        }
+    }
+}
+
+/// A path, with its query. Made to be used again.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Path {
+    canonical: Vec<u8>,
+    is_changed: bool,
+    readings: Vec<Vec<u8>>,
+}
+
+/// How often an escape may have been escaped.
+const MAX_NESTING: usize = 3;
+
+impl Path {
+    /// Takes a path with its query as it came; an absolute target may have an empty one.
+    pub fn normalise(&mut self, raw: &[u8]) -> Result<(), TargetFault> {
+        self.readings.clear();
+        self.canonical.clear();
+        self.is_changed = false;
+        let (path, query) = split(raw);
+        if is_plain(path) {
+            self.canonical.extend_from_slice(raw);
+            return Ok(());
+        }
+        let decoded = decode(path)?;
+        resolve(&decoded, &mut self.canonical);
+        let has_readings = self.canonical.iter().any(|byte| matches!(byte, b'%' | b';'));
+        if has_readings {
+            self.read(query)?;
+        }
+        self.canonical.extend_from_slice(query);
+        self.is_changed = self.canonical != raw;
+        Ok(())
+    }
+
+    /// Takes it as it is: no rule of the port looks at paths.
+    pub fn keep(&mut self, raw: &[u8]) {
+        self.readings.clear();
+        self.canonical.clear();
+        self.canonical.extend_from_slice(raw);
+        self.is_changed = false;
+    }
+
+    /// What is judged and forwarded.
+    pub fn canonical(&self) -> &[u8] {
+        &self.canonical
+    }
+
+    /// Whether that is not what came.
+    pub fn is_changed(&self) -> bool {
+        self.is_changed
+    }
+
+    /// What origins might take it for, beside the canonical form.
+    pub fn readings(&self) -> impl Iterator<Item = &[u8]> {
+        self.readings.iter().map(Vec::as_slice)
+    }
+
+    fn read(&mut self, query: &[u8]) -> Result<(), TargetFault> {
+        let once = unescape(&self.canonical, false);
+        let fully = unescape_fully(&self.canonical)?;
+        for bytes in [&self.canonical, &once, &fully] {
+            for strips in [false, true] {
+                let mut reading = Vec::with_capacity(bytes.len() + query.len());
+                let slashed: Vec<u8> = bytes.iter().map(|b| if *b == b'\\' { b'/' } else { *b }).collect();
+                if strips {
+                    resolve(&without_parameters(&slashed), &mut reading);
+                } else {
+                    resolve(&slashed, &mut reading);
+                }
+                if reading != self.canonical {
+                    reading.extend_from_slice(query);
+                    if !self.readings.contains(&reading) {
+                        self.readings.push(reading);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn split(raw: &[u8]) -> (&[u8], &[u8]) {
+    raw.split_at(memchr::memchr(b'?', raw).unwrap_or(raw.len()))
+}
+
+/// Whether it is its own canonical form and only reading, seen at one look.
+fn is_plain(path: &[u8]) -> bool {
+    let mut before = 0;
+    path.first() == Some(&b'/')
+        && path.iter().all(|byte| {
+            let is_special =
+                matches!(byte, b'%' | b';' | b'\\' | 0x80..) || before == b'/' && matches!(byte, b'/' | b'.');
+            before = *byte;
+            !is_special
+        })
+}
+
+fn is_unreserved(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~')
+}
+
+fn hex(digit: Option<&u8>) -> Option<u8> {
+    char::from(*digit?).to_digit(16).map(|value| value as u8)
+}
+
+/// The byte that an escape at the begin of `bytes` stands for.
+fn escape(bytes: &[u8]) -> Option<u8> {
+    match bytes {
+        [b'%', high, low, ..] => Some(hex(Some(high))? << 4 | hex(Some(low))?),
+        _ => None,
+    }
+}
+
+/// Checks every byte; decodes what need not be escaped; writes other escapes in capitals.
+fn decode(path: &[u8]) -> Result<Vec<u8>, TargetFault> {
+    let mut decoded = Vec::with_capacity(path.len());
+    let mut escaped_before = None;
+    let mut at = 0;
+    while let Some(rest @ [byte, ..]) = path.get(at..) {
+        let mut escaped = None;
+        match byte {
+            b'\\' => return Err(TargetFault::Backslash),
+            0x80.. => return Err(TargetFault::NotAscii),
+            b'%' => {
+                let value = escape(rest).ok_or(TargetFault::Escape)?;
+                let is_overlong = match escaped_before {
+                    Some(0xc0 | 0xc1) => (0x80..=0xbf).contains(&value),
+                    Some(0xe0) => (0x80..=0x9f).contains(&value),
+                    Some(0xf0) => (0x80..=0x8f).contains(&value),
+                    _ => false,
+                };
+                match value {
+                    0 => return Err(TargetFault::Nul),
+                    _ if is_overlong => return Err(TargetFault::Overlong),
+                    _ if is_unreserved(value) => decoded.push(value),
+                    _ => decoded.extend(rest.iter().take(3).map(u8::to_ascii_uppercase)),
+                }
+                escaped = Some(value);
+                at += 3;
+            }
+            other => {
+                decoded.push(*other);
+                at += 1;
+            }
+        }
+        escaped_before = escaped;
+    }
+    Ok(decoded)
+}
+
+/// Removes dot segments and empty ones.
+fn resolve(path: &[u8], resolved: &mut Vec<u8>) {
+    resolved.clear();
+    let path = path.strip_prefix(b"/").unwrap_or(path);
+    let mut ends_open = false;
+    for segment in path.split(|byte| *byte == b'/') {
+        ends_open = true;
+        match segment {
+            b"" | b"." => {}
+            b".." => {
+                let parent = memchr::memrchr(b'/', resolved).unwrap_or_default();
+                resolved.truncate(parent);
+            }
+            name => {
+                resolved.push(b'/');
+                resolved.extend_from_slice(name);
+                ends_open = false;
+            }
+        }
+    }
+    if ends_open {
+        resolved.push(b'/');
+    }
+}
+
+/// Decodes once what gives a path its shape; `deep`: also what is behind an escaped percent sign.
+fn unescape(path: &[u8], deep: bool) -> Vec<u8> {
+    let mut decoded = Vec::with_capacity(path.len());
+    let mut at = 0;
+    while let Some(rest @ [byte, ..]) = path.get(at..) {
+        let follows = || escape(&[&b"%"[..], rest.get(3..5).unwrap_or_default()].concat()).is_some();
+        let value = match escape(rest) {
+            Some(value @ (b'/' | b'\\' | b';' | b'.')) => Some(value),
+            Some(b'%') if deep && follows() => Some(b'%'),
+            Some(value) if deep && is_unreserved(value) => Some(value),
+            _ => None,
+        };
+        decoded.push(value.unwrap_or(*byte));
+        at += if value.is_some() { 3 } else { 1 };
+    }
+    decoded
+}
+
+fn unescape_fully(path: &[u8]) -> Result<Vec<u8>, TargetFault> {
+    let mut decoded = path.to_vec();
+    for _ in 0..=MAX_NESTING {
+        let next = unescape(&decoded, true);
+        if memchr::memmem::find(&next, b"%00").is_some() {
+            return Err(TargetFault::Nul);
+        }
+        if next == decoded {
+            return Ok(decoded);
+        }
+        decoded = next;
+    }
+    Err(TargetFault::Nested)
+}
+
+/// As servers of Java see it: of each segment what stands before `;`.
+fn without_parameters(path: &[u8]) -> Vec<u8> {
+    let segments = path.split(|byte| *byte == b'/');
+    let names: Vec<&[u8]> =
+        segments.map(|segment| segment.split(|byte| *byte == b';').next().unwrap_or_default()).collect();
+    names.join(&b'/')
+}

@@ -1,0 +1,364 @@
+//! Whole exchanges in memory: what passes, what is answered by the proxy, and what is recorded of it.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test file: they are how a test fails")]
+
+mod harness;
+
+use harness::{Bench, anybody, expect, local, rest, rule, run, send};
+use l7_proxy::runtime::ConnectError;
+use mesh::l7::{HeaderRule, HttpRule, L7Access, Mismatch};
+use tokio::io::AsyncWriteExt;
+
+const DENIED: &str =
+    "HTTP/1.1 403 Forbidden\r\ncontent-type: text/plain\r\ncontent-length: 15\r\n\r\nAccess denied\r\n";
+const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+
+fn landing() -> Vec<HttpRule> {
+    vec![rule("POST", "/v1/request-landing")]
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_rules_let_through_passes_and_the_rest_is_denied_on_the_same_connection() {
+    let bench = Bench::new(landing());
+    local(async {
+        let (mut client, mut servers) = bench.open();
+        send(&mut client, "PUT /v1/exhaust-port HTTP/1.1\r\nHost: deathstar\r\nContent-Length: 3\r\n\r\nabc")
+            .await;
+        expect(&mut client, DENIED).await;
+        let request = "POST /v1/request-landing HTTP/1.1\r\nHost: deathstar\r\nContent-Length: 4\r\n\r\nland";
+        send(&mut client, request).await;
+        let mut server = servers.next().await;
+        expect(&mut server, request).await;
+        send(&mut server, OK).await;
+        expect(&mut client, OK).await;
+        send(&mut client, "GET / HTTP/1.1\r\nHost: deathstar\r\n\r\n").await;
+        expect(&mut client, DENIED).await;
+        client.shutdown().await.unwrap();
+        assert_eq!(rest(&mut client).await, "");
+        assert_eq!(rest(&mut server).await, "");
+    })
+    .await;
+    assert_eq!(
+        bench.flows(),
+        [
+            "request DROPPED PUT http://deathstar/v1/exhaust-port (no rule lets it through)",
+            "response FORWARDED 403 PUT http://deathstar/v1/exhaust-port",
+            "request FORWARDED POST http://deathstar/v1/request-landing",
+            "response FORWARDED 200 POST http://deathstar/v1/request-landing",
+            "request DROPPED GET http://deathstar/ (no rule lets it through)",
+            "response FORWARDED 403 GET http://deathstar/",
+        ]
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_does_not_change_is_forwarded_byte_by_byte() {
+    let request = "GET /a?b=%7e HTTP/1.1\r\nhOsT:h\r\nX-A:  1\t\r\nx-a: 2\r\n\r\n";
+    let outcome = run(vec![rule("GET", "/a.*")], request).await;
+    assert_eq!(outcome.received, request);
+    // No rule looks at paths: nothing of the target is touched.
+    let request = "GET //a/%7E/../b\\c%zz HTTP/1.1\r\nHost: h\r\n\r\n";
+    assert_eq!(run(vec![rule("GET", "")], request).await.received, request);
+}
+
+#[tokio::test(start_paused = true)]
+async fn requests_in_a_row_are_judged_one_by_one() {
+    let outcome = run(
+        landing(),
+        "POST /v1/request-landing HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\nabc\
+         PUT /x HTTP/1.1\r\nHost: h\r\n\r\n\
+         POST /v1/request-landing HTTP/1.1\r\nHost: h\r\n\r\n",
+    )
+    .await;
+    assert_eq!(outcome.received.matches("POST").count(), 2);
+    assert!(!outcome.received.contains("PUT"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_head_is_written_anew_where_a_rule_or_the_path_asks_for_it() {
+    let header =
+        |name: &str, mismatch| HeaderRule { name: name.to_owned(), value: Some("a".to_owned()), mismatch };
+    let headers = vec![
+        header("x-add", Mismatch::Add),
+        header("x-delete", Mismatch::Delete),
+        header("x-replace", Mismatch::Replace),
+        header("x-log", Mismatch::Log),
+    ];
+    let outcome = run(
+        vec![HttpRule { headers, ..rule("", "/a") }],
+        "POST /x/../%61 HTTP/1.1\r\nHost: h\r\nX-Delete: b\r\nX-Kept:  1\r\nX-Replace: b\r\nContent-Length: 2\r\n\r\nhi",
+    )
+    .await;
+    assert_eq!(
+        outcome.received,
+        "POST /a HTTP/1.1\r\nHost: h\r\nX-Kept:  1\r\nContent-Length: 2\r\nx-add: a\r\nx-replace: a\r\n\r\nhi"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn interim_responses_and_trailers_pass() {
+    let bench = Bench::new(landing());
+    local(async {
+        let (mut client, mut servers) = bench.open();
+        let head = "POST /v1/request-landing HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nTransfer-Encoding: chunked\r\n\r\n";
+        send(&mut client, head).await;
+        let mut server = servers.next().await;
+        expect(&mut server, head).await;
+        let interim = "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n";
+        send(&mut server, interim).await;
+        expect(&mut client, interim).await;
+        let body = "2;x=y\r\nhi\r\n0\r\nX-Sum: 1\r\n\r\n";
+        send(&mut client, body).await;
+        expect(&mut server, body).await;
+        let answer = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\nGrpc-Status: 0\r\n\r\n";
+        send(&mut server, answer).await;
+        expect(&mut client, answer).await;
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_early_answer_is_delivered_while_the_upload_goes_on() {
+    let bench = Bench::new(landing());
+    local(async {
+        let (mut client, mut servers) = bench.open();
+        let head = "POST /v1/request-landing HTTP/1.1\r\nHost: h\r\nContent-Length: 6\r\n\r\n";
+        send(&mut client, head).await;
+        let mut server = servers.next().await;
+        expect(&mut server, head).await;
+        send(&mut server, OK).await;
+        expect(&mut client, OK).await;
+        send(&mut client, "abcdef").await;
+        expect(&mut server, "abcdef").await;
+        send(&mut client, "POST /v1/request-landing HTTP/1.1\r\nHost: h\r\n\r\n").await;
+        expect(&mut server, "POST /v1/request-landing HTTP/1.1\r\nHost: h\r\n\r\n").await;
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn large_bodies_pass_both_ways_at_once() {
+    let bench = Bench::new(landing());
+    local(async {
+        let (client, mut servers) = bench.open();
+        let (mut reads, mut writes) = tokio::io::split(client);
+        let body = "x".repeat(3 << 20);
+        let head =
+            format!("POST /v1/request-landing HTTP/1.1\r\nHost: h\r\nContent-Length: {}\r\n\r\n", body.len());
+        let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
+        let sent = async {
+            writes.write_all(head.as_bytes()).await.unwrap();
+            writes.write_all(body.as_bytes()).await.unwrap();
+        };
+        let served = async {
+            let mut server = servers.next().await;
+            expect(&mut server, &head).await;
+            send(&mut server, &answer).await;
+            let (mut from, mut to) = tokio::io::split(server);
+            tokio::io::copy(&mut from, &mut to).await.unwrap();
+        };
+        let received = async {
+            let mut all = vec![0; answer.len() + body.len()];
+            tokio::io::AsyncReadExt::read_exact(&mut reads, &mut all).await.unwrap();
+            assert!(all.ends_with(body.as_bytes()));
+        };
+        tokio::select! {
+            ((), ()) = async { tokio::join!(sent, received) } => {}
+            () = served => panic!("the server has ended"),
+        }
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_websocket_passes_and_ends_when_rules_change() {
+    let mut bench = Bench::new(vec![rule("GET", "/chat")]);
+    let local_set = tokio::task::LocalSet::new();
+    local_set
+        .run_until(async {
+            let (mut client, mut servers) = bench.open();
+            let head = "GET /chat HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+            send(&mut client, head).await;
+            let mut server = servers.next().await;
+            expect(&mut server, head).await;
+            let answer =
+                "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+            send(&mut server, answer).await;
+            expect(&mut client, answer).await;
+            send(&mut client, "\u{1}GET /other HTTP/1.1\r\n\r\n").await;
+            expect(&mut server, "\u{1}GET /other HTTP/1.1\r\n\r\n").await;
+            bench.enforce(anybody(vec![rule("GET", "/chat"), rule("GET", "/more")]), false);
+            send(&mut server, "pong").await;
+            expect(&mut client, "pong").await;
+            bench.enforce(anybody(vec![rule("GET", "/more")]), false);
+            assert_eq!(rest(&mut client).await, "");
+        })
+        .await;
+    assert_eq!(bench.flows().last().unwrap(), "request DROPPED GET http://h/chat (not allowed any more)");
+}
+
+#[tokio::test(start_paused = true)]
+async fn rules_and_identities_hold_from_the_next_request_on() {
+    let peers = |number| Some([mesh::identity::Identity::new(number).unwrap()].into());
+    let access = |number| vec![L7Access { peers: peers(number), http: Some(landing().into()) }];
+    let mut bench = Bench::with(access(300), false);
+    let request = "POST /v1/request-landing HTTP/1.1\r\nHost: h\r\n\r\n";
+    let local_set = tokio::task::LocalSet::new();
+    local_set
+        .run_until(async {
+            let (mut client, mut servers) = bench.open();
+            send(&mut client, request).await;
+            let mut server = servers.next().await;
+            expect(&mut server, request).await;
+            send(&mut server, OK).await;
+            expect(&mut client, OK).await;
+            bench.identify(harness::CLIENT, 301, None);
+            send(&mut client, request).await;
+            expect(&mut client, DENIED).await;
+            bench.enforce(access(301), false);
+            send(&mut client, request).await;
+            expect(&mut server, request).await;
+            send(&mut server, OK).await;
+            expect(&mut client, OK).await;
+            // The address is another creation's by now.
+            bench.identify(harness::SERVER, 256, Some(8));
+            send(&mut client, request).await;
+            expect(&mut client, DENIED).await;
+        })
+        .await;
+    assert!(
+        bench
+            .flows()
+            .iter()
+            .any(|flow| flow.ends_with("(address of another workload than the rules are for)"))
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn before_all_rules_are_known_nothing_passes() {
+    let bench = Bench::new(landing());
+    bench.published.set(l7_proxy::runtime::Snapshot::default());
+    local(async {
+        let (mut client, mut servers) = bench.open();
+        assert_eq!(rest(&mut client).await, "");
+        servers.none().await;
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_may_do_anything_is_relayed_untouched_until_he_may_not() {
+    let plain = || vec![L7Access { peers: None, http: None }];
+    let mut bench = Bench::with(plain(), false);
+    let local_set = tokio::task::LocalSet::new();
+    local_set
+        .run_until(async {
+            let (mut client, mut servers) = bench.open();
+            let mut server = servers.next().await;
+            send(&mut server, "220 I speak first\r\n").await;
+            expect(&mut client, "220 I speak first\r\n").await;
+            send(&mut client, "\x16\x03 anything\0").await;
+            expect(&mut server, "\x16\x03 anything\0").await;
+            client.shutdown().await.unwrap();
+            assert_eq!(rest(&mut server).await, "");
+            send(&mut server, "late").await;
+            expect(&mut client, "late").await;
+            bench.enforce(anybody(landing()), false);
+            assert_eq!(rest(&mut client).await, "");
+        })
+        .await;
+    assert_eq!(bench.flows(), ["request DROPPED (not allowed any more)"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_not_http_is_closed_with_a_reason() {
+    for (input, reason) in [
+        ("\x16\x03\x01\x02\x00", "TLS where HTTP is required"),
+        ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "HTTP/2 without TLS where HTTP/1.1 is required"),
+        ("SSH-2.0-OpenSSH\r\n", "not HTTP"),
+        ("\0\0\0\0", "not HTTP"),
+        ("", "silent, where HTTP is required"),
+    ] {
+        let bench = Bench::new(landing());
+        local(async {
+            let (mut client, mut servers) = bench.open();
+            send(&mut client, input).await;
+            assert_eq!(rest(&mut client).await, "");
+            servers.none().await;
+        })
+        .await;
+        assert_eq!(bench.flows(), [format!("request DROPPED ({reason})")]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn audit_mode_reports_and_lets_pass() {
+    let bench = Bench::with(anybody(landing()), true);
+    let outcome = harness::run_against(&bench, b"PUT /x HTTP/1.1\r\nHost: h\r\n\r\n", OK).await;
+    assert_eq!(outcome.codes(), [200]);
+    assert_eq!(outcome.flows[0], "request AUDIT PUT http://h/x (no rule lets it through)");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_cannot_be_reached_is_told() {
+    for (error, code) in [(ConnectError::Refused, 503), (ConnectError::Late, 504)] {
+        let bench = Bench::new(landing());
+        bench.refuses.set(Some(error));
+        let outcome =
+            harness::run_against(&bench, b"POST /v1/request-landing HTTP/1.1\r\nHost: h\r\n\r\n", OK).await;
+        assert_eq!(outcome.codes(), [code]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_is_none_is_a_bad_gateway() {
+    for answer in [
+        "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
+        "HTTP/1.1 200 OK\nContent-Length: 0\n\n",
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n",
+        "garbage\r\n\r\n",
+    ] {
+        let bench = Bench::new(landing());
+        let outcome =
+            harness::run_against(&bench, b"POST /v1/request-landing HTTP/1.1\r\nHost: h\r\n\r\n", answer)
+                .await;
+        assert_eq!(outcome.codes(), [502], "{answer:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_lies_about_lengths_cannot_answer_the_next_request() {
+    let bench = Bench::new(landing());
+    local(async {
+        let (mut client, mut servers) = bench.open();
+        send(&mut client, "POST /v1/request-landing HTTP/1.1\r\nHost: h\r\n\r\n").await;
+        let mut server = servers.next().await;
+        let _ = server
+            .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nokHTTP/1.1 200 OK\r\n\r\nfor the next")
+            .await;
+        expect(&mut client, OK).await;
+        let _ = client.write_all(b"POST /v1/request-landing HTTP/1.1\r\nHost: h\r\n\r\n").await;
+        assert_eq!(rest(&mut client).await, "");
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_draining_proxy_ends_idle_connections_and_finishes_requests() {
+    let bench = Bench::new(landing());
+    local(async {
+        let (mut idle, _servers) = bench.open();
+        send(&mut idle, "PUT / HTTP/1.1\r\nHost: h\r\n\r\n").await;
+        expect(&mut idle, DENIED).await;
+        let (mut client, mut servers) = bench.open();
+        send(&mut client, "POST /v1/request-landing HTTP/1.1\r\nHost: h\r\n\r\n").await;
+        let mut server = servers.next().await;
+        bench.published.drain();
+        assert_eq!(rest(&mut idle).await, "");
+        send(&mut server, OK).await;
+        expect(&mut client, OK).await;
+        assert_eq!(rest(&mut client).await, "");
+    })
+    .await;
+}

@@ -1,0 +1,101 @@
+//! The table of `docs/normalisation.md`, line by line, and what real applications send.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "clippy knows only functions marked as tests to be tests"
+)]
+
+use l7_proxy::stage::normalise::{Path, TargetFault};
+
+fn normalised(raw: &str) -> Result<(String, Vec<String>), TargetFault> {
+    let mut path = Path::default();
+    path.normalise(raw.as_bytes())?;
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+    assert_eq!(path.is_changed(), path.canonical() != raw.as_bytes());
+    Ok((text(path.canonical()), path.readings().map(text).collect()))
+}
+
+#[track_caller]
+fn becomes(raw: &str, canonical: &str, readings: &[&str]) {
+    let (found, mut also) = normalised(raw).unwrap();
+    assert_eq!(found, canonical, "{raw}");
+    also.sort();
+    assert_eq!(also, readings, "{raw}");
+    // What is canonical stays as it is.
+    assert_eq!(normalised(canonical).unwrap().0, canonical);
+}
+
+#[test]
+fn paths_have_one_canonical_form() {
+    becomes("/a/b?c=/../%zz", "/a/b?c=/../%zz", &[]);
+    becomes("/%61dmin", "/admin", &[]);
+    becomes("/%2e%2e/admin", "/admin", &[]);
+    becomes("//admin", "/admin", &[]);
+    becomes("///", "/", &[]);
+    becomes("/./admin", "/admin", &[]);
+    becomes("/a/../admin", "/admin", &[]);
+    becomes("/../../admin", "/admin", &[]);
+    becomes("/a/..", "/", &[]);
+    becomes("/a/b/.", "/a/b/", &[]);
+    becomes("/a/", "/a/", &[]);
+    becomes("/.well-known/x", "/.well-known/x", &[]);
+    becomes("/...", "/...", &[]);
+    becomes("/%41dmin", "/Admin", &[]);
+    becomes("/a%3ab%20c", "/a%3Ab%20c", &[]);
+    becomes("", "/", &[]);
+    becomes("?q", "/?q", &[]);
+}
+
+#[test]
+fn what_servers_read_differently_has_readings() {
+    becomes("/a%2fadmin", "/a%2Fadmin", &["/a/admin"]);
+    becomes("/a%2f..%2fadmin?q", "/a%2F..%2Fadmin?q", &["/admin?q"]);
+    becomes("/public/..%5cadmin", "/public/..%5Cadmin", &["/admin"]);
+    becomes("/public/..;/admin", "/public/..;/admin", &["/admin"]);
+    becomes("/.;/admin", "/.;/admin", &["/admin"]);
+    becomes("/admin;x=1", "/admin;x=1", &["/admin"]);
+    becomes("/%252e%252e/admin", "/%252e%252e/admin", &["/admin"]);
+    becomes("/a%252fb", "/a%252fb", &["/a/b"]);
+    becomes("/a%3Bx/b", "/a%3Bx/b", &["/a/b", "/a;x/b"]);
+    becomes("/100%25", "/100%25", &[]);
+}
+
+#[test]
+fn what_no_application_sends_is_refused() {
+    for (raw, fault) in [
+        ("/a\\b", TargetFault::Backslash),
+        ("/ä", TargetFault::NotAscii),
+        ("/%", TargetFault::Escape),
+        ("/%4", TargetFault::Escape),
+        ("/%zz", TargetFault::Escape),
+        ("/a%00b", TargetFault::Nul),
+        ("/a%2500b", TargetFault::Nul),
+        ("/%c0%af", TargetFault::Overlong),
+        ("/%c0%ae%c0%ae/", TargetFault::Overlong),
+        ("/%e0%80%af", TargetFault::Overlong),
+        ("/%f0%80%80%af", TargetFault::Overlong),
+        ("/%25252525252f", TargetFault::Nested),
+    ] {
+        assert_eq!(normalised(raw).unwrap_err(), fault, "{raw}");
+    }
+}
+
+#[test]
+fn what_applications_send_is_kept_byte_by_byte() {
+    for raw in [
+        "/api/v4/projects/group%2Fproject/repository/files/src%2Fmain.rs?ref=main",
+        "/bucket/key%20with%20blanks/a+b/c%2Bd/!-_.*'()",
+        "/bucket/%E6%97%A5%E6%9C%AC.txt?X-Amz-Signature=ab%2Fcd%3D",
+        "/bucket/caf%E9",
+        "/app/page;jsessionid=1A2B.node1?x=1",
+        "/odata/Products(1)/Name",
+        "/repo/-/tree/a..b/c...d",
+        "/@scope%2Fpackage",
+        "/v2/library/nginx/manifests/sha256:0123456789abcdef",
+        "/search?q=a\\b|c{d}&e=100%&f=//x/../y",
+        "/a,b;c=d/e~f",
+        "/:8080/$metadata",
+    ] {
+        assert_eq!(normalised(raw).unwrap().0, raw);
+    }
+}

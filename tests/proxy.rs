@@ -1,0 +1,293 @@
+//! The real `ferromesh proxy`, started as the agent starts it, between a client and a server in namespaces of their own.
+//! Needs root: it makes namespaces and maps, and looks at what the process has given up. In place of the node's programs a
+//! routing rule brings the client's packets to the proxy, by a mark of the client's socket.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test file: they are how a test fails"
+)]
+
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::process::{Child, Command};
+use std::sync::Arc;
+use std::time::Duration;
+
+use abi::Address;
+use linux::scratch;
+use mesh::identity::Identity;
+use mesh::l7::{Expression, HttpKind, HttpRule, L7Access, L7Endpoint, L7Ports, L7Rules};
+use mesh::workload::EndpointId;
+use node_api::channel::Channel;
+use node_api::proxy::{FromProxy, ProxyAnswer, ProxyFlow, ProxyQuestion, ToProxy};
+use socket2::{Domain, Socket, Type};
+use tokio::net::UnixStream;
+use tokio::time::timeout;
+
+/// A user that nobody is.
+const USER: u32 = 64_251;
+/// Nobody waits longer for anything; what is right takes a fraction of it.
+const PATIENCE: Duration = Duration::from_secs(60);
+const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 1);
+const SERVER: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 2);
+/// Of the client's socket.
+const MARK: u32 = 0x77;
+
+type Agent = Channel<ToProxy, FromProxy>;
+
+/// Killed if the test fails.
+struct Process(Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn ip(arguments: &str) {
+    let status = Command::new("ip").args(arguments.split(' ')).status().unwrap();
+    assert!(status.success(), "ip {arguments}");
+}
+
+fn endpoint(rules: Vec<HttpRule>) -> Box<L7Endpoint> {
+    let access =
+        vec![L7Access { peers: Some([Identity::new(300).unwrap()].into()), http: Some(rules.into()) }];
+    Box::new(L7Endpoint {
+        id: EndpointId::new(1).unwrap(),
+        instance: 7,
+        workload: "default/deathstar".parse().unwrap(),
+        ipv4: SERVER,
+        ipv6: Ipv6Addr::LOCALHOST,
+        identity: Identity::new(256).unwrap(),
+        ingress: Some(Arc::new(L7Rules { ports: vec![L7Ports { first: 80, last: 80, access }] })),
+        egress: None,
+        audit: false,
+    })
+}
+
+fn rule(method: &str, path: &str) -> HttpRule {
+    let part = |text: &str| Some(Expression(text.to_owned()));
+    HttpRule { method: part(method), path: part(path), ..HttpRule::default() }
+}
+
+/// The maps, with the server as endpoint 1 of this node and the client as identity 300 elsewhere.
+fn maps() -> [OwnedFd; 4] {
+    let maps = maps::scratch::identities().unwrap();
+    let copy = |number: usize| maps::handed_over("test", maps[number].try_clone().unwrap()).unwrap();
+    let fact = abi::Endpoint { instance: 7, id: 1, ..abi::Endpoint::default() };
+    maps::Endpoints::new(copy(1)).unwrap().insert(Address::v4(SERVER.octets()), fact).unwrap();
+    let slot = abi::Assignment { identity: 256, ..abi::Assignment::default() };
+    let assignments = abi::Assignments { slot: [slot; 2], endpoint: fact, ..abi::Assignments::default() };
+    maps::Assignments::new(copy(2)).unwrap().set(1, assignments).unwrap();
+    let remote = abi::Remote { identity: [300; 2], ..abi::Remote::default() };
+    let client = maps::Prefix { bits: 128, data: Address::v4(CLIENT.octets()) };
+    maps::Ipcache::new(copy(3)).unwrap().insert(client, remote).unwrap();
+    maps
+}
+
+fn transparent(address: IpAddr) -> OwnedFd {
+    let address = SocketAddr::new(address, 80);
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).unwrap();
+    match address {
+        SocketAddr::V4(_) => socket.set_ip_transparent_v4(true).unwrap(),
+        SocketAddr::V6(_) => socket.set_ip_transparent_v6(true).unwrap(),
+    }
+    socket.bind(&address.into()).unwrap();
+    socket.listen(128).unwrap();
+    socket.into()
+}
+
+fn start(socket: &Path, directory: &Path, maps: &[OwnedFd; 4], log: &Path) -> Process {
+    let handed: Vec<OwnedFd> = [UnixListener::bind(socket).unwrap().into()]
+        .into_iter()
+        .chain(maps.iter().map(|map| map.try_clone().unwrap()))
+        .chain([transparent(SERVER.into()), transparent(Ipv6Addr::LOCALHOST.into())])
+        .collect();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ferromesh"));
+    command.args(["proxy", "--workers", "1", "--user", &USER.to_string()]);
+    command.arg("--directory").arg(directory).env_clear();
+    let descriptors: Vec<_> = handed.iter().map(AsFd::as_fd).collect();
+    linux::child::hand_over(&mut command, &descriptors, File::create(log).unwrap()).unwrap();
+    Process(command.spawn().unwrap())
+}
+
+/// A connection of the client that the routing rule brings to the proxy.
+fn call() -> TcpStream {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.set_mark(MARK).unwrap();
+    socket.bind(&SocketAddr::new(CLIENT.into(), 0).into()).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    socket.connect(&SocketAddr::new(SERVER.into(), 80).into()).unwrap();
+    socket.into()
+}
+
+fn ask(stream: &mut TcpStream, request: &str, answer: &str) {
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut found = vec![0; answer.len()];
+    stream.read_exact(&mut found).unwrap();
+    assert_eq!(String::from_utf8(found).unwrap(), answer);
+}
+
+/// Answers every connection's requests with the address it was called from.
+fn serve(listener: &TcpListener) {
+    for stream in listener.incoming() {
+        let mut stream = stream.unwrap();
+        std::thread::spawn(move || {
+            let peer = stream.peer_addr().unwrap().ip().to_string();
+            let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{peer}", peer.len());
+            let mut buffer = [0; 4096];
+            while let Ok(1..) = stream.read(&mut buffer) {
+                let _ = stream.write_all(answer.as_bytes());
+            }
+        });
+    }
+}
+
+/// The next message that is not of flows; flows go into `flows`.
+async fn said(agent: &mut Agent, flows: &mut Vec<ProxyFlow>) -> FromProxy {
+    loop {
+        match timeout(PATIENCE, agent.receive()).await.unwrap().unwrap() {
+            FromProxy::Flows(more) => flows.extend(more),
+            other => return other,
+        }
+    }
+}
+
+fn has_one_right(pid: u32, directory: &Path) {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let field = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).unwrap();
+        line.split_whitespace().collect::<Vec<_>>().join(" ")
+    };
+    for (set, value) in
+        [("CapInh", 0), ("CapPrm", 1 << 13), ("CapEff", 1 << 13), ("CapBnd", 0), ("CapAmb", 0)]
+    {
+        assert_eq!(field(set), format!("{value:016x}"), "{set}");
+    }
+    let user = [USER.to_string(), USER.to_string(), USER.to_string(), USER.to_string()].join(" ");
+    assert_eq!((field("Uid"), field("Gid")), (user.clone(), user));
+    assert_eq!((field("NoNewPrivs"), field("Seccomp")), ("1".to_owned(), "2".to_owned()));
+    assert_eq!(fs::read_link(format!("/proc/{pid}/root")).unwrap(), fs::canonicalize(directory).unwrap());
+}
+
+#[test]
+fn with_one_right_it_judges_calls_in_the_clients_name_and_tells() {
+    let node = scratch::Namespace::new("proxy-node").unwrap();
+    let pod = scratch::Namespace::new("proxy-pod").unwrap();
+    node.namespace()
+        .inside(|| {
+            ip(&format!("link add to-pod type veth peer name eth0 netns {}", pod.path().display()));
+            ip(&format!("address add {CLIENT}/24 dev to-pod"));
+            for device in ["to-pod", "lo"] {
+                ip(&format!("link set {device} up"));
+            }
+            ip(&format!("rule add fwmark {MARK} lookup 100"));
+            ip(&format!("route add local {SERVER}/32 dev lo table 100"));
+        })
+        .unwrap();
+    let listener = pod
+        .namespace()
+        .inside(|| {
+            ip(&format!("address add {SERVER}/24 dev eth0"));
+            ip("link set eth0 up");
+            TcpListener::bind((SERVER, 80)).unwrap()
+        })
+        .unwrap();
+    std::thread::spawn(move || serve(&listener));
+    node.namespace().inside_async(judges_calls_and_tells).unwrap();
+}
+
+const DENIED: &str =
+    "HTTP/1.1 403 Forbidden\r\ncontent-type: text/plain\r\ncontent-length: 15\r\n\r\nAccess denied\r\n";
+const PUT: &str = "PUT /v1/exhaust-port HTTP/1.1\r\nHost: deathstar\r\n\r\n";
+const POST: &str = "POST /v1/request-landing HTTP/1.1\r\nHost: deathstar\r\n\r\n";
+
+async fn judges_calls_and_tells() {
+    let files = tempfile::tempdir().unwrap();
+    let directory = files.path().join("proxy");
+    fs::create_dir(&directory).unwrap();
+    let (socket, log) = (files.path().join("proxy.sock"), files.path().join("log"));
+    let maps = maps();
+    let mut process = start(&socket, &directory, &maps, &log);
+    let told = || fs::read_to_string(&log).unwrap();
+
+    // Before rules are known nothing passes.
+    let mut early = call();
+    early.write_all(PUT.as_bytes()).unwrap();
+    assert_eq!(early.read(&mut [0; 16]).unwrap_or(0), 0, "{}", told());
+
+    let mut agent: Agent = Channel::new(UnixStream::connect(&socket).await.unwrap());
+    let mut flows = Vec::new();
+    let id = EndpointId::new(1).unwrap();
+    let set = |generation, rules| ToProxy::Set { generation, endpoint: endpoint(rules) };
+    agent.send(&set(1, vec![rule("POST", "/v1/request-landing")])).await.unwrap();
+    assert_eq!(said(&mut agent, &mut flows).await, FromProxy::Accepted { generation: 1, endpoint: id });
+    agent.send(&ToProxy::Synced { generation: 1 }).await.unwrap();
+    assert_eq!(said(&mut agent, &mut flows).await, FromProxy::Synced { generation: 1 });
+
+    let mut client = call();
+    let passed = format!("HTTP/1.1 200 OK\r\ncontent-length: 8\r\n\r\n{CLIENT}");
+    ask(&mut client, PUT, DENIED);
+    ask(&mut client, POST, &passed);
+    has_one_right(process.0.id(), &directory);
+
+    // What cannot be used leaves what is in force.
+    agent.send(&set(2, vec![rule("(", "/")])).await.unwrap();
+    match said(&mut agent, &mut flows).await {
+        FromProxy::Refused { generation: 2, field, .. } => {
+            assert_eq!(field, "ingress.ports[0].access[0].http[0].method");
+        }
+        other => panic!("{other:?}"),
+    }
+    ask(&mut client, POST, &passed);
+    // An edit holds from the next request on, on the same connection.
+    agent.send(&set(3, vec![rule("PUT", "/v1/.*")])).await.unwrap();
+    assert_eq!(said(&mut agent, &mut flows).await, FromProxy::Accepted { generation: 3, endpoint: id });
+    ask(&mut client, POST, DENIED);
+    ask(&mut client, PUT, &passed);
+
+    agent.send(&ToProxy::Ask { number: 9, question: ProxyQuestion::Connections }).await.unwrap();
+    match said(&mut agent, &mut flows).await {
+        FromProxy::Answer { number: 9, answer } => {
+            let ProxyAnswer::Connections(connections) = *answer;
+            let one = connections.iter().find(|one| one.client == client.local_addr().unwrap()).unwrap();
+            assert_eq!((one.requests, one.protocol.as_deref()), (5, Some("HTTP/1.1")));
+            assert_eq!(one.upstream.unwrap().ip(), IpAddr::from(CLIENT));
+        }
+        other => panic!("{other:?}"),
+    }
+    while flows.iter().filter(|flow| flow.http.kind == HttpKind::Response).count() < 5 {
+        match timeout(PATIENCE, agent.receive()).await.unwrap().unwrap() {
+            FromProxy::Flows(more) => flows.extend(more),
+            other => panic!("{other:?}"),
+        }
+    }
+    let denied = flows.iter().find(|flow| flow.http.code == Some(403)).unwrap();
+    assert_eq!(denied.http.url, "http://deathstar/v1/exhaust-port");
+    assert_eq!(denied.client_identity, Identity::new(300));
+    assert_eq!(denied.server_identity, Identity::new(256));
+
+    agent.send(&ToProxy::Drain { within: 60_000 }).await.unwrap();
+    assert_eq!(client.read(&mut [0; 16]).unwrap(), 0, "an idle connection ends");
+    let ended = tokio::task::spawn_blocking(move || process.0.wait().unwrap());
+    let ended = timeout(PATIENCE, ended).await.unwrap().unwrap();
+    assert!(ended.success(), "{}", told());
+}
+
+#[test]
+fn without_its_descriptors_it_says_what_it_needs() {
+    let directory = tempfile::tempdir().unwrap();
+    let log = directory.path().join("log");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ferromesh"));
+    command.args(["proxy", "--user", "64251", "--directory", "/"]);
+    linux::child::hand_over(&mut command, &[], File::create(&log).unwrap()).unwrap();
+    assert!(!command.status().unwrap().success());
+    let said = fs::read_to_string(&log).unwrap();
+    assert!(said.contains("found 0 inherited descriptors, expected 7 for 1 workers"), "{said}");
+}
