@@ -10,6 +10,7 @@ mod authentication;
 mod build;
 mod error;
 mod events;
+pub(crate) mod l7;
 mod node;
 mod rows;
 mod socket;
@@ -63,6 +64,7 @@ pub(crate) async fn agent(directories: &Directories) -> Result<(), AgentError> {
             world = source.changed() => node.edit(world).await,
             Some(id) = emptied.next() => node.remove(id).await,
             () = own_routes.changed() => node.readdress().await,
+            event = node.l7.event() => node.proxied(event),
             _ = housekeeping.tick() => node.housekeeping().await,
             _ = counting.tick() => node.count(),
             () = sleep_until(node.settle_at()), if node.is_unsettled() => node.settle(),

@@ -25,6 +25,7 @@ use prometheus_client::registry::Registry;
 use super::auth::{self, Auth};
 use super::error::AgentError;
 use super::events::Explanation;
+use super::l7::{self, L7};
 use crate::directories::Directories;
 
 /// How long after a change its leavings are removed; a burst of edits comes faster than that.
@@ -45,6 +46,7 @@ pub(super) struct Node {
     /// Why it could not say so.
     pub(super) unpublished: Option<String>,
     pub(super) auth: Auth,
+    pub(super) l7: L7,
     pub(super) endpoint_config: endpoint::Config,
     pub(super) datapath: Datapath,
     pub(super) adopted: usize,
@@ -138,10 +140,17 @@ impl Node {
         self.endpoints.set_quarantine(auth::quarantine(&planned.plan))?;
         self.auth.place(control::placements(&self.world, &self.facts, endpoints));
         self.auth.lead(&planned.plan, &self.planned.plan, &mut self.datapath, &self.endpoints).await;
+        self.l7.lead(&planned.plan, &self.datapath).await;
         let applied = self.datapath.apply(&planned.plan);
         match &applied {
-            Ok(_) => self.auth.follow(&planned.plan, &self.leaving),
-            Err(_) => self.auth.fall_back(&self.planned.plan, &planned.plan),
+            Ok(_) => {
+                self.auth.follow(&planned.plan, &self.leaving);
+                self.l7.follow(&planned.plan);
+            }
+            Err(_) => {
+                self.auth.fall_back(&self.planned.plan, &planned.plan);
+                self.l7.follow(&self.planned.plan);
+            }
         }
         let report = applied?;
         self.settle_after(report.changed);
@@ -285,6 +294,17 @@ impl Node {
         }
     }
 
+    /// The proxy has come or gone: the kernel is told.
+    pub(super) fn proxied(&mut self, event: l7::Event) {
+        let told = match event {
+            l7::Event::Ready { cgroup, listeners } => self.datapath.proxy_ready(cgroup, &listeners),
+            l7::Event::Gone => self.datapath.proxy_gone(),
+        };
+        if let Err(error) = told {
+            tracing::error!(%error, "the kernel cannot be told of the L7 proxy");
+        }
+    }
+
     /// What can wait: connections that have expired, and what could not be put in force when it was asked for.
     pub(super) async fn housekeeping(&mut self) {
         if self.refused.is_some() {
@@ -343,6 +363,7 @@ impl Node {
     /// Lets go of everything without changing it.
     pub(super) async fn close(self) -> endpoint::Config {
         self.auth.close().await;
+        self.l7.close().await;
         self.endpoint_config
     }
 }

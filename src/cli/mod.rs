@@ -30,6 +30,7 @@ mod output;
 mod page;
 mod plan;
 mod policy;
+mod proxied;
 mod run;
 mod service;
 mod status;
@@ -82,6 +83,7 @@ enum Verb {
     Service(service::Args),
     Policy(policy::Args),
     Auth(auth::Args),
+    Proxy(proxied::Args),
     Observe(Box<observe::Args>),
     Drops(drops::Args),
     Monitor(monitor::Args),
@@ -117,6 +119,7 @@ fn dispatch(agent: &Agent, verb: Verb) -> Result<ExitCode, CliError> {
         Verb::Service(args) => wait(service::run(agent, args)),
         Verb::Policy(args) => wait(policy::run(agent, args)),
         Verb::Auth(args) => wait(auth::run(agent, args)),
+        Verb::Proxy(args) => wait(proxied::run(agent, args)),
         Verb::Observe(args) => wait(observe::run(agent, *args)),
         Verb::Drops(args) => wait(drops::run(agent, args)),
         Verb::Monitor(args) => wait(monitor::run(agent, args)),
