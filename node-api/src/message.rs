@@ -133,7 +133,7 @@ pub enum Reply {
     /// Done, nothing more follows.
     Done,
     /// Answer to [`Request::Status`].
-    Status(Status),
+    Status(Box<Status>),
     /// Answer to [`Request::Endpoints`].
     Endpoints(Vec<EndpointView>),
     /// Answer to [`Request::Identities`].

@@ -40,7 +40,7 @@ impl Node {
 
     fn reply(&self, question: Request) -> Reply {
         match question {
-            Request::Status => Reply::Status(self.status()),
+            Request::Status => Reply::Status(Box::new(self.status())),
             Request::Endpoints => Reply::Endpoints(self.endpoint_views()),
             Request::Identities => Reply::Identities(control::status::identities(&self.planned.plan)),
             Request::Policies => {

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -295,14 +296,18 @@ impl Node {
     }
 
     /// The proxy has come or gone: the kernel is told.
-    pub(super) fn proxied(&mut self, event: l7::Event) {
-        let told = match event {
-            l7::Event::Ready { cgroup, listeners } => self.datapath.proxy_ready(cgroup, &listeners),
-            l7::Event::Gone => self.datapath.proxy_gone(),
-        };
-        if let Err(error) = told {
+    pub(super) async fn proxied(&mut self, event: l7::Event) {
+        if let Err(error) = self.tell_of_proxy(event).await {
             tracing::error!(%error, "the kernel cannot be told of the L7 proxy");
         }
+    }
+
+    async fn tell_of_proxy(&mut self, event: l7::Event) -> Result<(), AgentError> {
+        let l7::Event::Ready { cgroup, listeners } = event else { return Ok(self.datapath.proxy_gone()?) };
+        l4_datapath::redirect::add_route().await?;
+        let workers: Vec<_> =
+            listeners.as_chunks().0.iter().map(|pair| pair.each_ref().map(AsFd::as_fd)).collect();
+        Ok(self.datapath.proxy_ready(&workers, cgroup)?)
     }
 
     /// What can wait: connections that have expired, and what could not be put in force when it was asked for.

@@ -36,7 +36,7 @@ pub(crate) struct Args {
 
 pub(crate) async fn run(agent: &Agent, args: Args) -> Result<ExitCode, CliError> {
     let status = match agent.ask(Request::Status).await {
-        Ok(Reply::Status(status)) => status,
+        Ok(Reply::Status(status)) => *status,
         Ok(_) => return Err(CliError::Unexpected),
         Err(error @ ClientError::NotRunning { .. }) => {
             output::note(&format!("ferromesh: {error}{}", left_in_kernel(&args.pins)));

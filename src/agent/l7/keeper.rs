@@ -178,7 +178,7 @@ impl Surroundings {
             descriptors.extend(kept.copies()?);
             *listeners = Some(kept);
             let arguments = ["--workers".to_owned(), workers.to_string()].into();
-            Ok(Start { arguments, descriptors, cgroup: Some(self.cgroup.clone()) })
+            Ok::<_, String>(Start { arguments, descriptors, cgroup: Some(self.cgroup.clone()) })
         };
         let link = obtain(Process::Proxy, place, &self.settings, prepare).await?;
         if link.adopted && listeners.is_none() {
@@ -222,7 +222,7 @@ impl Surroundings {
                         }
                         FromProxy::Refused { generation, endpoint, field, why } => {
                             talk.answered(generation, endpoint);
-                            tracing::error!(%endpoint, field, why, "the L7 proxy refuses rules");
+                            tracing::error!(%endpoint, %field, %why, "the L7 proxy refuses rules");
                             self.refusals.lock().insert(endpoint, format!("{field}: {why}"));
                         }
                         FromProxy::Synced { .. } => {

@@ -73,7 +73,7 @@ pub(super) struct L7 {
     refusals: Refusals,
     problem: Arc<Mutex<Option<String>>>,
     sender: mpsc::Sender<Event>,
-    events: mpsc::Receiver<Event>,
+    events: Option<mpsc::Receiver<Event>>,
 }
 
 impl L7 {
@@ -91,17 +91,13 @@ impl L7 {
             refusals: Arc::default(),
             problem: Arc::default(),
             sender,
-            events,
+            events: Some(events),
         }
     }
 
-    /// The next of what the kernel is to be told. Cancel safe.
-    pub(super) async fn event(&mut self) -> Event {
-        match self.events.recv().await {
-            Some(event) => event,
-            // Never: a sender is kept here.
-            None => std::future::pending().await,
-        }
+    /// What the kernel is to be told, for who tells it; the second time, nothing.
+    pub(super) fn events(&mut self) -> mpsc::Receiver<Event> {
+        self.events.take().unwrap_or_else(|| mpsc::channel(1).1)
     }
 
     /// Before a plan is in force: whoever has rules by it has them when this returns, or the proxy is slow. Whoever has none
