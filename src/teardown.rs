@@ -17,6 +17,9 @@ pub(crate) enum TeardownError {
     /// Processes that the agent started and what they kept.
     #[error(transparent)]
     Auth(#[from] auth::UndoError),
+    /// The way to the L7 proxy.
+    #[error(transparent)]
+    Route(#[from] linux::Error),
     /// Programs and maps.
     #[error(transparent)]
     Datapath(#[from] l4_datapath::Error),
@@ -30,6 +33,7 @@ pub(crate) async fn teardown(
 ) -> Result<(), TeardownError> {
     Host::undo(endpoints).await?;
     l4_datapath::remove(&directories.pins)?;
+    l4_datapath::redirect::remove_route().await?;
     auth::undo(directories).await?;
     l7::undo(endpoints).await?;
     for file in [directories.socket(), directories.log()] {
@@ -52,6 +56,7 @@ pub(crate) async fn leftovers(
 ) -> Result<Vec<String>, TeardownError> {
     let mut found = Host::leftovers(endpoints).await?;
     found.extend(l4_datapath::leftovers(&directories.pins)?);
+    found.extend(l4_datapath::redirect::leftover_route().await?);
     found.extend(auth::leftovers(directories).await?);
     found.extend(l7::leftovers(endpoints));
     if directories.socket().exists() {

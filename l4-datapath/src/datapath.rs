@@ -70,7 +70,8 @@ pub struct Datapath {
     ebpf: Ebpf,
     pins: Pins,
     hook: Hook,
-    kernel: Kernel,
+    pub(crate) kernel: Kernel,
+    pub(crate) listeners: maps::Listeners,
     masquerading: Masquerading,
     holding: Holding,
     services: ServiceKernel,
@@ -130,6 +131,7 @@ impl Datapath {
             view: Arc::new(View::open(&pins)?),
             usage: maps::Usage::new(take(&mut ebpf, abi::map::USAGE)?)?,
             drops: maps::Drops::new(take(&mut ebpf, abi::map::DROPS)?)?,
+            listeners: maps::Listeners::new(take(&mut ebpf, abi::map::LISTENERS)?)?,
             lost_before: lost.total()?,
             lost,
             events: Some(take(&mut ebpf, abi::map::EVENTS)?),
@@ -149,6 +151,12 @@ impl Datapath {
     /// # Errors
     /// What the kernel refused. Nothing was detached by it.
     pub fn attach(&mut self, endpoint: &Endpoint) -> Result<(), Error> {
+        // Behind the programs, which ask it better. What another node, or this one, sends to the workload goes to the L7
+        // proxy by this device's ingress, where the stack would not expect its source.
+        for (key, value) in [("rp_filter", "0"), ("accept_local", "1")] {
+            let key = format!("net/ipv4/conf/{}/{key}", endpoint.interface);
+            linux::sysctl::set(&key, value)?;
+        }
         self.attach_all(&endpoint.interface, Place::VETH)?;
         self.interfaces.insert(endpoint.id, (endpoint.interface.clone(), endpoint.ifindex));
         Ok(())

@@ -92,6 +92,9 @@ pub enum Error {
     /// A map operation failed.
     #[error(transparent)]
     Map(#[from] maps::Error),
+    /// A setting of the host could not be made.
+    #[error(transparent)]
+    Host(#[from] linux::Error),
     /// The wait for running programs failed.
     #[error("waiting for running programs to end: {0}")]
     Grace(String),

@@ -23,6 +23,7 @@ pub mod metrics;
 mod pins;
 pub mod probe;
 mod programs;
+pub mod redirect;
 mod sys;
 mod view;
 

@@ -23,10 +23,12 @@ use rtnetlink::{LinkMessageBuilder, LinkUnspec};
 use crate::error::{Context, Error, Result};
 
 mod address;
+mod marked;
 mod own_routes;
 mod route;
 
 pub use address::Address;
+pub use marked::Marked;
 pub use own_routes::OwnRoutes;
 pub use route::{Route, RouteEntry, Via};
 

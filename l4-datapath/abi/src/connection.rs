@@ -98,7 +98,8 @@ pub struct Connection {
     pub translated: u8,
     /// 1 after a packet found the mark dead: the connection stays dead, whatever becomes of the mark.
     pub ended: u8,
-    /// 1 if its packets go to the L7 proxy: set when it opens, never later.
+    /// 1 if packets of it go to the L7 proxy: on [`Leg::Pod`] the opener's, on [`Leg::Proxy`] the answers. Set when it
+    /// opens, never later.
     pub proxied: u8,
     /// [`crate::Endpoint::instance`], its lower half, of the endpoints at the *lower* and the *higher* end of the key; 0
     /// for an end that is not on this node. An address passes to another endpoint, a connection does not.

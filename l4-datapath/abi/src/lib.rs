@@ -125,9 +125,12 @@ pub mod map {
     pub const HOLD_FLOWS: &str = "HOLD_FLOWS";
     /// [`crate::HoldCount`] → packets (u64), per-CPU array.
     pub const HOLD_COUNTS: &str = "HOLD_COUNTS";
-    /// Worker × 2 + (0 IPv4, 1 IPv6) → a listening socket of the L7 proxy, sockmap.
+    /// Worker × 2 + (0 IPv4, 1 IPv6) → a listening socket of the L7 proxy, sockmap of [`crate::LISTENERS`].
     pub const LISTENERS: &str = "LISTENERS";
 }
+
+/// Capacity of `LISTENERS`: twice as many as the L7 proxy may have workers.
+pub const LISTENERS: u32 = 128;
 
 /// Implements the marker that lets user space write a value as bytes.
 #[cfg(feature = "user")]

@@ -20,9 +20,9 @@ pub struct Node {
     pub guarded: u32,
     /// Number of the cgroup of the L7 proxy's process: tells its sockets from all others. 0: there is none.
     pub proxy: u64,
-    /// Interface index of the device by whose ingress packets from the stack reach the proxy; 0: there is none.
-    pub proxy_device: u32,
     /// How many of `LISTENERS` are in use per family; 0: nobody listens, what needs the proxy is dropped.
     pub listeners: u32,
+    /// Zero.
+    pub zero: u32,
 }
 const _: () = assert!(size_of::<Node>() == 48);

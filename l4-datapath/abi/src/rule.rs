@@ -3,9 +3,9 @@
 /// Data part of a `RULES` key, matched as a prefix from the left. A ruleset serves one direction.
 ///
 /// A decision is two look-ups: the peer's identity, and identity 0 (any peer). [`RuleVerdict::Deny`] from either one
-/// denies; else [`RuleVerdict::Allow`] from either one allows; else the packet is denied, be it for want of an entry or
-/// by [`RuleVerdict::Unmet`]. Of two entries that allow, the one with the greater [`RuleValue::requirement`] counts, the
-/// peer's own if they are equal. Within one identity the compiler has already resolved overlaps, so the longest prefix
+/// denies; else [`RuleVerdict::Allow`] or [`RuleVerdict::Proxy`] from either one allows; else the packet is denied, be it
+/// for want of an entry or by [`RuleVerdict::Unmet`]. Of two entries that allow, the greater [`RuleValue::requirement`]
+/// counts, and the way is direct unless both that there are say [`RuleVerdict::Proxy`]. Within one identity the compiler has already resolved overlaps, so the longest prefix
 /// is right.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]

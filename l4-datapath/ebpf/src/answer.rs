@@ -5,7 +5,7 @@
 //! checks accept. A packet whose checksum its sender left to the device keeps that note; an RST is right with it and
 //! without, ICMP goes back to the sender, who is on this machine and believes it.
 //!
-//! Where the proof that a TCP connection depended on has ended, both ends are told, each with the number that it takes an RST
+//! Where the proof that a TCP connection depended on has ended, or policy has come to ask for the L7 proxy, both ends are told, each with the number that it takes an RST
 //! by (RFC 5961): the receiver with the packet's own, by [`onward`], the sender with the one that the packet acknowledges.
 
 use core::mem::offset_of;
@@ -22,6 +22,7 @@ use crate::{
     header::{ETHERNET, Ethernet, Icmp, Ipv4, Ipv6, Tcp, icmp4, icmp6, protocol, tcp},
     maps::ASSIGNMENTS,
     parse::Packet,
+    redirect,
     skb::Skb,
     space::{Space, copy},
     translation,
@@ -47,6 +48,14 @@ pub(crate) enum Sender {
     Workload,
     /// Beyond the host's stack.
     Stack,
+    /// The L7 proxy, of whom any refusal is told.
+    Proxy,
+}
+
+/// Whether both ends are to be told that their connection is over.
+#[inline(always)]
+pub(crate) fn is_final(reason: u8) -> bool {
+    reason == DropReason::AuthenticationEnded as u8 || reason == DropReason::NotProxied as u8
 }
 
 /// Answers a packet that was dropped for `reason`, if that is to be answered; returns the verdict.
@@ -67,12 +76,18 @@ extern "C" fn answer_refuse(
     // SAFETY: the caller passes a reference; the test for null is for the verifier.
     let Some(packet) = (unsafe { packet.as_ref() }) else { return TC_ACT_SHOT };
     let skb = Skb::from(skb);
-    match answer(skb, packet, reason as u8, mtu) {
+    let answered = if sender == Sender::Proxy as u32 {
+        reset(skb, packet)
+    } else {
+        answer(skb, packet, reason as u8, mtu)
+    };
+    match answered {
         None => TC_ACT_SHOT,
         Some(()) if sender == Sender::Workload as u32 => {
             skb.address_to_receiver();
             deliver::redirect(skb.ifindex())
         }
+        Some(()) if sender == Sender::Proxy as u32 => redirect::inward(skb),
         Some(()) => {
             skb.set_mark(MARK_ANSWER);
             // SAFETY: no pointers.
@@ -91,16 +106,20 @@ fn answer(skb: Skb, packet: &Packet, reason: u8, mtu: u32) -> Option<()> {
     const ENDED: u8 = DropReason::AuthenticationEnded as u8;
     const REFUSED: u8 = DropReason::AuthenticationRefused as u8;
     const NO_PRINCIPAL: u8 = DropReason::NoPrincipal as u8;
+    const NOT_PROXIED: u8 = DropReason::NotProxied as u8;
+    const NO_PROXY: u8 = DropReason::NoProxy as u8;
     // Whoever reads an answer wants the ports of what it is about (RFC 1122 section 3.2.2).
     if packet.is_later() {
         return None;
     }
     let (kind, code, rest) = match (reason, packet.is_v4()) {
-        (NO_CONNECTION | NO_BACKEND | ENDED | REFUSED | NO_PRINCIPAL, _)
+        (NO_CONNECTION | NO_BACKEND | ENDED | REFUSED | NO_PRINCIPAL | NOT_PROXIED, _)
             if packet.protocol == protocol::TCP =>
         {
             return reset(skb, packet);
         }
+        // Who has not begun yet tries again, and the proxy may be back by then.
+        (NO_PROXY, _) if packet.tcp_flags & tcp::SYN == 0 => return reset(skb, packet),
         (ENDED | REFUSED | NO_PRINCIPAL, _) if is_error(packet) => return None,
         (ENDED | REFUSED | NO_PRINCIPAL, true) => (icmp4::UNREACHABLE, PROHIBITED4, [0; 4]),
         (ENDED | REFUSED | NO_PRINCIPAL, false) => (icmp6::UNREACHABLE, PROHIBITED6, [0; 4]),

@@ -87,6 +87,19 @@ impl Tuple {
         Self::of_words(source, destination, ports, packet.protocol, packet.is_v4())
     }
 
+    /// Makes it one of [`Leg::Proxy`]. In place: a second one would have no room on the stack.
+    #[inline(always)]
+    pub(crate) fn set_proxy_leg(&mut self) {
+        const { assert!(offset_of!(ConnectionKey6, leg) == 37) };
+        self.key[4] |= (Leg::Proxy as u64) << 40;
+    }
+
+    /// Whether it is one of [`Leg::Proxy`].
+    #[inline(always)]
+    pub(crate) fn is_on_proxy_leg(&self) -> bool {
+        (self.key[4] >> 40) as u8 != Leg::Pod as u8
+    }
+
     /// [`Connection::instances`], of the source's and the destination's.
     #[inline(always)]
     pub(crate) fn instances(&self, source: u32, destination: u32) -> [u32; 2] {
@@ -231,6 +244,24 @@ impl Entry {
     #[inline(always)]
     pub(crate) fn is_translated(self) -> bool {
         get!(self, translated) == 1
+    }
+
+    /// [`Connection::proxied`].
+    #[inline(always)]
+    pub(crate) fn is_proxied(self) -> bool {
+        get!(self, proxied) == 1
+    }
+
+    /// Over, whatever else comes: as if either end had reset it.
+    #[inline(always)]
+    pub(crate) fn set_reset(self) {
+        set!(self, reset, 1);
+    }
+
+    /// Answered: the opener's handshake went to an end whose answers pass no hook.
+    #[inline(always)]
+    pub(crate) fn set_replied(self) {
+        set!(self, replied, 1);
     }
 
     /// Endpoint id that carries the charge, 0 none.

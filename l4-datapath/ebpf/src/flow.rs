@@ -43,7 +43,8 @@ pub(crate) struct Flow {
     pub(crate) is_unknown: bool,
     /// Why a proof that policy asks for was refused, a number that `mesh::auth::Refusal` has; else 0.
     pub(crate) refusal: u8,
-    pub(crate) zero: u8,
+    /// [`crate::proxied::Part`].
+    pub(crate) proxy: u8,
 }
 
 // SAFETY: numbers and a flag.

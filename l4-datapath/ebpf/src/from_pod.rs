@@ -2,17 +2,19 @@
 //!
 //! - Hook: tc ingress of the host-side veth of each endpoint; tcx (kernel 6.6) or clsact. `redirect_peer` and
 //!   `check_mtu` make 5.12 the oldest kernel that loads it.
-//! - Reads `NODE`, `ENDPOINTS`, `ASSIGNMENTS`, `IPCACHE`, `RULES`, `AUTH`, `MARKS`, `LEASES`, and what [`crate::balance`]
+//! - Reads `NODE`, `LISTENERS`, `ENDPOINTS`, `ASSIGNMENTS`, `IPCACHE`, `RULES`, `AUTH`, `MARKS`, `LEASES`, and what [`crate::balance`]
 //!   reads.
 //! - Writes `CONNECTIONS4`, `CONNECTIONS6`, `TRANSLATIONS`, `AFFINITIES`, `USAGE`, `FRAGMENTS`, `DROPS`, `EVENTS`,
 //!   `LOST`, and what [`crate::hold`] writes.
 //! - The kernel makes a header that is shared our own before the program starts, because [`crate::frame`] writes in place;
 //!   without memory for that it drops the packet itself, uncounted by us.
 //! - Verdicts: REDIRECT into a workload of this node (or back, with an answer of ours) or to the hold device, OK to the
-//!   host's stack for all others, SHOT. Besides, a copy to the receiver where a connection ends with its proof
+//!   host's stack for all others and, with a mark, to the L7 proxy, SHOT. Besides, a copy to the receiver where a connection ends with its proof
 //!   ([`answer::onward`]).
 
-use abi::{Direction, DropReason, Endpoint, EventKind, MARK_ANSWER, MARK_INWARD, MARK_RELEASED};
+use abi::{
+    Direction, DropReason, Endpoint, EventKind, MARK_ANSWER, MARK_INWARD, MARK_RELEASED, MARK_TO_PROXY,
+};
 use aya_ebpf::{
     bindings::{TC_ACT_OK, TC_ACT_SHOT},
     macros::classifier,
@@ -32,6 +34,8 @@ use crate::{
     neighbour,
     parse::{self, Packet},
     plain::Detour,
+    proxied::Part,
+    redirect,
     refusal::Refusal,
     service,
     skb::Skb,
@@ -53,13 +57,17 @@ pub(crate) fn from_pod(ctx: TcContext) -> i32 {
         skb.address_to_receiver();
         return deliver::redirect(skb.ifindex());
     }
-    let detour = match established::from_pod(skb) {
+    let for_proxy = mark == MARK_TO_PROXY;
+    let detour = match if for_proxy { Err(Detour::Unusual) } else { established::from_pod(skb) } {
         Ok(verdict) => return verdict,
         Err(detour) => detour,
     };
     let (mut packet, mut flow) = (Space::new(), Space::new());
     let packet = Packet::start(&mut packet, skb.len());
     let flow = Flow::start(&mut flow, skb.ifindex(), Direction::Egress);
+    if for_proxy {
+        return redirect::arrived(skb, packet, flow);
+    }
     flow.is_unknown = detour == Detour::Unknown;
     let refusal = match admit(skb, packet, flow) {
         Ok(verdict) => return verdict,
@@ -69,7 +77,7 @@ pub(crate) fn from_pod(ctx: TcContext) -> i32 {
         Ok(verdict) => verdict,
         Err(reason) => {
             flow::dropped(packet, flow, reason);
-            if reason == DropReason::AuthenticationEnded as u8 {
+            if answer::is_final(reason) {
                 answer::onward(skb, packet, flow);
             }
             // An answer of ours comes from whom the workload called.
@@ -122,6 +130,9 @@ fn admit(skb: Skb, packet: &mut Packet, flow: &mut Flow) -> Result<i32, Refusal>
         flow::report(packet, flow, EventKind::Trace, 0);
     }
     service::translate(skb, packet, flow)?;
+    if flow.proxy & Part::TAKEN != 0 {
+        return redirect::take(skb, packet);
+    }
     match receiver {
         Some(endpoint) => Ok(deliver::to_endpoint(skb, packet, endpoint)?),
         None => Ok(TC_ACT_OK),

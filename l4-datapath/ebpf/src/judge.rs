@@ -17,7 +17,8 @@ use crate::{
     identity::Moment,
     parse::Packet,
     policy::{self, Question, Verdict},
-    quota,
+    proxied::{self, Part},
+    quota, redirect,
     refusal::Refusal,
     related,
     skb::Skb,
@@ -47,8 +48,19 @@ pub(crate) fn judge(skb: Skb, packet: &Packet, flow: &mut Flow, now: &Moment) ->
         } else {
             related::check(skb, packet, flow, now)
         }
+    } else if proxied::is_proxys(flow) {
+        proxied::judge(packet, flow, now)
     } else {
-        Refusal::check(judge_packet(packet, flow, now))
+        match Refusal::check(judge_packet(packet, flow, now)) {
+            Err(refusal)
+                if refusal.number() == DropReason::NoConnection as u8
+                    && packet.protocol == protocol::TCP
+                    && redirect::is_ready() =>
+            {
+                proxied::answer(packet, flow, now)
+            }
+            judged => judged,
+        }
     };
     if verdict.is_err() {
         flow.identify_destination(packet, now);
@@ -166,7 +178,22 @@ fn tracked(
     if !opens {
         return Err(DropReason::NoConnection);
     }
+    begin(packet, flow, now, (tuple, found), verdict)
+}
+
+/// The first packet of a connection, with what is left of an earlier one. `verdict` is all zero.
+#[inline(always)]
+pub(crate) fn begin(
+    packet: &Packet,
+    flow: &mut Flow,
+    now: &Moment,
+    (tuple, found): (&Tuple, Option<Entry>),
+    verdict: &mut Verdict,
+) -> Result<(), DropReason> {
     ask(packet, flow, now, false, verdict)?;
+    if verdict.proxied() && !redirect::is_ready() {
+        return Err(DropReason::NoProxy);
+    }
     if let Some(dead) = found {
         // Read before it is deleted; deleting succeeds for only one of the CPUs that may try.
         let charged = dead.charged();
@@ -191,7 +218,7 @@ fn tracked(
 
 /// Whether the entry with a packet's tuple is alive and these very ends'.
 #[inline(never)]
-fn belongs(packet: &Packet, flow: &Flow, tuple: &Tuple, entry: Entry, second: u32) -> bool {
+pub(crate) fn belongs(packet: &Packet, flow: &Flow, tuple: &Tuple, entry: Entry, second: u32) -> bool {
     entry.is_between(tuple.instances(flow.source.instance, flow.destination.instance))
         && entry.is_alive(packet.protocol, second)
 }
@@ -202,7 +229,7 @@ fn belongs(packet: &Packet, flow: &Flow, tuple: &Tuple, entry: Entry, second: u3
 /// end sends stays part of what is dead: judged as an opening it could make the opener's packets answers, which nobody asks
 /// for a proof.
 #[inline(never)]
-fn is_over(packet: &Packet, entry: Entry, reply: bool) -> bool {
+pub(crate) fn is_over(packet: &Packet, entry: Entry, reply: bool) -> bool {
     match packet.protocol {
         protocol::TCP => entry.is_closing() || !entry.is_proven(),
         _ => entry.is_ended() && !reply,
@@ -211,13 +238,16 @@ fn is_over(packet: &Packet, entry: Entry, reply: bool) -> bool {
 
 /// A packet of a known connection; `reply`: against the direction in which it was opened.
 #[inline(never)]
-fn follow(
+pub(crate) fn follow(
     packet: &Packet,
     flow: &mut Flow,
     now: &Moment,
     entry: Entry,
     reply: bool,
 ) -> Result<(), DropReason> {
+    if entry.is_proxied() && !proxied::joins(packet, flow, entry, reply) {
+        return Err(DropReason::NoConnection);
+    }
     if reply {
         flow.flags |= EventFlags::REPLY;
     }
@@ -269,6 +299,10 @@ fn ask_again(
         _ if !entry.is_proven() => end(entry),
         reason => reason,
     })?;
+    if verdict.proxied() && !entry.is_proxied() {
+        entry.set_reset();
+        return Err(DropReason::NotProxied);
+    }
     let proof = (verdict.mark, verdict.epoch);
     if verdict.mark != 0 {
         match entry.proof() {
@@ -321,6 +355,7 @@ fn open(flow: &Flow, now: &Moment, tuple: &Tuple, verdict: &Verdict) -> i32 {
         charged: payer,
         opened_by_high: u8::from(tuple.source_is_high),
         translated: u8::from(flow.role != Role::NONE),
+        proxied: u8::from(verdict.proxied() || tuple.is_on_proxy_leg()),
         instances: tuple.instances(flow.source.instance, flow.destination.instance),
         epoch: verdict.epoch,
         ends: tuple.ends(flow.source.id, flow.destination.id),
@@ -414,9 +449,12 @@ fn called_port(packet: &Packet, reply: bool) -> u16 {
     }
 }
 
-/// One event for each end that was asked. Leaves `flow` as it was.
+/// One event for each end that was asked. Leaves `flow` as it was, but for a packet that goes to the proxy.
 #[inline(always)]
 fn announce(packet: &Packet, flow: &mut Flow, verdict: &Verdict) {
+    if verdict.proxied() && flow.proxy & Part::SENT == 0 {
+        flow.proxy |= Part::TAKEN;
+    }
     let (ifindex, direction, flags) = (flow.ifindex, flow.direction, flow.flags);
     if flow.source.is_local() {
         flow.judged_by(flow.source.ifindex, flow.source.egress, Direction::Egress, verdict);

@@ -7,6 +7,7 @@
 //!
 //! The way of a packet: [`from_pod`] or [`to_pod`] → [`parse`] → [`identity`] → [`judge`] → [`deliver`]; most are of a
 //! known connection and plain, and go the short way, [`established`].
+//! What policy lets pass by way of the L7 proxy: [`proxied`], [`redirect`].
 //! What policy wants a proof for that is not there yet may wait for it: [`hold`], and back by [`from_hold`].
 //! The way of a socket's call: [`connect`] or [`sendmsg`] → [`call`] → [`balance`]; back by [`recvmsg`], [`getpeername`].
 //! Packets are read with `bpf_skb_load_bytes` into typed headers: no pointer can go stale after a helper moved the data,
@@ -50,8 +51,10 @@ mod parse;
 mod plain;
 mod policy;
 mod post_bind;
+mod proxied;
 mod quota;
 mod recvmsg;
+mod redirect;
 mod refusal;
 mod related;
 mod rewrite;

@@ -173,7 +173,17 @@ extern "C" fn masquerade_find(
     if known(key, address, now, becomes) {
         return FOUND;
     }
-    let connection = connection(key);
+    let mut connection = connection(key);
+    if let Some(entry) = conntrack::find(&connection)
+        && entry.is_alive(key.protocol, now.second)
+    {
+        let is_answer = entry.opened_by_high() != connection.source_is_high;
+        if is_answer || !entry.is_proxied() {
+            return if is_answer { UNTOUCHED } else { NEW };
+        }
+    }
+    // Of a proxied connection only what the L7 proxy opens in the opener's name leaves the node.
+    connection.set_proxy_leg();
     match conntrack::find(&connection) {
         Some(entry) if entry.is_alive(key.protocol, now.second) => {
             if entry.opened_by_high() == connection.source_is_high { NEW } else { UNTOUCHED }

@@ -49,6 +49,8 @@ pub(crate) struct Packet {
     transport: u16,
     /// TTL or hop limit.
     pub(crate) ttl: u8,
+    /// TCP: there is something behind the header.
+    pub(crate) has_payload: bool,
 }
 
 // SAFETY: numbers, and a piece of a whole datagram.
@@ -267,6 +269,7 @@ fn tcp(skb: Skb, packet: &mut Packet) -> Result<(), DropReason> {
     }
     ports(packet, header.source, header.destination);
     packet.tcp_flags = header.flags;
+    packet.has_payload = length < packet.transport_length;
     Ok(())
 }
 

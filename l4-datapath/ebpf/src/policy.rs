@@ -5,6 +5,7 @@ use aya_ebpf::btf_maps::lpm_trie::Key;
 
 use crate::{
     auth,
+    header::protocol,
     identity::{End, is_workload},
     maps::RULES,
     space::Zero,
@@ -36,11 +37,19 @@ impl Verdict {
     const ASKED: u8 = 1;
     /// Policy denies, or wants a proof that is not there; audit mode lets it pass.
     const AUDITED: u8 = 2;
+    /// Policy lets it pass by way of the L7 proxy only.
+    const PROXIED: u8 = 4;
 
     /// Whether either end only looks on.
     #[inline(always)]
     pub(crate) fn audited(&self) -> bool {
         (self.flags[0] | self.flags[1]) & Self::AUDITED != 0
+    }
+
+    /// Whether either end wants the L7 proxy between them.
+    #[inline(always)]
+    pub(crate) fn proxied(&self) -> bool {
+        (self.flags[0] | self.flags[1]) & Self::PROXIED != 0
     }
 
     /// An endpoint of this node was asked for that direction.
@@ -82,8 +91,15 @@ pub(crate) fn ask(
     let is_audited = u32::from(end.flags) & EndpointFlags::AUDIT != 0;
     verdict.flags[direction as usize] |= Verdict::ASKED;
     let cookie = &mut verdict.cookies[direction as usize];
-    let (protocol, port) = (ask.protocol.into(), ask.port.into());
-    let result = match policy_decide(ruleset(end, direction), peer.identity, protocol, port, cookie) {
+    let decision =
+        policy_decide(ruleset(end, direction), peer.identity, ask.protocol.into(), ask.port.into(), cookie);
+    let is_proxied = decision & PROXIED != 0;
+    if is_proxied {
+        verdict.flags[direction as usize] |= Verdict::PROXIED;
+    }
+    let result = match decision & !PROXIED {
+        // The proxy speaks nothing else.
+        _ if is_proxied && ask.protocol != protocol::TCP => Err((DropReason::PolicyDenied, 0)),
         ALLOWED => Ok(()),
         NEEDS_PROOF => {
             // A connection that would pass without depends on nothing.
@@ -131,8 +147,12 @@ const DENIED_BY_RULE: u32 = 2;
 /// Allowed to whoever is known to be who he says.
 const NEEDS_PROOF: u32 = 3;
 
-/// Two look-ups: the peer, and anybody. Deny in either wins, then allow in either, and silence denies. If both allow, the
-/// stricter one counts.
+/// Beside one of the above that allows: by way of the L7 proxy.
+const PROXIED: u32 = 4;
+
+/// Two look-ups: the peer, and anybody. Deny in either wins, then what lets pass in either, and silence denies. If both
+/// let pass, the stricter demand for a proof counts, and the direct way. The cookie is that of the entry which asks for
+/// the proof or, if none or both do, opens the direct way; else the peer's.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn policy_decide(ruleset: u32, peer: u32, protocol: u32, port: u32, cookie: *mut u32) -> u32 {
@@ -144,22 +164,42 @@ extern "C" fn policy_decide(ruleset: u32, peer: u32, protocol: u32, port: u32, c
         (peer, DENIED_BY_RULE)
     } else if is(anybody, RuleVerdict::Deny) {
         (anybody, DENIED_BY_RULE)
-    } else if is(peer, RuleVerdict::Allow) {
-        if !needs_proof(peer) && is(anybody, RuleVerdict::Allow) && needs_proof(anybody) {
-            (anybody, NEEDS_PROOF)
-        } else {
-            (peer, if needs_proof(peer) { NEEDS_PROOF } else { ALLOWED })
-        }
-    } else if is(anybody, RuleVerdict::Allow) {
-        (anybody, if needs_proof(anybody) { NEEDS_PROOF } else { ALLOWED })
     } else {
-        (peer.or(anybody), DENIED)
+        let (own, all) = (weight(peer), weight(anybody));
+        if own | all == 0 {
+            (peer.or(anybody), DENIED)
+        } else {
+            let both = own | all;
+            let demand = if both & Weight::PROOF != 0 { NEEDS_PROOF } else { ALLOWED };
+            let way = if both & Weight::DIRECT != 0 { 0 } else { PROXIED };
+            (if all > own { anybody } else { peer }, demand | way)
+        }
     };
     // SAFETY: the caller passes a reference; the test for null is for the verifier.
     if let (Some(rule), Some(cookie)) = (rule, unsafe { cookie.as_mut() }) {
         *cookie = rule.cookie;
     }
     verdict
+}
+
+/// What an entry that lets pass says, the more decisive bit the higher; 0: it does not let pass.
+struct Weight;
+impl Weight {
+    const PASSES: u32 = 1;
+    const DIRECT: u32 = 2;
+    const PROOF: u32 = 4;
+}
+
+#[inline(always)]
+fn weight(rule: Option<&RuleValue>) -> u32 {
+    let way = if is(rule, RuleVerdict::Allow) {
+        Weight::PASSES | Weight::DIRECT
+    } else if is(rule, RuleVerdict::Proxy) {
+        Weight::PASSES
+    } else {
+        return 0;
+    };
+    way | if needs_proof(rule) { Weight::PROOF } else { 0 }
 }
 
 #[inline(always)]

@@ -2,22 +2,29 @@
 //!
 //! - Hook: tc egress of each device that leads out of the node; tcx (kernel 6.6) or clsact. Socket look-ups make 5.10 the
 //!   oldest kernel that could load it, `from_pod` is younger.
-//! - Reads `NODE`, `ENDPOINTS`, `ASSIGNMENTS`, `IPCACHE`, `DEVICES`, `UNMASQUERADED`, `BOUND`, `CONNECTIONS4`,
-//!   `CONNECTIONS6`.
-//! - Writes `TRANSLATIONS`, `FRAGMENTS`, `DROPS`, `EVENTS`, `LOST`.
+//! - Reads `NODE`, `ENDPOINTS`, `ASSIGNMENTS`, `IPCACHE`, `DEVICES`, `UNMASQUERADED`, `BOUND`, `RULES`, `AUTH`, `MARKS`,
+//!   `LEASES`.
+//! - Writes `CONNECTIONS4`, `CONNECTIONS6`, `USAGE`, `TRANSLATIONS`, `FRAGMENTS`, `DROPS`, `EVENTS`, `LOST`.
 //! - Verdicts: UNSPEC, on to the next program on the device; SHOT.
 //!
 //! Policy is not asked: what a workload sends has passed `from_pod`, and only what its own veth handed to the stack may
-//! bear its address here. Whoever else wears one has forged it: plain CAP_NET_RAW on the node is enough for that.
+//! bear its address here. Whoever else wears one has forged it: plain CAP_NET_RAW on the node is enough for that. But the
+//! L7 proxy sends in workloads' names, and what it sends is judged here ([`proxied`]).
 //! What is the node's own passes untouched, whatever it is.
 
-use abi::{Direction, DropReason};
-use aya_ebpf::{bindings::TC_ACT_UNSPEC, macros::classifier, programs::TcContext};
+use abi::{Direction, DropReason, Endpoint};
+use aya_ebpf::{
+    bindings::{__sk_buff, TC_ACT_UNSPEC},
+    macros::classifier,
+    programs::TcContext,
+};
 
 use crate::{
+    flow::Flow,
     identity::{self, Moment},
     masquerade, netdev,
     parse::{self, Packet},
+    proxied, redirect,
     refusal::Refusal,
     skb::Skb,
     space::Space,
@@ -47,8 +54,41 @@ fn admit(skb: Skb, packet: &mut Packet, now: &Moment) -> Result<(), Refusal> {
         return netdev::stranger(packet, now).map(|_| ());
     };
     if skb.ingress_ifindex() != endpoint.ifindex {
-        return Err(DropReason::InvalidSourceIp.into());
+        parsed?;
+        Refusal::check(netdev_proxied(skb.as_ptr(), packet, endpoint, now))?;
+        return masquerade::leaving(skb, packet, now);
     }
     parsed?;
     masquerade::leaving(skb, packet, now)
+}
+
+/// Judges what has a workload's address and does not come from its veth.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn netdev_proxied(
+    skb: *mut __sk_buff,
+    packet: *mut Packet,
+    endpoint: *const Endpoint,
+    now: *const Moment,
+) -> u32 {
+    // SAFETY: the caller passes references; the tests for null are for the verifier.
+    let (Some(packet), Some(endpoint), Some(now)) =
+        (unsafe { (packet.as_mut(), endpoint.as_ref(), now.as_ref()) })
+    else {
+        return Refusal::ABSURD;
+    };
+    Refusal::encode(judge(Skb::from(skb), packet, endpoint, now))
+}
+
+#[inline(always)]
+fn judge(skb: Skb, packet: &mut Packet, endpoint: &Endpoint, now: &Moment) -> Result<(), Refusal> {
+    let mut flow = Space::new();
+    let flow = Flow::start(&mut flow, endpoint.ifindex, Direction::Egress);
+    flow.proxy = redirect::sender(skb);
+    if !redirect::suspect(flow) {
+        return Err(DropReason::InvalidSourceIp.into());
+    }
+    flow.source.set_local(endpoint, now.generation)?;
+    parse::transport(skb, packet)?;
+    proxied::judge(packet, flow, now)
 }

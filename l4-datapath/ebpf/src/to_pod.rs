@@ -5,11 +5,12 @@
 //! - Reads `NODE`, `ENDPOINTS`, `ASSIGNMENTS`, `IPCACHE`, `RULES`, `TRANSLATIONS`, `AUTH`, `MARKS`, `LEASES`.
 //! - Writes `CONNECTIONS4`, `CONNECTIONS6`, `USAGE`, `FRAGMENTS`, `DROPS`, `EVENTS`, `LOST`, and what [`crate::hold`]
 //!   writes.
-//! - Verdicts: OK into the workload, REDIRECT with an answer of ours back to the stack or to the hold device, SHOT.
+//! - Verdicts: OK into the workload, REDIRECT with an answer of ours back to the stack, to the hold device or to the L7 proxy, SHOT.
 //!   Besides, a copy to the workload where a connection ends with its proof ([`answer::onward`]).
 //!
 //! What one workload of this node sends another never comes here (`redirect_peer` skips this hook): whoever arrives
-//! here with a local endpoint's address has forged it, whatever mark he wears.
+//! here with a local endpoint's address has forged it, whatever mark he wears, unless it is the L7 proxy
+//! ([`crate::proxied`]).
 //!
 //! ARP and neighbour discovery of the host end here, counted as multicast. The host's neighbour entries for workloads
 //! are permanent; and could it ask, the answer would not pass `from_pod`.
@@ -34,6 +35,8 @@ use crate::{
     neighbour,
     parse::{self, Packet},
     plain::Detour,
+    proxied::Part,
+    redirect,
     refusal::Refusal,
     service,
     skb::Skb,
@@ -62,10 +65,11 @@ pub(crate) fn to_pod(ctx: TcContext) -> i32 {
         Ok(verdict) => verdict,
         Err(reason) => {
             flow::dropped(packet, flow, reason);
-            if reason == DropReason::AuthenticationEnded as u8 {
+            if answer::is_final(reason) {
                 answer::onward(skb, packet, flow);
             }
-            answer::refuse(skb, packet, flow, reason, Sender::Stack)
+            let by_proxy = flow.proxy & Part::SENT != 0;
+            answer::refuse(skb, packet, flow, reason, if by_proxy { Sender::Proxy } else { Sender::Stack })
         }
     }
 }
@@ -96,6 +100,9 @@ fn admit(skb: Skb, packet: &mut Packet, flow: &mut Flow) -> Result<i32, Refusal>
     if now.trace {
         flow::report(packet, flow, EventKind::Trace, 0);
     }
+    if flow.proxy & Part::TAKEN != 0 {
+        return Ok(redirect::inward(skb));
+    }
     service::translate(skb, packet, flow)?;
     Ok(TC_ACT_OK)
 }
@@ -115,20 +122,27 @@ fn receiver(skb: Skb, packet: &Packet) -> Result<&'static Endpoint, DropReason> 
     }
 }
 
-/// Whoever sent the packet: not an endpoint or a free address of this node, and this node only if it did.
+/// Whoever sent the packet: not an endpoint, but for the L7 proxy in its name, or a free address of this node, and this
+/// node only if it did.
 #[inline(always)]
-fn sender(skb: Skb, packet: &Packet, flow: &mut Flow, now: &Moment) -> Result<(), DropReason> {
-    if identity::endpoint(&packet.source).is_some() {
-        return Err(DropReason::InvalidSourceIp);
+fn sender(skb: Skb, packet: &Packet, flow: &mut Flow, now: &Moment) -> Result<(), Refusal> {
+    flow.proxy = redirect::sender(skb);
+    if let Some(endpoint) = identity::endpoint(&packet.source) {
+        if !redirect::suspect(flow) {
+            return Err(DropReason::InvalidSourceIp.into());
+        }
+        return flow.source.set_local(endpoint, now.generation);
     }
     flow.source.set_remote(&packet.source, now.generation);
+    // Another node's workloads are heard by a device only: plain CAP_NET_RAW here is enough to write their addresses.
+    if !skb.is_received() && flow.source.is_elsewhere() && !redirect::suspect(flow) {
+        return Err(DropReason::InvalidSourceIp.into());
+    }
     match flow.source.identity {
-        // Another node's workloads are heard by a device only: plain CAP_NET_RAW here is enough to write their addresses.
-        _ if !skb.is_received() && flow.source.is_elsewhere() => Err(DropReason::InvalidSourceIp),
         // The judgement says so, unless it belongs to a connection that was allowed when more was known.
         _ if flow.source.is_pending() => Ok(()),
-        ReservedIdentity::UNMANAGED => Err(DropReason::InvalidSourceIp),
-        ReservedIdentity::HOST if skb.is_received() => Err(DropReason::InvalidSourceIp),
+        ReservedIdentity::UNMANAGED => Err(DropReason::InvalidSourceIp.into()),
+        ReservedIdentity::HOST if skb.is_received() => Err(DropReason::InvalidSourceIp.into()),
         _ => Ok(()),
     }
 }

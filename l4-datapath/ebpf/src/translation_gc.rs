@@ -91,7 +91,12 @@ extern "C" fn translation_is_alive(key: *const PacketTuple, second: u32) -> u32 
     // A service is called by another address than its connection has, and a masquerade is nobody's connection.
     let to = if half.kind == TranslationKind::Service as u8 { &half.tuple } else { &key };
     let ports = (u16::from_be_bytes(key.source_port), u16::from_be_bytes(to.destination_port));
-    let tuple = Tuple::new(&key.source, &to.destination, ports, key.protocol, is_mapped4(&key.source));
+    let mut tuple = Tuple::new(&key.source, &to.destination, ports, key.protocol, is_mapped4(&key.source));
+    if conntrack::find(&tuple).is_some_and(|entry| entry.is_alive(key.protocol, second)) {
+        return 1;
+    }
+    // What the L7 proxy opens in a workload's name is masqueraded too.
+    tuple.set_proxy_leg();
     conntrack::find(&tuple).is_some_and(|entry| entry.is_alive(key.protocol, second)).into()
 }
 

@@ -46,6 +46,9 @@ impl Node {
             namespace: self.namespace().load(Ordering::Relaxed),
             hold: self.hold().load(Ordering::Relaxed),
             guarded: self.guarded().load(Ordering::Relaxed),
+            proxy: self.proxy().load(Ordering::Relaxed),
+            listeners: self.listeners().load(Ordering::Acquire),
+            zero: 0,
         }
     }
 
@@ -79,6 +82,16 @@ impl Node {
         self.guarded().store(ports, Ordering::Relaxed);
     }
 
+    /// Stores [`abi::Node::proxy`].
+    pub fn set_proxy(&mut self, cgroup: u64) {
+        self.proxy().store(cgroup, Ordering::Relaxed);
+    }
+
+    /// Stores [`abi::Node::listeners`], after the listeners themselves and the proxy's cgroup.
+    pub fn set_listeners(&mut self, count: u32) {
+        self.listeners().store(count, Ordering::Release);
+    }
+
     fn generation(&self) -> &AtomicU64 {
         // SAFETY: mapped for the life of `self`, aligned to a page, written atomically by this process alone and read
         // by programs.
@@ -103,6 +116,16 @@ impl Node {
     fn guarded(&self) -> &AtomicU32 {
         // SAFETY: as above.
         unsafe { AtomicU32::from_ptr(&raw mut (*self.element.as_ptr()).guarded) }
+    }
+
+    fn proxy(&self) -> &AtomicU64 {
+        // SAFETY: as above.
+        unsafe { AtomicU64::from_ptr(&raw mut (*self.element.as_ptr()).proxy) }
+    }
+
+    fn listeners(&self) -> &AtomicU32 {
+        // SAFETY: as above.
+        unsafe { AtomicU32::from_ptr(&raw mut (*self.element.as_ptr()).listeners) }
     }
 
     fn namespace(&self) -> &AtomicU64 {

@@ -141,7 +141,7 @@ impl Spec {
 }
 
 /// Every map that is pinned.
-pub fn specs(sizes: &Sizes) -> [Spec; 31] {
+pub fn specs(sizes: &Sizes) -> [Spec; 32] {
     use abi::map;
     [
         Spec::mapped::<abi::Node>(map::NODE, 1),
@@ -199,5 +199,6 @@ pub fn specs(sizes: &Sizes) -> [Spec; 31] {
         Spec { flags: NO_PREALLOC, ..Spec::of::<abi::PairKey, abi::Pair>(map::AUTH, MapType::Hash, PAIRS) },
         Spec::mapped::<abi::Mark>(map::MARKS, abi::MARKS),
         Spec::mapped::<u64>(map::LEASES, abi::LEASES),
+        Spec::of::<u32, u32>(map::LISTENERS, MapType::SockMap, abi::LISTENERS),
     ]
 }

@@ -210,6 +210,19 @@ impl Kernel {
         self.maps.node.set_hold(ifindex);
     }
 
+    /// See [`abi::Node::proxy`] and [`abi::Node::listeners`].
+    pub(crate) fn set_proxy(&mut self, cgroup: u64, listeners: u32) {
+        self.node.proxy = cgroup;
+        self.maps.node.set_proxy(cgroup);
+        self.set_listeners(listeners);
+    }
+
+    /// See [`abi::Node::listeners`].
+    pub(crate) fn set_listeners(&mut self, listeners: u32) {
+        self.node.listeners = listeners;
+        self.maps.node.set_listeners(listeners);
+    }
+
     /// See [`abi::Node::guarded`].
     pub(crate) fn set_guarded(&mut self, ports: u32) {
         self.node.guarded = ports;

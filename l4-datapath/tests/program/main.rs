@@ -26,6 +26,7 @@ mod masquerade;
 mod neighbours;
 mod node;
 mod policy;
+mod proxied;
 mod run;
 mod service;
 mod service_edges;

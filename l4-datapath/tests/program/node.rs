@@ -182,6 +182,18 @@ impl Node {
 
     /// Adds an entry to a ruleset. The cookie is the ruleset's number times ten, plus the verdict.
     pub(crate) fn rule(&mut self, ruleset: u32, peer: u32, port: Ports, verdict: RuleVerdict) {
+        self.rule_with(ruleset, peer, port, verdict, 0);
+    }
+
+    /// The same with what the peer must have proven.
+    pub(crate) fn rule_with(
+        &mut self,
+        ruleset: u32,
+        peer: u32,
+        port: Ports,
+        verdict: RuleVerdict,
+        requirement: u8,
+    ) {
         let (length, protocol, first) = match port {
             Ports::All => (RuleKey::ANY_PROTOCOL, 0, 0),
             Ports::Of(protocol) => (RuleKey::ANY_PORT, protocol, 0),
@@ -190,7 +202,7 @@ impl Node {
         };
         let key = Key::new(length, RuleKey::exact(ruleset, peer, protocol, first));
         let cookie = ruleset * 10 + verdict as u32;
-        let value = RuleValue { cookie, verdict: verdict as u8, requirement: 0, zero: [0; 2] };
+        let value = RuleValue { cookie, verdict: verdict as u8, requirement, zero: [0; 2] };
         let mut map: LpmTrie<_, RuleKey, RuleValue> =
             LpmTrie::try_from(self.bpf.map_mut(map::RULES).unwrap()).unwrap();
         map.insert(&key, value, 0).unwrap();
