@@ -306,7 +306,7 @@ impl Node {
         let l7::Event::Ready { cgroup, listeners } = event else { return Ok(self.datapath.proxy_gone()?) };
         l4_datapath::redirect::add_route().await?;
         let workers: Vec<_> =
-            listeners.as_chunks().0.iter().map(|pair| pair.each_ref().map(AsFd::as_fd)).collect();
+            listeners.as_chunks::<2>().0.iter().map(|pair| pair.each_ref().map(AsFd::as_fd)).collect();
         Ok(self.datapath.proxy_ready(&workers, cgroup)?)
     }
 
