@@ -10,6 +10,7 @@ mod authentication;
 mod build;
 mod error;
 mod events;
+pub(crate) mod l7;
 mod node;
 mod rows;
 mod socket;
@@ -49,6 +50,7 @@ pub(crate) async fn agent(directories: &Directories) -> Result<(), AgentError> {
     // Whoever waits for this line may be gone; `println!` would panic.
     let _ = writeln!(io::stdout(), "node up: {}, {} endpoints adopted", node.name(), node.adopted());
 
+    let mut proxied = node.l7.events();
     let [mut housekeeping, mut counting] = [HOUSEKEEPING, COUNTING].map(|period| {
         let mut ticks = interval(period);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -63,6 +65,7 @@ pub(crate) async fn agent(directories: &Directories) -> Result<(), AgentError> {
             world = source.changed() => node.edit(world).await,
             Some(id) = emptied.next() => node.remove(id).await,
             () = own_routes.changed() => node.readdress().await,
+            Some(event) = proxied.recv() => node.proxied(event).await,
             _ = housekeeping.tick() => node.housekeeping().await,
             _ = counting.tick() => node.count(),
             () = sleep_until(node.settle_at()), if node.is_unsettled() => node.settle(),

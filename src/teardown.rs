@@ -5,7 +5,7 @@ use std::io;
 
 use endpoint::Host;
 
-use crate::agent::auth;
+use crate::agent::{auth, l7};
 use crate::directories::Directories;
 
 /// What could not be taken back.
@@ -14,7 +14,7 @@ pub(crate) enum TeardownError {
     /// Devices, routes, settings, workloads.
     #[error(transparent)]
     Host(#[from] endpoint::Error),
-    /// Processes of authentication and what they kept.
+    /// Processes that the agent started and what they kept.
     #[error(transparent)]
     Auth(#[from] auth::UndoError),
     /// The way to the L7 proxy.
@@ -35,6 +35,7 @@ pub(crate) async fn teardown(
     l4_datapath::remove(&directories.pins)?;
     l4_datapath::redirect::remove_route().await?;
     auth::undo(directories).await?;
+    l7::undo(endpoints).await?;
     for file in [directories.socket(), directories.log()] {
         // Absent is what we want it to be.
         let _ = fs::remove_file(file);
@@ -57,6 +58,7 @@ pub(crate) async fn leftovers(
     found.extend(l4_datapath::leftovers(&directories.pins)?);
     found.extend(l4_datapath::redirect::leftover_route().await?);
     found.extend(auth::leftovers(directories).await?);
+    found.extend(l7::leftovers(endpoints));
     if directories.socket().exists() {
         found.push(format!("socket {}", directories.socket().display()));
     }

@@ -179,6 +179,7 @@ fn ruleset(ruleset: &Ruleset) -> RulesetView {
             last: key.port | u16::MAX.checked_shr(key.port_bits.into()).unwrap_or(0),
         },
         authentication: outcome.authentication,
+        proxied: outcome.proxied,
         needs: outcome.needs,
         policies: outcome.by.to_vec(),
     };
@@ -277,7 +278,7 @@ fn statement_view(planned: &Planned, allow: bool, statement: &Statement) -> Stat
     };
     let ports = statement.ports.iter().map(ToString::to_string).collect();
     let Statement { authentication, needs, .. } = *statement;
-    StatementView { allow, peers, ports, authentication, needs }
+    StatementView { allow, peers, ports, authentication, needs, http: statement.http.clone() }
 }
 
 /// A selector and who uses it.

@@ -25,6 +25,7 @@ use std::sync::Arc;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use mesh::identity::Identity;
+use mesh::l7::{L7Endpoint, L7Plan, L7Rules};
 use mesh::labels::{LabelSet, Source};
 use mesh::plan::{EndpointPlan, Masquerade, NodePlan, Whereabouts};
 use mesh::policy::{Policy, Universe};
@@ -197,12 +198,16 @@ impl Planner {
         }
         let audit = world.configuration.audit;
         let endpoints = running.iter().zip(subjects).zip(rulesets);
-        let endpoints = endpoints.map(|((running, (identity, _)), [ingress, egress])| {
+        let mut l7 = L7Plan::default();
+        let endpoints = endpoints.map(|((running, (identity, _)), rules)| {
             let endpoint = running.endpoint.clone();
+            l7.endpoints.extend(proxied(&endpoint, identity, rules.l7, audit));
+            let [ingress, egress] = rules.rulesets;
             (endpoint.id, EndpointPlan { endpoint, identity, ingress, egress, audit })
         });
         let plan = NodePlan {
             endpoints: endpoints.collect(),
+            l7: shared_l7(l7, present.plan),
             identities: Arc::clone(&self.identities),
             ipcache: Arc::clone(&self.ipcache),
             services: shared(&self.services.services, present.plan),
@@ -375,6 +380,30 @@ fn reachable<'a>(running: &'a [Running<'a>], remotes: &'a remotes::All) -> Vec<R
         leaving: false,
     };
     running.iter().map(Running::reachable).chain(remotes.values().map(remote)).collect()
+}
+
+/// What the proxy is told of an endpoint, if something of it goes that way.
+fn proxied(
+    endpoint: &Endpoint,
+    identity: Identity,
+    [ingress, egress]: [Option<Arc<L7Rules>>; 2],
+    audit: bool,
+) -> Option<(EndpointId, L7Endpoint)> {
+    if ingress.is_none() && egress.is_none() {
+        return None;
+    }
+    let Endpoint { id, instance, ipv4, ipv6, .. } = *endpoint;
+    let workload = endpoint.workload.clone();
+    Some((id, L7Endpoint { id, instance, workload, ipv4, ipv6, identity, ingress, egress, audit }))
+}
+
+/// Whoever tells the proxy the same again sees it by the pointer.
+fn shared_l7(plan: L7Plan, earlier: Option<&NodePlan>) -> Option<Arc<L7Plan>> {
+    if plan.endpoints.is_empty() {
+        return None;
+    }
+    let earlier = earlier.and_then(|earlier| earlier.l7.as_ref()).filter(|earlier| ***earlier == plan);
+    Some(earlier.map_or_else(|| Arc::new(plan), Arc::clone))
 }
 
 /// Whoever applies or serves the same services again sees it by the pointer.

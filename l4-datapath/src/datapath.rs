@@ -196,6 +196,19 @@ impl Datapath {
         Ok([open(abi::map::AUTH)?, open(abi::map::MARKS)?, open(abi::map::LEASES)?])
     }
 
+    /// Descriptors of `NODE`, `ENDPOINTS`, `ASSIGNMENTS` and `IPCACHE`, in this order, for the L7 proxy to read them by.
+    ///
+    /// # Errors
+    /// What the kernel refused.
+    pub fn proxy_maps(&self) -> Result<[OwnedFd; 4], Error> {
+        let open = |map| {
+            let opened = crate::sys::pinned_to_read(&self.pins.maps().join(map));
+            opened.map_err(Error::path(map, "opening the map to read it"))
+        };
+        let [node, endpoints] = [open(abi::map::NODE)?, open(abi::map::ENDPOINTS)?];
+        Ok([node, endpoints, open(abi::map::ASSIGNMENTS)?, open(abi::map::IPCACHE)?])
+    }
+
     /// Forgets an endpoint: from now on nothing from it or to it passes; then its programs and counters go. One that is
     /// not there is fine. Its connections expire, and its quota is freed by that.
     ///

@@ -1,14 +1,14 @@
 //! From an event of the kernel to a flow as people read it. Pure.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use abi::{Address, DropReason, Event, EventFlags, EventKind};
 use mesh::auth::Refusal;
 use mesh::flow::{Authentication, Drop, Flow, Peer, TrafficDirection, Verdict};
 use mesh::identity::Identity;
-use mesh::plan::NodePlan;
+use mesh::plan::{EndpointPlan, NodePlan};
 use mesh::policy::{PolicyName, Ruleset, protocol};
 use mesh::spiffe::SpiffeId;
 use mesh::workload::{Endpoint, EndpointId};
@@ -103,8 +103,24 @@ impl Context {
             interface: interface
                 .map_or_else(|| event.ifindex.to_string(), |endpoint| endpoint.interface.clone()),
             authentication: self.authentication(event, kind),
+            l7: None,
             trace: kind == EventKind::Trace,
         })
+    }
+
+    /// The node's name.
+    pub fn node(&self) -> &str {
+        &self.node
+    }
+
+    /// An endpoint of this node, as it is in force.
+    pub fn endpoint(&self, id: EndpointId) -> Option<&EndpointPlan> {
+        self.plan.endpoints.get(&id)
+    }
+
+    /// Who is at an address; of its identity somebody else than an event has told.
+    pub fn at(&self, socket: SocketAddr, identity: Option<Identity>) -> Peer {
+        self.known(Some(socket.ip()), identity, Some(socket.port()))
     }
 
     /// The event as it was recorded, with the endpoints that it is about.
@@ -146,10 +162,12 @@ impl Context {
     }
 
     fn peer(&self, event: &Event, address: Address, identity: u32, port: Option<u16>) -> Peer {
-        let address = is_ip(event).then(|| ip(address));
+        self.known(is_ip(event).then(|| ip(address)), Identity::new(identity), port)
+    }
+
+    fn known(&self, address: Option<IpAddr>, identity: Option<Identity>, port: Option<u16>) -> Peer {
         let endpoint = address.and_then(|address| self.by_address.get(&address));
         let planned = endpoint.and_then(|id| self.plan.endpoints.get(id));
-        let identity = Identity::new(identity);
         let labels = identity.and_then(|identity| {
             self.plan.identities.get(&identity).cloned().or_else(|| identity.reserved_labels())
         });
@@ -219,7 +237,6 @@ mod tests {
 
     use mesh::auth::{AuthEndpoint, AuthPlan, InstanceName};
     use mesh::labels::LabelSet;
-    use mesh::plan::EndpointPlan;
     use mesh::policy::PolicyKind;
     use mesh::workload::{Mac, WorkloadName};
 

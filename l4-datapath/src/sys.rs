@@ -129,8 +129,19 @@ pub(crate) fn detach_pinned_link(pin: &Path) -> io::Result<()> {
 
 /// The object behind a pin.
 pub(crate) fn pinned(pin: &Path) -> io::Result<OwnedFd> {
+    opened(pin, 0)
+}
+
+/// A pinned map, by a descriptor through which it can be read and not be written.
+pub(crate) fn pinned_to_read(pin: &Path) -> io::Result<OwnedFd> {
+    /// `BPF_F_RDONLY`.
+    const READ_ONLY: u32 = 1 << 3;
+    opened(pin, READ_ONLY)
+}
+
+fn opened(pin: &Path, file_flags: u32) -> io::Result<OwnedFd> {
     let pathname = CString::new(pin.as_os_str().as_bytes())?;
-    let found = call(BPF_OBJ_GET, &Pin { pathname: pathname.as_ptr() as u64, bpf_fd: 0, file_flags: 0 })?;
+    let found = call(BPF_OBJ_GET, &Pin { pathname: pathname.as_ptr() as u64, bpf_fd: 0, file_flags })?;
     // SAFETY: the command succeeded, so the result is a new descriptor that nobody else owns.
     Ok(unsafe { OwnedFd::from_raw_fd(found) })
 }

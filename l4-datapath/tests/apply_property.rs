@@ -62,17 +62,20 @@ fn any_match() -> impl Strategy<Value = Match> {
 
 fn any_outcome() -> impl Strategy<Value = Outcome> {
     let verdict = prop_oneof![
-        Just((true, None, Authentication::None)),
-        Just((true, None, Authentication::Required)),
-        Just((false, None, Authentication::None)),
-        Just((false, Some(Needs::L7Proxy), Authentication::None)),
+        Just((true, None, Authentication::None, false)),
+        Just((true, None, Authentication::Required, false)),
+        Just((true, None, Authentication::None, true)),
+        Just((true, None, Authentication::Required, true)),
+        Just((false, None, Authentication::None, false)),
+        Just((false, Some(Needs::L7Proxy), Authentication::None, false)),
     ];
     (verdict, prop::sample::subsequence(vec!["a", "b", "c"], 0..=2)).prop_map(
-        |((allow, needs, authentication), by)| Outcome {
+        |((allow, needs, authentication, proxied), by)| Outcome {
             allow,
             by: by.into_iter().map(policy).collect(),
             needs,
             authentication,
+            proxied,
         },
     )
 }

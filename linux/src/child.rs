@@ -62,6 +62,23 @@ fn check(result: libc::c_int) -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
+/// A copy of a descriptor of another process, as it has it under this number.
+///
+/// # Errors
+/// The process is not there or has none of this number; CAP_SYS_PTRACE is needed.
+pub fn descriptor(pid: i32, number: i32) -> Result<OwnedFd> {
+    let of = |operation, descriptor: libc::c_long| match descriptor {
+        // SAFETY: what the call has made is owned by nobody else; descriptors fit an int.
+        0.. => Ok(unsafe { OwnedFd::from_raw_fd(descriptor as libc::c_int) }),
+        _ => Err(io::Error::last_os_error()).context(operation, pid),
+    };
+    // SAFETY: takes numbers.
+    let process = of("refer to process", unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })?;
+    // SAFETY: takes numbers.
+    let copy = unsafe { libc::syscall(libc::SYS_pidfd_getfd, process.as_raw_fd(), number, 0) };
+    of("copy a descriptor of process", copy)
+}
+
 /// Processes that were started with these words in a row among their arguments, by root or by `user`; the caller is not
 /// among them.
 pub fn with_arguments(words: &[&str], user: u32) -> Result<Vec<i32>> {
@@ -116,6 +133,26 @@ mod tests {
         log.read_to_string(&mut said).unwrap();
         // 5 is the directory that `ls` reads.
         assert_eq!(said, "second\nfirst\n0 1 2 3 4 5 \n/\nleader\n");
+    }
+
+    #[test]
+    fn a_descriptor_of_another_process_can_be_copied() {
+        let mut file = tempfile();
+        let mut command = Command::new("sh");
+        command.args(["-c", "read never"]);
+        hand_over(&mut command, &[file.as_fd()], tempfile()).unwrap();
+        // Its input is nothing, so it would end at once.
+        let mut child = command.stdin(Stdio::piped()).spawn().unwrap();
+        let pid = child.id().cast_signed();
+        let mut copy = File::from(descriptor(pid, 3).unwrap());
+        copy.write_all(b"seen").unwrap();
+        file.seek(SeekFrom::Start(0)).unwrap();
+        let mut text = String::new();
+        file.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "seen");
+        assert!(descriptor(pid, 200).is_err());
+        drop(child.stdin.take());
+        child.wait().unwrap();
     }
 
     #[test]

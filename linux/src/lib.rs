@@ -12,6 +12,7 @@ pub mod child;
 pub mod clock;
 mod error;
 pub mod host;
+pub mod listener;
 pub mod mount;
 pub mod namespace;
 pub mod netlink;

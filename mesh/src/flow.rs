@@ -1,4 +1,4 @@
-//! A flow event as people see it: made by the ring-buffer reader (later also by the proxy), kept and printed by
+//! A flow event as people see it: made by the ring-buffer reader, or of what the L7 proxy has seen, kept and printed by
 //! `observe`.
 
 use std::net::IpAddr;
@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::auth::Refusal;
 use crate::identity::Identity;
+use crate::l7::HttpFlow;
 use crate::labels::LabelSet;
 use crate::policy::PolicyName;
 use crate::spiffe::SpiffeId;
@@ -122,6 +123,9 @@ pub struct Flow {
     pub interface: String,
     /// Set where policy asks the ends to authenticate each other, on the first packet of a connection and on drops.
     pub authentication: Option<Authentication>,
+    /// The request or the answer that this is, where the L7 proxy has seen it; it is no packet then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub l7: Option<HttpFlow>,
     /// Trace events are every packet; others are drops and new connections.
     pub trace: bool,
 }

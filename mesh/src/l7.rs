@@ -18,6 +18,21 @@ use crate::workload::{EndpointId, WorkloadName};
 #[serde(transparent)]
 pub struct Expression(pub String);
 
+/// Longest text of an [`Expression`], bytes.
+pub const EXPRESSION_TEXT: usize = 4096;
+
+/// What an [`Expression`] may take as the NFA that `regex-automata` makes of it, bytes: whoever accepts it and whoever
+/// matches by it hold it to the same bound.
+pub const EXPRESSION_SIZE: usize = 256 << 10;
+
+/// How the text of an [`Expression`] is read: bytes, as RE2 reads them in Latin-1.
+pub mod expression {
+    /// Classes are of ASCII: `\w` does not grow to the letters of all scripts.
+    pub const UNICODE: bool = false;
+    /// Groups within groups.
+    pub const DEPTH: u32 = 64;
+}
+
 /// One item of `rules.http` of a CiliumNetworkPolicy: every part that is there must match.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]

@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use crate::auth::AuthPlan;
 use crate::identity::Identity;
+use crate::l7::L7Plan;
 use crate::labels::LabelSet;
 use crate::policy::Ruleset;
 use crate::service::Services;
@@ -31,6 +32,9 @@ pub struct NodePlan {
     pub masquerade: Masquerade,
     /// Who must prove to whom who it is; `None`: no policy asks for that, and no auth-agent is needed.
     pub auth: Option<Arc<AuthPlan>>,
+    /// What the L7 proxy is told; `None`: no policy with HTTP rules is about an endpoint of this node, and no proxy is
+    /// needed.
+    pub l7: Option<Arc<L7Plan>>,
 }
 
 /// Who is behind the addresses of a prefix.

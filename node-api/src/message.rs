@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::auth::{AuthQuestion, AuthWhy, CertificateView, NodeView, PairView};
 use crate::observation::{DropView, EventView, MetricView, MonitorQuery, ObserveQuery, ProgramView};
+use crate::proxy::ProxyConnection;
 use crate::{EndpointPolicy, PolicyDetails, Prediction, SelectorView, WhatIf};
 
 /// First frame of each side.
@@ -88,6 +89,8 @@ pub enum Request {
     },
     /// The roots of this node's CA, for others to trust. → [`Reply::Text`].
     TrustBundle,
+    /// → any number of [`Reply::ProxyConnections`], then [`Reply::Done`].
+    ProxyConnections,
 }
 
 impl Request {
@@ -115,7 +118,8 @@ impl Request {
             | Self::WhatIf(_)
             | Self::Auth(_)
             | Self::AuthWhy(_)
-            | Self::TrustBundle => false,
+            | Self::TrustBundle
+            | Self::ProxyConnections => false,
         }
     }
 }
@@ -129,7 +133,7 @@ pub enum Reply {
     /// Done, nothing more follows.
     Done,
     /// Answer to [`Request::Status`].
-    Status(Status),
+    Status(Box<Status>),
     /// Answer to [`Request::Endpoints`].
     Endpoints(Vec<EndpointView>),
     /// Answer to [`Request::Identities`].
@@ -182,6 +186,8 @@ pub enum Reply {
     AuthWhy(AuthWhy),
     /// What was asked for, to be written into a file as it is.
     Text(String),
+    /// Rows of an answer to [`Request::ProxyConnections`].
+    ProxyConnections(Vec<ProxyConnection>),
 }
 
 /// State of the node.
@@ -217,6 +223,9 @@ pub struct Status {
     pub masquerading: Masquerading,
     /// Who must authenticate, and how that stands; none where no policy asks for it.
     pub authentication: Option<AuthStatus>,
+    /// How the L7 proxy stands; none where no policy with HTTP rules is about an endpoint of this node.
+    #[serde(default)]
+    pub l7: Option<L7Status>,
     /// Where the node answers for names; empty: it does not.
     pub dns: Vec<SocketAddr>,
     /// Endpoints adopted from an earlier agent at start.
@@ -275,6 +284,19 @@ pub struct AuthStatus {
     /// Seconds until the first certificate ends unless it is renewed.
     pub first_expiry: Option<u64>,
     /// Why nobody can be proven now, if so.
+    pub problem: Option<String>,
+}
+
+/// How the L7 proxy stands.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct L7Status {
+    /// Its workers.
+    pub workers: usize,
+    /// Endpoints with HTTP rules.
+    pub endpoints: usize,
+    /// Those of them whose latest rules it does not take.
+    pub refused: usize,
+    /// Why no request passes now, if so.
     pub problem: Option<String>,
 }
 

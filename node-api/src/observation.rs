@@ -51,7 +51,7 @@ pub struct FlowFilter {
     pub destination: PeerFilter,
     /// `FORWARDED`, `DROPPED`, `AUDIT`.
     pub verdicts: Vec<String>,
-    /// `tcp`, `udp`, `icmp`, `icmpv4`, `icmpv6`, `sctp`.
+    /// `tcp`, `udp`, `icmp`, `icmpv4`, `icmpv6`, `sctp`, and `http` for what the L7 proxy has seen.
     pub protocols: Vec<String>,
     /// TCP flags that are all set, after commas: `SYN,ACK`.
     pub tcp_flags: Vec<String>,
@@ -59,6 +59,12 @@ pub struct FlowFilter {
     pub drop_reasons: Vec<String>,
     /// `ingress` or `egress`.
     pub directions: Vec<String>,
+    /// Method of the request, in any case.
+    pub http_methods: Vec<String>,
+    /// Regular expression that a part of the request's path matches.
+    pub http_paths: Vec<String>,
+    /// Status of the answer: `403`, or `4+` and `40+` for all that begin so.
+    pub http_statuses: Vec<String>,
 }
 
 /// Who is at an end of a flow.

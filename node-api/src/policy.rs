@@ -4,6 +4,7 @@
 
 use mesh::flow::TrafficDirection;
 use mesh::identity::Identity;
+use mesh::l7::HttpRules;
 use mesh::policy::{Authentication, Needs, PolicyName};
 use mesh::workload::{EndpointId, WorkloadName};
 use serde::{Deserialize, Serialize};
@@ -70,6 +71,9 @@ pub struct RuleEntry {
     pub ports: PortRange,
     /// Of an allowing one: what the peer must have proven. Of several that match a packet the strictest counts.
     pub authentication: Authentication,
+    /// Of an allowing one: by way of the L7 proxy, which judges each request.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub proxied: bool,
     /// What would have to hold before it allowed: nothing enforces that yet, so it denies.
     pub needs: Option<Needs>,
     /// The policies it comes from; empty for what holds without any.
@@ -138,6 +142,9 @@ pub struct StatementView {
     pub authentication: Authentication,
     /// What must also hold and is not enforced yet.
     pub needs: Option<Needs>,
+    /// Requests of which one must match, where the proxy judges them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub http: Option<HttpRules>,
 }
 
 /// One way to name peers, and whom it means now.

@@ -14,6 +14,7 @@ use std::fmt;
 use jiff::Timestamp;
 use mesh::flow::{Authentication, Drop, Flow, Peer, TrafficDirection, Verdict};
 use mesh::identity::Identity;
+use mesh::l7::{HttpFlow, HttpKind};
 use mesh::policy::protocol;
 
 use crate::filter::TCP_FLAGS;
@@ -100,6 +101,11 @@ struct Kind<'a>(&'a Flow);
 impl fmt::Display for Kind<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Flow { verdict, direction, drop, .. } = self.0;
+        match self.0.l7.as_ref().map(|http| http.kind) {
+            Some(HttpKind::Request) => return f.write_str("http-request"),
+            Some(HttpKind::Response) => return f.write_str("http-response"),
+            None => {}
+        }
         match (verdict, direction, drop) {
             (Verdict::Audit, TrafficDirection::Ingress, _) => f.write_str("policy-verdict:none INGRESS"),
             (Verdict::Audit, TrafficDirection::Egress, _) => f.write_str("policy-verdict:none EGRESS"),
@@ -115,6 +121,9 @@ struct Summary<'a>(&'a Flow);
 
 impl fmt::Display for Summary<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(http) = &self.0.l7 {
+            return Request(http).fmt(f);
+        }
         let Flow { protocol, tcp_flags, icmp_type, .. } = *self.0;
         match (protocol, icmp_type) {
             (protocol::TCP, _) => write!(f, "TCP Flags: {}", TcpFlags(tcp_flags)),
@@ -125,6 +134,31 @@ impl fmt::Display for Summary<'_> {
                 None => write!(f, "IP protocol {number}"),
             },
         }
+    }
+}
+
+/// `HTTP/1.1 PUT http://…`, and of an answer `HTTP/1.1 403 0ms (PUT http://…)`.
+struct Request<'a>(&'a HttpFlow);
+
+impl fmt::Display for Request<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let HttpFlow { kind, method, url, protocol, code, latency } = self.0;
+        // Clients and servers have chosen these: they must not command the terminal.
+        let [method, url, protocol] = [method, url, protocol].map(|text| tame(text));
+        match kind {
+            HttpKind::Request => write!(f, "{protocol} {method} {url}"),
+            HttpKind::Response => {
+                let (code, milliseconds) = (code.unwrap_or(0), latency.unwrap_or(0) / 1_000_000);
+                write!(f, "{protocol} {code} {milliseconds}ms ({method} {url})")
+            }
+        }
+    }
+}
+
+fn tame(text: &str) -> std::borrow::Cow<'_, str> {
+    match text.chars().any(char::is_control) {
+        true => text.escape_debug().to_string().into(),
+        false => text.into(),
     }
 }
 
@@ -234,8 +268,63 @@ pub(crate) mod tests {
             length: 74,
             interface: "fm1".to_owned(),
             authentication: None,
+            l7: None,
             trace: false,
         }
+    }
+
+    /// The seed's request.
+    pub(crate) fn request() -> Flow {
+        let http = HttpFlow {
+            kind: HttpKind::Request,
+            method: "PUT".to_owned(),
+            url: "http://deathstar.default.svc.cluster.local/v1/exhaust-port".to_owned(),
+            protocol: "HTTP/1.1".to_owned(),
+            code: None,
+            latency: None,
+        };
+        let source = peer("10.1.0.2", 49_920, 56_650, "tiefighter", "org=empire,class=tiefighter");
+        Flow { source, l7: Some(http), is_reply: Some(false), tcp_flags: 0, length: 0, ..dropped() }
+    }
+
+    /// The answer to it.
+    pub(crate) fn response() -> Flow {
+        let asked = request();
+        let http = asked.l7.map(|http| HttpFlow {
+            kind: HttpKind::Response,
+            code: Some(403),
+            latency: Some(400_000),
+            ..http
+        });
+        Flow {
+            verdict: Verdict::Forwarded,
+            drop: None,
+            source: asked.destination,
+            destination: asked.source,
+            is_reply: Some(true),
+            l7: http,
+            ..dropped()
+        }
+    }
+
+    #[test]
+    fn requests_are_told_as_hubble_tells_them() {
+        let ends = |arrow| {
+            format!(
+                "Oct 26 15:15:46.416: default/tiefighter:49920 (ID:56650) {arrow} default/deathstar:80 (ID:17839)"
+            )
+        };
+        let url = "http://deathstar.default.svc.cluster.local/v1/exhaust-port";
+        let (out, back) = (ends("->"), ends("<-"));
+        let by = " by default/rule1";
+        assert_eq!(plain(&request()), format!("{out} http-request DROPPED (HTTP/1.1 PUT {url}){by}"));
+        assert_eq!(
+            plain(&response()),
+            format!("{back} http-response FORWARDED (HTTP/1.1 403 0ms (PUT {url}))")
+        );
+        let mut odd = request();
+        odd.l7.as_mut().unwrap().url = "http://a/\u{1b}[2J".to_owned();
+        assert!(!plain(&odd).contains('\u{1b}'), "{}", plain(&odd));
     }
 
     pub(crate) fn forwarded() -> Flow {

@@ -3,6 +3,7 @@
 //! Within a field any of the values is enough, between fields all must hold, as in Hubble. Nothing is ignored: a value
 //! that means nothing is an error that names what would be accepted.
 
+mod http;
 mod peer;
 #[cfg(test)]
 mod tests;
@@ -12,6 +13,7 @@ use mesh::flow::{Flow, TrafficDirection, Verdict};
 use mesh::policy::protocol;
 use node_api::{FlowFilter, ObserveQuery};
 
+use self::http::HttpMatch;
 use self::peer::PeerMatch;
 
 /// A value that cannot be filtered by.
@@ -46,6 +48,7 @@ struct FlowMatch {
     tcp_flags: Vec<u8>,
     reasons: Vec<u8>,
     directions: Vec<TrafficDirection>,
+    http: HttpMatch,
 }
 
 /// Bytes of all filters together, as a request carries them.
@@ -59,14 +62,15 @@ pub const VERDICTS: [(&str, Verdict); 3] =
 pub const DIRECTIONS: [(&str, TrafficDirection); 2] =
     [("ingress", TrafficDirection::Ingress), ("egress", TrafficDirection::Egress)];
 
-/// Names of protocols, and the IP protocol numbers that each stands for.
-pub const PROTOCOLS: [(&str, &[u8]); 6] = [
+/// Names of protocols, and the IP protocol numbers that each stands for; none: what the L7 proxy has seen.
+pub const PROTOCOLS: [(&str, &[u8]); 7] = [
     ("tcp", &[protocol::TCP]),
     ("udp", &[protocol::UDP]),
     ("sctp", &[protocol::SCTP]),
     ("icmp", &[protocol::ICMP, protocol::ICMPV6]),
     ("icmpv4", &[protocol::ICMP]),
     ("icmpv6", &[protocol::ICMPV6]),
+    ("http", &[]),
 ];
 
 /// Names of TCP flags and their bits, in the order in which Hubble prints them.
@@ -115,6 +119,7 @@ impl FlowMatch {
             tcp_flags: filter.tcp_flags.iter().map(|text| tcp_flags(text)).collect::<Result<_, _>>()?,
             reasons: filter.drop_reasons.iter().map(|text| reason(text)).collect::<Result<_, _>>()?,
             directions: named(&filter.directions, "--traffic-direction", &DIRECTIONS)?,
+            http: HttpMatch::compile(filter)?,
         })
     }
 
@@ -122,11 +127,15 @@ impl FlowMatch {
         let (source, destination) = (&flow.source, &flow.destination);
         any(&self.verdicts, |verdict| *verdict == flow.verdict)
             && any(&self.directions, |direction| *direction == flow.direction)
-            && any(&self.protocols, |numbers| numbers.contains(&flow.protocol))
+            && any(&self.protocols, |numbers| match numbers {
+                [] => flow.l7.is_some(),
+                numbers => numbers.contains(&flow.protocol),
+            })
             && any(&self.tcp_flags, |wanted| {
                 flow.protocol == protocol::TCP && flow.tcp_flags & wanted == *wanted
             })
             && any(&self.reasons, |reason| flow.drop.as_ref().is_some_and(|drop| drop.reason == *reason))
+            && self.http.matches(flow)
             && self.source.matches(&[source])
             && self.destination.matches(&[destination])
             && self.either.matches(&[source, destination])

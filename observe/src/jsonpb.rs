@@ -4,6 +4,7 @@
 
 use jiff::Timestamp;
 use mesh::flow::{Flow, Peer, TrafficDirection, Verdict};
+use mesh::l7::HttpKind;
 use mesh::policy::{PolicyName, protocol};
 use serde_json::{Map, Value, json};
 
@@ -13,6 +14,9 @@ use crate::filter::{TCP_FLAGS, VERDICTS, reason_name};
 /// `flow.MessageType` of the monitor: drop, policy verdict, trace.
 const MESSAGE_TYPES: [(Verdict, u8); 3] =
     [(Verdict::Dropped, 1), (Verdict::Audit, 5), (Verdict::Forwarded, 4)];
+
+/// Number of the monitor's message that an access log is.
+const ACCESS_LOG: u8 = 129;
 
 /// The flow as an answer of Hubble's observer, `GetFlowsResponse`.
 pub fn response(flow: &Flow) -> Value {
@@ -43,8 +47,21 @@ pub fn response(flow: &Flow) -> Value {
             fields["l4"] = json!({ name: transport });
         }
     }
+    if let Some(http) = &flow.l7 {
+        let kind = match http.kind {
+            HttpKind::Request => "REQUEST",
+            HttpKind::Response => "RESPONSE",
+        };
+        fields["Type"] = "L7".into();
+        fields["event_type"] = json!({"type": ACCESS_LOG, "sub_type": 0});
+        fields["l7"] = json!({
+            "type": kind,
+            "latency_ns": http.latency,
+            "http": {"code": http.code, "method": http.method, "url": http.url, "protocol": http.protocol},
+        });
+    }
     if let Some(drop) = &flow.drop {
-        if flow.verdict == Verdict::Dropped {
+        if flow.verdict == Verdict::Dropped && flow.l7.is_none() {
             fields["event_type"]["sub_type"] = drop.reason.into();
             fields["drop_reason"] = drop.reason.into();
             let known = abi::DropReason::from_number(drop.reason);
@@ -98,7 +115,17 @@ fn policy(policy: &PolicyName) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::compact::tests::{dropped, forwarded};
+    use crate::compact::tests::{dropped, forwarded, request};
+
+    #[test]
+    fn a_request_is_of_layer_7() {
+        let value = response(&request());
+        let flow = &value["flow"];
+        assert_eq!((&flow["Type"], &flow["event_type"]["type"]), (&json!("L7"), &json!(129)));
+        assert_eq!((&flow["verdict"], flow.get("drop_reason")), (&json!("DROPPED"), None));
+        assert_eq!((&flow["l7"]["type"], &flow["l7"]["http"]["method"]), (&json!("REQUEST"), &json!("PUT")));
+        assert_eq!(flow["ingress_denied_by"][0]["name"], "rule1");
+    }
 
     #[test]
     fn a_drop_has_hubbles_fields() {

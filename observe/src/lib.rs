@@ -9,6 +9,7 @@ pub mod auth;
 pub mod compact;
 pub mod dissect;
 pub mod filter;
+pub mod http;
 pub mod jsonpb;
 pub mod metrics;
 pub mod monitor;

@@ -40,10 +40,14 @@ impl Node {
 
     fn reply(&self, question: Request) -> Reply {
         match question {
-            Request::Status => Reply::Status(self.status()),
+            Request::Status => Reply::Status(Box::new(self.status())),
             Request::Endpoints => Reply::Endpoints(self.endpoint_views()),
             Request::Identities => Reply::Identities(control::status::identities(&self.planned.plan)),
-            Request::Policies => Reply::Policies(control::status::policies(&self.world, &self.planned)),
+            Request::Policies => {
+                let mut policies = control::status::policies(&self.world, &self.planned);
+                self.l7.judge(&self.planned.plan, &mut policies);
+                Reply::Policies(policies)
+            }
             Request::Plan => match serde_json::to_value(&self.planned.plan) {
                 Ok(plan) => Reply::Plan(plan),
                 Err(error) => Reply::Error(format!("the plan cannot be written as JSON: {error}")),
@@ -68,6 +72,7 @@ impl Node {
             | Request::AuthWhy(_)
             | Request::JoinToken { .. }
             | Request::TrustBundle
+            | Request::ProxyConnections
             | Request::Enrol(_)
             | Request::Down => Reply::Error("not a question".to_owned()),
         }
@@ -99,10 +104,12 @@ impl Node {
             services: self.service_counts(),
             masquerading: self.masquerading(),
             authentication: self.auth.status(&self.planned.plan),
+            l7: self.l7.status(&self.planned.plan),
             dns: self.dns.clone(),
             adopted: self.adopted,
             degraded: self.degraded().into_iter().chain(unread).chain(unseen).collect(),
-            host_changes: [self.host_changes.clone(), self.auth.host_changes()].concat(),
+            host_changes: [self.host_changes.clone(), self.auth.host_changes(), self.l7.host_changes()]
+                .concat(),
             capabilities: self.capabilities.clone(),
             lost_events: counters.as_ref().map_or(0, |counters| counters.lost_events),
             maps: counters.map(|counters| counters.maps).unwrap_or_default(),
@@ -141,6 +148,7 @@ impl Node {
         let outward = self.outward.problems.iter().cloned();
         let unpublished = self.unpublished.iter().cloned();
         let outward = outward.chain(unpublished).chain(self.auth.problems());
+        let outward = outward.chain(self.l7.problems(&self.planned.plan));
         refused.chain(objects).chain(self.stale_settings()).chain(source).chain(outward).collect()
     }
 

@@ -1,6 +1,7 @@
-//! Answers about authentication: asked of its processes, beside the loop.
+//! Answers of which others know than the loop: asked of the processes that the agent keeps, beside the loop.
 
 use node_api::auth::{AuthAnswer, AuthQuestion};
+use node_api::proxy::{ProxyAnswer, ProxyQuestion};
 use node_api::{Reply, Request, TraceQuery};
 
 use super::auth::Asked;
@@ -16,6 +17,7 @@ impl Node {
             Request::AuthWhy(query) => Some(self.why(query.clone())),
             Request::JoinToken { node } => Some(self.join_token(node.clone())),
             Request::TrustBundle => Some(self.trust_bundle()),
+            Request::ProxyConnections => Some(self.proxy_connections()),
             _ => None,
         }
     }
@@ -31,6 +33,21 @@ impl Node {
                 Some(AuthAnswer::Nodes(rows)) => pieces(rows, |_| 1, Reply::Nodes),
                 Some(AuthAnswer::Counters(_)) | None => vec![Reply::Error(
                     "the auth-agent does not answer; see `ferromesh status`, and auth.log beside the agent's socket"
+                        .to_owned(),
+                )],
+            }
+        })
+    }
+
+    fn proxy_connections(&self) -> Later {
+        let askers = self.l7.askers();
+        Box::pin(async move {
+            // Nothing goes by it.
+            let Some(askers) = askers else { return vec![Reply::Done] };
+            match askers.ask(ProxyQuestion::Connections).await {
+                Some(ProxyAnswer::Connections(rows)) => pieces(rows, |_| 1, Reply::ProxyConnections),
+                None => vec![Reply::Error(
+                    "the L7 proxy does not answer; see `ferromesh status`, and proxy.log beside the agent's socket"
                         .to_owned(),
                 )],
             }

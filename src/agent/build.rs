@@ -17,6 +17,7 @@ use ipnet::IpNet;
 use l4_datapath::metrics::Metrics as DatapathMetrics;
 use l4_datapath::{Adoption, Datapath, Hook, Options};
 use mesh::workload::Endpoint;
+use observe::http::HttpMetrics;
 use observe::metrics::{self, FlowMetrics, NodeMetrics, PolicyMetrics};
 use observe::{FlowRing, Monitor};
 use parking_lot::Mutex;
@@ -24,6 +25,7 @@ use parking_lot::Mutex;
 use super::auth::{self, Auth};
 use super::error::AgentError;
 use super::events::Explanation;
+use super::l7::{L7, Sink};
 use super::node::{Node, context, own_addresses};
 use crate::directories::{Directories, RESOLVER};
 
@@ -57,6 +59,17 @@ impl Node {
         auth.place(control::placements(&world, &facts, &opened.adopted));
         // Those who lived on may be talking to each other.
         auth.lead(&planned.plan, &planned.plan, &mut datapath, &endpoints).await;
+        let explanation = explanation(&facts, &planned, &datapath);
+        let (ring, flow_metrics) =
+            (FlowRing::new(observe::ring::CAPACITY), FlowMetrics::register(&mut registry));
+        let sink = Sink {
+            explanation: Arc::clone(&explanation),
+            ring: Arc::clone(&ring),
+            flow_metrics: flow_metrics.clone(),
+            http_metrics: HttpMetrics::register(&mut registry),
+        };
+        let mut l7 = L7::new(directories, &endpoint_config, sink);
+        l7.lead(&planned.plan, &datapath).await;
         let mut unlisted = BTreeSet::new();
         let mut refused = refusal("the latest edit is", datapath.apply(&planned.plan))?;
         adopt(&mut datapath, &opened.adopted, &adoption)?;
@@ -82,12 +95,12 @@ impl Node {
         let name = facts.name.clone();
         let mounted = adoption.mounted.map(|path| format!("BPF file system mounted at {}", path.display()));
         let mut node = Self {
-            flow_metrics: FlowMetrics::register(&mut registry),
+            flow_metrics,
             policy_metrics: PolicyMetrics::register(&mut registry),
             datapath_metrics: DatapathMetrics::register(&mut registry),
             node_metrics: NodeMetrics::register(&mut registry),
             names,
-            explanation: explanation(&facts, &planned, &datapath),
+            explanation,
             directories: directories.clone(),
             facts,
             built_with: world.configuration.clone(),
@@ -102,6 +115,7 @@ impl Node {
             },
             unpublished: None,
             auth,
+            l7,
             endpoint_config,
             adopted: opened.adopted.len(),
             outward,
@@ -118,11 +132,13 @@ impl Node {
             leaving: BTreeSet::new(),
             lost_events: 0,
             settle_at: Some(tokio::time::Instant::now()),
-            ring: FlowRing::new(observe::ring::CAPACITY),
+            ring,
             monitor: Arc::new(Monitor::default()),
             registry: Arc::new(registry),
             datapath,
         };
+        // Attribution is that of what was applied.
+        *node.explanation.lock() = context(&node.facts, &node.planned, &node.datapath);
         // Backends that left while no agent ran.
         node.end_sockets(Departed { unlisted, ..Departed::default() });
         node.publish();

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -25,6 +26,7 @@ use prometheus_client::registry::Registry;
 use super::auth::{self, Auth};
 use super::error::AgentError;
 use super::events::Explanation;
+use super::l7::{self, L7};
 use crate::directories::Directories;
 
 /// How long after a change its leavings are removed; a burst of edits comes faster than that.
@@ -45,6 +47,7 @@ pub(super) struct Node {
     /// Why it could not say so.
     pub(super) unpublished: Option<String>,
     pub(super) auth: Auth,
+    pub(super) l7: L7,
     pub(super) endpoint_config: endpoint::Config,
     pub(super) datapath: Datapath,
     pub(super) adopted: usize,
@@ -138,10 +141,17 @@ impl Node {
         self.endpoints.set_quarantine(auth::quarantine(&planned.plan))?;
         self.auth.place(control::placements(&self.world, &self.facts, endpoints));
         self.auth.lead(&planned.plan, &self.planned.plan, &mut self.datapath, &self.endpoints).await;
+        self.l7.lead(&planned.plan, &self.datapath).await;
         let applied = self.datapath.apply(&planned.plan);
         match &applied {
-            Ok(_) => self.auth.follow(&planned.plan, &self.leaving),
-            Err(_) => self.auth.fall_back(&self.planned.plan, &planned.plan),
+            Ok(_) => {
+                self.auth.follow(&planned.plan, &self.leaving);
+                self.l7.follow(&planned.plan);
+            }
+            Err(_) => {
+                self.auth.fall_back(&self.planned.plan, &planned.plan);
+                self.l7.follow(&self.planned.plan);
+            }
         }
         let report = applied?;
         self.settle_after(report.changed);
@@ -285,6 +295,21 @@ impl Node {
         }
     }
 
+    /// The proxy has come or gone: the kernel is told.
+    pub(super) async fn proxied(&mut self, event: l7::Event) {
+        if let Err(error) = self.tell_of_proxy(event).await {
+            tracing::error!(%error, "the kernel cannot be told of the L7 proxy");
+        }
+    }
+
+    async fn tell_of_proxy(&mut self, event: l7::Event) -> Result<(), AgentError> {
+        let l7::Event::Ready { cgroup, listeners } = event else { return Ok(self.datapath.proxy_gone()?) };
+        l4_datapath::redirect::add_route().await?;
+        let workers: Vec<_> =
+            listeners.as_chunks::<2>().0.iter().map(|pair| pair.each_ref().map(AsFd::as_fd)).collect();
+        Ok(self.datapath.proxy_ready(&workers, cgroup)?)
+    }
+
     /// What can wait: connections that have expired, and what could not be put in force when it was asked for.
     pub(super) async fn housekeeping(&mut self) {
         if self.refused.is_some() {
@@ -343,6 +368,7 @@ impl Node {
     /// Lets go of everything without changing it.
     pub(super) async fn close(self) -> endpoint::Config {
         self.auth.close().await;
+        self.l7.close().await;
         self.endpoint_config
     }
 }

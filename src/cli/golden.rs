@@ -16,8 +16,8 @@ use mesh::workload::{Endpoint, EndpointId, Mac};
 use node_api::auth::{AuthStep, AuthWhy, CertificateView, NodeView, PairState, PairView};
 use node_api::{
     AddressView, AuthStatus, ConfigEntry, ConnectionView, DropView, EndpointView, EventView, IdentityView,
-    LoadBalancerView, MapUse, Masquerading, MetricView, PolicyView, ProgramView, ServiceCounts, ServiceView,
-    Status,
+    L7Status, LoadBalancerView, MapUse, Masquerading, MetricView, PolicyView, ProgramView, ServiceCounts,
+    ServiceView, Status,
 };
 use serde_json::{Value, json};
 
@@ -81,6 +81,7 @@ pub(crate) fn status() -> Status {
             ports: (49_152, 65_535),
             devices: text(&["eth0"]),
         },
+        l7: Some(L7Status { workers: 2, endpoints: 2, refused: 0, problem: None }),
         authentication: Some(AuthStatus {
             trust_domain: "cluster.local".parse().unwrap(),
             required: 2,
@@ -437,6 +438,7 @@ pub(crate) fn flow() -> Flow {
         length: 74,
         interface: "fm3".to_owned(),
         authentication: None,
+        l7: None,
         trace: false,
     }
 }

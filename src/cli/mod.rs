@@ -30,6 +30,7 @@ mod output;
 mod page;
 mod plan;
 mod policy;
+mod proxied;
 mod proxy;
 mod run;
 mod service;
@@ -76,7 +77,6 @@ enum Verb {
     Agent(agent::Args),
     AuthAgent(auth_agent::Args),
     Ca(ca::Args),
-    Proxy(proxy::Args),
     Run(run::Args),
     Status(status::Args),
     Endpoint(endpoint::Args),
@@ -84,6 +84,7 @@ enum Verb {
     Service(service::Args),
     Policy(policy::Args),
     Auth(auth::Args),
+    Proxy(proxy::Args),
     Observe(Box<observe::Args>),
     Drops(drops::Args),
     Monitor(monitor::Args),
@@ -112,7 +113,6 @@ fn dispatch(agent: &Agent, verb: Verb) -> Result<ExitCode, CliError> {
         Verb::Agent(args) => wait(agent::run(args)),
         Verb::AuthAgent(args) => auth_agent::run(args),
         Verb::Ca(args) => ca::run(args),
-        Verb::Proxy(args) => proxy::run(&args),
         Verb::Run(args) => run::run(agent, args),
         Verb::Status(args) => wait(status::run(agent, args)),
         Verb::Endpoint(args) => wait(endpoint::run(agent, args)),
@@ -120,6 +120,7 @@ fn dispatch(agent: &Agent, verb: Verb) -> Result<ExitCode, CliError> {
         Verb::Service(args) => wait(service::run(agent, args)),
         Verb::Policy(args) => wait(policy::run(agent, args)),
         Verb::Auth(args) => wait(auth::run(agent, args)),
+        Verb::Proxy(args) => proxy::run(agent, args),
         Verb::Observe(args) => wait(observe::run(agent, *args)),
         Verb::Drops(args) => wait(drops::run(agent, args)),
         Verb::Monitor(args) => wait(monitor::run(agent, args)),

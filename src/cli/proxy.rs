@@ -1,35 +1,44 @@
-//! `ferromesh proxy`: the process that judges the HTTP requests of this node, which the agent starts.
+//! `ferromesh proxy`: what goes by the node's L7 proxy; and, with what the agent starts it with, the process itself.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use super::CliError;
+use super::{Agent, CliError, proxied, wait};
 
-/// Run the L7 proxy; the agent does this, with the descriptors the process needs.
+/// Show what goes by the node's L7 proxy.
 #[derive(Debug, clap::Args)]
-#[command(
-    hide = true,
-    after_help = "\
-Example:
-  ferromesh proxy --directory /var/lib/ferromesh/proxy --user 64251 --workers 1 \\
-      3<>CONTROL 4<NODE 5<ENDPOINTS 6<ASSIGNMENTS 7<IPCACHE 8<>LISTENER4 9<>LISTENER6"
-)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub(super) struct Args {
+    #[command(subcommand)]
+    verb: Option<proxied::Verb>,
+    #[command(flatten)]
+    process: Option<Process>,
+}
+
+/// The process; the agent starts it, with the descriptors it needs.
+#[derive(Debug, clap::Args)]
+struct Process {
     /// Its directory, which becomes all it can see
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", hide = true)]
     directory: PathBuf,
     /// Who it runs as: a user without rights, by name or number
-    #[arg(long, value_name = "USER")]
+    #[arg(long, value_name = "USER", hide = true)]
     user: String,
     /// Threads that serve; each has two listening sockets
-    #[arg(long, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u16).range(1..=120))]
+    #[arg(long, value_name = "N", default_value = "1", hide = true, value_parser = clap::value_parser!(u16).range(1..=120))]
     workers: u16,
 }
 
-/// Must not be called in a runtime: the process has to have one thread when it gives up its rights.
-pub(super) fn run(args: &Args) -> Result<ExitCode, CliError> {
-    super::agent::log();
-    crate::proxy::run(&args.directory, &args.user, args.workers.into())
-        .map_err(|error| CliError::Failed(error.to_string()))?;
-    Ok(ExitCode::SUCCESS)
+/// The process must not be started in a runtime: it has to have one thread when it gives up its rights.
+pub(super) fn run(agent: &Agent, args: Args) -> Result<ExitCode, CliError> {
+    match (args.verb, args.process) {
+        (Some(verb), _) => wait(proxied::run(agent, verb)),
+        (None, Some(Process { directory, user, workers })) => {
+            super::agent::log();
+            crate::proxy::run(&directory, &user, workers.into())
+                .map_err(|error| CliError::Failed(error.to_string()))?;
+            Ok(ExitCode::SUCCESS)
+        }
+        (None, None) => Err(CliError::Failed("expected a verb: ferromesh proxy connections".to_owned())),
+    }
 }

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use node_api::{
-    AuthStatus, ClientError, MapUse, Masquerading, ProgramView, Reply, Request, ServiceCounts, Status,
+    AuthStatus, ClientError, L7Status, MapUse, Masquerading, ProgramView, Reply, Request, ServiceCounts,
+    Status,
 };
 
 use super::auth::span;
@@ -35,7 +36,7 @@ pub(crate) struct Args {
 
 pub(crate) async fn run(agent: &Agent, args: Args) -> Result<ExitCode, CliError> {
     let status = match agent.ask(Request::Status).await {
-        Ok(Reply::Status(status)) => status,
+        Ok(Reply::Status(status)) => *status,
         Ok(_) => return Err(CliError::Unexpected),
         Err(error @ ClientError::NotRunning { .. }) => {
             output::note(&format!("ferromesh: {error}{}", left_in_kernel(&args.pins)));
@@ -93,6 +94,7 @@ fn summary(status: &Status, verbose: bool) -> Vec<(&'static str, Cell)> {
         ("Services", services(status)),
         ("Masquerading", masquerading(&status.masquerading)),
         ("Authentication", authentication(status.authentication.as_ref())),
+        ("L7 proxy", proxy(status.l7.as_ref())),
         ("DNS", list(&status.dns).unwrap_or_else(|| "off".to_owned()).into()),
         ("Lost events", count(status.lost_events, Tone::Warning, "")),
         ("Degraded", degraded(status)),
@@ -157,6 +159,22 @@ fn authentication(status: Option<&AuthStatus>) -> Cell {
         expiry.unwrap_or_default()
     );
     Cell::toned(if *sessions < *nodes as u64 { Tone::Warning } else { Tone::Plain }, text)
+}
+
+fn proxy(status: Option<&L7Status>) -> Cell {
+    let Some(L7Status { workers, endpoints, refused, problem }) = status else {
+        return "off: no policy with HTTP rules is about an endpoint here".into();
+    };
+    match (problem, refused) {
+        (Some(problem), _) => Cell::toned(Tone::Bad, format!("{problem}: what must go by it is refused")),
+        (None, 0) => format!("{endpoints} endpoints with HTTP rules, {workers} workers").into(),
+        (None, refused) => Cell::toned(
+            Tone::Bad,
+            format!(
+                "{endpoints} endpoints with HTTP rules, {refused} of them with rules not in force: see `ferromesh policy list`"
+            ),
+        ),
+    }
 }
 
 /// None of none.

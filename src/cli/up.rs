@@ -110,7 +110,7 @@ fn start(directories: &Directories) -> Result<Child, String> {
 async fn ask(directories: &Directories) -> Option<Status> {
     let client = Client::connect(&directories.socket(), crate::BUILD).await.ok()?;
     match client.ask(&Request::Status).await {
-        Ok(Reply::Status(status)) => Some(status),
+        Ok(Reply::Status(status)) => Some(*status),
         _ => None,
     }
 }

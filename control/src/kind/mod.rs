@@ -238,6 +238,19 @@ fn object(at: &At<'_>) -> (Option<ObjectKey>, Option<Object>) {
     decoded.unwrap_or_default()
 }
 
+/// What does here what an object of Envoy's is for elsewhere.
+fn instead_of(kind: &str) -> Option<&'static str> {
+    match kind {
+        "CiliumEnvoyConfig" => {
+            Some("write rules.http in a CiliumNetworkPolicy, which the node's L7 proxy enforces")
+        }
+        "CiliumClusterwideEnvoyConfig" => {
+            Some("write rules.http in a CiliumClusterwideNetworkPolicy, which the node's L7 proxy enforces")
+        }
+        _ => None,
+    }
+}
+
 /// The kind of a document. A kind that is none of ours is a hint, unless it looks like a slip of the pen for one.
 fn kind_of(at: &At<'_>) -> Option<Kind> {
     let entries = at.entries();
@@ -251,6 +264,10 @@ fn kind_of(at: &At<'_>) -> Option<Kind> {
     let version_text = version.text("a version")?;
     let kind_text = kind.text("a kind")?;
     let Some(found) = Kind::ALL.into_iter().find(|known| known.as_str() == kind_text) else {
+        if let Some(instead) = instead_of(kind_text).filter(|_| version_text.starts_with("cilium.io/")) {
+            kind.error(format_args!("there is no Envoy to configure; {instead}"));
+            return None;
+        }
         let ours = ["ferromesh.io/", "cilium.io/"].iter().any(|group| version_text.starts_with(group));
         match nearest(kind_text, Kind::ALL.iter().map(|kind| kind.as_str())) {
             Some(near) => kind.error(format_args!("found {kind_text:?}, did you mean {near}")),

@@ -1,4 +1,4 @@
-//! Rulesets of the workloads that run here.
+//! Rulesets of the workloads that run here, and the HTTP rules beside them.
 //!
 //! Kept from plan to plan. One is compiled again only if a policy about its subject is another one, or if someone has
 //! come or gone whom such a policy may mean.
@@ -9,9 +9,10 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use mesh::flow::TrafficDirection;
 use mesh::identity::Identity;
+use mesh::l7::L7Rules;
 use mesh::labels::LabelSet;
 use mesh::policy::universe::concerns;
-use mesh::policy::{Enforcement, Policy, Ruleset, Universe, compile};
+use mesh::policy::{Enforcement, Policy, Ruleset, Universe, compile, l7};
 use mesh::workload::NamedPorts;
 
 use super::subjects::Subjects;
@@ -21,11 +22,21 @@ use crate::status::selects;
 /// With more changes at once than this, to compile everything again is cheaper than to find what they touch.
 const MANY: usize = 64;
 
+const BOTH: [TrafficDirection; 2] = [TrafficDirection::Ingress, TrafficDirection::Egress];
+
 /// Someone who has come, gone, or given other names to his ports: an identity, and the prefix of one that is outside.
 pub(super) struct Mover {
     pub(super) identity: Identity,
     pub(super) labels: LabelSet,
     pub(super) prefix: Option<IpNet>,
+}
+
+/// What a subject is judged by, ingress and egress.
+#[derive(Clone)]
+pub(super) struct Rules {
+    pub(super) rulesets: [Arc<Ruleset>; 2],
+    /// By the L7 proxy; `None` where nothing goes by it.
+    pub(super) l7: [Option<Arc<L7Rules>>; 2],
 }
 
 /// Rulesets by subject.
@@ -42,8 +53,7 @@ struct Known {
     labels: LabelSet,
     /// Those that select it.
     policies: Vec<Arc<Policy>>,
-    /// Ingress and egress.
-    rulesets: [Arc<Ruleset>; 2],
+    rules: Rules,
     /// They must be compiled again.
     stale: bool,
 }
@@ -81,20 +91,20 @@ impl Rulesets {
         subjects: &[(Identity, Standing)],
         policies: &Subjects,
         universe: &Universe,
-    ) -> Vec<[Arc<Ruleset>; 2]> {
+    ) -> Vec<Rules> {
         let mut earlier = std::mem::take(&mut self.known);
         let mut all = Vec::with_capacity(subjects.len());
         for (identity, standing) in subjects {
             let key = (*identity, standing.ports.clone());
             if let Some(known) = self.known.get(&key) {
-                all.push(known.rulesets.clone());
+                all.push(known.rules.clone());
                 continue;
             }
             let known = match earlier.remove(&key) {
                 Some(known) if !known.stale => known,
-                known => self.compile(standing, known.map(|known| known.rulesets), policies, universe),
+                known => self.compile(standing, known.map(|known| known.rules), policies, universe),
             };
-            all.push(known.rulesets.clone());
+            all.push(known.rules.clone());
             self.known.insert(key, known);
         }
         self.forget();
@@ -104,7 +114,7 @@ impl Rulesets {
     fn compile(
         &mut self,
         standing: &Standing,
-        earlier: Option<[Arc<Ruleset>; 2]>,
+        earlier: Option<Rules>,
         subjects: &Subjects,
         universe: &Universe,
     ) -> Known {
@@ -113,22 +123,24 @@ impl Rulesets {
             .filter(|it| selects(it, &standing.labels))
             .cloned()
             .collect();
-        let mut earlier = earlier.into_iter().flatten();
-        let rulesets = [TrafficDirection::Ingress, TrafficDirection::Egress].map(|direction| {
-            let ruleset = compile::ruleset(
-                &standing.labels,
-                &standing.ports,
-                direction,
-                policies.iter().map(AsRef::as_ref),
-                universe,
-                self.enforcement,
-            );
-            match earlier.next().filter(|earlier| **earlier == ruleset) {
+        let (rulesets, l7) = earlier.map(|it| (it.rulesets, it.l7)).unzip();
+        let (mut rulesets, l7) = (rulesets.into_iter().flatten(), l7.unwrap_or_default());
+        let (labels, ports, enforcement) = (&standing.labels, &standing.ports, self.enforcement);
+        let all = || policies.iter().map(AsRef::as_ref);
+        let rulesets = BOTH.map(|direction| {
+            let ruleset = compile::ruleset(labels, ports, direction, all(), universe, enforcement);
+            match rulesets.next().filter(|earlier| **earlier == ruleset) {
                 Some(earlier) => earlier,
                 None => self.share(ruleset),
             }
         });
-        Known { labels: standing.labels.clone(), policies, rulesets, stale: false }
+        let [ingress, egress] = l7;
+        let l7 = [(BOTH[0], ingress), (BOTH[1], egress)].map(|(direction, earlier)| {
+            let rules = l7::rules(labels, ports, direction, all(), universe, enforcement)?;
+            Some(earlier.filter(|earlier| **earlier == rules).unwrap_or_else(|| Arc::new(rules)))
+        });
+        let rules = Rules { rulesets, l7 };
+        Known { labels: standing.labels.clone(), policies, rules, stale: false }
     }
 
     fn share(&mut self, ruleset: Ruleset) -> Arc<Ruleset> {

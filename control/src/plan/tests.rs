@@ -1,5 +1,6 @@
 mod authentication;
 pub(crate) mod bench;
+mod l7;
 mod memo;
 mod remotes;
 

@@ -160,7 +160,7 @@ fn numbers<'a>(rulesets: impl Iterator<Item = &'a Arc<Ruleset>>) -> Numbers<'a> 
 
 /// An entry as it stands in a table: where it matches, and what it says. Outcomes that are equal mostly share their
 /// list of policies; where they do not, classes are smaller than they could be and as right.
-type Entry = (Option<u8>, u16, u8, bool, Authentication, Option<Needs>, *const [PolicyName]);
+type Entry = (Option<u8>, u16, u8, (bool, bool), Authentication, Option<Needs>, *const [PolicyName]);
 
 fn signatures(numbers: &Numbers<'_>) -> BTreeMap<Identity, Signature> {
     let mut signatures: BTreeMap<Identity, Signature> = BTreeMap::new();
@@ -189,7 +189,7 @@ fn entry(key: &Match, outcome: &Outcome) -> Entry {
         key.protocol,
         key.port,
         key.port_bits,
-        outcome.allow,
+        (outcome.allow, outcome.proxied),
         outcome.authentication,
         outcome.needs,
         Arc::as_ptr(&outcome.by),

@@ -242,13 +242,106 @@ fn errors_outside_of_spec() {
 
 #[test]
 fn what_has_no_enforcer_yet_is_valid_and_warned_of() {
-    let layer7 = "  ingress:\n  - toPorts:\n    - ports: [{port: \"80\", protocol: TCP}]\n      rules: {http: [{method: POST}]}\n";
+    let layer7 = "  egress:\n  - toPorts:\n    - ports: [{port: \"53\", protocol: ANY}]\n      rules: {dns: [{matchPattern: \"*\"}]}\n";
     says(
         &cilium(layer7),
         &[
-            "rule1.yaml:9 spec.ingress[0].toPorts[0].rules: needs the layer-7 proxy, which this version does not have: what it would allow is denied",
+            "rule1.yaml:9 spec.egress[0].toPorts[0].rules: needs what the layer-7 proxy of this version cannot do: what it would allow is denied",
         ],
     );
+}
+
+/// A policy with these HTTP rules.
+fn http(rules: &str) -> String {
+    cilium(&format!(
+        "  ingress:\n  - toPorts:\n    - ports: [{{port: \"80\", protocol: TCP}}]\n      rules: {{http: {rules}}}\n"
+    ))
+}
+
+#[test]
+fn what_cilium_takes_as_http_rules_is_taken() {
+    for rules in [
+        "[{}]",
+        "[{method: POST, path: /v1/request-landing}]",
+        "[{method: 'GET|HEAD', path: '/v[0-9]+/.*\\?x=(1|2)', host: '[a-z]+\\.example(:80)?'}]",
+        "[{path: '', method: ''}]",
+        "[{headers: [X-Has-Pass, 'X-My-Header: true', 'X-Other 1']}]",
+        "[{headerMatches: [{name: X-Id, value: a}, {name: X-Id, value: b, mismatch: REPLACE}, {name: a, mismatch: LOG}]}]",
+    ] {
+        says(&http(rules), &[]);
+    }
+}
+
+#[test]
+fn http_rules_that_could_not_be_enforced_are_refused_with_field_and_reason() {
+    let at = "rule1.yaml:9 spec.ingress[0].toPorts[0].rules.http";
+    let large = format!("[{{path: '{}'}}]", "(a{200}b){200}");
+    let long = format!("[{{path: '{}'}}]", "a".repeat(5000));
+    for (rules, message) in [
+        ("[]", ": empty, so that it restricts nothing; [{}] lets every request through by way of the proxy"),
+        ("[{path: '/v1/(a'}]", "[0].path: no regular expression: unclosed group"),
+        ("[{path: 'a)|(b'}]", "[0].path: no regular expression: unopened group"),
+        (
+            "[{host: 'a(?=b)'}]",
+            "[0].host: no regular expression: look-around, including look-ahead and look-behind, is not supported",
+        ),
+        (
+            &large,
+            "[0].path: an expression that takes more than 256 KiB when compiled; repeat less in it, or write several rules",
+        ),
+        (&long, "[0].path: an expression of 5000 bytes, at most 4096 are read; write several rules"),
+        ("[{}, {methods: GET}]", "[1].methods: unknown, did you mean method"),
+        (
+            "[{headers: ['X Y: Z:', ':path']}]",
+            "[0].headers[1]: found \":path\", expected the name of a header: letters, digits and -",
+        ),
+        (
+            "[{headerMatches: [{name: X-A, secret: {name: s}}]}]",
+            "[0].headerMatches[0].secret: the proxy reads no secrets; write the value, which whoever reads this object then sees",
+        ),
+        (
+            "[{headerMatches: [{value: a}]}]",
+            "[0].headerMatches[0].name: missing, expected the name of a header",
+        ),
+        (
+            "[{headerMatches: [{name: a, value: b, mismatch: REPLAC}]}]",
+            "[0].headerMatches[0].mismatch: found \"REPLAC\", did you mean REPLACE",
+        ),
+        (
+            "[{headerMatches: [{name: a, mismatch: ADD}]}]",
+            "[0].headerMatches[0].mismatch: needs a value: without one there is nothing that could mismatch",
+        ),
+        (
+            "[{headerMatches: [{name: Host, value: b, mismatch: ADD}]}]",
+            "[0].headerMatches[0].mismatch: host says what is requested and of whom; LOG is all that can be",
+        ),
+        (
+            "[{headerMatches: [{name: a, value: \"b\\nc: d\"}]}]",
+            "[0].headerMatches[0].value: found \"b\\nc: d\", expected the value of a header: one line, without spaces around it",
+        ),
+    ] {
+        says(&http(rules), &[&format!("{at}{message}")]);
+    }
+}
+
+#[test]
+fn rules_that_a_missing_default_deny_makes_idle_are_warned_of() {
+    let open = http("[{method: GET}]") + "  enableDefaultDeny: {ingress: false}\n";
+    let idle = "rule1.yaml:10 spec.enableDefaultDeny.ingress: rules.http restricts nothing then, unless another policy denies by default: every request is allowed";
+    says(&open, &[idle]);
+}
+
+#[test]
+fn objects_of_envoy_are_refused_and_told_what_to_write_instead() {
+    let envoy =
+        |kind: &str| format!("apiVersion: cilium.io/v2\nkind: {kind}\nmetadata: {{name: a}}\nspec: {{}}\n");
+    let instead = "rule1.yaml:2 kind: there is no Envoy to configure; write rules.http in a";
+    for (kind, policy) in [
+        ("CiliumEnvoyConfig", "CiliumNetworkPolicy"),
+        ("CiliumClusterwideEnvoyConfig", "CiliumClusterwideNetworkPolicy"),
+    ] {
+        says(&envoy(kind), &[&format!("{instead} {policy}, which the node's L7 proxy enforces")]);
+    }
 }
 
 #[test]

@@ -78,7 +78,10 @@ pub(crate) fn allow(by: &str, entries: &[(u32, u16)]) -> Arc<Ruleset> {
     let entry = |(peer, port): &(u32, u16)| {
         let matched = Match { identity: Identity::new(*peer), protocol: Some(6), port: *port, port_bits: 16 };
         let authentication = Authentication::None;
-        (matched, Outcome { allow: true, by: [policy(by)].into(), needs: None, authentication })
+        (
+            matched,
+            Outcome { allow: true, by: [policy(by)].into(), needs: None, authentication, proxied: false },
+        )
     };
     Arc::new(Ruleset {
         enforced: true,
@@ -90,7 +93,8 @@ pub(crate) fn allow(by: &str, entries: &[(u32, u16)]) -> Arc<Ruleset> {
 /// The ruleset of a direction that nothing restricts.
 pub(crate) fn open() -> Arc<Ruleset> {
     let any = Match { identity: None, protocol: None, port: 0, port_bits: 0 };
-    let outcome = Outcome { allow: true, by: [].into(), needs: None, authentication: Authentication::None };
+    let authentication = Authentication::None;
+    let outcome = Outcome { allow: true, by: [].into(), needs: None, authentication, proxied: false };
     Arc::new(Ruleset {
         enforced: false,
         denied_by_default: Vec::new(),
@@ -203,7 +207,8 @@ impl Pinned {
         let rule = |identity| rules.longest(abi::RuleKey::exact(ruleset, identity, protocol, port)).unwrap();
         let found: Vec<abi::RuleValue> = [peer, 0].into_iter().filter_map(rule).collect();
         let says = |verdict: abi::RuleVerdict| found.iter().filter(move |rule| rule.verdict == verdict as u8);
-        let requirement = says(abi::RuleVerdict::Allow).map(|rule| rule.requirement).max();
+        let admitting = says(abi::RuleVerdict::Allow).chain(says(abi::RuleVerdict::Proxy));
+        let requirement = admitting.map(|rule| rule.requirement).max();
         match says(abi::RuleVerdict::Deny).next() {
             Some(_) => (false, 0),
             None => (requirement.is_some(), requirement.unwrap_or(0)),

@@ -17,6 +17,7 @@ use super::{
 };
 use crate::flow::TrafficDirection;
 use crate::identity::Identity;
+use crate::l7::{Expression, HttpRule, HttpRules};
 use crate::labels::{LabelSet, NAMESPACE, Source};
 use crate::workload::NamedPorts;
 
@@ -245,6 +246,7 @@ fn side(random: &mut Random) -> Side {
     let allow = random.some(3, |random| Statement {
         authentication: if random.chance(20) { Authentication::Required } else { Authentication::None },
         needs: random.chance(10).then_some(Needs::L7Proxy),
+        http: random.chance(30).then(|| http(random)),
         ..statement(random)
     });
     let deny = if random.chance(30) { random.some(2, statement) } else { Vec::new() };
@@ -255,7 +257,16 @@ fn statement(random: &mut Random) -> Statement {
     let peers = if random.chance(25) { Peers::Any } else { Peers::Selected(random.some(3, peer)) };
     let ports =
         if random.chance(30) { Vec::new() } else { (0..=random.below(3)).map(|_| port(random)).collect() };
-    Statement { peers, ports, authentication: Authentication::None, needs: None }
+    Statement { peers, ports, authentication: Authentication::None, needs: None, http: None }
+}
+
+/// Methods only: which rules meet is what matters here, not how they are matched.
+fn http(random: &mut Random) -> HttpRules {
+    let rule = |random: &mut Random| HttpRule {
+        method: Some(Expression(random.pick(&["GET", "POST", "PUT"]).to_owned())),
+        ..HttpRule::default()
+    };
+    (0..=random.below(2)).map(|_| rule(random)).collect()
 }
 
 fn peer(random: &mut Random) -> Peer {

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::{Entity, Operator, Peer, Peers, PortMatch, Requirement, Selector, protocol};
+use crate::l7::{HeaderRule, HttpRule, Mismatch};
 use crate::labels::Source;
 
 impl fmt::Display for Selector {
@@ -34,6 +35,28 @@ impl fmt::Display for Requirement {
             Operator::Exists => write!(f, "{source}{key}"),
             Operator::DoesNotExist => write!(f, "!{source}{key}"),
         }
+    }
+}
+
+impl fmt::Display for HttpRule {
+    /// As a request line begins, then what else is asked: `POST /v1/request-landing host=deathstar x-has-pass`;
+    /// `any request` without requirements.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { path, method, host, headers } = self;
+        let mut parts: Vec<String> = [method, path].into_iter().flatten().map(|it| it.0.clone()).collect();
+        parts.extend(host.iter().map(|host| format!("host={}", host.0)));
+        parts.extend(headers.iter().map(|HeaderRule { name, value, mismatch }| {
+            let action = match mismatch {
+                Mismatch::Deny => "",
+                Mismatch::Log => " (else LOG)",
+                Mismatch::Add => " (else ADD)",
+                Mismatch::Delete => " (else DELETE)",
+                Mismatch::Replace => " (else REPLACE)",
+            };
+            value.as_ref().map_or_else(|| name.clone(), |value| format!("{name}={value}")) + action
+        }));
+        f.write_str(if parts.is_empty() { "any request" } else { "" })?;
+        list(f, &parts, " ")
     }
 }
 

@@ -8,13 +8,14 @@ use std::collections::BTreeSet;
 
 use super::compile::Selecting;
 use super::compile::ports::{Cell, Effect};
-use super::protocol::{ICMP, ICMPV6, WITH_PORTS};
+use super::protocol::{ICMP, ICMPV6, TCP, WITH_PORTS};
 use super::{
     Asked, Authentication, Enforcement, Needs, Operator, Peer, Peers, Policy, PolicyName, PortMatch,
     Requirement, Selector, Statement, Universe,
 };
 use crate::flow::TrafficDirection;
 use crate::identity::Identity;
+use crate::l7::HttpRule;
 use crate::labels::{LabelSet, NAMESPACE};
 use crate::workload::NamedPorts;
 
@@ -53,6 +54,8 @@ pub struct Explanation {
     pub allowed: bool,
     /// What the peer must prove before it is allowed.
     pub asked: Asked,
+    /// It goes by way of the L7 proxy, which judges each request.
+    pub proxied: bool,
     /// The policies whose statements decide; empty where none does.
     pub by: BTreeSet<PolicyName>,
     /// The verdict and its reason in one line, then one for each statement of each policy that selects the subject.
@@ -69,16 +72,18 @@ pub fn explain<'a>(
     let selecting = Selecting::new(question.subject.labels, question.direction, policies, enforcement);
     let findings = question.findings(&selecting, universe);
     let decision = question.decide(&selecting, &findings);
-    let by = findings
-        .iter()
-        .filter(|finding| decision.effect() == Some(finding.effect) && finding.fit == Fit::Both);
+    let by = findings.iter().filter(|finding| {
+        finding.fit == Fit::Both && decision.effect().is_some_and(|effect| finding.effect.decides(effect))
+    });
     let by: BTreeSet<PolicyName> = by.map(|finding| finding.policy.clone()).collect();
     let first = question.summary(&decision, &by, &selecting, &findings);
     let namespace = question.subject.labels.namespace();
     let lines =
         std::iter::once(first).chain(findings.iter().map(|finding| finding.line(namespace))).collect();
     let asked = question.asked(&decision);
-    Explanation { allowed: decision.allows() && asked != Asked::NoPrincipal, asked, by, lines }
+    let allowed = decision.allows() && asked != Asked::NoPrincipal;
+    let proxied = allowed && matches!(decision.effect(), Some(Effect::Proxy(_)));
+    Explanation { allowed, asked, proxied, by, lines }
 }
 
 /// What decides.
@@ -92,7 +97,7 @@ enum Decision {
 
 impl Decision {
     fn allows(&self) -> bool {
-        matches!(self, Self::NotEnforced | Self::Node | Self::Statements(Effect::Allow(_)))
+        matches!(self, Self::NotEnforced | Self::Node | Self::Statements(Effect::Allow(_) | Effect::Proxy(_)))
     }
 
     fn effect(&self) -> Option<Effect> {
@@ -125,6 +130,8 @@ impl Finding<'_> {
             Effect::Deny => "denies",
             Effect::Allow(Reverse(Authentication::None)) => "allows",
             Effect::Allow(Reverse(Authentication::Required)) => "allows, once authenticated,",
+            Effect::Proxy(Reverse(Authentication::None)) => "allows, by HTTP rules,",
+            Effect::Proxy(Reverse(Authentication::Required)) => "allows, once authenticated, by HTTP rules,",
             Effect::Unmet(Needs::L7Proxy) => "would allow, by L7 rules,",
         };
         let ports = match self.statement.ports.as_slice() {
@@ -137,7 +144,8 @@ impl Finding<'_> {
             Fit::OtherPeers => "other peer",
         };
         let peers = without_namespace(&self.statement.peers, namespace);
-        format!("  {} {does} {peers} at {ports}: {fit}", short(self.policy, namespace))
+        let requests = self.statement.http.as_deref().map(requests).unwrap_or_default();
+        format!("  {} {does} {peers} at {ports}{requests}: {fit}", short(self.policy, namespace))
     }
 }
 
@@ -154,13 +162,13 @@ impl Question<'_> {
         };
         let statements = selecting.sides.iter().flat_map(of_side);
         let found = statements.map(|(policy, effect, statement)| {
-            let fit = self.fit(statement, universe);
+            let fit = self.fit(effect, statement, universe);
             Finding { policy, effect, statement, fit }
         });
         found.collect()
     }
 
-    fn fit(&self, statement: &Statement, universe: &Universe) -> Fit {
+    fn fit(&self, effect: Effect, statement: &Statement, universe: &Universe) -> Fit {
         let peer = self.peer.identity;
         if !universe.audience(&statement.peers).holds(peer) {
             return Fit::OtherPeers;
@@ -168,34 +176,45 @@ impl Question<'_> {
         let here = |cell: &Cell| cell.holds(self.protocol, self.port);
         let named_here =
             |(cell, peers): (Cell, &[Identity])| here(&cell) && peers.binary_search(&peer).is_ok();
-        let fits = statement.fixed_cells(self.direction, self.subject.ports).iter().any(here)
+        // HTTP rules say nothing of what is not TCP.
+        let can_be = !matches!(effect, Effect::Proxy(_)) || self.protocol == TCP;
+        let named =
             || self.direction == TrafficDirection::Egress && statement.peers_cells(universe).any(named_here);
+        let fixed = || statement.fixed_cells(self.direction, self.subject.ports).iter().any(here);
+        let fits = can_be && (fixed() || named());
         if fits { Fit::Both } else { Fit::OtherPorts }
     }
 
     fn decide(&self, selecting: &Selecting<'_>, findings: &[Finding<'_>]) -> Decision {
         let fitting = findings.iter().filter(|finding| finding.fit == Fit::Both);
-        match fitting.map(|finding| finding.effect).min() {
+        let mut effects: Vec<Effect> = fitting.map(|finding| finding.effect).collect();
+        effects.sort_unstable();
+        let from_node = self.direction == TrafficDirection::Ingress && self.peer.identity == Identity::HOST;
+        match Effect::of_all(effects.into_iter()) {
             Some(Effect::Deny) => Decision::Statements(Effect::Deny),
-            Some(Effect::Allow(Reverse(required @ Authentication::Required))) => {
+            // What needs no policy allows directly: beside it a statement can only ask for authentication.
+            Some(Effect::Proxy(Reverse(required @ Authentication::Required)))
+                if from_node || !selecting.enforced =>
+            {
                 Decision::Statements(Effect::allow(required))
+            }
+            Some(required) if required.authentication() == Some(Authentication::Required) => {
+                Decision::Statements(required)
             }
             _ if !selecting.enforced => Decision::NotEnforced,
             Some(allow @ Effect::Allow(_)) => Decision::Statements(allow),
-            _ if self.direction == TrafficDirection::Ingress && self.peer.identity == Identity::HOST => {
-                Decision::Node
-            }
-            Some(unmet) => Decision::Statements(unmet),
+            _ if from_node => Decision::Node,
+            Some(other) => Decision::Statements(other),
             None => Decision::Default,
         }
     }
 
     fn asked(&self, decision: &Decision) -> Asked {
         match decision.effect() {
-            Some(Effect::Allow(Reverse(authentication))) => {
-                authentication.of(self.peer.identity, self.direction)
+            Some(effect) => {
+                effect.authentication().map_or(Asked::Nothing, |it| it.of(self.peer.identity, self.direction))
             }
-            _ => Asked::Nothing,
+            None => Asked::Nothing,
         }
     }
 
@@ -216,9 +235,11 @@ impl Question<'_> {
         match decision {
             Decision::NotEnforced => format!("allowed: no policy restricts {direction} of {subject}"),
             Decision::Node => format!("allowed: the node may always reach its own {subject}"),
-            Decision::Statements(Effect::Allow(Reverse(authentication))) => match self.asked(decision) {
+            Decision::Statements(
+                effect @ (Effect::Allow(Reverse(authentication)) | Effect::Proxy(Reverse(authentication))),
+            ) => match self.asked(decision) {
                 Asked::Nothing if *authentication == Authentication::None => {
-                    format!("allowed: by {policies}, for {peer} at {port}")
+                    format!("allowed{}: by {policies}, for {peer} at {port}", way(*effect))
                 }
                 Asked::Nothing => {
                     format!(
@@ -226,7 +247,8 @@ impl Question<'_> {
                     )
                 }
                 Asked::Proof => {
-                    format!("allowed, authentication required: by {policies}, for {peer} at {port}")
+                    let way = way(*effect);
+                    format!("allowed{way}, authentication required: by {policies}, for {peer} at {port}")
                 }
                 Asked::NoPrincipal => {
                     format!(
@@ -289,6 +311,25 @@ impl Question<'_> {
             _ => PortMatch::Protocol(protocol),
         };
         here.to_string()
+    }
+}
+
+/// What may be requested, the first few.
+fn requests(rules: &[HttpRule]) -> String {
+    const SHOWN: usize = 3;
+    let more = match rules.len().saturating_sub(SHOWN) {
+        0 => String::new(),
+        more => format!(" or {more} more"),
+    };
+    let first: Vec<String> = rules.iter().take(SHOWN).map(|rule| format!("[{rule}]")).collect();
+    format!(" for {}{more}", first.join(" or "))
+}
+
+/// How it gets there, where that is not directly.
+fn way(effect: Effect) -> &'static str {
+    match effect {
+        Effect::Proxy(_) => " by HTTP rules, through the L7 proxy",
+        Effect::Deny | Effect::Allow(_) | Effect::Unmet(_) => "",
     }
 }
 

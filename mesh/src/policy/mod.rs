@@ -11,6 +11,7 @@ pub mod arbitrary;
 pub mod compile;
 mod describe;
 pub mod explain;
+pub mod l7;
 pub mod model;
 pub mod oracle;
 mod pairs;

@@ -10,7 +10,7 @@ use std::net::IpAddr;
 
 use super::{
     Authentication, Enforcement, Entity, Needs, Peer, PeerPorts, Peers, Policy, PolicyName, PortMatch,
-    Selector, Statement,
+    Selector, Side, Statement,
 };
 use crate::flow::TrafficDirection;
 use crate::identity::Identity;
@@ -87,7 +87,7 @@ pub fn judge(packet: &Packet<'_>, policies: &[Policy], enforcement: Enforcement)
             if side.deny.iter().any(|statement| matches(statement, packet)) {
                 denying.insert(policy.name.clone());
             }
-            for statement in side.allow.iter().filter(|statement| matches(statement, packet)) {
+            for statement in side.allow.iter().filter(|statement| admits(statement, packet)) {
                 match (statement.needs, statement.authentication) {
                     (None, Authentication::None) => allowing.insert(policy.name.clone()),
                     (None, Authentication::Required) => authenticating.insert(policy.name.clone()),
@@ -116,6 +116,38 @@ pub fn judge(packet: &Packet<'_>, policies: &[Policy], enforcement: Enforcement)
     } else {
         Reason::Default
     }
+}
+
+/// Whether a packet that passes goes by way of the L7 proxy: whatever allows it has HTTP rules.
+pub fn is_proxied(packet: &Packet<'_>, policies: &[Policy], enforcement: Enforcement) -> bool {
+    let sides = || sides(packet, policies);
+    let always = enforcement == Enforcement::Always || packet.subject.get(Source::Reserved, "init").is_some();
+    let enforced = enforcement != Enforcement::Never && (always || sides().any(|side| side.default_deny));
+    let from_node = packet.direction == TrafficDirection::Ingress && packet.peer == Identity::HOST;
+    let denied = sides().flat_map(|side| &side.deny).any(|statement| matches(statement, packet));
+    let admitting = admitting(packet, policies);
+    enforced
+        && !from_node
+        && !denied
+        && !admitting.is_empty()
+        && admitting.iter().all(|statement| statement.http.is_some())
+}
+
+/// The statements that let the packet pass, unless another one denies it.
+pub fn admitting<'a>(packet: &Packet<'_>, policies: &'a [Policy]) -> Vec<&'a Statement> {
+    let statements = sides(packet, policies).flat_map(|side| &side.allow);
+    statements.filter(|statement| statement.needs.is_none() && admits(statement, packet)).collect()
+}
+
+fn sides<'a>(packet: &Packet<'_>, policies: &'a [Policy]) -> impl Iterator<Item = &'a Side> {
+    let rules = policies.iter().flat_map(|policy| &policy.rules);
+    rules.filter(|rule| rule.subject.matches(packet.subject)).map(|rule| rule.side(packet.direction))
+}
+
+/// Requests are of TCP: of what else it matches a statement with HTTP rules says nothing.
+fn admits(statement: &Statement, packet: &Packet<'_>) -> bool {
+    let can_be = statement.http.is_none() || statement.needs.is_some() || packet.protocol == 6;
+    can_be && matches(statement, packet)
 }
 
 fn matches(statement: &Statement, packet: &Packet<'_>) -> bool {

@@ -6,7 +6,6 @@
 
 use std::collections::BTreeSet;
 
-use super::compile::ports::Effect;
 use super::universe::Audience;
 use super::{Authentication, Enforcement, Policy, Rule, Statement, Universe};
 use crate::auth::IdentityPair;
@@ -53,7 +52,7 @@ pub fn authenticated_pairs<'a>(
 fn requiring(rule: &Rule) -> impl Iterator<Item = &Statement> {
     let sides = [TrafficDirection::Ingress, TrafficDirection::Egress].map(|direction| rule.side(direction));
     let allowing = sides.into_iter().flat_map(|side| &side.allow);
-    allowing.filter(|statement| statement.effect() == Effect::allow(Authentication::Required))
+    allowing.filter(|statement| statement.effect().authentication() == Some(Authentication::Required))
 }
 
 impl AuthenticatedPairs {

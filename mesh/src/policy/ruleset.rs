@@ -50,6 +50,8 @@ pub struct Outcome {
     pub needs: Option<Needs>,
     /// Of an allow: what the peer must have proven. Of the two look-ups the stricter counts. `None` on denials.
     pub authentication: Authentication,
+    /// Of an allow: by way of the L7 proxy, which judges each request, unless the other look-up allows directly.
+    pub proxied: bool,
 }
 
 impl Outcome {
@@ -63,10 +65,11 @@ impl Outcome {
 
     /// How the kernel is told.
     pub fn verdict(&self) -> abi::RuleVerdict {
-        match (self.allow, self.needs) {
-            (true, _) => abi::RuleVerdict::Allow,
-            (false, None) => abi::RuleVerdict::Deny,
-            (false, Some(_)) => abi::RuleVerdict::Unmet,
+        match (self.allow, self.proxied, self.needs) {
+            (true, false, _) => abi::RuleVerdict::Allow,
+            (true, true, _) => abi::RuleVerdict::Proxy,
+            (false, _, None) => abi::RuleVerdict::Deny,
+            (false, _, Some(_)) => abi::RuleVerdict::Unmet,
         }
     }
 }
@@ -97,7 +100,8 @@ impl Ruleset {
 
     /// The verdict on a packet, as the kernel finds it: two look-ups; a deny rule in either wins, then an allow in
     /// either, and what is left is denied. The outcome is the entry that decided, if one did: of two that allow the one
-    /// that asks for the stricter authentication ([`Authentication::of`] tells whether this peer is asked at all).
+    /// that asks for the stricter authentication ([`Authentication::of`] tells whether this peer is asked at all), else
+    /// the one that allows directly. Whether it goes by the proxy is [`Ruleset::is_proxied`].
     pub fn judge(&self, peer: Identity, protocol: u8, port: u16) -> (bool, Option<&Outcome>) {
         let found = [self.longest(Some(peer), protocol, port), self.longest(None, protocol, port)];
         let first = |verdict| found.into_iter().flatten().find(|outcome| outcome.verdict() == verdict);
@@ -105,10 +109,17 @@ impl Ruleset {
             return (false, Some(denial));
         }
         let allowing = found.into_iter().flatten().filter(|outcome| outcome.allow);
-        match allowing.min_by_key(|outcome| Reverse(outcome.authentication)) {
+        match allowing.min_by_key(|outcome| (Reverse(outcome.authentication), outcome.proxied)) {
             Some(allowance) => (true, Some(allowance)),
             None => (false, first(abi::RuleVerdict::Unmet)),
         }
+    }
+
+    /// Whether a packet that [`Self::judge`] allows goes by way of the L7 proxy: no look-up allows it directly.
+    pub fn is_proxied(&self, peer: Identity, protocol: u8, port: u16) -> bool {
+        let (allowed, _) = self.judge(peer, protocol, port);
+        let found = [self.longest(Some(peer), protocol, port), self.longest(None, protocol, port)];
+        allowed && found.into_iter().flatten().filter(|outcome| outcome.allow).all(|outcome| outcome.proxied)
     }
 
     fn longest(&self, identity: Option<Identity>, protocol: u8, port: u16) -> Option<&Outcome> {

@@ -138,16 +138,41 @@ fn time_is_inclusive_at_both_ends() {
 }
 
 #[test]
+fn requests_are_found_by_method_path_and_status() {
+    use crate::compact::tests::{request, response};
+    let admits = |set: fn(&mut FlowFilter), flow: &Flow| {
+        let mut query = ObserveQuery::default();
+        set(&mut query.filter);
+        Filter::compile(&query).unwrap().admits(flow)
+    };
+    assert!(admits(|f| f.protocols = texts(&["http"]), &request()));
+    assert!(!admits(|f| f.protocols = texts(&["http"]), &dropped()));
+    assert!(admits(|f| f.protocols = texts(&["tcp"]), &request()));
+    assert!(admits(|f| f.http_methods = texts(&["put"]), &response()));
+    assert!(!admits(|f| f.http_methods = texts(&["POST"]), &request()));
+    assert!(!admits(|f| f.http_methods = texts(&["PUT"]), &dropped()));
+    assert!(admits(|f| f.http_paths = texts(&["exhaust-p.rt$"]), &request()));
+    assert!(!admits(|f| f.http_paths = texts(&["^exhaust", "svc"]), &request()), "the path, not the host");
+    for status in ["403", "4+", "40+"] {
+        let mut query = ObserveQuery::default();
+        query.filter.http_statuses = texts(&[status]);
+        let filter = Filter::compile(&query).unwrap();
+        assert!(filter.admits(&response()) && !filter.admits(&request()), "{status}");
+    }
+    assert!(!admits(|f| f.http_statuses = texts(&["404", "5+", "41+"]), &response()));
+}
+
+#[test]
 fn an_error_names_the_value_and_what_is_accepted() {
     type Case = (fn(&mut FlowFilter), &'static str);
-    let cases: [Case; 10] = [
+    let cases: [Case; 12] = [
         (
             |f| f.verdicts = texts(&["DROPED"]),
             r#"--verdict "DROPED": expected one of FORWARDED, DROPPED, AUDIT"#,
         ),
         (
-            |f| f.protocols = texts(&["http"]),
-            r#"--protocol "http": expected one of tcp, udp, sctp, icmp, icmpv4, icmpv6"#,
+            |f| f.protocols = texts(&["dns"]),
+            r#"--protocol "dns": expected one of tcp, udp, sctp, icmp, icmpv4, icmpv6, http"#,
         ),
         (
             |f| f.tcp_flags = texts(&["SYN,NAK"]),
@@ -169,6 +194,14 @@ fn an_error_names_the_value_and_what_is_accepted() {
             r#"--identity "0": expected a number, or a reserved name as host, world, remote-node"#,
         ),
         (|f| f.either.namespaces = texts(&["a/"]), r#"--namespace "a/": expected the name of a namespace"#),
+        (
+            |f| f.http_statuses = texts(&["40"]),
+            r#"--http-status "40": expected a status from 100 to 599, or the beginning of one: 4+, 40+"#,
+        ),
+        (
+            |f| f.http_paths = texts(&["/v1("]),
+            r#"--http-path "/v1(": expected a regular expression of moderate size"#,
+        ),
     ];
     for (set, expected) in cases {
         assert_eq!(refused(set), expected);

@@ -145,7 +145,7 @@ impl Kept {
         let listener = super::listen::tcp(self.listen)?;
         let lifetime = self.settings.svid_lifetime.as_secs().to_string();
         let arguments = vec!["--svid-lifetime".to_owned(), lifetime];
-        Ok(Start { arguments, descriptors: vec![OwnedFd::from(listener)] })
+        Ok(Start { arguments, descriptors: vec![OwnedFd::from(listener)], cgroup: None })
     }
 
     async fn serve(

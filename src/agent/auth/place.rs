@@ -1,4 +1,4 @@
-//! Where the processes of authentication keep their things, and as whom they run.
+//! Where the processes that the agent starts keep their things, and as whom they run.
 
 use std::fs;
 use std::io;
@@ -10,24 +10,27 @@ use crate::directories::Directories;
 /// Name of the device on which packets wait for a proof.
 pub(crate) const HOLD_DEVICE: &str = "fm_hold";
 
-/// A process of authentication.
+/// A process that the agent starts and that outlives it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Process {
     /// `ferromesh ca`: issues certificates.
     Ca,
     /// `ferromesh auth-agent`: proves workloads to each other.
     AuthAgent,
+    /// `ferromesh proxy`: lets requests through as HTTP rules say.
+    Proxy,
 }
 
 impl Process {
-    /// Both; who needs the other ends first.
-    pub(crate) const ALL: [Self; 2] = [Self::AuthAgent, Self::Ca];
+    /// All; who needs another ends first.
+    pub(crate) const ALL: [Self; 3] = [Self::Proxy, Self::AuthAgent, Self::Ca];
 
     /// The verb that starts it.
     pub(crate) fn verb(self) -> &'static str {
         match self {
             Self::Ca => "ca",
             Self::AuthAgent => "auth-agent",
+            Self::Proxy => "proxy",
         }
     }
 
@@ -36,6 +39,7 @@ impl Process {
         match self {
             Self::Ca => "ca",
             Self::AuthAgent => "auth",
+            Self::Proxy => "proxy",
         }
     }
 
@@ -45,6 +49,7 @@ impl Process {
         let (name, number) = match self {
             Self::Ca => ("ferromesh-ca", 64_250),
             Self::AuthAgent => ("ferromesh-auth", 64_251),
+            Self::Proxy => ("ferromesh-proxy", 64_252),
         };
         Ok(linux::user::user(name)?.unwrap_or((number, number)))
     }

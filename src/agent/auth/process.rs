@@ -1,4 +1,4 @@
-//! The processes of authentication as the agent starts, finds and ends them.
+//! Its processes as the agent starts, finds and ends them.
 //!
 //! Promise: they outlive the agent, and one that the next agent can talk to goes on. Who cannot be talked to, or was
 //! started by another build or with other settings, is ended before another takes its place: there are never two.
@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
@@ -20,7 +21,6 @@ use tokio::process::Child;
 use tokio::time::{Instant, sleep};
 
 use super::place::{Place, Process, remove_file};
-use super::settings::Settings;
 
 /// This program, also after its file has been replaced: only the same build understands what is said to it.
 const OWN_PROGRAM: &str = "/proc/self/exe";
@@ -28,25 +28,32 @@ const OWN_PROGRAM: &str = "/proc/self/exe";
 const BURIAL: Duration = Duration::from_secs(5);
 
 /// A process, and the way to talk with it.
-pub(super) struct Link<S, R> {
-    pub(super) channel: Channel<S, R>,
+pub(in crate::agent) struct Link<S, R> {
+    pub(in crate::agent) channel: Channel<S, R>,
     /// Taken over from an earlier agent.
-    pub(super) adopted: bool,
+    pub(in crate::agent) adopted: bool,
     /// Kept so that its end is noticed by the runtime, which buries it.
     _child: Option<Child>,
 }
 
 /// What a process is started with: more arguments, and descriptors from number 4 on.
-pub(super) struct Start {
-    pub(super) arguments: Vec<String>,
-    pub(super) descriptors: Vec<OwnedFd>,
+pub(in crate::agent) struct Start {
+    pub(in crate::agent) arguments: Vec<String>,
+    pub(in crate::agent) descriptors: Vec<OwnedFd>,
+    /// Where it is put before it is told anything; the agent's own, if none.
+    pub(in crate::agent) cgroup: Option<PathBuf>,
 }
 
+/// What a process is started with; one that was started with other is replaced.
+pub(in crate::agent) trait Settings: Serialize + DeserializeOwned + PartialEq {}
+
+impl<T: Serialize + DeserializeOwned + PartialEq> Settings for T {}
+
 /// Connects to a process that is there, or starts it with what `prepare` makes.
-pub(super) async fn obtain<S: Serialize, R: DeserializeOwned>(
+pub(in crate::agent) async fn obtain<S: Serialize, R: DeserializeOwned>(
     process: Process,
     place: &Place,
-    settings: &Settings,
+    settings: &impl Settings,
     prepare: impl AsyncFnOnce() -> Result<Start, String>,
 ) -> Result<Link<S, R>, String> {
     let socket = place.socket(process);
@@ -65,7 +72,7 @@ pub(super) async fn obtain<S: Serialize, R: DeserializeOwned>(
     Ok(Link { channel: Channel::new(stream), adopted: false, _child: Some(child) })
 }
 
-fn launch(process: Process, place: &Place, settings: &Settings, start: Start) -> io::Result<Child> {
+fn launch(process: Process, place: &Place, settings: &impl Settings, start: Start) -> io::Result<Child> {
     let (user, _) = process.owner().map_err(io::Error::other)?;
     let control = listen(place, process)?;
     let mut command = Command::new(OWN_PROGRAM);
@@ -79,6 +86,9 @@ fn launch(process: Process, place: &Place, settings: &Settings, start: Start) ->
         std::iter::once(control.as_fd()).chain(start.descriptors.iter().map(AsFd::as_fd)).collect();
     linux::child::hand_over(&mut command, &descriptors, log).map_err(io::Error::other)?;
     let child = tokio::process::Command::from(command).spawn()?;
+    if let (Some(cgroup), Some(pid)) = (start.cgroup, child.id()) {
+        fs::write(cgroup.join("cgroup.procs"), pid.to_string())?;
+    }
     fs::write(place.started(process), serde_json::to_vec(settings)?)?;
     Ok(child)
 }
@@ -94,9 +104,9 @@ fn listen(place: &Place, process: Process) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
-fn was_started_with(process: Process, place: &Place, settings: &Settings) -> bool {
+fn was_started_with<T: Settings>(process: Process, place: &Place, settings: &T) -> bool {
     let text = fs::read(place.started(process)).unwrap_or_default();
-    serde_json::from_slice::<Settings>(&text).is_ok_and(|started| started == *settings)
+    serde_json::from_slice::<T>(&text).is_ok_and(|started| started == *settings)
 }
 
 /// Those that run, of whichever agent.
@@ -131,7 +141,7 @@ pub(crate) async fn end(process: Process, place: &Place) -> linux::Result<()> {
 }
 
 /// How long to wait before the next attempt.
-pub(super) struct Backoff {
+pub(in crate::agent) struct Backoff {
     next: Duration,
     since: Instant,
 }
@@ -142,12 +152,12 @@ impl Backoff {
     /// What went well for so long begins anew.
     const WELL: Duration = Duration::from_secs(10);
 
-    pub(super) fn new() -> Self {
+    pub(in crate::agent) fn new() -> Self {
         Self { next: Self::FIRST, since: Instant::now() }
     }
 
     /// After a failure.
-    pub(super) async fn wait(&mut self) {
+    pub(in crate::agent) async fn wait(&mut self) {
         if self.since.elapsed() > Self::WELL {
             self.next = Self::FIRST;
         }

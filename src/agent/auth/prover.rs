@@ -158,7 +158,7 @@ impl Surroundings {
         descriptors.extend(super::listen::all(&self.settings.listen)?.into_iter().map(OwnedFd::from));
         let ca = self.settings.ca_address().to_string();
         let arguments = ["--ca", &ca, "--node", &self.settings.node].map(str::to_owned).into();
-        Ok(Start { arguments, descriptors })
+        Ok(Start { arguments, descriptors, cgroup: None })
     }
 
     async fn serve(

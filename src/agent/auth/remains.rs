@@ -1,4 +1,4 @@
-//! What of authentication is on this host, and taking it back; works with the agent dead.
+//! What of the processes that the agent starts is on this host, and taking it back; works with the agent dead.
 
 use std::fs;
 use std::io;
@@ -75,6 +75,11 @@ fn files(place: &Place) -> Vec<PathBuf> {
     Process::ALL.into_iter().flat_map(of).chain([place.told_bundle()]).collect()
 }
 
-fn kept(place: &Place) -> [PathBuf; 3] {
-    [place.directory(Process::AuthAgent), place.directory(Process::Ca), place.root()]
+fn kept(place: &Place) -> [PathBuf; 4] {
+    [
+        place.directory(Process::Proxy),
+        place.directory(Process::AuthAgent),
+        place.directory(Process::Ca),
+        place.root(),
+    ]
 }

@@ -92,7 +92,7 @@ struct FlowFlag {
     field: fn(&mut FlowFilter) -> &mut Vec<String>,
 }
 
-const FLOWS: [FlowFlag; 5] = [
+const FLOWS: [FlowFlag; 8] = [
     FlowFlag {
         name: "verdict",
         alias: None,
@@ -115,7 +115,7 @@ const FLOWS: [FlowFlag; 5] = [
         name: "protocol",
         alias: None,
         value: "PROTOCOL",
-        help: "IP protocol; icmp is both families",
+        help: "IP protocol; icmp is both families, http what the L7 proxy has seen",
         known: || one_of(&PROTOCOLS),
         hidden: false,
         field: |filter| &mut filter.protocols,
@@ -137,6 +137,33 @@ const FLOWS: [FlowFlag; 5] = [
         known: || one_of(&DIRECTIONS),
         hidden: false,
         field: |filter| &mut filter.directions,
+    },
+    FlowFlag {
+        name: "http-status",
+        alias: None,
+        value: "STATUS",
+        help: "Status of the answer: `403`, or `4+` for all of a class",
+        known: || StringValueParser::new().into(),
+        hidden: true,
+        field: |filter| &mut filter.http_statuses,
+    },
+    FlowFlag {
+        name: "http-method",
+        alias: None,
+        value: "METHOD",
+        help: "Method of the request",
+        known: || StringValueParser::new().into(),
+        hidden: true,
+        field: |filter| &mut filter.http_methods,
+    },
+    FlowFlag {
+        name: "http-path",
+        alias: None,
+        value: "REGEX",
+        help: "Path of the request, some part of which matches",
+        known: || StringValueParser::new().into(),
+        hidden: true,
+        field: |filter| &mut filter.http_paths,
     },
 ];
 

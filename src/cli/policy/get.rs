@@ -73,7 +73,7 @@ fn rule(view: &EndpointPolicy, direction: &str, entry: &RuleEntry) -> [Cell; 6] 
     let labels = view.identities.iter().find(|known| Some(known.identity) == entry.identity);
     let origin: Vec<String> = entry.policies.iter().map(ToString::to_string).collect();
     [
-        action(entry.allow, entry.authentication, entry.needs),
+        action(entry.allow, entry.authentication, entry.needs, entry.proxied),
         direction.into(),
         entry.identity.map_or_else(|| "any".to_owned(), |identity| identity.number().to_string()).into(),
         labels.map_or_else(|| "any".to_owned(), |known| known.labels.to_string().replace(',', "\n")).into(),
@@ -82,9 +82,13 @@ fn rule(view: &EndpointPolicy, direction: &str, entry: &RuleEntry) -> [Cell; 6] 
     ]
 }
 
-fn action(allow: bool, authentication: Authentication, needs: Option<Needs>) -> Cell {
+fn action(allow: bool, authentication: Authentication, needs: Option<Needs>, proxied: bool) -> Cell {
     match (allow, authentication, needs) {
         (_, _, Some(Needs::L7Proxy)) => Cell::toned(Tone::Warning, "Deny (needs L7 proxy)"),
+        (true, Authentication::None, None) if proxied => Cell::toned(Tone::Good, "Allow (HTTP rules)"),
+        (true, Authentication::Required, None) if proxied => {
+            Cell::toned(Tone::Good, "Allow (authenticated, HTTP rules)")
+        }
         (true, Authentication::None, None) => Cell::toned(Tone::Good, "Allow"),
         (true, Authentication::Required, None) => Cell::toned(Tone::Good, "Allow (authenticated)"),
         (false, _, None) => Cell::toned(Tone::Bad, "Deny"),
@@ -133,8 +137,13 @@ fn side_rows(number: usize, direction: &str, side: &SideView) -> Vec<[Cell; 6]> 
         [number.into(), direction.into(), policy, peer.into(), identities.into(), ports.into()]
     };
     let of_statement = |statement: &StatementView| -> Vec<[Cell; 6]> {
-        let policy = || action(statement.allow, statement.authentication, statement.needs);
-        let ports = if statement.ports.is_empty() { "any".to_owned() } else { statement.ports.join("\n") };
+        let proxied = statement.http.is_some();
+        let policy = || action(statement.allow, statement.authentication, statement.needs, proxied);
+        let mut ports =
+            if statement.ports.is_empty() { "any".to_owned() } else { statement.ports.join("\n") };
+        for rule in statement.http.iter().flat_map(|rules| rules.iter()) {
+            ports.push_str(&format!("\n  {rule}"));
+        }
         match &statement.peers {
             None => vec![row(policy(), "anyone", "any", &ports)],
             Some(peers) if peers.is_empty() => vec![row(policy(), "nobody", "none", &ports)],
@@ -176,6 +185,7 @@ mod tests {
             identity: number.map(identity),
             ports,
             authentication: Authentication::None,
+            proxied: false,
             needs,
             policies: by.iter().map(|name| policy(name)).collect(),
         };
@@ -249,6 +259,7 @@ mod tests {
             ports: ports.iter().map(|&port| port.to_owned()).collect(),
             authentication: Authentication::None,
             needs: None,
+            http: None,
         };
         let required = |statement| StatementView { authentication: Authentication::Required, ..statement };
         let rule = RuleView {

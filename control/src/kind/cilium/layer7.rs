@@ -1,12 +1,23 @@
-//! What of `toPorts` needs the layer-7 proxy. It is checked as Cilium checks it; its meaning waits for its enforcer.
+//! What of `toPorts` goes by the layer-7 proxy: `rules.http` is read (`http`). The rest is checked as Cilium checks it;
+//! its meaning waits for its enforcer.
 
+use mesh::l7::HttpRules;
 use mesh::policy::{Needs, PortMatch, protocol};
 
-use super::Direction;
+use super::{Direction, http};
 use crate::yaml::{At, Fields};
 
-/// Whether the item needs the proxy. Says so with a warning, for until there is one it allows nothing.
-pub(super) fn needs(fields: &Fields<'_>, direction: Direction, ports: &[PortMatch]) -> Option<Needs> {
+/// What must hold of a connection beside its peers and ports.
+#[derive(Clone, Default)]
+pub(super) struct Demand {
+    /// Nothing enforces it yet.
+    pub(super) needs: Option<Needs>,
+    /// What the proxy lets through.
+    pub(super) http: Option<HttpRules>,
+}
+
+/// What an item asks for. Says so with a warning where nothing enforces it: until something does it allows nothing.
+pub(super) fn demand(fields: &Fields<'_>, direction: Direction, ports: &[PortMatch]) -> Demand {
     let rules = fields.get("rules").and_then(|at| Some((kind_of_rules(&at)?, at)));
     let names = fields.get("serverNames").filter(|at| !at.list().is_empty());
     let terminating = fields.get("terminatingTLS");
@@ -18,7 +29,7 @@ pub(super) fn needs(fields: &Fields<'_>, direction: Direction, ports: &[PortMatc
         }
     }
     if let Some((kind, at)) = &rules {
-        check_rules(*kind, at, direction, ports);
+        check_rules(kind, at, direction, ports);
         if let (Some(names), None) = (&names, &terminating) {
             names.error(
                 "cannot stand beside rules without terminatingTLS: the proxy sees no request inside TLS",
@@ -33,15 +44,21 @@ pub(super) fn needs(fields: &Fields<'_>, direction: Direction, ports: &[PortMatc
             at.error("cannot stand beside rules");
         }
     }
-    let rules = rules.map(|(_, at)| at);
-    let first = [rules, names, terminating, originating, listener].into_iter().flatten().next()?;
-    first.warn("needs the layer-7 proxy, which this version does not have: what it would allow is denied");
-    Some(Needs::L7Proxy)
+    let (http, other) = match rules {
+        Some((Rules::Http(http), _)) => (http, None),
+        Some((Rules::Dns | Rules::Custom, at)) => (None, Some(at)),
+        None => (None, None),
+    };
+    let first = [other, names, terminating, originating, listener].into_iter().flatten().next();
+    let Some(first) = first else { return Demand { needs: None, http } };
+    first.warn("needs what the layer-7 proxy of this version cannot do: what it would allow is denied");
+    Demand { needs: Some(Needs::L7Proxy), http: None }
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 enum Rules {
-    Http,
+    /// `None`: an empty list, which asks for nothing.
+    Http(Option<HttpRules>),
     Dns,
     Custom,
 }
@@ -56,25 +73,22 @@ fn kind_of_rules(at: &At<'_>) -> Option<Rules> {
         if let (Some(l7), None) = (fields.get("l7"), &protocol) {
             l7.error("goes with l7proto, which is missing");
         }
-        for request in http.iter().flat_map(At::list) {
-            request.mapping(|fields| fields.ignore(&["path", "method", "host", "headers", "headerMatches"]));
-        }
         for name in dns.iter().flat_map(At::list) {
             name.mapping(|fields| fields.ignore(&["matchName", "matchPattern"]));
         }
-        let given: Vec<_> = [(http, Rules::Http), (dns, Rules::Dns), (protocol, Rules::Custom)]
-            .into_iter()
-            .filter_map(|(at, kind)| Some((at?, kind)))
-            .collect();
-        if let [_, (second, _), ..] = given.as_slice() {
+        let http = http.map(|at| (Rules::Http(http::rules(&at)), at));
+        let others = [(dns, Rules::Dns), (protocol, Rules::Custom)];
+        let others = others.into_iter().filter_map(|(at, kind)| Some((kind, at?)));
+        let given: Vec<_> = http.into_iter().chain(others).collect();
+        if let [_, (_, second), ..] = given.as_slice() {
             second.error("one kind of rules per item of toPorts; write two items");
         }
-        given.first().map(|(_, kind)| *kind)
+        given.into_iter().next().map(|(kind, _)| kind)
     })?
 }
 
-fn check_rules(kind: Rules, at: &At<'_>, direction: Direction, ports: &[PortMatch]) {
-    if kind == Rules::Dns && direction == Direction::Ingress {
+fn check_rules(kind: &Rules, at: &At<'_>, direction: Direction, ports: &[PortMatch]) {
+    if *kind == Rules::Dns && direction == Direction::Ingress {
         at.error("DNS rules are for egress only");
     }
     for port in ports {
@@ -82,12 +96,12 @@ fn check_rules(kind: Rules, at: &At<'_>, direction: Direction, ports: &[PortMatc
             PortMatch::Range { first: 0, .. } => at.error("rules go with ports, not with \"0\" (every port)"),
             PortMatch::Range { protocol: Some(protocol::TCP), .. }
             | PortMatch::Named { protocol: Some(protocol::TCP), .. } => {}
-            PortMatch::Range { protocol: None | Some(protocol::UDP), first, last } if kind == Rules::Dns => {
+            PortMatch::Range { protocol: None | Some(protocol::UDP), first, last } if *kind == Rules::Dns => {
                 if first != last {
                     at.error("DNS rules do not go with a range of ports");
                 }
             }
-            PortMatch::Named { protocol: None | Some(protocol::UDP), .. } if kind == Rules::Dns => {}
+            PortMatch::Named { protocol: None | Some(protocol::UDP), .. } if *kind == Rules::Dns => {}
             _ => at
                 .error("rules are for TCP: write protocol: TCP beside the port (DNS rules: ANY, UDP or TCP)"),
         }

@@ -4,6 +4,7 @@
 //! cannot enforce is refused too, unless the model can say "denied until there is an enforcer" (layer 7).
 
 mod authentication;
+mod http;
 mod icmp;
 mod layer7;
 mod peers;
@@ -12,10 +13,11 @@ mod to_ports;
 
 use mesh::labels::{NAMESPACE, Source};
 use mesh::policy::{
-    Authentication, Needs, Operator, Peers, PortMatch, Requirement, Rule, Selector, Side, Statement,
+    Authentication, Operator, Peers, PortMatch, Requirement, Rule, Selector, Side, Statement,
 };
 
 use self::authentication::Mode;
+use self::layer7::Demand;
 use super::selector::{Keys, in_namespace, selector};
 use crate::yaml::{At, Fields};
 pub use services::{ToService, Which};
@@ -109,11 +111,12 @@ fn default_deny(fields: &Fields<'_>, ingress: &mut Side, egress: &mut Side) {
     }
     let Some(at) = fields.get("enableDefaultDeny") else { return };
     at.mapping(|fields| {
-        if let Some(at) = fields.get("ingress") {
-            ingress.default_deny = at.boolean();
-        }
-        if let Some(at) = fields.get("egress") {
-            egress.default_deny = at.boolean();
+        for (name, side) in [("ingress", ingress), ("egress", egress)] {
+            let Some(at) = fields.get(name) else { continue };
+            side.default_deny = at.boolean();
+            if !side.default_deny && side.allow.iter().any(|statement| statement.http.is_some()) {
+                at.warn("rules.http restricts nothing then, unless another policy denies by default: every request is allowed");
+            }
         }
     });
 }
@@ -165,7 +168,7 @@ fn statements(
             None => Peers::Any,
         };
         if ports.is_empty() {
-            ports.push((Vec::new(), None));
+            ports.push((Vec::new(), Demand::default()));
         }
         let (peers, services, authentication) = match mode {
             None | Some((Mode::Disabled, _)) => (peers, given.services, Authentication::None),
@@ -178,8 +181,8 @@ fn statements(
                 (Peers::Selected(Vec::new()), Vec::new(), Authentication::None)
             }
         };
-        let statement = |(ports, needs): (_, Option<Needs>)| {
-            Statement { peers: peers.clone(), ports, authentication, needs }
+        let statement = |(ports, Demand { needs, http })| {
+            Statement { peers: peers.clone(), ports, authentication, needs, http }
         };
         (ports.into_iter().map(statement).collect(), services)
     });
@@ -187,7 +190,7 @@ fn statements(
 }
 
 /// `toPorts` and `icmps` of a rule, each with what else must hold.
-fn ports(fields: &Fields<'_>, direction: Direction, denies: bool) -> Vec<(Vec<PortMatch>, Option<Needs>)> {
+fn ports(fields: &Fields<'_>, direction: Direction, denies: bool) -> Vec<(Vec<PortMatch>, Demand)> {
     let icmps = fields.get("icmps");
     let to_ports = fields.get("toPorts");
     if let (Some(icmps), Some(_)) = (&icmps, &to_ports) {
@@ -199,7 +202,7 @@ fn ports(fields: &Fields<'_>, direction: Direction, denies: bool) -> Vec<(Vec<Po
     }
     let types = icmps.as_ref().map(icmp::icmps).unwrap_or_default();
     if !types.is_empty() {
-        ports.push((types, None));
+        ports.push((types, Demand::default()));
     }
     ports
 }

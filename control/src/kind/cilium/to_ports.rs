@@ -1,8 +1,9 @@
 //! On which ports: `toPorts`.
 
-use mesh::policy::{Needs, PortMatch, protocol};
+use mesh::policy::{PortMatch, protocol};
 
-use super::{Direction, layer7};
+use super::Direction;
+use super::layer7::{self, Demand};
 use crate::kind::ports::{self, Port};
 use crate::yaml::At;
 
@@ -39,11 +40,7 @@ const PROTOCOLS: [(Protocol, &str); 13] = [
 ];
 
 /// One item of `toPorts`: its ports, and what else must hold.
-pub(super) fn to_ports(
-    at: &At<'_>,
-    direction: Direction,
-    denies: bool,
-) -> Option<(Vec<PortMatch>, Option<Needs>)> {
+pub(super) fn to_ports(at: &At<'_>, direction: Direction, denies: bool) -> Option<(Vec<PortMatch>, Demand)> {
     at.mapping(|fields| {
         let list = fields.require("ports", "at least one port (port \"0\" is every port)")?;
         let items = list.list();
@@ -57,8 +54,8 @@ pub(super) fn to_ports(
             ));
         }
         let ports: Vec<_> = items.iter().filter_map(port).collect();
-        let needs = if denies { None } else { layer7::needs(fields, direction, &ports) };
-        Some((ports, needs))
+        let demand = if denies { Demand::default() } else { layer7::demand(fields, direction, &ports) };
+        Some((ports, demand))
     })?
 }
 

@@ -162,10 +162,11 @@ fn a_file_is_refused_in_the_words_of_analyze() {
 fn warnings_and_what_planning_finds_are_told_with_their_place() {
     let bench = Bench::new("", &SHIPS);
     let l7 = RULE1
-        .replace("        protocol: TCP", "        protocol: TCP\n      rules: {http: [{method: POST}]}");
+        .replace("        protocol: TCP", "        protocol: TCP\n      serverNames: [deathstar.example]");
     let prediction = ask(&bench, &with(&l7)).unwrap();
     assert!(
-        prediction.notes[0].contains("rule.yaml:") && prediction.notes[0].contains("needs the layer-7 proxy"),
+        prediction.notes[0].contains("rule.yaml:")
+            && prediction.notes[0].contains("layer-7 proxy of this version"),
         "{prediction:?}"
     );
     let unmet = told(&prediction);

@@ -336,6 +336,6 @@ fn changes_are_those_that_the_oracle_finds_flow_by_flow() {
             seen[found.map_or(0, |row| 1 + row.change as usize)] += 1;
         }
     }
-    assert!(seen.iter().all(|count| *count > 40), "the worlds are varied enough to mean something: {seen:?}");
+    assert!(seen.iter().all(|count| *count > 30), "the worlds are varied enough to mean something: {seen:?}");
     assert_eq!(reasons.len(), 8, "every reason is met: {reasons:?}");
 }

@@ -5,7 +5,7 @@
 //!
 //! Each statement claims ports for an effect (`ports::Effect`) at some peers. Claims at an identity and claims at
 //! *any* identity stay in tables of their own and need not know of each other: the kernel asks both, deny wins over
-//! allow, allow over unmet, and of two allows the stricter authentication ([`Ruleset::judge`]). Copying the claims of *any* into every identity's table was rejected:
+//! allow, allow over the way by the proxy, that over unmet, and of all that admit the stricter authentication counts ([`Ruleset::judge`]). Copying the claims of *any* into every identity's table was rejected:
 //! ten thousand identities would pay for one "any peer, port 80", and peers not known yet would be missed.
 //! Within one table everything is resolved here (`ports`).
 //!
@@ -14,7 +14,6 @@
 
 pub(super) mod ports;
 
-use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -105,7 +104,7 @@ impl<'a> Selecting<'a> {
 
     /// Whether an allow statement says anything: where all is allowed anyway it can only ask for authentication.
     pub(super) fn counts(&self, statement: &Statement) -> bool {
-        self.enforced || statement.effect() == Effect::allow(Authentication::Required)
+        self.enforced || statement.effect().authentication() == Some(Authentication::Required)
     }
 
     fn names(&self) -> BTreeSet<&'a PolicyName> {
@@ -121,7 +120,11 @@ impl<'a> Selecting<'a> {
 impl Statement {
     /// What it does as an allow statement.
     pub(super) fn effect(&self) -> Effect {
-        self.needs.map_or(Effect::allow(self.authentication), Effect::Unmet)
+        match (self.needs, &self.http) {
+            (Some(needs), _) => Effect::Unmet(needs),
+            (None, Some(_)) => Effect::proxy(self.authentication),
+            (None, None) => Effect::allow(self.authentication),
+        }
     }
 
     /// The ports it names that are the same for every peer: all but, for egress, those named by name.
@@ -226,10 +229,11 @@ impl<'a> Draft<'a> {
         let rank = self.names.binary_search(&name).ok().and_then(|rank| u32::try_from(rank).ok());
         let audience = self.universe.audience(&statement.peers);
         let fixed = statement.fixed_cells(self.direction, self.subject_ports);
-        self.add(&audience, (effect, rank), fixed);
+        self.add(&audience, (effect, rank), effect.cells(fixed));
         if self.direction == TrafficDirection::Egress {
             for (cell, peers) in statement.peers_cells(self.universe) {
-                self.add(&Audience::These(audience.among(peers)), (effect, rank), vec![cell]);
+                let peers = Audience::These(audience.among(peers));
+                self.add(&peers, (effect, rank), effect.cells(vec![cell]));
             }
         }
     }
@@ -289,12 +293,18 @@ impl<'a> Draft<'a> {
             .iter()
             .filter_map(|rank| self.names.get(*rank as usize).map(|name| (*name).clone()))
             .collect();
-        let (allow, needs, authentication) = match said.effect {
-            Effect::Deny => (false, None, Authentication::None),
-            Effect::Allow(Reverse(authentication)) => (true, None, authentication),
-            Effect::Unmet(needs) => (false, Some(needs), Authentication::None),
+        let authentication = said.effect.authentication();
+        let needs = match said.effect {
+            Effect::Unmet(needs) => Some(needs),
+            Effect::Deny | Effect::Allow(_) | Effect::Proxy(_) => None,
         };
-        let outcome = Outcome { allow, by, needs, authentication };
+        let outcome = Outcome {
+            allow: authentication.is_some(),
+            by,
+            needs,
+            authentication: authentication.unwrap_or_default(),
+            proxied: matches!(said.effect, Effect::Proxy(_)),
+        };
         outcomes.insert(said, outcome.clone());
         outcome
     }

@@ -1,7 +1,7 @@
 //! From claims on ports to the entries of one identity: sweep, then the least prefixes.
 //!
 //! Claims overlap at will. A sweep over each protocol's ports finds which claims hold where, the strongest effect wins
-//! (deny, allow with the strictest authentication first, unmet), and equal neighbours become one step. The steps then become prefixes that may nest, the
+//! (deny, allow, allow through the proxy, unmet; of all that allow either way the strictest authentication), and equal neighbours become one step. The steps then become prefixes that may nest, the
 //! longest being right: the least number of them, by the routing-table construction of Draves et al. (ORTC, 1999), so
 //! "all of TCP but port 80" is two entries and not seventeen. The result depends only on what the claims mean.
 //!
@@ -11,6 +11,7 @@
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
+use super::super::protocol::TCP;
 use super::super::{Authentication, Needs};
 
 /// What a claim does where it holds, the strongest first.
@@ -18,6 +19,8 @@ use super::super::{Authentication, Needs};
 pub(in crate::policy) enum Effect {
     Deny,
     Allow(Reverse<Authentication>),
+    /// By way of the L7 proxy.
+    Proxy(Reverse<Authentication>),
     Unmet(Needs),
 }
 
@@ -33,6 +36,48 @@ impl Effect {
     pub(in crate::policy) fn allow(authentication: Authentication) -> Self {
         Self::Allow(Reverse(authentication))
     }
+
+    pub(in crate::policy) fn proxy(authentication: Authentication) -> Self {
+        Self::Proxy(Reverse(authentication))
+    }
+
+    /// What must be proven, of an effect that admits.
+    pub(in crate::policy) fn authentication(self) -> Option<Authentication> {
+        match self {
+            Self::Allow(Reverse(authentication)) | Self::Proxy(Reverse(authentication)) => {
+                Some(authentication)
+            }
+            Self::Deny | Self::Unmet(_) => None,
+        }
+    }
+
+    /// Where a statement of this effect holds of the cells that it names: by way of the L7 proxy goes TCP and nothing else.
+    pub(in crate::policy) fn cells(self, named: Vec<Cell>) -> Vec<Cell> {
+        match self {
+            Self::Proxy(_) => named.into_iter().filter_map(Cell::of_tcp).collect(),
+            Self::Deny | Self::Allow(_) | Self::Unmet(_) => named,
+        }
+    }
+
+    /// What several come to: the strongest, and of all that admit the strictest authentication. Given in order.
+    pub(in crate::policy) fn of_all(mut in_order: impl Iterator<Item = Self>) -> Option<Self> {
+        let strongest = in_order.next()?;
+        let strictest = strongest.authentication().max(in_order.filter_map(Self::authentication).max());
+        Some(match (strongest, strictest) {
+            (Self::Allow(_), Some(strictest)) => Self::allow(strictest),
+            (Self::Proxy(_), Some(strictest)) => Self::proxy(strictest),
+            (other, _) => other,
+        })
+    }
+
+    /// Whether it is why several come to `decision`: whoever asks for the strictest authentication is, however he
+    /// allows.
+    pub(in crate::policy) fn decides(self, decision: Self) -> bool {
+        match decision.authentication() {
+            Some(Authentication::None) | None => self == decision,
+            required => self.authentication() == required,
+        }
+    }
 }
 
 impl Cell {
@@ -40,6 +85,12 @@ impl Cell {
 
     pub(in crate::policy) fn of(protocol: u8, first: u16, last: u16) -> Self {
         Self { protocol: Some(protocol), first, last }
+    }
+
+    /// The TCP in it.
+    pub(in crate::policy) fn of_tcp(self) -> Option<Self> {
+        let tcp = self.protocol.is_none_or(|protocol| protocol == TCP);
+        tcp.then_some(Self { protocol: Some(TCP), ..self })
     }
 
     pub(in crate::policy) fn holds(&self, protocol: u8, port: u16) -> bool {
@@ -109,9 +160,12 @@ impl Active {
     }
 
     fn said(&self) -> Option<Said> {
-        let (effect, _) = *self.0.keys().next()?;
-        let winners = self.0.keys().take_while(|(theirs, _)| *theirs == effect);
-        Some(Said { effect, by: winners.filter_map(|(_, policy)| *policy).collect() })
+        let effect = Effect::of_all(self.0.keys().map(|(effect, _)| *effect))?;
+        let winners = self.0.keys().filter(|(theirs, _)| theirs.decides(effect));
+        let mut by: Vec<u32> = winners.filter_map(|(_, policy)| *policy).collect();
+        by.sort_unstable();
+        by.dedup();
+        Some(Said { effect, by })
     }
 }
 
@@ -220,10 +274,12 @@ mod tests {
 
     use super::*;
 
-    const EFFECTS: [Effect; 4] = [
+    const EFFECTS: [Effect; 6] = [
         Effect::Deny,
         Effect::Allow(Reverse(Authentication::Required)),
         Effect::Allow(Reverse(Authentication::None)),
+        Effect::Proxy(Reverse(Authentication::Required)),
+        Effect::Proxy(Reverse(Authentication::None)),
         Effect::Unmet(Needs::L7Proxy),
     ];
 
@@ -242,9 +298,27 @@ mod tests {
     /// What one port's claims come to, port by port.
     fn plainly(claims: &[(Claimant, Cell)], protocol: u8, port: u16) -> Option<Said> {
         let holding = claims.iter().filter(|(_, cell)| cell.holds(protocol, port));
-        let effect = holding.clone().map(|((effect, _), _)| *effect).min()?;
+        let says = |effect: Effect| holding.clone().any(|((theirs, _), _)| *theirs == effect);
+        let admits = |required| [Effect::allow(required), Effect::proxy(required)];
+        let required = admits(Authentication::Required).into_iter().any(says);
+        let direct =
+            [Authentication::Required, Authentication::None].into_iter().map(Effect::allow).any(says);
+        let authentication = if required { Authentication::Required } else { Authentication::None };
+        let effect = if says(Effect::Deny) {
+            Effect::Deny
+        } else if direct {
+            Effect::allow(authentication)
+        } else if admits(Authentication::Required).into_iter().chain(admits(Authentication::None)).any(says) {
+            Effect::proxy(authentication)
+        } else {
+            says(Effect::Unmet(Needs::L7Proxy)).then_some(Effect::Unmet(Needs::L7Proxy))?
+        };
+        let deciding = |theirs: Effect| match theirs.authentication() {
+            Some(Authentication::Required) if effect != Effect::Deny => true,
+            _ => theirs == effect,
+        };
         let mut by: Vec<u32> =
-            holding.filter(|(who, _)| who.0 == effect).filter_map(|(who, _)| who.1).collect();
+            holding.filter(|(who, _)| deciding(who.0)).filter_map(|(who, _)| who.1).collect();
         by.sort_unstable();
         by.dedup();
         Some(Said { effect, by })

@@ -7,6 +7,7 @@ use ipnet::IpNet;
 
 use crate::flow::TrafficDirection;
 use crate::identity::Identity;
+use crate::l7::{Expression, HttpRule};
 use crate::labels::{LabelSet, NAMESPACE, Source};
 use crate::policy::arbitrary::peer_ports;
 use crate::policy::oracle::{self, Packet};
@@ -94,8 +95,25 @@ pub(super) fn demanding(name: &str, needs: Needs, peers: Peers, ports: &[PortMat
     policy(name, [(Ingress, Part::DefaultDeny), (Ingress, Part::Allow(statement))])
 }
 
+/// A policy that denies by default and allows requests of this method.
+pub(super) fn requesting(
+    name: &str,
+    direction: TrafficDirection,
+    peers: Peers,
+    ports: &[PortMatch],
+    method: &str,
+) -> Policy {
+    let http = Some([method_is(method)].into());
+    let statement = Statement { http, ..statement(peers, ports) };
+    policy(name, [(direction, Part::DefaultDeny), (direction, Part::Allow(statement))])
+}
+
+pub(super) fn method_is(method: &str) -> HttpRule {
+    HttpRule { method: Some(Expression(method.to_owned())), ..HttpRule::default() }
+}
+
 pub(super) fn statement(peers: Peers, ports: &[PortMatch]) -> Statement {
-    Statement { peers, ports: ports.to_vec(), authentication: Authentication::None, needs: None }
+    Statement { peers, ports: ports.to_vec(), authentication: Authentication::None, needs: None, http: None }
 }
 
 /// `key=value` and `reserved:name`, all of which must hold.
@@ -232,4 +250,10 @@ pub(super) fn parse(port: &str) -> (u8, u16) {
         number => number.parse().unwrap(),
     };
     (protocol, port.parse().unwrap())
+}
+
+/// Labels and named ports of the subject.
+pub(super) fn deathstar() -> (LabelSet, NamedPorts) {
+    let [(_, _, text, ports), ..] = WORKLOADS;
+    (labels(text), named(ports))
 }

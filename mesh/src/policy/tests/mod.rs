@@ -3,6 +3,7 @@
 
 mod explain;
 mod given;
+mod l7;
 mod peers;
 mod ports;
 mod scale;

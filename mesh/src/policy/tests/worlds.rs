@@ -45,12 +45,15 @@ fn compiled_rulesets_say_what_the_oracle_says() {
             other => allowed == other.allowed() && asked == Asked::Nothing,
         };
         assert!(same, "{expected:?}, compiled: {outcome:?}\nseed {seed}: {packet:#?}");
+        let proxied = ruleset.is_proxied(packet.peer, packet.protocol, packet.port);
+        let by_oracle = oracle::is_proxied(packet, &world.policies, world.enforcement);
+        assert_eq!(proxied, by_oracle, "compiled: {outcome:?}\nseed {seed}: {packet:#?}");
     });
 }
 
 #[test]
 fn the_worlds_are_varied_enough_to_mean_something() {
-    let mut counts = [0_u32; 8];
+    let mut counts = [0_u32; 9];
     for_packets(|world, _, _, _, packet, _| {
         let at = match oracle::judge(packet, &world.policies, world.enforcement) {
             Reason::DenyRule(_) => 0,
@@ -63,6 +66,7 @@ fn the_worlds_are_varied_enough_to_mean_something() {
             Reason::NoPrincipal(_) => 7,
         };
         counts[at] += 1;
+        counts[8] += u32::from(oracle::is_proxied(packet, &world.policies, world.enforcement));
     });
     let packets = WORLDS as u32 * 2 * PACKETS as u32;
     assert!(counts.iter().all(|count| *count > packets / 200), "of {packets} packets: {counts:?}");
@@ -110,6 +114,8 @@ fn explanations_tell_what_the_ruleset_does() {
         let asked = asked(outcome, packet);
         let same = answer.allowed == (allowed && asked != Asked::NoPrincipal)
             && answer.asked == asked
+            && answer.proxied
+                == (answer.allowed && ruleset.is_proxied(packet.peer, packet.protocol, packet.port))
             && (unmet || by.iter().all(|name| answer.by.contains(name)));
         assert!(same, "ruleset: {outcome:?}, {answer:#?}\nseed {seed}: {packet:#?}");
     });

@@ -1,0 +1,58 @@
+//! What of a plan is for the L7 proxy.
+
+use super::*;
+
+const RULE1: &str = include_str!("../../../../examples/star-wars/rule1-l7.yaml");
+
+fn rules(bench: &Bench, name: &str) -> Option<Arc<mesh::l7::L7Rules>> {
+    let l7 = bench.planned.plan.l7.as_ref()?;
+    let id = bench.endpoint(name).endpoint.id;
+    l7.endpoints.get(&id)?.ingress.clone()
+}
+
+#[test]
+fn the_proxy_is_told_of_endpoints_with_rules_and_of_no_others() {
+    let bench = Bench::new(RULE1, &SHIPS);
+    let plan = bench.planned.plan.l7.as_ref().unwrap();
+    let names: Vec<_> = plan.endpoints.values().map(|endpoint| endpoint.workload.to_string()).collect();
+    assert_eq!(names, ["default/deathstar-1", "default/deathstar-2"]);
+    let deathstar = rules(&bench, "default/deathstar-1").unwrap();
+    assert!(Arc::ptr_eq(&deathstar, &rules(&bench, "default/deathstar-2").unwrap()), "equal rules are one");
+    let [ports] = deathstar.ports.as_slice() else { panic!("{deathstar:?}") };
+    assert_eq!((ports.first, ports.last), (80, 80));
+    let empire = bench.identity("default/tiefighter");
+    let access: Vec<_> =
+        ports.access.iter().filter(|it| it.peers.as_ref().unwrap().contains(&empire)).collect();
+    let [access] = access.as_slice() else { panic!("{access:?}") };
+    let [rule] = &access.http.as_ref().unwrap()[..] else { panic!("{access:?}") };
+    assert_eq!(rule.to_string(), "POST /v1/request-landing");
+    assert!(bench.endpoint("default/deathstar-1").ingress.is_proxied(empire, 6, 80));
+    assert!(bench.allows("default/tiefighter", "default/deathstar-1", 6, 80));
+    assert!(!bench.allows("default/xwing", "default/deathstar-1", 6, 80));
+}
+
+#[test]
+fn without_http_rules_there_is_no_plan_for_a_proxy() {
+    assert_eq!(
+        Bench::new(include_str!("../../../../examples/star-wars/rule1.yaml"), &SHIPS).planned.plan.l7,
+        None
+    );
+    assert_eq!(Bench::new(RULE1, &["default/xwing=org=alliance,class=xwing"]).planned.plan.l7, None);
+}
+
+#[test]
+fn what_an_edit_does_not_touch_is_the_same_afterwards() {
+    let mut bench = Bench::new(RULE1, &SHIPS);
+    let before = bench.planned.plan.l7.clone().unwrap();
+    let other = "---\napiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\nmetadata: {name: other}\n\
+                 spec: {endpointSelector: {matchLabels: {class: xwing}}, egress: [{}]}\n";
+    bench.edit(&[RULE1, other].concat());
+    assert!(Arc::ptr_eq(&before, bench.planned.plan.l7.as_ref().unwrap()));
+    bench.edit(&RULE1.replace("POST", "POST|HEAD"));
+    let after = bench.planned.plan.l7.clone().unwrap();
+    assert_ne!(before, after);
+    let judged = |bench: &Bench| bench.endpoint("default/deathstar-1").ingress.clone();
+    let kernel = judged(&bench);
+    bench.edit(RULE1);
+    assert_eq!(kernel, judged(&bench), "the kernel has nothing to learn of another method");
+}

@@ -1,0 +1,333 @@
+//! The proxy, kept running: it is told each endpoint's rules whenever they change, and what it says is passed on.
+
+use std::collections::BTreeMap;
+use std::future::pending;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mesh::l7::{L7Endpoint, L7Plan};
+use mesh::workload::EndpointId;
+use node_api::proxy::{FromProxy, ProxyAnswer, ProxyQuestion, ToProxy};
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+
+use super::listeners::Listeners;
+use super::{Event, Refusals, Settings, Sink};
+use crate::agent::auth::place::{Place, Process};
+use crate::agent::auth::process::{Backoff, Link, Start, obtain, running};
+
+/// How long it may take to answer, and to take a message.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// For so long without a proxy connections wait for the next one.
+const ABSENCE: Duration = Duration::from_secs(1);
+/// Questions that may wait.
+const ASKERS: usize = 64;
+/// A plan and its number.
+type Numbered = (u64, Arc<L7Plan>);
+/// Somebody who asks.
+type Asked = (ProxyQuestion, oneshot::Sender<ProxyAnswer>);
+
+/// The task that keeps it running, and what it is told.
+pub(super) struct Keeper {
+    task: JoinHandle<()>,
+    wanted: watch::Sender<Numbered>,
+    settled: watch::Receiver<u64>,
+    pub(super) askers: Askers,
+}
+
+/// Asks it.
+#[derive(Clone)]
+pub(in crate::agent) struct Askers(mpsc::Sender<Asked>);
+
+/// What it is started and kept with.
+pub(super) struct Surroundings {
+    pub(super) place: Place,
+    pub(super) cgroup: PathBuf,
+    pub(super) settings: Settings,
+    /// Read-only: `NODE`, `ENDPOINTS`, `ASSIGNMENTS`, `IPCACHE`.
+    pub(super) maps: Vec<OwnedFd>,
+    pub(super) sink: Sink,
+    pub(super) refusals: Refusals,
+    pub(super) problem: Arc<Mutex<Option<String>>>,
+    pub(super) events: mpsc::Sender<Event>,
+}
+
+impl Keeper {
+    /// Keeps a proxy running from now on.
+    pub(super) fn start(surroundings: Surroundings, plan: Arc<L7Plan>) -> Self {
+        // Higher than all that an earlier agent has told one that lives on.
+        let (wanted, wants) = watch::channel((linux::clock::boottime(), plan));
+        let (settles, settled) = watch::channel(0);
+        let (askers, asked) = mpsc::channel(ASKERS);
+        let task = tokio::spawn(surroundings.keep(wants, asked, settles));
+        Self { task, wanted, settled, askers: Askers(askers) }
+    }
+
+    pub(super) fn into_task(self) -> JoinHandle<()> {
+        self.task
+    }
+
+    /// From now on this is to be enforced.
+    pub(super) fn tell(&self, plan: Arc<L7Plan>) {
+        self.wanted.send_if_modified(|(number, wanted)| {
+            let differs = !Arc::ptr_eq(wanted, &plan) && *wanted != plan;
+            if differs {
+                *number += 1;
+                *wanted = plan;
+            }
+            differs
+        });
+    }
+
+    /// Waits until it has answered all of the latest plan; false: that takes longer.
+    pub(super) async fn settle(&mut self, patience: Duration) -> bool {
+        let number = self.wanted.borrow().0;
+        matches!(timeout(patience, self.settled.wait_for(|settled| *settled >= number)).await, Ok(Ok(_)))
+    }
+
+    /// Whether there is one that has its rules.
+    pub(super) fn is_ready(&self) -> bool {
+        *self.settled.borrow() != 0
+    }
+}
+
+impl Askers {
+    /// None if it does not answer.
+    pub(in crate::agent) async fn ask(&self, question: ProxyQuestion) -> Option<ProxyAnswer> {
+        let (asker, answer) = oneshot::channel();
+        let ask = async {
+            self.0.send((question, asker)).await.ok()?;
+            answer.await.ok()
+        };
+        timeout(PATIENCE, ask).await.ok().flatten()
+    }
+}
+
+/// One connection to it.
+struct Talk {
+    link: Link<ToProxy, FromProxy>,
+    /// Questions it has not answered yet.
+    asked: BTreeMap<u64, oneshot::Sender<ProxyAnswer>>,
+    last: u64,
+    /// What it was told, and the number of that.
+    told: BTreeMap<EndpointId, L7Endpoint>,
+    number: u64,
+    /// What it has not answered, with the generation; until when it must have.
+    unanswered: BTreeMap<EndpointId, u64>,
+    overdue: Option<Instant>,
+    synced: bool,
+}
+
+impl Surroundings {
+    async fn keep(
+        self,
+        mut wanted: watch::Receiver<Numbered>,
+        mut asked: mpsc::Receiver<Asked>,
+        settled: watch::Sender<u64>,
+    ) {
+        let mut backoff = Backoff::new();
+        let mut listeners = None;
+        let mut absence: Option<JoinHandle<()>> = None;
+        loop {
+            let result = match self.obtain(&mut listeners).await {
+                Ok(link) => {
+                    self.serve(link, &listeners, &mut wanted, &mut asked, &settled, &mut absence).await
+                }
+                Err(error) => Err(error),
+            };
+            settled.send_replace(0);
+            if absence.is_none() {
+                let events = self.events.clone();
+                absence = Some(tokio::spawn(async move {
+                    sleep(ABSENCE).await;
+                    // Who listens may be gone with the agent.
+                    let _ = events.send(Event::Gone).await;
+                }));
+            }
+            let Err(error) = result else { return };
+            self.report(error);
+            backoff.wait().await;
+        }
+    }
+
+    /// Said once, however often it happens.
+    fn report(&self, error: String) {
+        let mut problem = self.problem.lock();
+        if problem.as_ref() != Some(&error) {
+            tracing::error!("the L7 proxy: {error}");
+            *problem = Some(error);
+        }
+    }
+
+    async fn obtain(&self, listeners: &mut Option<Listeners>) -> Result<Link<ToProxy, FromProxy>, String> {
+        let (place, workers) = (&self.place, self.settings.workers);
+        let prepare = async || {
+            let kept = match listeners.take() {
+                Some(kept) => kept,
+                None => Listeners::open(&self.cgroup, workers)?,
+            };
+            let mut descriptors = Vec::new();
+            for map in &self.maps {
+                descriptors.push(map.try_clone().map_err(|error| format!("copying a descriptor: {error}"))?);
+            }
+            descriptors.extend(kept.copies()?);
+            *listeners = Some(kept);
+            let arguments = ["--workers".to_owned(), workers.to_string()].into();
+            Ok::<_, String>(Start { arguments, descriptors, cgroup: Some(self.cgroup.clone()) })
+        };
+        let link = obtain(Process::Proxy, place, &self.settings, prepare).await?;
+        if link.adopted && listeners.is_none() {
+            let pids = running(Process::Proxy, place).map_err(|error| error.to_string())?;
+            let pid = pids.first().ok_or("it has ended")?;
+            *listeners = Some(Listeners::of(*pid, workers)?);
+        }
+        Ok(link)
+    }
+
+    async fn serve(
+        &self,
+        link: Link<ToProxy, FromProxy>,
+        listeners: &Option<Listeners>,
+        wanted: &mut watch::Receiver<Numbered>,
+        asked: &mut mpsc::Receiver<Asked>,
+        settled: &watch::Sender<u64>,
+        absence: &mut Option<JoinHandle<()>>,
+    ) -> Result<(), String> {
+        let mut talk = Talk {
+            link,
+            asked: BTreeMap::new(),
+            last: 0,
+            told: BTreeMap::new(),
+            number: 0,
+            unanswered: BTreeMap::new(),
+            overdue: None,
+            synced: false,
+        };
+        talk.tell(wanted).await?;
+        talk.say(ToProxy::Synced { generation: talk.number }).await?;
+        talk.overdue = Some(Instant::now() + PATIENCE);
+        loop {
+            tokio::select! {
+                biased;
+                message = talk.link.channel.receive() => {
+                    match message.map_err(|error| format!("it has ended: {error}"))? {
+                        FromProxy::Accepted { generation, endpoint } => {
+                            talk.answered(generation, endpoint);
+                            self.refusals.lock().remove(&endpoint);
+                        }
+                        FromProxy::Refused { generation, endpoint, field, why } => {
+                            talk.answered(generation, endpoint);
+                            tracing::error!(%endpoint, %field, %why, "the L7 proxy refuses rules");
+                            self.refusals.lock().insert(endpoint, format!("{field}: {why}"));
+                        }
+                        FromProxy::Synced { .. } => {
+                            talk.synced = true;
+                            if let Some(absence) = absence.take() {
+                                absence.abort();
+                            }
+                            *self.problem.lock() = None;
+                            self.ready(listeners).await?;
+                        }
+                        FromProxy::Flows(flows) => self.sink.take(flows),
+                        FromProxy::Answer { number, answer } => talk.reply(number, *answer),
+                    }
+                    if talk.synced && talk.unanswered.is_empty() {
+                        talk.overdue = None;
+                        settled.send_replace(talk.number);
+                    }
+                }
+                changed = wanted.changed() => {
+                    if changed.is_err() {
+                        return Ok(());
+                    }
+                    talk.tell(wanted).await?;
+                    if talk.synced && talk.unanswered.is_empty() {
+                        settled.send_replace(talk.number);
+                    }
+                }
+                Some((question, asker)) = asked.recv() => talk.ask(question, asker).await?,
+                () = over(talk.overdue) => return Err("it does not answer".to_owned()),
+            }
+        }
+    }
+
+    /// The kernel may send connections to it.
+    async fn ready(&self, listeners: &Option<Listeners>) -> Result<(), String> {
+        let metadata = std::fs::metadata(&self.cgroup);
+        // The number of a cgroup is that of its directory.
+        let cgroup = metadata.map_err(|error| format!("{}: {error}", self.cgroup.display()))?.ino();
+        let listeners = listeners.as_ref().map(Listeners::copies).transpose()?.unwrap_or_default();
+        // Who listens may be gone with the agent.
+        let _ = self.events.send(Event::Ready { cgroup, listeners }).await;
+        Ok(())
+    }
+}
+
+async fn over(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => sleep_until(deadline).await,
+        None => pending().await,
+    }
+}
+
+impl Talk {
+    /// Tells what differs from what it was told.
+    async fn tell(&mut self, wanted: &mut watch::Receiver<Numbered>) -> Result<(), String> {
+        let (number, plan) = wanted.borrow_and_update().clone();
+        self.number = number;
+        let mut gone = std::mem::take(&mut self.told);
+        for (id, endpoint) in &plan.endpoints {
+            if gone.remove(id).as_ref() != Some(endpoint) {
+                self.unanswered.insert(*id, number);
+                let endpoint = Box::new(endpoint.clone());
+                self.say(ToProxy::Set { generation: number, endpoint }).await?;
+            }
+        }
+        for endpoint in gone.into_keys() {
+            self.unanswered.insert(endpoint, number);
+            self.say(ToProxy::Remove { generation: number, endpoint }).await?;
+        }
+        self.told = plan.endpoints.clone();
+        if !self.unanswered.is_empty() {
+            self.overdue = Some(Instant::now() + PATIENCE);
+        }
+        Ok(())
+    }
+
+    fn answered(&mut self, generation: u64, endpoint: EndpointId) {
+        if self.unanswered.get(&endpoint).is_some_and(|waiting| *waiting <= generation) {
+            self.unanswered.remove(&endpoint);
+        }
+    }
+
+    async fn ask(
+        &mut self,
+        question: ProxyQuestion,
+        asker: oneshot::Sender<ProxyAnswer>,
+    ) -> Result<(), String> {
+        // Who asked and has gone is forgotten.
+        self.asked.retain(|_, asker| !asker.is_closed());
+        self.last += 1;
+        self.asked.insert(self.last, asker);
+        self.say(ToProxy::Ask { number: self.last, question }).await
+    }
+
+    fn reply(&mut self, number: u64, answer: ProxyAnswer) {
+        if let Some(asker) = self.asked.remove(&number) {
+            // Who asked may be gone.
+            let _ = asker.send(answer);
+        }
+    }
+
+    async fn say(&mut self, message: ToProxy) -> Result<(), String> {
+        match timeout(PATIENCE, self.link.channel.send(&message)).await {
+            Ok(sent) => sent.map_err(|error| format!("it has ended: {error}")),
+            Err(_) => Err("it does not listen".to_owned()),
+        }
+    }
+}
