@@ -7,6 +7,7 @@
 
 mod chaos;
 mod checks;
+mod course;
 mod driver;
 mod kernel;
 mod random;
