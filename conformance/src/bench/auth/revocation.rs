@@ -1,5 +1,6 @@
-//! From the withdrawal, as the administrator's file or the trust bundle is written or the workload is killed, to the last
-//! word that arrives at the receiver: a thousand live connections, every other one idle.
+//! From the withdrawal, as the administrator's file or the trust bundle is written, to the last word that arrives at the
+//! receiver: a thousand live connections, every other one idle. A server that is killed is heard no more at once; there it
+//! counts when every client's connection is dead.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, SystemTime};
@@ -27,15 +28,16 @@ const PROMISE: f64 = 50.0;
 /// Milliseconds; the grace of a node that cannot be reached.
 const GRACE: f64 = 2000.0;
 
+/// Clients, and where they are as the server sees it.
+const PLACES: [(&str, &str); 2] = [("same node", "near"), ("cross node", "far")];
+
 /// What ends a proof.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy)]
 enum How {
     /// The client has other labels.
     Labels,
     /// It has another service account.
     Account,
-    /// It is killed.
-    End,
 }
 
 /// Rows `auth.revocation`, if they are asked for.
@@ -45,15 +47,18 @@ pub fn measure(plan: &Plan) -> Vec<Row> {
         return Vec::new();
     }
     let (rounds, count) = if plan.quick { (1, 20) } else { (plan.rounds.max(5) * 3, 1000) };
-    let scene = Scene::new();
+    let mut scene = Scene::new();
     let mut rows = Vec::new();
-    for (how, what) in
-        [(How::Labels, "other labels"), (How::Account, "another account"), (How::End, "workload killed")]
-    {
-        for (place, client) in [("same node", "near"), ("cross node", "far")] {
+    for (how, what) in [(How::Labels, "other labels"), (How::Account, "another account")] {
+        for (place, client) in PLACES {
             let times: Vec<f64> = (0..rounds).map(|_| scene.withdraw(client, count, how)).collect();
             rows.extend(judged(plan, &format!("{what}, {place}, {count} connections"), &times));
         }
+    }
+    for (place, client) in PLACES {
+        let times: Vec<f64> = (0..rounds.min(7)).map(|_| scene.end(client, count)).collect();
+        let what = format!("server killed, until all are dead at the client, {place}, {count} connections");
+        rows.extend(judged(plan, &what, &times));
     }
     let taken = scene.partition(count);
     let what = format!("peer cut off, {count} connections; from the cut until all are dead at the other end");
@@ -144,30 +149,32 @@ impl Scene {
         match how {
             How::Labels => self.mesh.place(client, &["app=other"], node),
             How::Account => self.mesh.apply(&format!("workload-{client}.yaml"), &elsewhere(client, node)),
-            How::End => crowd.kill(),
         }
-        if how == How::End {
-            wait_until("no pair of it is left", || self.pairs(client) == 0);
-        } else {
-            wait_until("every connection is dead", || crowd.ask("alive").starts_with("0 alive"));
-        }
+        wait_until("every connection is dead", || crowd.ask("alive").starts_with("0 alive"));
         let taken = millis(last(&mut self.watch.borrow_mut()), begin);
         drop(crowd);
-        if how != How::End {
-            self.mesh.place(client, &["app=client"], node);
-        }
+        self.mesh.place(client, &["app=client"], node);
         taken
     }
 
-    /// Proven pairs of a client on the server's node.
-    fn pairs(&self, client: &str) -> usize {
-        let pairs = self.mesh.nodes[1].json(&["auth", "pairs"]);
-        let account = format!("/sa/{client}");
-        let is_its = |pair: &serde_json::Value| {
-            let end = |end: &str| pair[end].as_str().is_some_and(|id| id.ends_with(&account));
-            pair["state"] == "proven" && (end("local_id") || end("remote_id"))
-        };
-        pairs.as_array().into_iter().flatten().filter(|pair| is_its(pair)).count()
+    /// Milliseconds from the end of the server's processes until its clients know.
+    fn end(&mut self, client: &str, count: usize) -> f64 {
+        let mut crowd = self.crowd(client, count);
+        let begin = now();
+        self.server.session.kill();
+        wait_until("every connection is dead", || crowd.ask("alive").starts_with("0 alive"));
+        let taken = millis(now(), begin);
+        drop(crowd);
+        wait_until("it is gone", || {
+            self.mesh.nodes[1].ferromesh(&["endpoint", "get", "server"]).code != Some(0)
+        });
+        self.server = self.mesh.nodes[1].serve("server", &[], PORT);
+        self.watch = watch(&self.mesh.nodes[1]).into();
+        let server = self.server.addresses[0].to_string();
+        wait_until("the other node knows where it is", || {
+            self.mesh.nodes[0].ferromesh(&["ip", "list"]).stdout.contains(&server)
+        });
+        taken
     }
 
     /// The same for a node that is cut off, and cannot be told.
