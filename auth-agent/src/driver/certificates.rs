@@ -282,9 +282,13 @@ impl Certificates {
             (Some(_), _) => String::new(),
             (None, Ok(token)) => token.trim().to_owned(),
             (None, Err(error)) => {
-                let problem =
-                    format!("it needs a join token: {TOKEN}: {error}; a restart of the agent makes one");
-                return self.node.fail(Refusal::NoCertificate, problem, now);
+                let problem = format!(
+                    "it needs a join token: {TOKEN}: {error}; `ferromesh auth token {node}` where the CA is makes one, for \
+                     the file that joinTokenFile of this node's configuration names"
+                );
+                self.node.fail(Refusal::NoCertificate, problem, now);
+                // Nobody else is asked: it may come at any time.
+                return self.node.due = self.node.due.min(now.saturating_add(RETRY.0));
             }
         };
         self.node.asking = true;

@@ -200,6 +200,7 @@ impl Auth {
             metrics: self.metrics.clone(),
             counters: Arc::clone(&self.counters),
             problem: self.prover_problem.clone(),
+            left_token: Mutex::default(),
         };
         self.prover = Some(Prover::start(surroundings, plan));
         Ok(())

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use observe::auth::AuthMetrics;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval, interval_at, sleep_until, timeout};
 
 use super::Problem;
 use super::authority::Authority;
@@ -28,6 +29,9 @@ use super::settings::Settings;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How often it is asked what it has counted.
 const COUNTING: Duration = Duration::from_secs(1);
+/// How often it is looked whether it needs a token: the CA may have been away for longer than its certificate lasts, or
+/// the administrator lays one for a node that has none.
+const JOINING: Duration = Duration::from_secs(30);
 /// Questions that may wait.
 const ASKERS: usize = 64;
 /// Number of the agent's own question.
@@ -60,6 +64,8 @@ pub(super) struct Surroundings {
     pub(super) metrics: AuthMetrics,
     pub(super) counters: Arc<Mutex<Option<AuthCounters>>>,
     pub(super) problem: Problem,
+    /// The token that the auth-agent was given last.
+    pub(super) left_token: Mutex<Option<String>>,
 }
 
 impl Prover {
@@ -175,6 +181,9 @@ impl Surroundings {
         let mut roots = self.roots();
         let mut counting = interval(COUNTING);
         counting.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // At once for one that was taken over; the others have been given all there is.
+        let first = Instant::now() + if adopted { Duration::ZERO } else { JOINING };
+        let mut joining = pin!(self.join(interval_at(first, JOINING)));
         loop {
             let overdue = talk.overdue.unwrap_or_else(Instant::now);
             tokio::select! {
@@ -217,10 +226,29 @@ impl Surroundings {
                 _ = counting.tick() => {
                     talk.say(ToAuthAgent::Ask { number: OWN, question: AuthQuestion::Counters }).await?;
                 }
+                // Beside all the rest: a CA that does not answer holds nothing up.
+                () = &mut joining => {}
                 () = sleep_until(overdue), if talk.overdue.is_some() => {
                     return Err("it does not answer".to_owned());
                 }
             }
+        }
+    }
+
+    /// Lays a token where it needs one.
+    async fn join(&self, mut ticks: Interval) {
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut said = None;
+        loop {
+            ticks.tick().await;
+            let problem = self.leave_token().await.err();
+            if problem.is_some() && problem != said {
+                tracing::warn!(
+                    "the auth-agent needs a join token: {}",
+                    problem.as_deref().unwrap_or_default()
+                );
+            }
+            said = problem;
         }
     }
 
