@@ -16,7 +16,7 @@ use std::sync::Arc;
 use certs::bundle::Bundle;
 use certs::enrol::client::PATIENCE;
 use certs::enrol::message::HOLD;
-use certs::enrol::{Client, EnrolError};
+use certs::enrol::{Client, Denied, EnrolError};
 use certs::svid::Svid;
 use certs::verify::Expected;
 use mesh::auth::{AuthPlan, Refusal};
@@ -34,6 +34,8 @@ use watch::{Watching, Word};
 const MAX_ASKING: usize = 8;
 /// A request that failed is made again after so long at first, and at last.
 const RETRY: (Time, Time) = (1_000_000_000, 60_000_000_000);
+/// The first time after the CA has not heard yet of who is placed here: it hears of that at the same time as this node.
+const EARLY: Time = 25_000_000;
 /// How often the CA is asked for its bundle if nothing else is asked of it and it cannot tell of another by itself.
 const BUNDLE: Time = 5_000_000_000;
 /// How long a connection on which it can is good for without a word.
@@ -127,8 +129,8 @@ impl Held {
         self.failures = 0;
     }
 
-    fn fail(&mut self, refusal: Refusal, problem: String, now: Time) {
-        let wait = RETRY.0.saturating_mul(1 << self.failures.min(10)).min(RETRY.1);
+    fn fail(&mut self, refusal: Refusal, problem: String, first: Time, now: Time) {
+        let wait = first.saturating_mul(1 << self.failures.min(16)).min(RETRY.1);
         self.due = now.saturating_add(wait / 2 + random(wait / 2));
         self.failures = self.failures.saturating_add(1);
         self.problem = Some((refusal, problem));
@@ -274,7 +276,7 @@ impl Certificates {
     fn ask_for_node(&mut self, client: &Client, domain: &TrustDomain, node: &str, now: Time) {
         let id = match domain.node(node) {
             Ok(id) => id,
-            Err(error) => return self.node.fail(Refusal::NoCertificate, error.to_string(), now),
+            Err(error) => return self.node.fail(Refusal::NoCertificate, error.to_string(), RETRY.0, now),
         };
         let (client, answers, own) = (client.clone(), self.answers.clone(), self.node.svid.clone());
         let file = self.source.directory.join(TOKEN);
@@ -286,7 +288,7 @@ impl Certificates {
                     "it needs a join token: {TOKEN}: {error}; `ferromesh auth token {node}` where the CA is makes one, for \
                      the file that joinTokenFile of this node's configuration names"
                 );
-                self.node.fail(Refusal::NoCertificate, problem, now);
+                self.node.fail(Refusal::NoCertificate, problem, RETRY.0, now);
                 // Nobody else is asked: it may come at any time.
                 return self.node.due = self.node.due.min(now.saturating_add(RETRY.0));
             }
@@ -363,6 +365,8 @@ impl Certificates {
             return Change::default();
         }
         let mut change = Change::default();
+        let is_early =
+            matches!(result, Err(EnrolError::Denied { denied: Denied::NotPlaced | Denied::UnknownNode, .. }));
         let result =
             result.map_err(|error| (error.refusal(), error.to_string())).and_then(|(svid, bundle)| {
                 self.bundle_due = self.bundle_due.max(now.saturating_add(BUNDLE));
@@ -399,7 +403,7 @@ impl Certificates {
             Ok(None) => {}
             Err((refusal, problem)) => {
                 warn!("no certificate of {id}: {problem}");
-                held.fail(refusal, problem, now);
+                held.fail(refusal, problem, if is_early { EARLY } else { RETRY.0 }, now);
             }
         }
         if matches!(to, Asked::Workload(_)) {

@@ -1,7 +1,7 @@
 //! The auth-agent, kept running: it is told the plan whole whenever that changes, and what it says is acted upon at once,
 //! beside the agent's loop.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::pin::pin;
 use std::sync::Arc;
@@ -15,7 +15,9 @@ use observe::auth::AuthMetrics;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, Interval, MissedTickBehavior, interval, interval_at, sleep_until, timeout};
+use tokio::time::{
+    Instant, Interval, MissedTickBehavior, interval, interval_at, sleep_until, timeout, timeout_at,
+};
 
 use super::Problem;
 use super::authority::Authority;
@@ -96,9 +98,9 @@ impl Prover {
     }
 
     /// Waits until every pair of the latest plan has been tried; false: that takes longer.
-    pub(super) async fn settle(&mut self, patience: Duration) -> bool {
-        let number = self.wanted.borrow().0;
-        matches!(timeout(patience, self.settled.wait_for(|settled| *settled >= number)).await, Ok(Ok(_)))
+    pub(super) fn settle(&self, until: Instant) -> impl Future<Output = bool> + use<> {
+        let (number, mut settled) = (self.wanted.borrow().0, self.settled.clone());
+        async move { matches!(timeout_at(until, settled.wait_for(|settled| *settled >= number)).await, Ok(Ok(_))) }
     }
 }
 
@@ -252,16 +254,10 @@ impl Surroundings {
         }
     }
 
-    /// Tells the latest plan; of workloads that are new in it once the CA knows of them.
+    /// Tells the latest plan, at once: somebody may be withdrawn by it. A CA that has not heard of who is new in it yet is
+    /// asked again.
     async fn tell(&self, talk: &mut Talk, wanted: &mut watch::Receiver<Numbered>) -> Result<(), String> {
         let (number, plan) = wanted.borrow_and_update().clone();
-        let ids = |plan: &AuthPlan| -> BTreeSet<_> {
-            plan.endpoints.values().map(|endpoint| endpoint.id.clone()).collect()
-        };
-        let known = talk.plans[0].as_deref().map(ids).unwrap_or_default();
-        if let (false, Some(authority)) = (ids(&plan).is_subset(&known), &self.authority) {
-            authority.catch_up().await;
-        }
         talk.plans = [Some(Arc::clone(&plan)), talk.plans[0].take()];
         talk.told = number;
         talk.overdue = Some(Instant::now() + PATIENCE);
