@@ -8,12 +8,14 @@ mod answer;
 pub(crate) mod auth;
 mod authentication;
 mod build;
+mod change;
 mod error;
 mod events;
 mod node;
 mod rows;
 mod socket;
 mod sockets;
+mod switching;
 
 use std::io::{self, Write};
 use std::time::Duration;
@@ -63,6 +65,7 @@ pub(crate) async fn agent(directories: &Directories) -> Result<(), AgentError> {
             world = source.changed() => node.edit(world).await,
             Some(id) = emptied.next() => node.remove(id).await,
             () = own_routes.changed() => node.readdress().await,
+            () = node.proven(), if node.is_switching() => node.switch().await,
             _ = housekeeping.tick() => node.housekeeping().await,
             _ = counting.tick() => node.count(),
             () = sleep_until(node.settle_at()), if node.is_unsettled() => node.settle(),

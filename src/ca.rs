@@ -81,6 +81,7 @@ async fn serve(server: Arc<Server>, control: OwnedFd, listener: OwnedFd) -> Resu
     let listener = TcpListener::from_std(listener)?;
     info!(address = %listener.local_addr()?, "the CA answers");
     let nodes = tokio::spawn(server.clone().serve(listener));
+    let files = tokio::spawn(server.clone().follow());
     let stop = Arc::new(Notify::new());
     let mut terminate = signal(SignalKind::terminate())?;
     loop {
@@ -96,6 +97,7 @@ async fn serve(server: Arc<Server>, control: OwnedFd, listener: OwnedFd) -> Resu
         }
     }
     nodes.abort();
+    files.abort();
     Ok(())
 }
 

@@ -15,7 +15,7 @@ use linux::user::Credentials;
 
 /// Every call that Rust's runtime, the asynchronous one and these processes make. What makes a process, executes a
 /// program, mounts, traces or changes who the process is, is not among them.
-const ALLOWED: [libc::c_long; 85] = [
+const ALLOWED: [libc::c_long; 87] = [
     // Files and descriptors.
     libc::SYS_read,
     libc::SYS_write,
@@ -52,6 +52,9 @@ const ALLOWED: [libc::c_long; 85] = [
     libc::SYS_epoll_pwait,
     libc::SYS_epoll_pwait2,
     libc::SYS_eventfd2,
+    // Of changes of its own files.
+    libc::SYS_inotify_init1,
+    libc::SYS_inotify_add_watch,
     libc::SYS_timerfd_create,
     libc::SYS_timerfd_settime,
     libc::SYS_pipe2,

@@ -36,7 +36,7 @@ use tracing::info;
 
 use crate::event::Input;
 use crate::machine::{Adopted, Machine, Settings};
-use certificates::{Answer, Certificates, Source};
+use certificates::{Certificates, Heard, Source};
 use clock::Clock;
 use control::Control;
 use door::{Arrival, Door, Met};
@@ -184,7 +184,7 @@ enum Happened {
     Session(Event),
     Door(Arrival),
     Packets,
-    Certificates(Answer),
+    Certificates(Heard),
     Second,
     Wake,
     Work,
@@ -227,8 +227,8 @@ impl Driver {
                     let held = self.hold.read().map_err(DriverError::io("hold device"))?;
                     self.inputs.extend(held);
                 }
-                Happened::Certificates(answer) => {
-                    let change = self.certificates.take(answer, &mut self.trust, self.clock, boottime());
+                Happened::Certificates(heard) => {
+                    let change = self.certificates.take(heard, &mut self.trust, self.clock, boottime());
                     self.change(change);
                 }
                 Happened::Second => self.second(),

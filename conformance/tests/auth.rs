@@ -190,9 +190,14 @@ fn a_root_that_is_taken_away_takes_live_connections_along() {
     let mut live = hold(&node, "tiefighter", (deathstar.addresses[0], 80).into());
     assert_eq!(live.ask("before"), "answered");
     let file = node.state().join("ca/bundle.pem");
+    let bundle = std::fs::read(&file).unwrap();
     std::fs::write(&file, "").unwrap();
     wait_until("the connection is dead", || ["aborted", "reset"].contains(&live.ask("after").as_str()));
     assert!(proven(&node).is_empty());
+    std::fs::write(&file, bundle).unwrap();
+    wait_until("a new one is proven", || {
+        node.attempt("tiefighter-2", EMPIRE, "tcp", deathstar.addresses[0], 80) == "answered"
+    });
 }
 
 #[test]

@@ -161,6 +161,38 @@ fn a_partition_ends_what_is_live_after_the_grace_and_heals() {
 }
 
 #[test]
+fn a_root_that_is_taken_away_ends_what_depends_on_it_on_a_node_that_can_ask_nobody() {
+    let scene = Scene::required("");
+    // Both ends are on the node that has no CA.
+    let mut live = scene.hold("near", 0);
+    assert_eq!(live.ask("before"), "answered");
+    let (first, second) = (&scene.mesh.nodes[0], &scene.mesh.nodes[1]);
+    let established = || {
+        let sockets =
+            Outcome::of(second.inside("ss").args(["-Htn", "state", "established", "dport", "=", ":4251"]));
+        sockets.stdout.lines().map(str::to_owned).collect::<Vec<_>>()
+    };
+    // The one that stays, not one that asks something and is closed.
+    let mut before = Vec::new();
+    let mut seen = 0;
+    wait_until("it waits for the CA's word", || {
+        let now = established();
+        seen = if now == before && now.len() == 1 { seen + 1 } else { 0 };
+        before = now;
+        seen == 20
+    });
+    // No port is left for another connection of this node's own: it cannot ask again.
+    let ports = |range: &str| {
+        let write = format!("echo {range} > /proc/sys/net/ipv4/ip_local_reserved_ports");
+        Outcome::of(second.inside("sh").args(["-c", &write])).success();
+    };
+    ports("1-65535");
+    std::fs::write(first.state().join("ca/bundle.pem"), "").unwrap();
+    wait_until("the connection is dead", || is_dead(&live.ask("after")));
+    ports("");
+}
+
+#[test]
 fn an_auth_agent_that_is_killed_loses_no_flow_within_the_grace() {
     let scene = Scene::required("");
     let mut live = [scene.hold("client", 0), scene.hold("near", 1)];

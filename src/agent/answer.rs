@@ -25,13 +25,7 @@ impl Node {
                 };
                 drop(reply.send(answer));
             }
-            Call::Enrol(request, reply) => {
-                let made = self.enrol(&request).await;
-                let id = made.as_ref().ok().map(|enrolled| enrolled.endpoint.id);
-                if let (Err(_), Some(id)) = (reply.send(made), id) {
-                    self.remove(id).await;
-                }
-            }
+            Call::Enrol(request, reply) => self.enrol(request, reply).await,
             Call::LeaseEnded(id) => self.lease_ended(id).await,
             // The loop has taken it out.
             Call::Down(_) => {}

@@ -20,8 +20,9 @@ use mesh::workload::Endpoint;
 use observe::metrics::{self, FlowMetrics, NodeMetrics, PolicyMetrics};
 use observe::{FlowRing, Monitor};
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
-use super::auth::{self, Auth};
+use super::auth::{self, AHEAD, Auth};
 use super::error::AgentError;
 use super::events::Explanation;
 use super::node::{Node, context, own_addresses};
@@ -56,9 +57,12 @@ impl Node {
         let mut auth = Auth::new(directories, &world, &facts.name, &mut registry);
         auth.place(control::placements(&world, &facts, &opened.adopted));
         // Those who lived on may be talking to each other.
-        auth.lead(&planned.plan, &planned.plan, &mut datapath, &endpoints).await;
+        if auth.lead(&planned.plan, &planned.plan, &mut datapath, &endpoints).await {
+            auth.settled(Instant::now() + AHEAD).await;
+        }
         let mut unlisted = BTreeSet::new();
         let mut refused = refusal("the latest edit is", datapath.apply(&planned.plan))?;
+        auth.follow(&planned.plan, &BTreeSet::new());
         adopt(&mut datapath, &opened.adopted, &adoption)?;
         datapath.apply_masquerade(&planned.plan.masquerade, &outward.devices)?;
         let mut called = Arc::default();
@@ -117,7 +121,8 @@ impl Node {
             prediction: Arc::default(),
             leaving: BTreeSet::new(),
             lost_events: 0,
-            settle_at: Some(tokio::time::Instant::now()),
+            settle_at: Some(Instant::now()),
+            switching: None,
             ring: FlowRing::new(observe::ring::CAPACITY),
             monitor: Arc::new(Monitor::default()),
             registry: Arc::new(registry),

@@ -153,7 +153,25 @@ fn a_root_that_goes_takes_marks_and_session() {
 }
 
 #[test]
-fn the_agents_word_takes_a_root_away() {
+fn the_ca_tells_that_a_root_is_gone_without_being_asked() {
+    inside(async || {
+        let (mut ca, mut a, mut b) = two().await;
+        proven(&a, &b).await;
+        until("both wait for its word", async || (ca.server.waiting() == 2).then_some(())).await;
+        // Whoever asks from here on is not answered.
+        ca.close_door().await;
+        ca.trust_nobody();
+        for node in [&mut a, &mut b] {
+            let ended = |message| matches!(message, FromAuthAgent::Ended(_)).then_some(());
+            node.told(ended).await;
+            until("it is in force", async || node.bundle().is_empty().then_some(())).await;
+        }
+        assert!(a.marks(&b).is_empty() && b.marks(&a).is_empty());
+    });
+}
+
+#[test]
+fn the_agents_word_takes_a_root_away_and_gives_it_back() {
     inside(async || {
         let (ca, mut a, b) = two().await;
         proven(&a, &b).await;
@@ -166,7 +184,9 @@ fn the_agents_word_takes_a_root_away() {
         assert_eq!(a.told(ended).await[0].instance, 1);
         assert!(a.marks(&b).is_empty());
         assert_eq!(a.bundle(), other.authority().bundle().to_pem(), "also after a restart");
-        drop(ca);
+        a.hear_of_roots(&ca).await;
+        until("it is proven again", async || (a.marks(&b).len() == 2).then_some(())).await;
+        assert_eq!(a.bundle(), ca.authority().bundle().to_pem());
     });
 }
 

@@ -50,6 +50,7 @@ pub(crate) struct Ca {
     pub(crate) domain: TrustDomain,
     pub(crate) server: Arc<Server>,
     pub(crate) address: SocketAddr,
+    door: JoinHandle<()>,
 }
 
 impl Ca {
@@ -71,12 +72,24 @@ impl Ca {
         server.place(Allowed { trust_domain: domain.clone(), nodes }).unwrap();
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        spawn_local(server.clone().serve(listener));
-        Self { directory, domain, server, address }
+        let door = spawn_local(server.clone().serve(listener));
+        spawn_local(server.clone().follow());
+        Self { directory, domain, server, address, door }
     }
 
     pub(crate) fn authority(&self) -> Authority {
         Authority::open(&self.directory.path().join("ca"), SVID_LIFETIME).unwrap()
+    }
+
+    /// Nobody can connect to it any more; who has stays.
+    pub(crate) async fn close_door(&mut self) {
+        self.door.abort();
+        let _ = (&mut self.door).await;
+    }
+
+    /// Takes every root out of its bundle.
+    pub(crate) fn trust_nobody(&self) {
+        std::fs::write(self.directory.path().join("ca/bundle.pem"), "").unwrap();
     }
 
     /// A certificate that nobody has asked for over the network.

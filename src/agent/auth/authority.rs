@@ -18,8 +18,6 @@ use super::settings::Settings;
 
 /// How long it may take to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// How long a plan may wait for it to know of new workloads.
-const MOMENT: Duration = Duration::from_millis(200);
 /// Askers for tokens that may wait.
 const ASKERS: usize = 16;
 
@@ -85,13 +83,6 @@ impl Authority {
             Ok(Ok(_)) => Ok(()),
             _ => Err("the CA is not there; see `ferromesh status` and its log".to_owned()),
         }
-    }
-
-    /// Waits, a moment, until it knows who may have certificates now: who asks too early is refused, and asks again
-    /// much later.
-    pub(super) async fn catch_up(&self) {
-        let (number, mut knows) = (self.wanted.borrow().0, self.knows.clone());
-        let _ = timeout(MOMENT, knows.wait_for(|known| *known >= number)).await;
     }
 
     /// A token for a node; waits until the CA is there, but not for ever.

@@ -1,8 +1,9 @@
 //! Authentication on this node: its processes, what they are told, and what is done at their word.
 //!
 //! Promise: nothing of it is made before some policy of the mesh asks for it (or this node's CA serves others). The
-//! processes outlive the agent and are taken over by the next. The agent's loop waits for them in one place alone: before
-//! pairs that need not authenticate until now must, it gives those in use a second to be proven.
+//! processes outlive the agent and are taken over by the next. The agent's loop never waits for them. Before pairs that
+//! need not authenticate until now must, those in use have a second to be proven; whoever is withdrawn meanwhile is so at
+//! once.
 
 mod authority;
 mod credentials;
@@ -32,6 +33,7 @@ use node_api::auth::{AuthCounters, Placements};
 use observe::auth::AuthMetrics;
 use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
+use tokio::time::Instant;
 
 use self::authority::{Authority, Keeper};
 use self::place::Place;
@@ -43,7 +45,7 @@ use super::error::AgentError;
 use crate::directories::Directories;
 
 /// How long pairs that must authenticate from now on are given to do so before what they have now is cut.
-const AHEAD: Duration = Duration::from_secs(1);
+pub(super) const AHEAD: Duration = Duration::from_secs(1);
 
 /// What keeps authentication from working, if anything does; a clone shares it.
 #[derive(Clone, Default, Debug)]
@@ -78,6 +80,8 @@ pub(super) struct Auth {
     prover: Option<Prover>,
     /// What the auth-agent was told last.
     told: Option<Arc<AuthPlan>>,
+    /// Pairs that must authenticate by the plan that is in force.
+    in_force: BTreeSet<IdentityPair>,
     metrics: AuthMetrics,
     counters: Arc<Mutex<Option<AuthCounters>>>,
     authority_problem: Problem,
@@ -97,6 +101,7 @@ impl Auth {
             authority: None,
             prover: None,
             told: None,
+            in_force: BTreeSet::new(),
             metrics: AuthMetrics::register(registry),
             counters: Arc::default(),
             authority_problem: Problem::default(),
@@ -126,30 +131,47 @@ impl Auth {
         Some(keeper.authority.clone())
     }
 
-    /// Before a plan is in force, in the place of `before`. Whoever must authenticate by it is proven now: who may be
-    /// talking already and must for the first time gets [`AHEAD`], and what is not proven by then is cut when the plan
-    /// comes into force. Who need not any more stays proven until [`Auth::follow`]: in force is still what was.
+    /// Before a plan is in force, in the place of `before`. Whoever must authenticate by it is to be proven now, and who is
+    /// withdrawn by it is at once. Until [`Auth::follow`] who need not authenticate any more stays proven: in force is still
+    /// what was. Whether to wait for [`Auth::settled`]: somebody may be talking already and must authenticate for the
+    /// first time. What is not proven when the plan comes into force is cut.
     pub(super) async fn lead(
         &mut self,
         plan: &NodePlan,
         before: &NodePlan,
         datapath: &mut Datapath,
         endpoints: &Arc<Endpoints>,
-    ) {
-        let Some(wanted) = &plan.auth else { return };
-        let earlier = self.told.as_ref().map(|told| told.pairs.clone()).unwrap_or_default();
-        let both = join(wanted, &earlier);
-        if let Err(error) = self.tell(both, datapath, endpoints).await {
-            // Policy is in force all the same: whoever must authenticate is denied.
-            return self.prover_problem.set(format!("nobody can be authenticated: {error}"));
-        }
-        if may_be_cut(wanted.pairs.difference(&earlier), before)
-            && let Some(prover) = &mut self.prover
-            && !prover.settle(AHEAD).await
+    ) -> bool {
+        if plan.auth.is_some()
+            && self.prover.is_none()
+            && let Err(error) = self.start(plan, datapath, endpoints).await
         {
-            tracing::warn!(
-                "not all who must authenticate from now on have done so in time; what they had open is cut"
-            );
+            // Policy is in force all the same: whoever must authenticate is denied.
+            self.prover_problem.set(format!("nobody can be authenticated: {error}"));
+        }
+        self.announce(plan, before)
+    }
+
+    /// The same, to an auth-agent that is there.
+    fn announce(&mut self, plan: &NodePlan, before: &NodePlan) -> bool {
+        let (Some(wanted), Some(prover)) = (&plan.auth, &self.prover) else { return false };
+        let both = join(wanted, &self.in_force);
+        prover.tell(Arc::clone(&both));
+        self.told = Some(both);
+        may_be_cut(wanted.pairs.difference(&self.in_force), before)
+    }
+
+    /// Waits until all who must authenticate by the latest plan have tried to, but no longer than until then.
+    pub(super) fn settled(&self, until: Instant) -> impl Future<Output = ()> + use<> {
+        let settled = self.prover.as_ref().map(|prover| prover.settle(until));
+        async move {
+            if let Some(settled) = settled
+                && !settled.await
+            {
+                tracing::warn!(
+                    "not all who must authenticate from now on have done so in time; what they had open is cut"
+                );
+            }
         }
     }
 
@@ -162,31 +184,33 @@ impl Auth {
             (None, None) => return,
         };
         prover.tell(Arc::clone(&wanted));
+        self.in_force.clone_from(&wanted.pairs);
         self.told = Some(wanted);
     }
 
     /// A plan was refused, the one before is still in force. Permissions may stay as they were, proofs may not: whoever the
     /// refused plan has no more, or has as somebody else, is proven to nobody.
     pub(super) fn fall_back(&mut self, in_force: &NodePlan, refused: &NodePlan) {
-        let (Some(prover), Some(old)) = (&self.prover, &in_force.auth) else { return };
-        let Some(new) = &refused.auth else { return };
-        let wanted = Arc::new(common(old, new));
-        prover.tell(Arc::clone(&wanted));
-        self.told = Some(wanted);
+        let (Some(old), Some(new)) = (&in_force.auth, &refused.auth) else { return };
+        self.keep(common(old, new));
     }
 
-    /// The auth-agent is told a plan, and started if need be.
-    async fn tell(
+    /// There is no plan of the latest world, or it was refused: nobody but these is proven.
+    pub(super) fn keep(&mut self, still: AuthPlan) {
+        let Some(prover) = &self.prover else { return };
+        let still = Arc::new(still);
+        prover.tell(Arc::clone(&still));
+        self.told = Some(still);
+    }
+
+    /// Starts the auth-agent.
+    async fn start(
         &mut self,
-        plan: Arc<AuthPlan>,
+        plan: &NodePlan,
         datapath: &mut Datapath,
         endpoints: &Arc<Endpoints>,
     ) -> Result<(), AgentError> {
-        self.told = Some(Arc::clone(&plan));
-        if let Some(prover) = &self.prover {
-            prover.tell(plan);
-            return Ok(());
-        }
+        let Some(plan) = &plan.auth else { return Ok(()) };
         let hold = hold::make(datapath).await?;
         datapath.set_guarded(self.settings.guarded());
         let surroundings = Surroundings {
@@ -200,8 +224,9 @@ impl Auth {
             metrics: self.metrics.clone(),
             counters: Arc::clone(&self.counters),
             problem: self.prover_problem.clone(),
+            left_token: Mutex::default(),
         };
-        self.prover = Some(Prover::start(surroundings, plan));
+        self.prover = Some(Prover::start(surroundings, Arc::clone(plan)));
         Ok(())
     }
 

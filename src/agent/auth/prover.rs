@@ -1,8 +1,9 @@
 //! The auth-agent, kept running: it is told the plan whole whenever that changes, and what it says is acted upon at once,
 //! beside the agent's loop.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +15,9 @@ use observe::auth::AuthMetrics;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
+use tokio::time::{
+    Instant, Interval, MissedTickBehavior, interval, interval_at, sleep_until, timeout, timeout_at,
+};
 
 use super::Problem;
 use super::authority::Authority;
@@ -28,6 +31,9 @@ use super::settings::Settings;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How often it is asked what it has counted.
 const COUNTING: Duration = Duration::from_secs(1);
+/// How often it is looked whether it needs a token: the CA may have been away for longer than its certificate lasts, or
+/// the administrator lays one for a node that has none.
+const JOINING: Duration = Duration::from_secs(30);
 /// Questions that may wait.
 const ASKERS: usize = 64;
 /// Number of the agent's own question.
@@ -60,6 +66,8 @@ pub(super) struct Surroundings {
     pub(super) metrics: AuthMetrics,
     pub(super) counters: Arc<Mutex<Option<AuthCounters>>>,
     pub(super) problem: Problem,
+    /// The token that the auth-agent was given last.
+    pub(super) left_token: Mutex<Option<String>>,
 }
 
 impl Prover {
@@ -90,9 +98,9 @@ impl Prover {
     }
 
     /// Waits until every pair of the latest plan has been tried; false: that takes longer.
-    pub(super) async fn settle(&mut self, patience: Duration) -> bool {
-        let number = self.wanted.borrow().0;
-        matches!(timeout(patience, self.settled.wait_for(|settled| *settled >= number)).await, Ok(Ok(_)))
+    pub(super) fn settle(&self, until: Instant) -> impl Future<Output = bool> + use<> {
+        let (number, mut settled) = (self.wanted.borrow().0, self.settled.clone());
+        async move { matches!(timeout_at(until, settled.wait_for(|settled| *settled >= number)).await, Ok(Ok(_))) }
     }
 }
 
@@ -175,6 +183,9 @@ impl Surroundings {
         let mut roots = self.roots();
         let mut counting = interval(COUNTING);
         counting.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // At once for one that was taken over; the others have been given all there is.
+        let first = Instant::now() + if adopted { Duration::ZERO } else { JOINING };
+        let mut joining = pin!(self.join(interval_at(first, JOINING)));
         loop {
             let overdue = talk.overdue.unwrap_or_else(Instant::now);
             tokio::select! {
@@ -217,6 +228,8 @@ impl Surroundings {
                 _ = counting.tick() => {
                     talk.say(ToAuthAgent::Ask { number: OWN, question: AuthQuestion::Counters }).await?;
                 }
+                // Beside all the rest: a CA that does not answer holds nothing up.
+                () = &mut joining => {}
                 () = sleep_until(overdue), if talk.overdue.is_some() => {
                     return Err("it does not answer".to_owned());
                 }
@@ -224,16 +237,27 @@ impl Surroundings {
         }
     }
 
-    /// Tells the latest plan; of workloads that are new in it once the CA knows of them.
+    /// Lays a token where it needs one.
+    async fn join(&self, mut ticks: Interval) {
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut said = None;
+        loop {
+            ticks.tick().await;
+            let problem = self.leave_token().await.err();
+            if problem.is_some() && problem != said {
+                tracing::warn!(
+                    "the auth-agent needs a join token: {}",
+                    problem.as_deref().unwrap_or_default()
+                );
+            }
+            said = problem;
+        }
+    }
+
+    /// Tells the latest plan, at once: somebody may be withdrawn by it. A CA that has not heard of who is new in it yet is
+    /// asked again.
     async fn tell(&self, talk: &mut Talk, wanted: &mut watch::Receiver<Numbered>) -> Result<(), String> {
         let (number, plan) = wanted.borrow_and_update().clone();
-        let ids = |plan: &AuthPlan| -> BTreeSet<_> {
-            plan.endpoints.values().map(|endpoint| endpoint.id.clone()).collect()
-        };
-        let known = talk.plans[0].as_deref().map(ids).unwrap_or_default();
-        if let (false, Some(authority)) = (ids(&plan).is_subset(&known), &self.authority) {
-            authority.catch_up().await;
-        }
         talk.plans = [Some(Arc::clone(&plan)), talk.plans[0].take()];
         talk.told = number;
         talk.overdue = Some(Instant::now() + PATIENCE);

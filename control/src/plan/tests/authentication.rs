@@ -168,3 +168,39 @@ fn certificates_are_for_those_whom_the_administrator_has_placed() {
     );
     assert_eq!(ids(&World::default(), &[]), ["node1: "]);
 }
+
+#[test]
+fn without_a_plan_of_a_world_who_is_somebody_else_by_it_has_no_part_in_what_still_stands() {
+    let world = |change: &dyn Fn(String) -> String, claim: &str| {
+        let admin = change([NODES, WORKLOADS, REQUIRED].concat());
+        World::of_shared(&[("admin/all.yaml", &admin), ("nodes/node2/7.yaml", claim)])
+    };
+    let same = |yaml: String| yaml;
+    let before = Bench::of(world(&same, CLAIM), &["default/client="], &[]);
+    let endpoints = [endpoint(1, "default/client=")];
+    let standing = |world: &World, leaving: &[u16]| {
+        let leaving = leaving.iter().filter_map(|id| EndpointId::new(*id)).collect();
+        let present = Present { endpoints: &endpoints, leaving: &leaving, plan: Some(&before.planned.plan) };
+        let still = still(world, &facts(), present).unwrap();
+        (still.endpoints.len(), still.remotes.len(), still.nodes.len())
+    };
+    assert_eq!(standing(&world(&same, CLAIM), &[]), (1, 1, 1));
+    assert_eq!(standing(&world(&same, CLAIM), &[1]), (0, 1, 1), "about to be removed");
+    let changes: [(&str, &str, (usize, usize, usize)); 6] = [
+        ("labels: {app: client}", "labels: {app: other}", (0, 1, 1)),
+        ("labels: {app: web}", "labels: {app: other}", (1, 0, 1)),
+        ("serviceAccountName: robot", "serviceAccountName: luke", (0, 1, 1)),
+        ("serviceAccountName: server", "serviceAccountName: luke", (1, 0, 1)),
+        ("spec: {node: node2, service", "spec: {node: node1, service", (1, 0, 1)),
+        ("metadata: {name: node2}", "metadata: {name: node3}", (1, 0, 0)),
+    ];
+    for (from, to, expected) in changes {
+        let changed = world(&|yaml| yaml.replace(from, to), CLAIM);
+        assert_eq!(standing(&changed, &[]), expected, "{to}");
+    }
+    let elsewhere = CLAIM.replace("10.2.0.7", "10.2.0.8");
+    assert_eq!(standing(&world(&same, &elsewhere), &[]), (1, 0, 1));
+    let unasked = Bench::of(world(&|yaml| yaml.replace("required", "disabled"), CLAIM), &[], &[]);
+    let present = Present { endpoints: &[], leaving: &BTreeSet::new(), plan: Some(&unasked.planned.plan) };
+    assert_eq!(still(&unasked.world, &facts(), present), None);
+}
