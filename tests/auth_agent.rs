@@ -181,6 +181,7 @@ async fn proves_marks_and_lets_go() {
         maps[0].try_clone().unwrap(),
         maps[1].try_clone().unwrap(),
         maps[2].try_clone().unwrap(),
+        maps::scratch::triggers().unwrap(),
         TcpListener::bind("127.0.0.1:4250").unwrap().into(),
     ]
     .into();

@@ -5,6 +5,7 @@
 //! does ends the process. It needs no capability after [`Handed::open`].
 
 mod act;
+mod calls;
 mod certificates;
 mod clock;
 mod control;
@@ -28,6 +29,7 @@ use std::time::Duration;
 
 use certs::svid::Svid;
 use linux::clock::boottime;
+use maps::Triggers;
 use mesh::auth::{AuthPlan, Refusal};
 use mesh::spiffe::SpiffeId;
 use node_api::auth::ToAuthAgent;
@@ -36,6 +38,7 @@ use tracing::info;
 
 use crate::event::Input;
 use crate::machine::{Adopted, Machine, Settings};
+use calls::Calls;
 use certificates::{Certificates, Heard, Source};
 use clock::Clock;
 use control::Control;
@@ -87,6 +90,8 @@ pub struct Handed {
     pub marks: OwnedFd,
     /// Map `LEASES`.
     pub leases: OwnedFd,
+    /// Map `TRIGGERS`.
+    pub triggers: OwnedFd,
     /// TCP sockets, listening for other nodes.
     pub listeners: Vec<OwnedFd>,
 }
@@ -97,6 +102,7 @@ pub struct Opened {
     adopted: Adopted,
     control: OwnedFd,
     hold: OwnedFd,
+    triggers: Triggers,
     listeners: Vec<OwnedFd>,
 }
 
@@ -114,9 +120,10 @@ pub struct Options {
 impl Handed {
     /// Opens the maps and reads what an earlier auth-agent has left in them.
     pub fn open(self) -> Result<Opened, DriverError> {
-        let Self { control, hold, pairs, marks, leases, listeners } = self;
+        let Self { control, hold, pairs, marks, leases, triggers, listeners } = self;
         let (kernel, adopted) = Kernel::open(pairs, marks, leases)?;
-        Ok(Opened { kernel, adopted, control, hold, listeners })
+        let triggers = Triggers::new(maps::handed_over(abi::map::TRIGGERS, triggers)?)?;
+        Ok(Opened { kernel, adopted, control, hold, triggers, listeners })
     }
 }
 
@@ -125,7 +132,7 @@ impl Opened {
     pub fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
         let maps = self.kernel.descriptors().into_iter();
         let others = [&self.control, &self.hold].into_iter().chain(&self.listeners);
-        maps.chain(others.map(AsFd::as_fd)).collect()
+        maps.chain(others.map(AsFd::as_fd)).chain([self.triggers.as_fd()]).collect()
     }
 
     /// Runs until the agent says stop, or what was handed over is of no use any more. Within a runtime of one thread.
@@ -141,6 +148,7 @@ impl Opened {
             machine,
             kernel: self.kernel,
             hold: Hold::new(self.hold).map_err(DriverError::io("hold device"))?,
+            calls: Calls::new(self.triggers).map_err(DriverError::io("ring of calls"))?,
             control: Control::new(self.control).map_err(DriverError::io("control socket"))?,
             door: Door::new(listeners).map_err(DriverError::io("listening for nodes"))?,
             sessions: Sessions::new(),
@@ -162,6 +170,7 @@ struct Driver {
     machine: Machine,
     kernel: Kernel,
     hold: Hold,
+    calls: Calls,
     control: Control,
     door: Door,
     sessions: Sessions,
@@ -184,6 +193,7 @@ enum Happened {
     Session(Event),
     Door(Arrival),
     Packets,
+    Calls(Vec<Input>),
     Certificates(Heard),
     Second,
     Wake,
@@ -213,6 +223,7 @@ impl Driver {
                     readable.map_err(DriverError::io("hold device"))?;
                     Happened::Packets
                 }
+                calls = self.calls.happen() => Happened::Calls(calls.map_err(DriverError::io("ring of calls"))?),
                 answer = self.certificates.answers() => Happened::Certificates(answer),
                 _ = second.tick() => Happened::Second,
                 () = sleep_until(wake) => Happened::Wake,
@@ -227,6 +238,7 @@ impl Driver {
                     let held = self.hold.read().map_err(DriverError::io("hold device"))?;
                     self.inputs.extend(held);
                 }
+                Happened::Calls(calls) => self.inputs.extend(calls),
                 Happened::Certificates(heard) => {
                     let change = self.certificates.take(heard, &mut self.trust, self.clock, boottime());
                     self.change(change);

@@ -100,6 +100,15 @@ pub enum Input {
         /// Its destination address.
         destination: IpAddr,
     },
+    /// A call wants a proof; its packets are on their way.
+    Asked {
+        /// Which end's policy wants it.
+        kind: HoldKind,
+        /// Who calls.
+        source: IpAddr,
+        /// Who is called.
+        destination: IpAddr,
+    },
     /// Time has passed; given at least when [`crate::machine`] asked to be woken.
     Tick,
 }

@@ -220,6 +220,11 @@ impl Endpoints {
         state.slots.values().filter_map(|slot| Some(slot.live.as_ref()?.endpoint.clone())).collect()
     }
 
+    /// The kernel's number of an endpoint's network namespace ([`linux::namespace::cookie`]).
+    pub fn namespace_cookie(&self, endpoint: &Endpoint) -> linux::Result<u64> {
+        NetworkNamespace::open(&self.namespace(&endpoint.interface))?.inside(linux::namespace::cookie)?
+    }
+
     /// Network namespaces of all that have been prepared or adopted.
     pub(crate) fn network_namespaces(&self) -> Vec<PathBuf> {
         self.list().iter().map(|endpoint| self.namespace(&endpoint.interface)).collect()

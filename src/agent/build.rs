@@ -63,7 +63,7 @@ impl Node {
         let mut unlisted = BTreeSet::new();
         let mut refused = refusal("the latest edit is", datapath.apply(&planned.plan))?;
         auth.follow(&planned.plan, &BTreeSet::new());
-        adopt(&mut datapath, &opened.adopted, &adoption)?;
+        adopt(&mut datapath, &endpoints, &opened.adopted, &adoption)?;
         datapath.apply_masquerade(&planned.plan.masquerade, &outward.devices)?;
         let mut called = Arc::default();
         // Nobody is led to where this plan's policy does not judge.
@@ -184,9 +184,15 @@ fn dns_settings(configuration: &Configuration) -> dns::Settings {
 }
 
 /// Puts this agent's programs in the place of the earlier one's, and takes those of ended workloads away.
-fn adopt(datapath: &mut Datapath, adopted: &[Endpoint], adoption: &Adoption) -> Result<(), AgentError> {
+fn adopt(
+    datapath: &mut Datapath,
+    endpoints: &Endpoints,
+    adopted: &[Endpoint],
+    adoption: &Adoption,
+) -> Result<(), AgentError> {
     for endpoint in adopted {
         datapath.attach(endpoint)?;
+        datapath.set_endpoint_namespace(endpoint.id, endpoints.namespace_cookie(endpoint)?)?;
     }
     let live: BTreeSet<&str> = adopted.iter().map(|endpoint| endpoint.interface.as_str()).collect();
     for interface in adoption.interfaces.iter().filter(|interface| !live.contains(interface.as_str())) {

@@ -214,6 +214,7 @@ impl Node {
         // Without room for its services a workload runs all the same; `status` says what is missing.
         self.apply_services();
         self.datapath.attach(endpoint)?;
+        self.datapath.set_endpoint_namespace(endpoint.id, self.endpoints.namespace_cookie(endpoint)?)?;
         // Others hear of it before its first packet.
         self.publish();
         self.endpoints.release(endpoint.id).await?;

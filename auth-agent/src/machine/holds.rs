@@ -59,6 +59,19 @@ impl Machine {
         self.resolve(packet);
     }
 
+    /// A call wants a proof. That is asked for as by a packet; with no packet to wait for it nothing is kept but that.
+    pub(super) fn asked(&mut self, kind: HoldKind, source: IpAddr, destination: IpAddr) {
+        let (Some(local), Some(peer)) = self.owners(kind, source, destination) else { return };
+        let name = self.pair_name(local, peer);
+        let until = self.now + self.settings.hold_time;
+        // What the plan does not want proven, the packet is told, should the kernel be of another opinion.
+        let Ok(pair) = self.keep(&name) else { return };
+        if pair.mark.is_none() {
+            pair.asked = until;
+            self.enqueue(&name, true);
+        }
+    }
+
     /// After a plan: what waited for one.
     pub(super) fn resolve_again(&mut self) {
         let unresolved = self.holds.packets.iter().filter(|(_, waiting)| waiting.pair.is_none());
@@ -74,7 +87,7 @@ impl Machine {
             return;
         };
         let pending = matches!(waiting.kind, HoldKind::PendingEgress | HoldKind::PendingIngress);
-        let (local, peer) = self.owners(waiting);
+        let (local, peer) = self.owners(waiting.kind, waiting.source, waiting.destination);
         let before = &waiting.owners;
         let passed = (before.0.is_some() && before.0 != local) || (before.1.is_some() && before.1 != peer);
         if passed {
@@ -111,11 +124,16 @@ impl Machine {
         }
     }
 
-    /// Whose the addresses of a packet are: here, and beyond.
-    fn owners(&self, waiting: &Waiting) -> (Option<u64>, Option<InstanceName>) {
-        let (here, there) = match waiting.kind {
-            HoldKind::Egress | HoldKind::PendingEgress => (waiting.source, waiting.destination),
-            HoldKind::Ingress | HoldKind::PendingIngress => (waiting.destination, waiting.source),
+    /// Whose the addresses of a packet, or of a call, are: here, and beyond.
+    fn owners(
+        &self,
+        kind: HoldKind,
+        source: IpAddr,
+        destination: IpAddr,
+    ) -> (Option<u64>, Option<InstanceName>) {
+        let (here, there) = match kind {
+            HoldKind::Egress | HoldKind::PendingEgress => (source, destination),
+            HoldKind::Ingress | HoldKind::PendingIngress => (destination, source),
         };
         let beside = self.index.locals.get(&there);
         let beside =

@@ -151,6 +151,7 @@ impl Machine {
             Input::ProofLost { node, local, remote, why } => self.proof_lost(node, local, remote, why),
             Input::Certificate(id, result) => self.certificate(id, result),
             Input::Held { packet, kind, source, destination } => self.held(packet, kind, source, destination),
+            Input::Asked { kind, source, destination } => self.asked(kind, source, destination),
             Input::Tick => {}
         }
     }

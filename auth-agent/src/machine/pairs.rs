@@ -54,6 +54,15 @@ pub(super) struct Pair {
     pub(super) refused: Option<Time>,
     /// Packets that wait for it.
     pub(super) packets: Vec<Packet>,
+    /// Until when a call that wants it counts as a packet would that waits.
+    pub(super) asked: Time,
+}
+
+impl Pair {
+    /// Whether somebody waits for it.
+    fn is_awaited(&self, now: Time) -> bool {
+        !self.packets.is_empty() || now < self.asked
+    }
 }
 
 /// A pair that has failed is tried again after so long at first, and at last.
@@ -88,6 +97,7 @@ impl Machine {
             retry: None,
             refused: None,
             packets: Vec::new(),
+            asked: 0,
         }))
     }
 
@@ -298,7 +308,7 @@ impl Machine {
         pair.last = Some(why);
         let slower = RETRY.0.saturating_mul(1 << pair.failures.min(16)).min(RETRY.1);
         pair.failures = pair.failures.saturating_add(1);
-        let wait = if passes(why) && !pair.packets.is_empty() { slower.min(RETRY_ASKED) } else { slower };
+        let wait = if passes(why) && pair.is_awaited(self.now) { slower.min(RETRY_ASKED) } else { slower };
         let at = self.now + self.random.shorten(wait);
         pair.retry = Some(at);
         self.timers.add(at, Timer::Retry(name.clone()));
@@ -327,10 +337,11 @@ impl Machine {
         let Some(pair) = self.pairs.get_mut(name) else {
             return;
         };
-        let packets = std::mem::take(&mut pair.packets);
-        if packets.is_empty() {
+        if !pair.is_awaited(self.now) {
             return;
         }
+        pair.asked = 0;
+        let packets = std::mem::take(&mut pair.packets);
         // A refusal would stand where the keys lead to the mark.
         if pair.mark.is_none() {
             pair.refused = Some(until);
@@ -358,7 +369,7 @@ impl Machine {
         let now = self.now;
         if let Some(pair) = self.pairs.get_mut(name).filter(|pair| pair.retry.is_some_and(|at| at <= now)) {
             pair.retry = None;
-            let idle = pair.mark.is_none() && pair.work == Work::Idle && pair.packets.is_empty();
+            let idle = pair.mark.is_none() && pair.work == Work::Idle && !pair.is_awaited(now);
             if idle && pair.refused.is_none() && self.pairs.len() > self.most_ahead() {
                 // Only what is asked for is kept beyond the bound; a packet asks again.
                 return self.forget(name);

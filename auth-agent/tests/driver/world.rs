@@ -266,10 +266,12 @@ async fn run(
     device.set_nonblocking(true).unwrap();
     let [pairs, marks, leases] = [0, 1, 2].map(|at: usize| maps[at].try_clone().unwrap());
     let listeners = vec![TcpListener::bind(address).unwrap().into()];
-    let handed = Handed { control: control.into(), hold: hold.into(), pairs, marks, leases, listeners };
+    let triggers = maps::scratch::triggers().unwrap();
+    let (control, hold) = (control.into(), hold.into());
+    let handed = Handed { control, hold, pairs, marks, leases, triggers, listeners };
     let options = Options { node: name.to_owned(), ca, directory: directory.path().to_owned() };
     let opened = handed.open().unwrap();
-    assert_eq!(opened.descriptors().len(), 6);
+    assert_eq!(opened.descriptors().len(), 7);
     let task = spawn_local(async move { opened.run(options).await.unwrap() });
     let agent = Channel::new(tokio::net::UnixStream::connect(&socket).await.unwrap());
     (task, agent, device)

@@ -10,7 +10,7 @@ use mesh::auth::{AuthPlan, IdentityPair, Refusal};
 use mesh::identity::Identity;
 use node_api::auth::PairState;
 
-use crate::bench::{Bench, SECOND, SESSION, begins, db, endpoint, id, plan, settled};
+use crate::bench::{Bench, SECOND, SESSION, begins, db, endpoint, id, plan, set, settled};
 
 #[test]
 fn a_bind_without_a_proof_marks_nothing() {
@@ -70,6 +70,37 @@ fn with_nothing_ahead_a_packet_alone_asks_and_every_plan_is_settled_at_once() {
     assert!(bound.iter().any(|output| matches!(output, Output::Send(_, Message::Bind { .. }))), "{bound:?}");
     let outputs = bench.hear(Message::Bound { bind: 1 });
     assert!(outputs.contains(&Output::Release(Packet(1))), "{outputs:?}");
+}
+
+/// Without a packet to wait, as where there is no room for one.
+#[test]
+fn a_call_asks_as_a_packet_does_and_a_refusal_is_kept_for_its_packets() {
+    let call = |to: [u8; 4]| Input::Asked {
+        kind: HoldKind::Egress,
+        source: [10, 0, 1, 1].into(),
+        destination: to.into(),
+    };
+    let mut bench = Bench::with(AuthPlan { ahead: 0, ..plan() });
+    bench.connect(vec![db()]);
+    bench.echo();
+    assert_eq!(bench.give(call([10, 0, 2, 9])), [], "nobody is there");
+    assert_eq!(begins(&bench.give(call([10, 0, 2, 2]))), 1);
+    assert_eq!(begins(&bench.give(call([10, 0, 2, 2]))), 0, "that is under way");
+    bench.prove(1_000);
+    set(bench.hear(Message::Bound { bind: 1 }));
+    assert_eq!(bench.give(call([10, 0, 2, 2])), [], "it is proven");
+
+    let mut bench = Bench::with(AuthPlan { ahead: 0, ..plan() });
+    bench.connect(vec![db()]);
+    bench.echo();
+    bench.give(call([10, 0, 2, 2]));
+    let proof = ProofId { session: SESSION, ours: true, number: 1 };
+    let failed = bench.give(Input::ProofDone(proof, Err(Refusal::Expired)));
+    let refuses = |outputs: &[Output]| {
+        outputs.iter().any(|output| matches!(output, Output::Refuse { why: Refusal::Expired, .. }))
+    };
+    assert!(refuses(&failed), "{failed:?}");
+    assert_eq!(bench.machine.counters().held, 0);
 }
 
 #[test]

@@ -4,11 +4,12 @@
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};
 
-use abi::{LEASES, MARKS, Mark, Pair, PairKey};
+use abi::{LEASES, MARKS, Mark, Pair, PairKey, TRIGGERS};
 
 const BPF_MAP_CREATE: libc::c_long = 0;
 const HASH: u32 = 1;
 const ARRAY: u32 = 2;
+const RING: u32 = 27;
 const NO_PREALLOC: u32 = 1;
 const MMAPABLE: u32 = 1 << 10;
 /// Keys of `AUTH` that a test may fill.
@@ -34,6 +35,11 @@ pub fn auth() -> io::Result<[OwnedFd; 3]> {
         create(&Create { kind: ARRAY, key: 4, value: mark, entries: MARKS, flags: MMAPABLE })?,
         create(&Create { kind: ARRAY, key: 4, value: lease, entries: LEASES, flags: MMAPABLE })?,
     ])
+}
+
+/// `TRIGGERS` of its own, in which nobody writes.
+pub fn triggers() -> io::Result<OwnedFd> {
+    create(&Create { kind: RING, key: 0, value: 0, entries: TRIGGERS, flags: 0 })
 }
 
 fn create(attributes: &Create) -> io::Result<OwnedFd> {

@@ -59,8 +59,8 @@ pub(super) struct Surroundings {
     pub(super) settings: Settings,
     pub(super) authority: Option<Authority>,
     pub(super) hold: OtherEnd,
-    /// `AUTH`, `MARKS`, `LEASES`.
-    pub(super) maps: [OwnedFd; 3],
+    /// `AUTH`, `MARKS`, `LEASES`, `TRIGGERS`.
+    pub(super) maps: [OwnedFd; 4],
     pub(super) endpoints: Arc<Endpoints>,
     pub(super) view: Arc<View>,
     pub(super) metrics: AuthMetrics,
