@@ -183,9 +183,12 @@ pub enum Output {
         /// Until when.
         end: Time,
     },
-    /// Let a packet go on.
+    /// Let a packet go on: there is a mark for it, or nobody asks for one any more.
     Release(Packet),
-    /// Lose a packet.
+    /// Give a packet back to the hook that stopped it although nothing is proven: the hook refuses it aloud, with what
+    /// [`Self::Refuse`] has said, and reports it.
+    Return(Packet),
+    /// Lose a packet without a word: its addresses are another's by now.
     Lose(Packet),
     /// Tell the agent.
     Tell(FromAuthAgent),

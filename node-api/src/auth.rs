@@ -206,8 +206,9 @@ pub struct AuthCounters {
     pub held: u64,
     /// Packets that have waited and were let go on.
     pub released: u64,
-    /// Packets that were lost.
-    pub lost: u64,
+    /// Packets that have waited in vain, by why: given back to be refused, but for those whose addresses had passed to
+    /// another ([`Refusal::Withdrawn`]).
+    pub lost: BTreeMap<Refusal, u64>,
     /// Time from a packet's arrival to its release: upper bound in microseconds → how many took at most that and more
     /// than the next lower one; the last bound is `u64::MAX`.
     #[serde(with = "mesh::auth::as_list")]
@@ -310,6 +311,7 @@ mod tests {
         let ended = EndedPair { instance: 1, remote, epoch: 7, why: Refusal::Expired };
         let counters = AuthCounters {
             refused: [(Refusal::Expired, 2)].into(),
+            lost: [(Refusal::Overloaded, 1)].into(),
             waited: [(50, 1), (u64::MAX, 2)].into(),
             ..AuthCounters::default()
         };

@@ -2,6 +2,7 @@
 //!
 //! Promise: while there is no auth-agent that could say so, nothing is served: a missing series means that.
 
+use std::collections::BTreeMap;
 use std::fmt::{Debug, Error};
 use std::sync::Arc;
 
@@ -9,7 +10,7 @@ use mesh::auth::Refusal;
 use node_api::auth::AuthCounters;
 use parking_lot::Mutex;
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, NoLabelSet};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
@@ -20,7 +21,7 @@ use prometheus_client::registry::{Registry, Unit};
 pub struct AuthMetrics(Arc<Mutex<Option<AuthCounters>>>);
 
 impl AuthMetrics {
-    /// Registers `ferromesh_auth_handshakes_total{result,reason}`, `_marks`, `_sessions`, `_held`, `_hold_packets_total{outcome}`,
+    /// Registers `ferromesh_auth_handshakes_total{result,reason}`, `_marks`, `_sessions`, `_held`, `_hold_packets_total{outcome,reason}`,
     /// `_hold_seconds` and `_certificate_expiry_seconds`.
     pub fn register(registry: &mut Registry) -> Self {
         let metrics = Self::default();
@@ -51,9 +52,9 @@ impl Collector for AuthMetrics {
         }
         let help = "Packets that have waited for a proof, by what became of them";
         let mut metric = encoder.encode_descriptor("auth_hold_packets", help, None, MetricType::Counter)?;
-        for (outcome, count) in [("released", counters.released), ("lost", counters.lost)] {
-            ConstCounter::new(count).encode(metric.encode_family(&[("outcome", outcome)])?)?;
-        }
+        let labels = [("outcome", "released"), ("reason", "")];
+        ConstCounter::new(counters.released).encode(metric.encode_family(&labels)?)?;
+        each_reason(&mut metric, ("outcome", "lost"), &counters.lost)?;
         hold(&mut encoder, &counters)
     }
 }
@@ -63,9 +64,18 @@ fn handshakes(encoder: &mut DescriptorEncoder<'_>, counters: &AuthCounters) -> R
     let mut metric = encoder.encode_descriptor("auth_handshakes", help, None, MetricType::Counter)?;
     let labels = [("result", "proven"), ("reason", "")];
     ConstCounter::new(counters.proven).encode(metric.encode_family(&labels)?)?;
+    each_reason(&mut metric, ("result", "refused"), &counters.refused)
+}
+
+/// A series for every reason, also where nothing was counted: a rate needs the zero.
+fn each_reason(
+    metric: &mut MetricEncoder<'_>,
+    label: (&str, &str),
+    counts: &BTreeMap<Refusal, u64>,
+) -> Result<(), Error> {
     for reason in Refusal::ALL {
-        let count = counters.refused.get(&reason).copied().unwrap_or(0);
-        let labels = [("result", "refused"), ("reason", reason.text())];
+        let count = counts.get(&reason).copied().unwrap_or(0);
+        let labels = [label, ("reason", reason.text())];
         ConstCounter::new(count).encode(metric.encode_family(&labels)?)?;
     }
     Ok(())
@@ -120,7 +130,7 @@ mod tests {
             marks: 4,
             held: 1,
             released: 9,
-            lost: 3,
+            lost: [(Refusal::WrongId, 3)].into(),
             waited: [(500, 7), (1000, 1), (u64::MAX, 1)].into(),
             waited_sum: 2_500_000,
             first_expiry: Some(1800),
@@ -134,7 +144,9 @@ mod tests {
             "ferromesh_auth_marks 4",
             "ferromesh_auth_held 1",
             "ferromesh_auth_sessions 2",
-            r#"ferromesh_auth_hold_packets_total{outcome="lost"} 3"#,
+            r#"ferromesh_auth_hold_packets_total{outcome="released",reason=""} 9"#,
+            r#"ferromesh_auth_hold_packets_total{outcome="lost",reason="the certificate shows another SPIFFE ID"} 3"#,
+            r#"ferromesh_auth_hold_packets_total{outcome="lost",reason="it took too long"} 0"#,
             "ferromesh_auth_certificate_expiry_seconds 1800",
             r#"ferromesh_auth_hold_seconds_bucket{le="0.0005"} 7"#,
             r#"ferromesh_auth_hold_seconds_bucket{le="0.001"} 8"#,

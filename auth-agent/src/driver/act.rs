@@ -34,7 +34,8 @@ impl Driver {
             Output::Refuse { keys, why, until } => self.kernel.refuse(&keys, why, until),
             Output::Forget(keys) => self.kernel.forget(&keys),
             Output::Lease { number, end } => self.kernel.lease(number, end),
-            Output::Release(packet) => self.hold.release(packet),
+            // What is refused goes the same way: the kernel judges it again.
+            Output::Release(packet) | Output::Return(packet) => self.hold.release(packet),
             Output::Lose(packet) => self.hold.lose(packet),
             Output::Tell(message) => self.control.tell(message),
         }

@@ -7,6 +7,7 @@ use certs::bundle::Bundle;
 use certs::tls::server_config;
 use certs::verify::Expected;
 use linux::clock::boottime;
+use mesh::auth::Refusal;
 use node_api::auth::{AuthAnswer, AuthQuestion, FromAuthAgent, ToAuthAgent};
 use tokio::net::TcpStream;
 use tracing::{debug, error, info};
@@ -60,7 +61,9 @@ impl Driver {
             }
             AuthQuestion::Counters => {
                 let mut counters = self.machine.counters();
-                counters.lost += self.hold.lost();
+                if self.hold.lost() > 0 {
+                    *counters.lost.entry(Refusal::Overloaded).or_default() += self.hold.lost();
+                }
                 let left = |end: i64| u64::try_from(end.saturating_sub(self.clock.wall())).unwrap_or(0);
                 counters.first_expiry = self.certificates.first_end().map(left);
                 AuthAnswer::Counters(counters)

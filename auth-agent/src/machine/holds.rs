@@ -1,5 +1,6 @@
 //! Packets that wait: for the mark of their pair, or for the plan to know their addresses. None goes on without a mark
-//! where policy asks for one, and none waits longer than its time.
+//! where policy asks for one, and none waits longer than its time. What waited in vain is given back to the kernel, which
+//! drops it, tells its sender where there is a refusal to tell, and reports it.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -49,8 +50,8 @@ impl Machine {
     pub(super) fn held(&mut self, packet: Packet, kind: HoldKind, source: IpAddr, destination: IpAddr) {
         if self.holds.packets.len() >= self.settings.held || self.holds.packets.contains_key(&packet) {
             self.tally.refuse(Refusal::Overloaded);
-            self.tally.lost += 1;
-            return self.out.push(Output::Lose(packet));
+            self.tally.in_vain(Refusal::Overloaded);
+            return self.out.push(Output::Return(packet));
         }
         let waiting =
             Waiting { since: self.now, kind, source, destination, pair: None, owners: (None, None) };
@@ -115,7 +116,7 @@ impl Machine {
             }
             Ok(_) | Err(Refusal::Overloaded) => {
                 self.tally.refuse(Refusal::Overloaded);
-                self.lose(packet);
+                self.give_back(packet, Refusal::Overloaded);
             }
             // Now that both are known the kernel can judge it, and no policy wants a mark of it.
             Err(Refusal::NotRequired) if pending => self.release(packet),
@@ -157,10 +158,18 @@ impl Machine {
         }
     }
 
-    /// Loses a packet.
-    pub(super) fn lose(&mut self, packet: Packet) {
+    /// Gives a packet back that has waited in vain.
+    pub(super) fn give_back(&mut self, packet: Packet, why: Refusal) {
         if self.holds.packets.remove(&packet).is_some() {
-            self.tally.lost += 1;
+            self.tally.in_vain(why);
+            self.out.push(Output::Return(packet));
+        }
+    }
+
+    /// Loses a packet for good: given back, it might be judged as if it were for who has its addresses now.
+    fn lose(&mut self, packet: Packet) {
+        if self.holds.packets.remove(&packet).is_some() {
+            self.tally.in_vain(Refusal::Withdrawn);
             self.out.push(Output::Lose(packet));
         }
     }
@@ -170,13 +179,23 @@ impl Machine {
         let Some(waiting) = self.holds.packets.get(&packet) else {
             return;
         };
-        match waiting.pair.clone() {
+        let why = match waiting.pair.clone() {
             Some(name) => {
                 let why = self.pairs.get(&name).and_then(|pair| pair.last).unwrap_or(Refusal::TimedOut);
                 self.refuse(&name, why);
+                why
             }
-            None => self.tally.refuse(Refusal::UnknownPeer),
-        }
-        self.lose(packet);
+            None => {
+                let why = match self.owners(waiting) {
+                    (Some(local), Some(peer)) => self.ends(&self.pair_name(local, peer)).err(),
+                    _ => None,
+                };
+                let why = why.unwrap_or(Refusal::UnknownPeer);
+                self.tally.refuse(why);
+                why
+            }
+        };
+        // Unless the pair has taken it along.
+        self.give_back(packet, why);
     }
 }

@@ -295,7 +295,7 @@ impl Machine {
         self.leave_settling(name);
     }
 
-    /// A pair has failed for now: what waits for it is lost, unless a moment may change it.
+    /// A pair has failed for now: what waits for it is refused, unless a moment may change it.
     pub(super) fn fail(&mut self, name: &PairName, why: Refusal) {
         let Some(pair) = self.pairs.get_mut(name) else {
             return;
@@ -330,7 +330,8 @@ impl Machine {
         !self.certificates.contains_key(&local.id) || (here && !self.certificates.contains_key(&remote.id))
     }
 
-    /// Loses what waits for a pair, and lets the kernel refuse more of it for a while.
+    /// Lets the kernel refuse a pair for a while, beginning with what waits for it: that is given back, so that its
+    /// sender is told and somebody hears of it. In this order: the hook that stopped it is to find the refusal.
     pub(super) fn refuse(&mut self, name: &PairName, why: Refusal) {
         let until = self.now + self.settings.refusal_time;
         let keys = self.keys(name);
@@ -349,7 +350,7 @@ impl Machine {
             self.timers.add(until, Timer::Refusal(name.clone()));
         }
         for packet in packets {
-            self.lose(packet);
+            self.give_back(packet, why);
         }
     }
 

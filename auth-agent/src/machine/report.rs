@@ -22,7 +22,7 @@ pub(super) struct Tally {
     /// The latest nonce.
     pub(super) nonce: u64,
     released: u64,
-    pub(super) lost: u64,
+    in_vain: BTreeMap<Refusal, u64>,
     waited: BTreeMap<u64, u64>,
     waited_sum: u64,
 }
@@ -34,6 +34,11 @@ const BOUNDS: [u64; 14] =
 impl Tally {
     pub(super) fn refuse(&mut self, why: Refusal) {
         *self.refused.entry(why).or_default() += 1;
+    }
+
+    /// A packet has waited in vain.
+    pub(super) fn in_vain(&mut self, why: Refusal) {
+        *self.in_vain.entry(why).or_default() += 1;
     }
 
     pub(super) fn waited(&mut self, time: Time) {
@@ -55,7 +60,7 @@ impl Machine {
             marks: self.tally.marks,
             held: self.holds.len() as u64,
             released: self.tally.released,
-            lost: self.tally.lost,
+            lost: self.tally.in_vain.clone(),
             waited: self.tally.waited.clone(),
             waited_sum: self.tally.waited_sum,
             first_expiry: first.map(|until| until.saturating_sub(self.now) / SECOND),

@@ -35,7 +35,8 @@ impl World {
                 let (wait, starts) = (self.random.between(MS / 10, 2 * MS), self.nodes[node].starts);
                 self.later(wait, Event::Local(node, starts, a, b));
             }
-            Output::Release(packet) => self.go_on(node, packet),
+            Output::Release(packet) => self.go_on(node, packet, true),
+            Output::Return(packet) => self.go_on(node, packet, false),
             Output::Lose(packet) => {
                 self.nodes[node].held.remove(&packet);
             }
@@ -254,10 +255,10 @@ impl World {
         self.give(node, Input::Held { packet, kind, source: addresses[0], destination: addresses[1] });
     }
 
-    /// The machine lets a packet go on: there has to be a mark.
-    fn go_on(&mut self, node: usize, packet: Packet) {
-        let held = self.nodes[node].held.remove(&packet).expect("a packet is released once");
-        self.released += 1;
+    /// The machine lets a packet go on: there has to be a mark. Or it gives one back: the hook judges it as any other.
+    fn go_on(&mut self, node: usize, packet: Packet, is_proven: bool) {
+        let held = self.nodes[node].held.remove(&packet).expect("a packet goes back once");
+        self.released += u64::from(is_proven);
         let Held { from, to, kind, addresses, source_memory, .. } = held;
         let now = self.clock(node, self.now);
         let (here, there, remote) = match kind {
@@ -269,7 +270,8 @@ impl World {
         }
         let beside = (here.node == there.node).then_some(there.instance);
         let memory = self.nodes[node].kernel.find(now, here.instance, remote, beside);
-        let memory = memory.expect("a packet is released only where there is a mark");
+        assert!(memory.is_some() || !is_proven, "a packet is released only where there is a mark");
+        let Some(memory) = memory else { return };
         match source_memory {
             None => self.later(MS / 10, Event::Arrive(from, to, addresses, memory)),
             Some(source) => self.delivered([from, to], [source, memory]),
