@@ -5,7 +5,7 @@ use std::process::Stdio;
 
 use conformance::lab::{Node, Outcome, Session, Workload, binary, wait_until};
 
-use crate::scene::{HASTY, Scene, asker, at, drops, known, marks_of, proven};
+use crate::scene::{HASTY, Scene, asker, at, certified_asker, drops, known, marks_of, proven};
 
 /// T45. The policy says port 80 over TCP; the mark of the pair lives, and everything else is tried with it.
 #[test]
@@ -72,7 +72,7 @@ fn a_second_workload_of_the_same_labels_has_a_mark_of_its_own() {
 fn a_connection_that_has_ended_leaves_nothing_for_the_next_with_its_numbers() {
     let scene = Scene::required("");
     let node = &scene.mesh.nodes[0];
-    let mut client = asker(node, "client");
+    let mut client = certified_asker(node, "client");
     let call = format!("tcp {}", scene.to(0));
     assert_eq!(client.session.ask(&call), "answered");
     scene.mesh.place("client", &["app=other"], 0);
@@ -105,7 +105,7 @@ impl OneAddress {
             )
         };
         scene.mesh.apply("others.yaml", &(0..8).map(other).collect::<String>());
-        let client = asker(&scene.mesh.nodes[0], "client");
+        let client = certified_asker(&scene.mesh.nodes[0], "client");
         let others =
             (0..8).map_while(|number| begin(&scene.mesh.nodes[0], &format!("other-{number}"))).collect();
         Self { scene, client, _others: others }
