@@ -549,6 +549,32 @@ fn a_mark_that_was_left_is_kept_while_its_lease_runs_and_cleared_if_that_has_end
 }
 
 #[test]
+fn a_mark_that_was_left_goes_after_one_grace_if_no_certificate_comes() {
+    let (bench, number, mark, keys) = Bench::marked();
+    let grace = plan().grace * 1_000_000;
+    for comes in [false, true] {
+        let adopted = Adopted {
+            last_epoch: mark.epoch,
+            marks: BTreeMap::from([(number, mark)]),
+            keys: keys.iter().map(|key| (*key, number)).collect(),
+            // The peer's word goes on being good; of this end nobody says anything.
+            leases: BTreeMap::from([(mark.lease, u64::MAX)]),
+        };
+        let start = bench.now;
+        let mut machine = Machine::new(Settings::new(9), adopted, start);
+        machine.handle(start, Input::Plan(1, Arc::new(plan())));
+        if comes {
+            machine.handle(start, Input::Certificate(id("web"), Ok(u64::MAX)));
+        } else {
+            machine.handle(start, Input::Certificate(id("web"), Err(Refusal::NodeUnreachable)));
+        }
+        assert_eq!(clears(&machine.handle(start + grace - 1, Input::Tick), number), None);
+        let cleared = clears(&machine.handle(start + grace, Input::Tick), number);
+        assert_eq!(cleared.is_none(), comes);
+    }
+}
+
+#[test]
 fn an_instance_that_is_attested_with_another_id_is_neither_proven_nor_marked() {
     let mut foreign = db();
     foreign.id = id("other");
