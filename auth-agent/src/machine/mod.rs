@@ -159,6 +159,7 @@ impl Machine {
     fn ring(&mut self, timer: Timer) {
         match timer {
             Timer::OwnLease => self.renew_own_lease(),
+            Timer::Adopted => self.forsake_adopted(),
             Timer::Lease(node) => self.check_lease(&node),
             Timer::Node(node) => self.tend(&node),
             Timer::Certificate(id) => self.check_certificate(&id),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use auth_agent::event::{Input, Output, Time};
 use auth_agent::machine::{Adopted, Machine, Settings};
 use auth_agent::message::{Message, VERSION};
-use mesh::auth::AuthPlan;
+use mesh::auth::{AuthPlan, Refusal};
 use node_api::auth::FromAuthAgent;
 
 use crate::bench::{Bench, GRACE, SECOND, SESSION, clears, db, endpoint, id, plan, set};
@@ -100,6 +100,32 @@ fn a_mark_that_was_left_is_kept_while_its_lease_runs_and_cleared_if_that_has_end
         let outputs = machine.handle(bench.now, Input::Plan(1, Arc::new(plan())));
         assert_eq!(clears(&outputs, number).is_none(), kept, "a lease until {end} at {}", bench.now);
         assert_eq!(machine.counters().marks, u64::from(kept));
+    }
+}
+
+#[test]
+fn a_mark_that_was_left_goes_after_one_grace_if_no_certificate_comes() {
+    let (bench, number, mark, keys) = Bench::marked();
+    let grace = plan().grace * 1_000_000;
+    for comes in [false, true] {
+        let adopted = Adopted {
+            last_epoch: mark.epoch,
+            marks: BTreeMap::from([(number, mark)]),
+            keys: keys.iter().map(|key| (*key, number)).collect(),
+            // The peer's word goes on being good; of this end nobody says anything.
+            leases: BTreeMap::from([(mark.lease, u64::MAX)]),
+        };
+        let start = bench.now;
+        let mut machine = Machine::new(Settings::new(9), adopted, start);
+        machine.handle(start, Input::Plan(1, Arc::new(plan())));
+        if comes {
+            machine.handle(start, Input::Certificate(id("web"), Ok(u64::MAX)));
+        } else {
+            machine.handle(start, Input::Certificate(id("web"), Err(Refusal::NodeUnreachable)));
+        }
+        assert_eq!(clears(&machine.handle(start + grace - 1, Input::Tick), number), None);
+        let cleared = clears(&machine.handle(start + grace, Input::Tick), number);
+        assert_eq!(cleared.is_none(), comes);
     }
 }
 

@@ -417,6 +417,59 @@ mod tests {
         }
     }
 
+    #[tokio::test]
+    async fn who_is_withdrawn_while_others_are_waited_for_is_so_at_once() {
+        let state = tempfile::tempdir().unwrap();
+        let directories = Directories {
+            config: state.path().to_owned(),
+            shared: None,
+            state: state.path().to_owned(),
+            run_dir: state.path().to_owned(),
+            pins: state.path().to_owned(),
+        };
+        let mut auth = Auth::new(&directories, &World::default(), "node1", &mut Registry::default());
+        let (prover, told) = Prover::silent(plan(&[]));
+        auth.prover = Some(prover);
+        let end = |instance: u64, identity| {
+            let end = AuthEndpoint {
+                workload: "default/ship".parse().unwrap(),
+                id: "spiffe://mesh/ns/default/sa/ship".parse().unwrap(),
+                identity: Identity::new(identity).unwrap(),
+                ipv4: [10, 0, 0, 1].into(),
+                ipv6: std::net::Ipv6Addr::LOCALHOST,
+            };
+            (instance, end)
+        };
+        let identities = [300, 301].map(|number| (Identity::new(number).unwrap(), Default::default()));
+        let before = NodePlan {
+            endpoints: [(EndpointId::new(1).unwrap(), golden_endpoint())].into(),
+            identities: Arc::new(identities.into()),
+            ..NodePlan::default()
+        };
+        let next = |labels| {
+            let auth = AuthPlan {
+                endpoints: [end(1, 300), end(2, labels)].into(),
+                ..AuthPlan::clone(&plan(&[pair(300, 301)]))
+            };
+            NodePlan { auth: Some(Arc::new(auth)), ..before.clone() }
+        };
+        assert!(auth.announce(&next(301), &before), "somebody may have something open");
+        let never = Instant::now() + Duration::from_secs(1 << 20);
+        let mut waits = Box::pin(auth.settled(never));
+        assert!(auth.announce(&next(302), &before), "a newer world is waited for like the one before");
+        let relabelled = told.borrow().1.endpoints[&2].identity;
+        assert_eq!(relabelled, Identity::new(302).unwrap(), "it is told without waiting");
+        tokio::select! {
+            biased;
+            () = &mut waits => panic!("they have not been proven"),
+            () = std::future::ready(()) => {}
+        }
+        auth.follow(&next(302), &BTreeSet::new());
+        assert!(!auth.announce(&next(302), &before), "it is in force");
+        auth.keep(AuthPlan { endpoints: [end(1, 300)].into(), ..AuthPlan::clone(&plan(&[])) });
+        assert_eq!(told.borrow().1.endpoints.len(), 1, "nobody else, where there is no plan");
+    }
+
     #[test]
     fn a_refused_plan_leaves_permissions_and_takes_proofs_away() {
         let endpoint = |account: &str| AuthEndpoint {

@@ -39,7 +39,7 @@ const ASKERS: usize = 64;
 /// Number of the agent's own question.
 const OWN: u64 = 0;
 /// A plan and its number.
-type Numbered = (u64, Arc<AuthPlan>);
+pub(super) type Numbered = (u64, Arc<AuthPlan>);
 
 /// The task that keeps it running, and what it is told.
 pub(super) struct Prover {
@@ -79,6 +79,18 @@ impl Prover {
         let (askers, asked) = mpsc::channel(ASKERS);
         let task = tokio::spawn(surroundings.keep(wants, asked, settles));
         Self { task, wanted, settled, askers: Askers(askers) }
+    }
+
+    /// One that says nothing; what it is told.
+    #[cfg(test)]
+    pub(super) fn silent(plan: Arc<AuthPlan>) -> (Self, watch::Receiver<Numbered>) {
+        let (wanted, wants) = watch::channel((1, plan));
+        let (settles, settled) = watch::channel(0);
+        let task = tokio::spawn(async move {
+            let _speechless = settles;
+            std::future::pending().await
+        });
+        (Self { task, wanted, settled, askers: Askers(mpsc::channel(ASKERS).0) }, wants)
     }
 
     pub(super) fn into_task(self) -> JoinHandle<()> {
