@@ -22,7 +22,7 @@
 //! | T52 | rotation; a root is removed | `faults::a_rotation_costs_no_packet`, `faults::a_root_that_is_removed_takes_marks_and_connections_along` |
 //! | T53 | resumption, early data | `certs/src/tls/tests.rs` `nothing_is_resumed` |
 //! | T54 | an initiator without its responder's word | messages `an_accept_before_our_side_has_verified_closes_the_session`, `a_bind_without_a_proof_marks_nothing` |
-//! | T55 | floods of handshakes and held packets, slow peers | `faults::a_flood_of_first_packets_delays_no_other_and_no_withdrawal`, messages `a_flood_of_handshakes_is_refused_beyond_its_bound`, `a_pair_holds_no_more_packets_than_its_bound`; driver `a_crowd_that_says_nothing_keeps_no_node_out`; ca `peers_that_say_nothing_hold_no_others_up_and_are_cut_off` |
+//! | T55 | floods of handshakes and held packets, slow peers | `flood::a_hold_that_is_full_disturbs_no_flow_and_keeps_nobody_out`, `flood::without_room_a_call_asks_by_itself_and_its_connection_opens_soon`, `faults::a_flood_of_first_packets_delays_no_other_and_no_withdrawal`, messages `a_flood_of_handshakes_is_refused_beyond_its_bound`, `a_pair_holds_no_more_packets_than_its_bound`; driver `a_crowd_that_says_nothing_keeps_no_node_out`; ca `peers_that_say_nothing_hold_no_others_up_and_are_cut_off` |
 //! | T56 | a node asks for a workload that is not its own | `compromise::a_foreign_certificate_is_refused_and_the_log_names_the_node`, ca `a_node_gets_no_certificate_of_anothers_workload_or_of_the_mesh_itself` |
 //! | T57 | names that would be patterns or paths | `mesh/src/spiffe.rs`, its tests: IDs are built and compared, never matched |
 //! | T58 | a withdrawal under pressure | `faults::a_flood_of_first_packets_delays_no_other_and_no_withdrawal`, `simulation` |
@@ -44,7 +44,7 @@
 //! | 9 a stampede at rotation | `faults::a_rotation_costs_no_packet` |
 //! | 10 IPv6 | nodes `who_is_proven_gets_through_at_once_from_both_nodes_by_every_protocol`, `flows::a_mark_opens_no_other_port_protocol_or_direction` |
 //! | 11 silent failures | messages `packets_for_a_peer_that_is_not_there_are_lost_in_their_time_and_refused_for_a_while`, `a_packet_to_nobody_waits_for_a_plan_and_is_lost_without_one`; ca `files_of_no_use_leave_what_was_in_force` |
-//! | 12 no negative cache, no limit per peer | messages `packets_for_a_peer_that_is_not_there_are_lost_in_their_time_and_refused_for_a_while`, `a_flood_of_handshakes_is_refused_beyond_its_bound` |
+//! | 12 no negative cache, no limit per peer | `flood::without_room_a_call_asks_by_itself_and_its_connection_opens_soon`, messages `packets_for_a_peer_that_is_not_there_are_lost_in_their_time_and_refused_for_a_while`, `a_flood_of_handshakes_is_refused_beyond_its_bound` |
 //! | 13 an identity is a number | nodes `another_account_is_another_identity`, one `the_first_connection_waits_for_its_proof_and_loses_no_packet` (SPIFFE IDs in `auth pairs`) |
 //! | 14 thin tests | this table |
 #![allow(
@@ -56,6 +56,7 @@
 
 mod compromise;
 mod faults;
+mod flood;
 mod flows;
 mod replay;
 mod scene;

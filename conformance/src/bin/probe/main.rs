@@ -48,6 +48,7 @@ clients that stay
 with raw sockets
   flood IP COUNT          send a datagram to each of so many ports and source ports, each a connection of its own
   syn-flood IP COUNT      send so many first packets of TCP to port 80, each from a port of its own
+  drizzle IP MILLISECONDS the same without end, one in each of so many milliseconds
   forge CASE IP [FROM]    send a packet no honest stack sends, to port 80; from its own address unless told otherwise
   complain IP ADDRESS     an ICMP error to the first about its datagram from port 40000 to the second
   ping IP                 an echo request, and its reply
@@ -99,6 +100,7 @@ fn run(words: &[&str]) -> io::Result<()> {
         ["flood", to, count] => raw::flood(read(to)?, read(count)?),
         ["complain", to, about] => raw::complain(read(to)?, read(about)?),
         ["syn-flood", to, count] => raw::syn_flood(read(to)?, read(count)?),
+        ["drizzle", to, pause] => raw::drizzle(read(to)?, read(pause)?),
         ["forge", case, to] => raw::forge(case, read(to)?, None),
         ["forge", case, to, from] => raw::forge(case, read(to)?, Some(read(from)?)),
         ["ping", to] => raw::ping(read(to)?),
