@@ -50,6 +50,7 @@
 #![allow(clippy::unwrap_used, reason = "a scenario that cannot go on has failed")]
 
 mod compromise;
+mod door;
 mod faults;
 mod flows;
 mod scene;
