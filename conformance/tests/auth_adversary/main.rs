@@ -51,6 +51,7 @@
 
 mod compromise;
 mod door;
+mod ends;
 mod faults;
 mod flows;
 mod scene;
