@@ -54,5 +54,6 @@ mod door;
 mod ends;
 mod faults;
 mod flows;
+mod paths;
 mod scene;
 mod wire;
