@@ -12,7 +12,7 @@ use auth_agent::driver::{DriverError, Handed, Options};
 use linux::process;
 use linux::user::Credentials;
 
-use crate::confine::confine;
+use crate::confine::{Maps, confine};
 
 /// Why the auth-agent does not run.
 #[derive(Debug, thiserror::Error)]
@@ -38,7 +38,7 @@ pub(crate) fn run(directory: &Path, user: &str, ca: SocketAddr, node: String) ->
         <[OwnedFd; 6]>::try_from(inherited).map_err(|found| Failure::Descriptors(found.len()))?;
     let credentials = Credentials::parse(user)?;
     let opened = Handed { control, hold, pairs, marks, leases, triggers, listeners }.open()?;
-    confine(directory, &credentials, &opened.descriptors())?;
+    confine(directory, &credentials, &opened.descriptors(), Maps::Used)?;
     let options = Options { node, ca, directory: PathBuf::from("/") };
     // After the confinement: a thread has the rights of the one that started it.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

@@ -24,7 +24,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 use tracing::{info, warn};
 
-use crate::confine::confine;
+use crate::confine::{Maps, confine};
 
 /// Why the CA does not run.
 #[derive(Debug, thiserror::Error)]
@@ -63,7 +63,7 @@ pub(crate) fn run(directory: &Path, user: &str, lifetime: Duration) -> Result<()
     let [control, listener] =
         <[OwnedFd; 2]>::try_from(descriptors).map_err(|found| Failure::Descriptors(found.len()))?;
     let credentials = Credentials::parse(user)?;
-    confine(directory, &credentials, &[control.as_fd(), listener.as_fd()])?;
+    confine(directory, &credentials, &[control.as_fd(), listener.as_fd()], Maps::None)?;
     let server = Arc::new(Server::open(Path::new("/"), lifetime, certs::system_clock())?);
     // After the confinement: a thread has the rights of the one that started it.
     tokio::runtime::Builder::new_current_thread()

@@ -5,6 +5,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use conformance::lab::{Mesh, Node, Outcome, Session, Workload, binary, wait_until};
+use serde_json::Value;
 
 const REQUIRED: &str = "\
 apiVersion: cilium.io/v2
@@ -28,7 +29,10 @@ struct Scene {
 
 impl Scene {
     fn new(settings: &str) -> Self {
-        let mesh = Mesh::up(2, settings);
+        Self::on(Mesh::up(2, settings))
+    }
+
+    fn on(mesh: Mesh) -> Self {
         mesh.place("server", &["app=server"], 1);
         mesh.place("client", &["app=client"], 0);
         mesh.place("near", &["app=client"], 1);
@@ -103,6 +107,60 @@ fn who_is_proven_gets_through_at_once_from_both_nodes_by_every_protocol() {
         }
         assert_eq!(scene.attempt("stranger", "tcp", which), "silent", "policy does not name it");
     }
+    shown_on_both_nodes(&scene);
+}
+
+/// Who has which ID, and each step by which one gets to the other; across nodes.
+fn shown_on_both_nodes(scene: &Scene) {
+    let mut live = scene.hold("client", 0);
+    assert_eq!(live.ask("a word"), "answered");
+    for node in &scene.mesh.nodes {
+        let identities = node.json(&["identity", "list"]);
+        for account in ["client", "server"] {
+            let id = Value::from(format!("spiffe://cluster.local/ns/default/sa/{account}"));
+            let has = |row: &&Value| row["spiffe_ids"].as_array().is_some_and(|ids| ids.contains(&id));
+            let rows: Vec<_> = identities.as_array().unwrap().iter().filter(has).collect();
+            assert_eq!(rows.len(), 1, "{identities:#}");
+            assert!(rows[0]["labels"].to_string().contains(&format!("app={account}")), "{rows:?}");
+        }
+        let why = node.ferromesh(&["auth", "why", "client", "server:80"]).success();
+        for step in ["policy", "identity", "session", "certificate", "proof", "mark"] {
+            assert!(why.lines().any(|line| line.starts_with(&format!("✓   {step}"))), "{step}: {why}");
+        }
+        assert!(!why.contains('✗'), "{why}");
+        let other = if std::ptr::eq(node, &scene.mesh.nodes[0]) { "node-1" } else { "node-0" };
+        assert!(why.lines().any(|line| line.contains("session") && line.contains(other)), "{why}");
+    }
+}
+
+/// Packets that have been held and have gone on.
+fn released(node: &Node) -> u64 {
+    let rows = node.json(&["metrics", "list"]);
+    let of = |row: &&Value| row["name"] == "ferromesh_released_packets_total";
+    rows.as_array().unwrap().iter().filter(of).map(|row| row["value"].as_f64().unwrap() as u64).sum()
+}
+
+#[test]
+fn with_nothing_proven_ahead_each_first_packet_waits_and_goes_on() {
+    let scene = Scene::required(", authenticationAhead: 0");
+    let server = &scene.mesh.nodes[1];
+    let probe = binary("probe");
+    for (from, which) in [("client", 0), ("near", 0), ("client", 1), ("near", 1)] {
+        for how in ["tcp", "udp", "ping"] {
+            let (node, before) = (&scene.mesh.nodes[usize::from(from == "near")], released(server));
+            // Each is an instance of its own, of which nothing is proven. The probe waits for less than a second.
+            let said = match how {
+                "ping" => {
+                    let _there = node.start(from, &[], &[probe.to_str().unwrap(), "ask"]);
+                    let to = scene.server(which).to_string();
+                    Outcome::of(node.within(from, &probe).args(["ping", &to])).stdout
+                }
+                _ => scene.attempt(from, how, which),
+            };
+            assert_eq!(said, "answered", "{from}, {how}, {which}");
+            wait_until("it has waited", || released(server) > before);
+        }
+    }
 }
 
 #[test]
@@ -111,9 +169,12 @@ fn a_relabelled_client_loses_its_connections_on_both_nodes() {
     for (which, from) in [(0, "client"), (1, "client"), (0, "near"), (1, "near")] {
         let mut live = scene.hold(from, which);
         assert_eq!(live.ask("before"), "answered", "{from}");
+        let mut bystander = scene.hold(if from == "near" { "client" } else { "near" }, which);
+        assert_eq!(bystander.ask("before"), "answered");
         let node = u8::from(from == "near");
         scene.mesh.place(from, &["app=other"], node);
         wait_until("the connection is dead", || is_dead(&live.ask("after")));
+        assert_eq!(bystander.ask("after"), "answered", "it is none of his business");
         drop(live);
         scene.mesh.place(from, &["app=client"], node);
         wait_until("a new one is proven", || scene.attempt(from, "tcp", which) == "answered");
@@ -135,7 +196,7 @@ fn another_account_is_another_identity() {
 }
 
 #[test]
-fn a_server_that_ends_and_another_with_its_address_share_nothing() {
+fn a_server_that_ends_takes_its_connections_along_and_its_address_rests() {
     let mut scene = Scene::required(HASTY);
     let mut live = scene.hold("client", 0);
     assert_eq!(live.ask("before"), "answered");
@@ -152,16 +213,23 @@ fn a_server_that_ends_and_another_with_its_address_share_nothing() {
 fn a_partition_ends_what_is_live_after_the_grace_and_heals() {
     let scene = Scene::required(HASTY);
     let mut live = scene.hold("client", 0);
-    assert_eq!(live.ask("before"), "answered");
+    let mut bystander = scene.hold("near", 0);
+    assert_eq!((live.ask("before"), bystander.ask("before")), ("answered".to_owned(), "answered".to_owned()));
     scene.mesh.partition(1, true);
     let node = &scene.mesh.nodes[0];
     wait_until("no mark of the other node is left", || {
         node.json(&["auth", "pairs"]).as_array().unwrap().iter().all(|pair| pair["state"] != "proven")
     });
+    wait_until("it is said why", || {
+        let why = node.ferromesh(&["auth", "why", "client", "server:80"]);
+        why.code == Some(1) && why.stdout.contains("✗   session") && why.stdout.contains("node-1")
+    });
+    assert_eq!(bystander.ask("during"), "answered", "who is on one node needs no other");
     scene.mesh.partition(1, false);
     wait_until("the connection is dead", || is_dead(&live.ask("after")));
     drop(live);
     wait_until("new ones are proven", || scene.attempt("client", "tcp", 0) == "answered");
+    assert_eq!(bystander.ask("after"), "answered");
 }
 
 #[test]
@@ -236,16 +304,48 @@ fn auth_agent(node: &Node) -> Option<i32> {
 #[test]
 fn no_workload_reaches_an_auth_agent_or_the_ca() {
     let scene = Scene::required("");
-    for (address, port) in [("192.0.2.10", 4250), ("192.0.2.11", 4250), ("192.0.2.10", 4251)] {
+    let doors = |node, port| scene.mesh.addresses(node).map(|address| SocketAddr::new(address, port));
+    unreachable(&scene, [doors(0, 4250), doors(1, 4250), doors(0, 4251)].as_flattened());
+}
+
+#[track_caller]
+fn unreachable(scene: &Scene, doors: &[SocketAddr]) {
+    for door in doors {
         for (node, name) in [(0, "client"), (1, "near")] {
-            let to = address.parse().unwrap();
-            let word = scene.mesh.nodes[node].attempt(name, &[], "tcp", to, port);
-            assert_ne!(word, "answered", "{name} → {address}:{port}");
-            let drops =
-                scene.mesh.nodes[node].ferromesh(&["observe", "--verdict", "DROPPED", "--last", "20"]);
-            assert!(drops.stdout.contains(&format!("{address}:{port}")), "{}", drops.stdout);
+            let node = &scene.mesh.nodes[node];
+            let word = node.attempt(name, &[], "tcp", door.ip(), door.port());
+            assert_ne!(word, "answered", "{name} → {door}");
+            let drops = node.ferromesh(&["observe", "--verdict", "DROPPED", "--last", "20"]).stdout;
+            assert!(drops.contains(&door.to_string()), "{door}: {drops}");
         }
     }
+}
+
+/// Fault 10. The network between the nodes has no IPv4 addresses that anybody was told of.
+#[test]
+fn nodes_that_know_one_another_by_ipv6_alone_prove_their_workloads_of_both_families() {
+    let scene = Scene::on(Mesh::up_over_ipv6(2, ""));
+    scene.mesh.apply("proven.yaml", REQUIRED);
+    for which in [0, 1] {
+        for from in ["client", "near"] {
+            assert_eq!(scene.attempt(from, "tcp", which), "answered", "{from}, {which}");
+        }
+        assert_eq!(scene.attempt("stranger", "tcp", which), "silent");
+    }
+    for node in &scene.mesh.nodes {
+        let nodes = node.json(&["auth", "nodes"]);
+        let addresses: Vec<_> =
+            nodes.as_array().unwrap().iter().map(|node| node["address"].to_string()).collect();
+        assert!(addresses.len() == 1 && addresses[0].contains("[2001:db8:2::1"), "{nodes:#}");
+    }
+    let doors = |node: u8, port| SocketAddr::new(scene.mesh.addresses(node)[1], port);
+    unreachable(&scene, &[doors(0, 4250), doors(1, 4250), doors(0, 4251)]);
+    let mut live = scene.hold("client", 0);
+    let mut bystander = scene.hold("near", 1);
+    assert_eq!((live.ask("before"), bystander.ask("before")), ("answered".to_owned(), "answered".to_owned()));
+    scene.mesh.place("client", &["app=other"], 0);
+    wait_until("the connection is dead", || is_dead(&live.ask("after")));
+    assert_eq!(bystander.ask("after"), "answered");
 }
 
 #[test]

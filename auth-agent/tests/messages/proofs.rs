@@ -170,3 +170,44 @@ fn an_instance_that_is_attested_with_another_id_is_neither_proven_nor_marked() {
     let refused = Message::Unbound { bind: 1, why: Refusal::NotAttested };
     assert_eq!(outputs, [Output::Send(SESSION, refused)]);
 }
+
+/// Fault 9. Every workload of a node may call every other, and all certificates end at one moment.
+#[test]
+fn a_thousand_pairs_are_proven_at_a_bounded_rate_and_renewed_apart_from_one_another() {
+    const COUNT: u8 = 45;
+    const HOUR: u64 = 3_600 * SECOND;
+    let name = |number: u8| format!("w{number}");
+    let identity = |number: u8| Identity::new(400 + u32::from(number)).expect("not zero");
+    let mut plan = plan();
+    let all = |number| (u64::from(number), endpoint(&name(number), 400 + u32::from(number), 1, number));
+    plan.endpoints = (1..=COUNT).map(all).collect();
+    let others = |one| (1..one).map(move |other| IdentityPair::new(identity(one), identity(other)));
+    plan.pairs = (1..=COUNT).flat_map(others).collect();
+    let pairs = plan.pairs.len();
+    let mut bench = Bench::with(plan);
+    let mut outputs: Vec<_> = (1..=COUNT)
+        .flat_map(|number| bench.give(Input::Certificate(id(&name(number)), Ok(bench.now + 2 * HOUR))))
+        .collect();
+    let mut begun = Vec::new();
+    for _ in 0..1_850 {
+        let mut in_this_second = 0;
+        let mut at = 0;
+        while at < outputs.len() {
+            if let Output::ProveLocally(a, b) = outputs[at].clone() {
+                in_this_second += 1;
+                let result = Ok(bench.now + HOUR);
+                outputs.extend(bench.give(Input::LocalProofDone { a, b, result }));
+            }
+            at += 1;
+        }
+        begun.push(in_this_second);
+        outputs = bench.pass(SECOND);
+    }
+    let sum = |seconds: &[usize]| seconds.iter().sum::<usize>();
+    assert_eq!(bench.machine.counters().marks, pairs as u64);
+    assert!(begun[..10].iter().all(|count| *count <= 220), "two hundred a second: {:?}", &begun[..10]);
+    assert_eq!((sum(&begun[..10]), sum(&begun[10..1_300])), (pairs, 0));
+    assert_eq!(sum(&begun[1_300..]), pairs, "each once, before half of the time is over");
+    let most = begun[1_300..].iter().max();
+    assert!(most.is_some_and(|most| *most <= 20), "at once: {most:?}");
+}

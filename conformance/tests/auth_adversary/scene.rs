@@ -34,10 +34,16 @@ impl Scene {
 
     /// The same with a word of the first node's configuration replaced.
     pub(crate) fn required_with(settings: &str, word: &str, by: &str) -> Self {
+        Self::edited(settings, 0, word, by)
+    }
+
+    /// The same of any node's.
+    pub(crate) fn edited(settings: &str, number: usize, word: &str, by: &str) -> Self {
         let mut mesh = Mesh::new(2, settings);
-        let file = mesh.nodes[0].config().join("ferromesh.yaml");
-        let configuration = std::fs::read_to_string(file).unwrap().replace(word, by);
-        mesh.nodes[0].write("ferromesh.yaml", &configuration);
+        let file = mesh.nodes[number].config().join("ferromesh.yaml");
+        let configuration = std::fs::read_to_string(file).unwrap();
+        assert!(configuration.contains(word), "{configuration}");
+        mesh.nodes[number].write("ferromesh.yaml", &configuration.replace(word, by));
         mesh.start(0);
         mesh.enrol();
         mesh.start(1);
@@ -86,6 +92,40 @@ fn place_all(mesh: &Mesh) {
         ("stranger", "app=other", 0),
     ] {
         mesh.place(name, &[label], node);
+    }
+}
+
+/// A workload's object on the first node: labels and account as given.
+pub(crate) fn placed(name: &str, labels: &str, account: &str) -> String {
+    placed_on(name, labels, account, 0)
+}
+
+/// The same on any node.
+pub(crate) fn placed_on(name: &str, labels: &str, account: &str, node: usize) -> String {
+    format!(
+        "apiVersion: ferromesh.io/v1alpha1\nkind: Workload\n\
+         metadata: {{name: {name}, namespace: default, labels: {{{labels}}}}}\n\
+         spec: {{node: node-{node}, serviceAccountName: {account}}}\n"
+    )
+}
+
+/// A node's process of this verb, which neither answers nor ends until this is dropped.
+pub(crate) struct Stopped(i32);
+
+impl Stopped {
+    const STOP: i32 = 19;
+    const CONTINUE: i32 = 18;
+
+    pub(crate) fn new(node: &Node, verb: &str) -> Self {
+        let [pid] = processes(node, verb)[..] else { panic!("one {verb} runs") };
+        linux::process::send(pid, Self::STOP).unwrap();
+        Self(pid)
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        let _ = linux::process::send(self.0, Self::CONTINUE);
     }
 }
 

@@ -1,4 +1,5 @@
-//! Maps for tests of those that are handed some: pinned nowhere, gone with their last descriptor. Needs root.
+//! Maps for tests of those that are handed some: pinned nowhere, gone with their last descriptor; and what such a one may
+//! ask of bpf(2). Needs root.
 #![allow(unsafe_code, reason = "the system call takes a pointer to a command's attributes")]
 
 use std::io;
@@ -54,4 +55,14 @@ fn create(attributes: &Create) -> io::Result<OwnedFd> {
     }
     // SAFETY: a descriptor that the kernel has just made and nobody else has.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// The kernel's word on a command of bpf(2) that comes without attributes: it fails for who may give it too.
+pub fn command(number: u32) -> io::Error {
+    // SAFETY: a null pointer to no bytes; nothing is read.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, number, std::ptr::null::<u8>(), 0) };
+    match result {
+        0.. => io::Error::other("done, without being told what to do"),
+        _ => io::Error::last_os_error(),
+    }
 }

@@ -23,6 +23,7 @@ usage: probe MODE ARGUMENTS
 servers, of both families and of TCP and UDP
   serve PORT              echo
   witness PORT NAME       answer each word with NAME and the address it came from
+  ends PORT               echo over TCP; tells of each connection who opened it and how it ended: closed, reset …
   sink PORT COUNT         UDP on so many ports from this one on; nothing is read, nothing answered
 clients, each on a line of its own; an address is ADDRESS:PORT
   tcp ADDRESS             connect, say a word, expect it back
@@ -36,7 +37,8 @@ clients, each on a line of its own; an address is ADDRESS:PORT
   ask                     for each line of standard input, one of the above
   later MODE ARGUMENTS    say `open`, wait for a line of standard input, then be that
 clients that stay
-  hold ADDRESS            keep one TCP connection: each line of standard input is said, its outcome printed
+  hold ADDRESS [FROM]     keep one TCP connection: each line of standard input is said, its outcome printed; from local
+                          port FROM
   hold-udp ADDRESS        the same on a connected UDP socket; an error is told as soon as it comes
   many ADDRESS COUNT      as many UDP sockets at a time; tells how many were answered
   pulse ADDRESS           datagrams at a steady rate; says since when they are answered, or no longer are
@@ -85,12 +87,14 @@ fn run(words: &[&str]) -> io::Result<()> {
     match words {
         ["serve", port] => serve::echo(read(port)?),
         ["witness", port, name] => serve::witness(read(port)?, name),
+        ["ends", port] => serve::ends(read(port)?),
         ["sink", port, count] => serve::sink(read(port)?, read(count)?),
         ["flows", to, from, sources, ports] => {
             client::flows(read(to)?, read(from)?, read(sources)?, read(ports)?)
         }
         ["ask"] => client::ask(),
-        ["hold", address] => client::hold(read(address)?),
+        ["hold", address] => client::hold(read(address)?, 0),
+        ["hold", address, from] => client::hold(read(address)?, read(from)?),
         ["hold-udp", address] => client::hold_udp(read(address)?),
         ["many", address, count] => client::many(read(address)?, read(count)?),
         ["pulse", address] => client::pulse(read(address)?),

@@ -108,6 +108,46 @@ fn the_auth_agent_is_told_of_both_ends_by_what_the_administrator_says_of_them() 
 }
 
 #[test]
+fn an_identity_is_shown_with_the_ids_of_who_has_it_wherever_they_run() {
+    let admin = [NODES, WORKLOADS, REQUIRED].concat();
+    let files = [("admin/all.yaml", admin.as_str()), ("nodes/node2/7.yaml", CLAIM)];
+    let bench = Bench::of(World::of_shared(&files), &["default/client="], &[]);
+    let rows = status::identities(&bench.planned.plan);
+    let ids = |identity| {
+        let row = rows.iter().find(|row| row.identity == identity).unwrap();
+        row.spiffe_ids.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(ids(bench.identity("default/client")), ["spiffe://cluster.local/ns/default/sa/robot"]);
+    assert_eq!(ids(bench.identity("10.2.0.7")), ["spiffe://cluster.local/ns/default/sa/server"]);
+    let workloads = rows.iter().filter(|row| row.identity.is_workload()).count();
+    assert_eq!(rows.iter().filter(|row| !row.spiffe_ids.is_empty()).count(), workloads.min(2), "{rows:?}");
+    let nobody_asks = [NODES, WORKLOADS].concat();
+    let files = [("admin/all.yaml", nobody_asks.as_str()), ("nodes/node2/7.yaml", CLAIM)];
+    let bench = Bench::of(World::of_shared(&files), &["default/client="], &[]);
+    assert!(status::identities(&bench.planned.plan).iter().all(|row| row.spiffe_ids.is_empty()));
+}
+
+/// No value of a label, and no account, is a pattern or a path.
+#[test]
+fn who_must_prove_himself_is_compared_letter_by_letter() {
+    let lookalikes =
+        ["client/web", "./client", "client/.", "web/../client", "clien.", ".*", "*", "Client", "client "];
+    for value in lookalikes {
+        let disguised = WORKLOADS.replace("{app: client}", &format!("{{app: '{value}'}}"));
+        let files = [NODES, &disguised, REQUIRED].concat();
+        let world = World::of_shared(&[("admin/all.yaml", &files), ("nodes/node2/7.yaml", CLAIM)]);
+        let bench = Bench::of(world, &["default/client="], &[]);
+        assert!(auth(&bench).is_some_and(|plan| plan.pairs.is_empty()), "{value}");
+    }
+    let dotted = WORKLOADS.replace("robot", "r2.d2");
+    let files = [NODES, &dotted, REQUIRED].concat();
+    let world = World::of_shared(&[("admin/all.yaml", &files), ("nodes/node2/7.yaml", CLAIM)]);
+    let bench = Bench::of(world, &["default/client="], &[]);
+    let plan = auth(&bench).unwrap();
+    assert_eq!(plan.endpoints[&1].id.to_string(), "spiffe://cluster.local/ns/default/sa/r2.d2");
+}
+
+#[test]
 fn settings_of_authentication_are_in_the_plan_and_an_own_port_that_is_not_declared_is_said() {
     let settings = "---\napiVersion: ferromesh.io/v1alpha1\nkind: Configuration\nspec: {trustDomain: example.org, authenticationGrace: 2s, authenticationAhead: 7, authPort: 4300}\n";
     let yaml = [NODES, REQUIRED, settings].concat();
