@@ -11,8 +11,9 @@ use std::{
 
 use abi::{DropReason, EventKind};
 use nix::{
-    sched::{CloneFlags, setns},
+    sched::{CloneFlags, CpuSet, sched_setaffinity, setns},
     sys::socket::{setsockopt, sockopt::Mark},
+    unistd::Pid,
 };
 
 use super::{
@@ -72,7 +73,14 @@ impl Shell {
                     .run(&format!("ip route add {gateway} dev {name} && ip route add default via {gateway}"))
             );
         }
+        shell.carries(&name);
+        carries(&format!("host{id}"));
         shell
+    }
+
+    /// See [`carries`]; of a device in here.
+    pub(crate) fn carries(&mut self, device: &str) {
+        assert!(self.run(&until_it_carries(device)), "{device} never carries anything");
     }
 
     /// What `work` returns, done by a thread in the pod's namespace.
@@ -219,6 +227,30 @@ pub(crate) fn two_pods() -> (Node, Shell, Shell) {
 }
 
 /// Reasons counted, but for the noise every kernel makes on a link.
+/// Waits until a device of ours that was set up, as its other end was, carries packets. The kernel sees to that a moment
+/// later, on a busy machine a long one, and loses what is sent before.
+pub(crate) fn carries(device: &str) {
+    let status = Command::new("sh").args(["-c", &until_it_carries(device)]).status().unwrap();
+    assert!(status.success(), "{device} never carries anything");
+}
+
+/// A queue of kind `noop` is one that loses everything.
+fn until_it_carries(device: &str) -> String {
+    format!(
+        "for i in $(seq 500); do ip -o link show dev {device} | grep -qv 'qdisc noop ' && break; sleep 0.01; done; \
+         ip -o link show dev {device} | grep -qv 'qdisc noop '"
+    )
+}
+
+/// Keeps the calling thread on one CPU from here on, the one it is on. A veth hands a packet to the queue of the CPU that
+/// sends it, and on a busy machine queues are worked off late: a sender that is moved to another CPU between two packets can
+/// see the second overtake the first. For UDP that is a right of the network; a test of their order must not allow it.
+pub(crate) fn stay_on_this_cpu() {
+    let mut set = CpuSet::new();
+    set.set(nix::sched::sched_getcpu().unwrap()).unwrap();
+    sched_setaffinity(Pid::from_raw(0), &set).unwrap();
+}
+
 pub(crate) fn drop_reasons(node: &Node) -> Vec<DropReason> {
     let reasons = node.drops().into_keys().filter_map(|(_, reason, _)| DropReason::from_number(reason));
     reasons.filter(|reason| *reason != DropReason::Multicast).collect()
