@@ -186,7 +186,7 @@ impl Machine {
                 why
             }
             None => {
-                let why = match self.owners(waiting) {
+                let why = match self.owners(waiting.kind, waiting.source, waiting.destination) {
                     (Some(local), Some(peer)) => self.ends(&self.pair_name(local, peer)).err(),
                     _ => None,
                 };

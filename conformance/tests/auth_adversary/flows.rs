@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use crate::scene::{
     HASTY, Scene, Stopped, asker, at, certified_asker, is_dead, known, marks_of, placed, placed_on, proven,
+    stay,
 };
 
 /// T45. The policy says port 80 over TCP; the mark of the pair lives, and everything else is tried with it.
@@ -193,7 +194,8 @@ fn whoever_gets_a_proven_clients_address_gets_nothing_with_it() {
     });
 }
 
-/// T41. The same of a server: who called the one does not get to the other by what was proven of the one.
+/// T41, T43. The same of a server: who called the one does not get to the other by what was proven of the one. Who may call
+/// neither goes on trying while the one ends and the other begins.
 #[test]
 fn whoever_gets_a_proven_servers_address_is_not_taken_for_it() {
     let mut one = OneAddress::new(1);
@@ -204,6 +206,7 @@ fn whoever_gets_a_proven_servers_address_is_not_taken_for_it() {
     let mut live = scene.hold("client", 0);
     let mut twin = asker(&scene.mesh.nodes[0], "twin");
     assert_eq!((live.ask("before"), twin.session.ask(&call)), ("answered".to_owned(), "answered".to_owned()));
+    let mut stranger = stay(&scene.mesh.nodes[0], "stranger", "steady", scene.to(0));
     let mute = Stopped::new(&scene.mesh.nodes[0], "ca");
     scene.server.session.kill();
     let _heir = successor(&scene.mesh.nodes[1], "heir", address, &["serve", "80"]);
@@ -212,6 +215,8 @@ fn whoever_gets_a_proven_servers_address_is_not_taken_for_it() {
     drop(mute);
     wait_until("there is a proof of the two", || twin.session.ask(&call) == "answered");
     assert_eq!((marks_of(&scene.mesh.nodes[1], "heir"), marks_of(&scene.mesh.nodes[1], "server")), (2, 0));
+    let counts = stranger.ask("");
+    assert!(counts.starts_with("0 good, ") && !counts.ends_with(" 0 bad"), "{counts}");
 }
 
 /// T44. The same behind a partition: the other node hears nothing of it.

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use conformance::lab::{Outcome, Session, Workload, binary, wait_until};
 
-use crate::scene::{REQUIRED, Scene, Stopped, asker, at, drops, is_dead, placed, proven, stay};
+use crate::scene::{REQUIRED, Scene, Stopped, asker, at, drops, is_dead, placed_on, proven, stay};
 
 /// The caller's policy asks.
 const EGRESS: &str = "\
@@ -64,12 +64,13 @@ fn whoever_asks_and_whichever_way_the_call_takes_the_proof_is_the_same() {
             [1, 2],
             "{what} asks: one for each caller at the server's node, and one at the caller's"
         );
-        withdrawn_and_given_back(&scene, &mut here, what);
+        withdrawn(&scene, &mut here, what);
     }
 }
 
-/// Other accounts, certificates for which do not come: what is open ends and nothing opens, until they come.
-fn withdrawn_and_given_back(scene: &Scene, here: &mut [Workload; 3], what: &str) {
+/// Other accounts: what is open ends, and what opens then has been proven anew. Where both ask, their certificates do not
+/// come at first, and nothing opens until they do.
+fn withdrawn(scene: &Scene, here: &mut [Workload; 3], what: &str) {
     let callers = [("client", 0), ("near", 1)];
     let open = |(name, _)| {
         targets(scene).map(|to| {
@@ -84,9 +85,10 @@ fn withdrawn_and_given_back(scene: &Scene, here: &mut [Workload; 3], what: &str)
         })
     };
     let live: Vec<_> = callers.into_iter().flat_map(open).collect();
-    let mute = Stopped::new(&scene.mesh.nodes[0], "ca");
+    let mute = (what == "both").then(|| Stopped::new(&scene.mesh.nodes[0], "ca"));
     for (name, node) in callers {
-        let object = placed(name, "app: client", "somebody-else").replace("node-0", &format!("node-{node}"));
+        let account = format!("{name}-when-{}-asks", what.replace(' ', "-"));
+        let object = placed_on(name, "app: client", &account, node);
         scene.mesh.apply(&format!("workload-{name}.yaml"), &object);
     }
     for (to, mut session) in live {
@@ -94,15 +96,14 @@ fn withdrawn_and_given_back(scene: &Scene, here: &mut [Workload; 3], what: &str)
             is_dead(&session.ask("after"))
         });
     }
-    let [client, near, _] = here.each_mut().map(|workload| calls(scene, workload));
-    assert!(client.iter().chain(&near).all(|said| said != "answered"), "{what} asks: {client:?} {near:?}");
-    drop(mute);
-    for (name, node) in callers {
-        scene.mesh.place(name, &["app=client"], node);
+    if mute.is_some() {
+        let [client, near, _] = here.each_mut().map(|workload| calls(scene, workload));
+        assert!(client.iter().chain(&near).all(|said| said != "answered"), "{client:?} {near:?}");
     }
+    drop(mute);
     for workload in &mut here[..2] {
         let call = format!("tcp {}", scene.to(0));
-        wait_until("there is a proof again", || workload.session.ask(&call) == "answered");
+        wait_until("there is another proof", || workload.session.ask(&call) == "answered");
     }
 }
 

@@ -137,6 +137,11 @@ pub(crate) fn known(node: &Node, workload: &Workload) {
     });
 }
 
+/// A client of `probe` that stays, as a workload, whatever there is of it yet.
+pub(crate) fn stay(node: &Node, name: &str, mode: &str, to: SocketAddr) -> Session {
+    node.start(name, &[], &[binary("probe").to_str().unwrap(), mode, &to.to_string()]).session
+}
+
 /// A workload from which connections are tried.
 pub(crate) fn asker(node: &Node, name: &str) -> Workload {
     node.start(name, &[], &[binary("probe").to_str().unwrap(), "ask"])
