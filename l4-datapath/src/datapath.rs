@@ -173,9 +173,9 @@ impl Datapath {
         self.kernel.set_namespace(cookie);
     }
 
-    /// Says which TCP ports of this and other nodes, first and last, no workload may call.
-    pub fn set_guarded(&mut self, (first, last): (u16, u16)) {
-        self.kernel.set_guarded(u32::from(first) << 16 | u32::from(last));
+    /// Says which two TCP ports of this and other nodes no workload may call.
+    pub fn set_guarded(&mut self, [one, other]: [u16; 2]) {
+        self.kernel.set_guarded(u32::from(one) << 16 | u32::from(other));
     }
 
     /// Says which network namespace is an endpoint's, by its cookie ([`linux::namespace::cookie`]): by that its calls are known

@@ -134,7 +134,11 @@ impl Node {
         let source = self.world.degraded.iter().cloned();
         let outward = self.outward.problems.iter().cloned();
         let unpublished = self.unpublished.iter().cloned();
-        let outward = outward.chain(unpublished).chain(self.auth.problems());
+        let resting = self.endpoints.resting().map(|(pool, left)| {
+            let seconds = left.as_millis().div_ceil(1000);
+            format!("pool {pool}: new on this node; workloads can start in {seconds} s, when no other node can take its addresses for earlier ones")
+        });
+        let outward = outward.chain(unpublished).chain(resting).chain(self.auth.problems());
         refused.chain(objects).chain(self.stale_settings()).chain(source).chain(outward).collect()
     }
 

@@ -53,8 +53,9 @@ impl Node {
         allocator.save(SystemTime::now())?;
         let mut registry = metrics::registry(env!("CARGO_PKG_VERSION"), crate::COMMIT, abi::SCHEMA);
         let endpoints = Arc::new(opened.endpoints);
-        endpoints.set_quarantine(auth::quarantine(&planned.plan))?;
+        auth::set_quarantine(&endpoints, &planned.plan)?;
         let mut auth = Auth::new(directories, &world, &facts.name, &mut registry);
+        auth.guard(&mut datapath);
         auth.place(control::placements(&world, &facts, &opened.adopted));
         // Those who lived on may be talking to each other.
         if auth.lead(&planned.plan, &planned.plan, &mut datapath, &endpoints).await {

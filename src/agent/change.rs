@@ -9,7 +9,7 @@ use std::time::SystemTime;
 use control::{Planned, Present, World, admit};
 use endpoint::Departed;
 use mesh::workload::{Endpoint, EndpointId};
-use node_api::{Enrol, Enrolled};
+use node_api::{Enrol, Enrolled, Reply};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -93,7 +93,7 @@ impl Node {
             }
         })?;
         let saved = self.allocator.save(SystemTime::now()).map_err(AgentError::from);
-        let kept = saved.and_then(|()| Ok(self.endpoints.set_quarantine(auth::quarantine(&planned.plan))?));
+        let kept = saved.and_then(|()| Ok(auth::set_quarantine(&self.endpoints, &planned.plan)?));
         kept.inspect_err(|_| self.auth.fall_back(&in_force, &planned.plan))?;
         Ok(planned)
     }
@@ -156,7 +156,7 @@ impl Node {
                 None => self.connect(&endpoint).await.map_err(|error| error.to_string()),
                 Some(problem) => Err(problem.to_owned()),
             };
-            self.started(endpoint.id, connected.map(|()| made), reply).await;
+            self.started(endpoint.id, connected.map(|()| made).map_err(Reply::Error), reply).await;
         }
         for id in ended {
             Box::pin(self.remove(id)).await;
@@ -165,11 +165,11 @@ impl Node {
 
     /// Makes a workload's endpoint and puts its policy in force; nothing of it is left after an error, or if who asked is
     /// gone.
-    pub(super) async fn enrol(&mut self, request: Enrol, reply: oneshot::Sender<Result<Enrolled, String>>) {
+    pub(super) async fn enrol(&mut self, request: Enrol, reply: oneshot::Sender<Result<Enrolled, Reply>>) {
         let made = match self.make(&request).await {
             Ok(made) => made,
             // Who asked may be gone.
-            Err(problem) => return drop(reply.send(Err(problem))),
+            Err(refused) => return drop(reply.send(Err(refused))),
         };
         let endpoint = made.endpoint.clone();
         let connected = match self.apply_policy(self.latest()).await {
@@ -182,12 +182,18 @@ impl Node {
             Ok(Policy::InForce) => self.connect(&endpoint).await,
             Err(error) => Err(error),
         };
-        self.started(endpoint.id, connected.map(|()| made).map_err(|error| error.to_string()), reply).await;
+        self.started(
+            endpoint.id,
+            connected.map(|()| made).map_err(|error| Reply::Error(error.to_string())),
+            reply,
+        )
+        .await;
     }
 
-    async fn make(&self, request: &Enrol) -> Result<Enrolled, String> {
-        admit(&self.latest(), &self.facts.name, &request.workload).map_err(|error| error.to_string())?;
-        let prepared = self.endpoints.prepare(request).await.map_err(|error| error.to_string())?;
+    async fn make(&self, request: &Enrol) -> Result<Enrolled, Reply> {
+        let admitted = admit(&self.latest(), &self.facts.name, &request.workload);
+        admitted.map_err(|error| Reply::Error(error.to_string()))?;
+        let prepared = self.endpoints.prepare(request).await.map_err(|error| unprepared(&error))?;
         Ok(Enrolled {
             endpoint: prepared.endpoint,
             network_namespace: prepared.network_namespace,
@@ -200,8 +206,8 @@ impl Node {
     async fn started(
         &mut self,
         id: EndpointId,
-        made: Result<Enrolled, String>,
-        reply: oneshot::Sender<Result<Enrolled, String>>,
+        made: Result<Enrolled, Reply>,
+        reply: oneshot::Sender<Result<Enrolled, Reply>>,
     ) {
         let is_made = made.is_ok();
         if reply.send(made).is_err() || !is_made {
@@ -251,5 +257,17 @@ impl Node {
         self.reconcile().await;
         let addresses = [endpoint.ipv4.into(), endpoint.ipv6.into()].into();
         self.end_sockets(Departed { addresses, ..Departed::default() });
+    }
+}
+
+/// What is only a matter of time is told as such.
+fn unprepared(error: &endpoint::Error) -> Reply {
+    let why = error.to_string();
+    match error {
+        endpoint::Error::PoolRests { left, .. } => Reply::Later {
+            milliseconds: u64::try_from(left.as_millis()).unwrap_or(u64::MAX).saturating_add(1),
+            why,
+        },
+        _ => Reply::Error(why),
     }
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use control::{Planned, World};
 use mesh::workload::{Endpoint, EndpointId};
-use node_api::Enrolled;
+use node_api::{Enrolled, Reply};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -32,7 +32,7 @@ pub(super) struct Switching {
 pub(super) struct Starting {
     pub(super) endpoint: Endpoint,
     pub(super) made: Enrolled,
-    pub(super) reply: oneshot::Sender<Result<Enrolled, String>>,
+    pub(super) reply: oneshot::Sender<Result<Enrolled, Reply>>,
 }
 
 impl Switching {

@@ -109,6 +109,12 @@ impl Auth {
         }
     }
 
+    /// Keeps workloads from the ports of auth-agents and CAs, before anybody listens there, and also where it is another
+    /// node's.
+    pub(super) fn guard(&self, datapath: &mut Datapath) {
+        datapath.set_guarded(self.settings.guarded());
+    }
+
     /// Who may have certificates now: the CA is told. It runs where others need it, and where somebody here does.
     pub(super) fn place(&mut self, placements: Placements) {
         match &self.authority {
@@ -212,7 +218,6 @@ impl Auth {
     ) -> Result<(), AgentError> {
         let Some(plan) = &plan.auth else { return Ok(()) };
         let hold = hold::make(datapath).await?;
-        datapath.set_guarded(self.settings.guarded());
         let surroundings = Surroundings {
             place: self.place.clone(),
             settings: self.settings.clone(),
@@ -337,8 +342,13 @@ fn nobody(told: &AuthPlan, plan: &NodePlan, leaving: &BTreeSet<EndpointId>) -> A
     Arc::new(nobody)
 }
 
-/// How long the addresses of an endpoint that is gone are kept back: longer than any mark of it can live.
-pub(super) fn quarantine(plan: &NodePlan) -> Option<Duration> {
+/// Addresses that other nodes may have marks for are kept back for longer than any can live.
+pub(super) fn set_quarantine(endpoints: &Endpoints, plan: &NodePlan) -> endpoint::Result<()> {
+    let has_peers = plan.auth.as_ref().is_some_and(|auth| !auth.nodes.is_empty());
+    endpoints.set_quarantine(quarantine(plan), has_peers)
+}
+
+fn quarantine(plan: &NodePlan) -> Option<Duration> {
     let grace = plan.auth.as_ref()?.grace;
     Some(Duration::from_millis(grace.saturating_mul(11) / 10) + Duration::from_secs(1))
 }
