@@ -70,6 +70,7 @@ pub(crate) fn drizzle(to: IpAddr, pause: u64) -> io::Result<()> {
     println!("open");
     for port in (1..=u16::MAX).cycle() {
         socket.send_to(&conformance::forge::syn(from, to, port)?, &SocketAddr::new(to, 0).into())?;
+        #[expect(clippy::disallowed_methods, reason = "a rate is what is asked for")]
         std::thread::sleep(std::time::Duration::from_millis(pause));
     }
     Ok(())
