@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use conformance::lab::{Mesh, Node, Session, Workload, binary, wait_until};
 use serde_json::Value;
 
-use crate::scene::{asker, known, stay};
+use crate::scene::{asker, known, proven, stay};
 
 const FULL: &str = "Too many packets wait for authentication";
 
@@ -78,6 +78,16 @@ fn metric(node: &Node, name: &str) -> f64 {
     let rows = node.ferromesh(&["metrics", "list", name, "-o", "json"]).stdout;
     let rows = serde_json::from_str::<Vec<Value>>(&rows).unwrap_or_default();
     rows.iter().find(|row| row["name"] == name).and_then(|row| row["value"].as_f64()).unwrap_or(0.0)
+}
+
+/// The call alone is enough: no packet is ever made. The auth-agent reads of it without any right.
+#[test]
+fn a_call_has_its_pair_proven_before_there_is_a_packet() {
+    let scene = Scene::with(&["client".to_owned()]);
+    let _socket = stay(scene.node(), "client", "hold-udp", (scene.server.addresses[0], 80).into());
+    wait_until("the pair is proven", || proven(scene.node()).len() == 1);
+    wait_until("it is counted", || metric(scene.node(), "ferromesh_asking_calls_total") > 0.0);
+    assert!(metric(scene.node(), "ferromesh_held_packets_total") < 1.0);
 }
 
 /// A workload has used up what it may hold. Its calls are heard of all the same, and its next SYN comes before it has given

@@ -65,12 +65,12 @@ pub(crate) fn syn_flood(to: IpAddr, count: u16) -> io::Result<()> {
 }
 
 /// So few that it holds nobody up but by what they take.
-#[allow(clippy::disallowed_methods, reason = "the pace is what it is for; there is no event to wait for")]
 pub(crate) fn drizzle(to: IpAddr, pause: u64) -> io::Result<()> {
     let (socket, from) = (headers_included(to)?, own_address(to)?);
     println!("open");
     for port in (1..=u16::MAX).cycle() {
         socket.send_to(&conformance::forge::syn(from, to, port)?, &SocketAddr::new(to, 0).into())?;
+        #[expect(clippy::disallowed_methods, reason = "a rate is what is asked for")]
         std::thread::sleep(std::time::Duration::from_millis(pause));
     }
     Ok(())
