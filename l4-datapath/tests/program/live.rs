@@ -3,7 +3,7 @@
 use std::{
     fs::File,
     io::{BufRead as _, BufReader, ErrorKind, Read as _, Write as _},
-    net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
     thread,
     time::Duration,
@@ -73,14 +73,19 @@ impl Shell {
                     .run(&format!("ip route add {gateway} dev {name} && ip route add default via {gateway}"))
             );
         }
-        shell.carries(&name);
-        carries(&format!("host{id}"));
+        for family in FAMILIES {
+            shell.receives(family.pool(pod.host));
+        }
         shell
     }
 
-    /// See [`carries`]; of a device in here.
-    pub(crate) fn carries(&mut self, device: &str) {
-        assert!(self.run(&until_it_carries(device)), "{device} never carries anything");
+    /// Waits until packets for an address are received here. The kernel puts the route of a new IPv6 address in its table in
+    /// a work queue of its own; on a busy machine that is long after the address can be bound to, and what comes before is
+    /// lost without a word.
+    pub(crate) fn receives(&mut self, address: IpAddr) {
+        let is_local = format!("ip route get {address} | grep -q '^local'");
+        let wait = format!("for i in $(seq 500); do {is_local} && break; sleep 0.01; done; {is_local}");
+        assert!(self.run(&wait), "nothing is ever received for {address}");
     }
 
     /// What `work` returns, done by a thread in the pod's namespace.
@@ -227,21 +232,6 @@ pub(crate) fn two_pods() -> (Node, Shell, Shell) {
 }
 
 /// Reasons counted, but for the noise every kernel makes on a link.
-/// Waits until a device of ours that was set up, as its other end was, carries packets. The kernel sees to that a moment
-/// later, on a busy machine a long one, and loses what is sent before.
-pub(crate) fn carries(device: &str) {
-    let status = Command::new("sh").args(["-c", &until_it_carries(device)]).status().unwrap();
-    assert!(status.success(), "{device} never carries anything");
-}
-
-/// A queue of kind `noop` is one that loses everything.
-fn until_it_carries(device: &str) -> String {
-    format!(
-        "for i in $(seq 500); do ip -o link show dev {device} | grep -qv 'qdisc noop ' && break; sleep 0.01; done; \
-         ip -o link show dev {device} | grep -qv 'qdisc noop '"
-    )
-}
-
 /// Keeps the calling thread on one CPU from here on, the one it is on. A veth hands a packet to the queue of the CPU that
 /// sends it, and on a busy machine queues are worked off late: a sender that is moved to another CPU between two packets can
 /// see the second overtake the first. For UDP that is a right of the network; a test of their order must not allow it.

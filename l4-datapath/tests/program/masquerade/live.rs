@@ -12,7 +12,7 @@ use aya::programs::{LinkOrder, SchedClassifier, TcAttachType, tc::TcAttachOption
 
 use super::{
     super::{
-        live::{PATIENCE, Shell, carries, drop_reasons, ip, mac, stay_on_this_cpu},
+        live::{PATIENCE, Shell, drop_reasons, ip, mac, stay_on_this_cpu},
         node::Node,
         world::{A, FAMILIES, Family, Pod},
     },
@@ -56,8 +56,9 @@ pub(crate) fn workload_and_peer(node: &mut Node) -> (Shell, Shell) {
             assert!(beyond.run(&command), "{command}");
         }
     }
-    beyond.carries("wire");
-    carries("nic");
+    for family in FAMILIES {
+        beyond.receives(family.peer());
+    }
     for (key, value) in [("net.ipv4.ip_forward", "1"), ("net.ipv6.conf.all.forwarding", "1")] {
         assert!(Command::new("sysctl").args(["-qw", &format!("{key}={value}")]).status().unwrap().success());
     }
