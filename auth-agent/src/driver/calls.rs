@@ -26,7 +26,7 @@ impl Calls {
         AsyncFd::with_interest(triggers, Interest::READABLE).map(Self)
     }
 
-    /// Some of the calls there are, at least one record read. Cancel safe.
+    /// Some of the calls there are, now and then none. Cancel safe.
     pub(super) async fn happen(&mut self) -> io::Result<Vec<Input>> {
         let mut ready = self.0.readable_mut().await?;
         let ring = ready.get_inner_mut();
