@@ -46,6 +46,7 @@ impl Scene {
     fn required(settings: &str) -> Self {
         let scene = Self::new(settings);
         scene.mesh.apply("proven.yaml", REQUIRED);
+        scene.mesh.ready(1, "server");
         scene
     }
 
@@ -67,9 +68,12 @@ impl Scene {
         self.mesh.nodes[node].attempt(from, &[], how, self.server(which), 80)
     }
 
+    /// A connection that stays, of a client that has its certificate.
     fn hold(&self, from: &str, which: usize) -> Session {
-        let node = &self.mesh.nodes[usize::from(from == "near")];
-        hold(node, from, (self.server(which), 80).into())
+        let [node, other] =
+            [from == "near", from != "near"].map(|second| &self.mesh.nodes[usize::from(second)]);
+        let to = SocketAddr::new(self.server(which), 80).to_string();
+        node.call(from, &[], from, &[other], &["hold", &to]).session
     }
 }
 
@@ -315,8 +319,12 @@ fn nodes_that_know_one_another_by_ipv6_alone_prove_their_workloads_of_both_famil
 #[test]
 fn a_policy_that_comes_to_require_proof_keeps_what_can_be_proven_and_ends_the_rest() {
     let scene = Scene::new("");
-    let mut live = [scene.hold("client", 0), scene.hold("near", 1)];
-    let mut stranger = scene.hold("stranger", 0);
+    let live = |from: &str, which| {
+        let node = &scene.mesh.nodes[usize::from(from == "near")];
+        hold(node, from, (scene.server(which), 80).into())
+    };
+    let mut stranger = live("stranger", 0);
+    let mut live = [live("client", 0), live("near", 1)];
     scene.mesh.apply("proven.yaml", REQUIRED);
     for live in &mut live {
         assert_eq!(live.ask("after"), "answered");

@@ -130,10 +130,15 @@ fn what_a_node_says_of_others_counts_for_nothing_and_is_shown() {
     foreign.id = id("web");
     let mut ours = db();
     ours.addresses = endpoint("web", 300, 1, 1).addresses();
-    for (said, problem) in [(foreign, "that has another ID"), (ours, "which is not its own")] {
+    let cases = [(foreign, "that has another ID"), (ours, "which is not its own")];
+    for (in_full_set, (said, problem)) in
+        [true, false].into_iter().flat_map(|at| cases.clone().map(|it| (at, it)))
+    {
         let mut bench = Bench::new();
-        bench.connect(vec![]);
-        bench.hear(Message::Attest(vec![said]));
+        bench.connect(if in_full_set { vec![said.clone()] } else { vec![] });
+        if !in_full_set {
+            bench.hear(Message::Attest(vec![said]));
+        }
         bench.echo();
         assert!(bench.problem().contains(problem), "{}", bench.problem());
         let prove = Message::Prove { proof: 1, initiator: id("db"), responder: id("web") };

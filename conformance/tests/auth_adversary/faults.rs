@@ -4,13 +4,13 @@ use std::fs;
 
 use conformance::lab::{Node, Outcome, Session, binary, wait_until};
 
-use crate::scene::{HASTY, Scene, asker, is_dead, marks_of, processes, proven, stay};
+use crate::scene::{HASTY, Scene, asker, certified_asker, is_dead, marks_of, processes, proven};
 
 /// The CA is killed and nobody is there to start it again: who has certificates proves itself anew, who is new waits.
 #[test]
 fn without_the_ca_proofs_go_on_and_who_is_new_waits_for_it() {
     let mut scene = Scene::required(HASTY);
-    let mut client = asker(&scene.mesh.nodes[0], "client");
+    let mut client = certified_asker(&scene.mesh.nodes[0], "client");
     let call = format!("tcp {}", scene.to(0));
     assert_eq!(client.session.ask(&call), "answered");
     scene.mesh.nodes[0].kill_agent();
@@ -79,7 +79,7 @@ fn roots(node: &Node) -> usize {
 fn a_rotation_costs_no_packet() {
     let scene = Scene::required_with("", "node-0,", "node-0, svidLifetime: 20s,");
     let mut live = [scene.hold("client", 1), scene.hold("near", 0)];
-    let mut steady = stay(&scene.mesh.nodes[0], "twin", "steady", scene.to(0));
+    let mut steady = scene.stay("twin", "steady", 0);
     let state = scene.mesh.nodes[0].state();
     let rotate = || {
         let mut command = scene.mesh.nodes[0].inside(binary("ferromesh"));

@@ -14,7 +14,7 @@
 //! | T44 | a node is cut off, and an address is reused behind it | `flows::whoever_gets_the_address_behind_a_partition_gets_nothing_with_it`, `flows::a_node_whose_authority_is_stale_takes_nobody_for_who_had_the_address`, nodes `a_partition_ends_what_is_live_after_the_grace_and_heals` |
 //! | T45 | a mark for another port, protocol, direction; an address of another node | `flows::a_mark_opens_no_other_port_protocol_or_direction`, `compromise::claims_to_what_is_anothers_are_refused_with_the_files_name` |
 //! | T46 | the numbers of a connection that has ended | `flows::a_connection_that_has_ended_leaves_nothing_for_the_next_with_its_numbers` |
-//! | T47 | garbage, replay, reflection | `compromise::garbage_reflection_and_callers_without_a_certificate_get_no_session`, messages `our_own_session_reflected_is_closed`, `a_replayed_number_closes_the_session` |
+//! | T47 | garbage, replay, reflection | `compromise::garbage_reflection_and_callers_without_a_certificate_get_no_session`, `replay::what_another_node_attests_is_nothing_in_a_members_session`, `replay::what_was_said_in_a_session_proves_nothing_in_a_later_one`, messages `our_own_session_reflected_is_closed`, `a_replayed_number_closes_the_session` |
 //! | T48 | a victim's leaf behind one's own; a shuffled chain | `door::no_chain_but_a_nodes_own_opens_a_session`, verify `the_id_is_the_end_entitys_whatever_is_appended`, `a_workload_cannot_issue_for_another` |
 //! | T49 | no, two, odd URI names | `door::no_chain_but_a_nodes_own_opens_a_session`, verify `exactly_one_uri_name_of_whatever_scheme`, `the_uri_must_be_a_canonical_spiffe_id_with_a_path`, `names_of_other_types_are_allowed_beside_the_id`, `an_id_counts_nowhere_but_in_the_uri_name`, `a_uri_that_is_not_ascii_is_no_name_and_counts_as_one` |
 //! | T50 | a foreign trust domain | `door::no_chain_but_a_nodes_own_opens_a_session`, verify `only_roots_of_the_ids_own_trust_domain_count` |
@@ -47,7 +47,12 @@
 //! | 12 no negative cache, no limit per peer | messages `packets_for_a_peer_that_is_not_there_are_lost_in_their_time_and_refused_for_a_while`, `a_flood_of_handshakes_is_refused_beyond_its_bound` |
 //! | 13 an identity is a number | nodes `another_account_is_another_identity`, one `the_first_connection_waits_for_its_proof_and_loses_no_packet` (SPIFFE IDs in `auth pairs`) |
 //! | 14 thin tests | this table |
-#![allow(clippy::unwrap_used, reason = "a scenario that cannot go on has failed")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a scenario that cannot go on has failed"
+)]
 
 mod compromise;
 mod door;
@@ -55,5 +60,6 @@ mod ends;
 mod faults;
 mod flows;
 mod paths;
+mod replay;
 mod scene;
 mod wire;

@@ -55,6 +55,7 @@ impl Scene {
         let server = mesh.nodes[1].serve("server", &[], 80);
         known(&mesh.nodes[0], &server);
         mesh.apply("proven.yaml", REQUIRED);
+        mesh.ready(1, "server");
         Self { mesh, server }
     }
 
@@ -63,7 +64,14 @@ impl Scene {
     }
 
     pub(crate) fn hold(&self, from: &str, which: usize) -> Session {
-        stay(self.node_of(from), from, "hold", self.to(which))
+        self.stay(from, "hold", which)
+    }
+
+    /// A client of `probe` that stays, as a workload that has its certificate and is known.
+    pub(crate) fn stay(&self, from: &str, mode: &str, which: usize) -> Session {
+        let node = self.node_of(from);
+        let others: Vec<&Node> = self.mesh.nodes.iter().filter(|other| !std::ptr::eq(*other, node)).collect();
+        node.call(from, &[], from, &others, &[mode, &self.to(which).to_string()]).session
     }
 
     pub(crate) fn attempt(&self, from: &str, how: &str, which: usize) -> String {
@@ -129,14 +137,22 @@ pub(crate) fn known(node: &Node, workload: &Workload) {
     });
 }
 
-/// A client of `probe` that stays, as a workload.
-pub(crate) fn stay(node: &Node, name: &str, mode: &str, to: SocketAddr) -> Session {
-    node.start(name, &[], &[binary("probe").to_str().unwrap(), mode, &to.to_string()]).session
-}
-
 /// A workload from which connections are tried.
 pub(crate) fn asker(node: &Node, name: &str) -> Workload {
     node.start(name, &[], &[binary("probe").to_str().unwrap(), "ask"])
+}
+
+/// One that connects again and again, whoever it is and whether it has a certificate or not.
+pub(crate) fn restless(scene: &Scene, name: &str, which: usize) -> Session {
+    let (probe, to) = (binary("probe"), scene.to(which).to_string());
+    scene.node_of(name).start(name, &[], &[probe.to_str().unwrap(), "steady", &to]).session
+}
+
+/// One that has its certificate.
+pub(crate) fn certified_asker(node: &Node, name: &str) -> Workload {
+    let asker = asker(node, name);
+    node.certified(name);
+    asker
 }
 
 /// The other side has gone, by whichever word the socket has for it.

@@ -35,6 +35,7 @@ clients, each on a line of its own; an address is ADDRESS:PORT
   datagram ADDRESS BYTES  send one datagram of so many bytes, expect it back
   resolve NAME            the addresses that the workload's resolver gives
   ask                     for each line of standard input, one of the above
+  later MODE ARGUMENTS    say `open`, wait for a line of standard input, then be that
 clients that stay
   hold ADDRESS [FROM]     keep one TCP connection: each line of standard input is said, its outcome printed; from local
                           port FROM
@@ -109,6 +110,11 @@ fn run(words: &[&str]) -> io::Result<()> {
         ["record", file] => raw::record(file),
         ["capture"] => raw::capture(false),
         ["capture", "every"] => raw::capture(true),
+        ["later", words @ ..] => {
+            println!("open");
+            io::stdin().read_line(&mut String::new())?;
+            run(words)
+        }
         words => one(words).map(|said| println!("{said}")),
     }
 }
