@@ -6,7 +6,9 @@ use certs::enrol::{Client, Denied, EnrolError};
 use conformance::lab::{Node, Session, binary, wait_until};
 
 use crate::compromise::{loot, on_the_second};
-use crate::scene::{HASTY, Scene, Stopped, asker, at, is_dead, marks_of, placed, processes, proven};
+use crate::scene::{
+    HASTY, Scene, Stopped, at, certified_asker, is_dead, marks_of, placed, processes, proven,
+};
 
 /// A server that tells of each connection how it has ended, beside the one that is there.
 const TOLD: u16 = 81;
@@ -41,11 +43,11 @@ fn broken(ends: &Session, count: usize) {
 fn a_withdrawal_breaks_off_both_ends_of_those_who_speak_and_those_who_do_not() {
     let scene = Scene::required("");
     let ends = told(&scene);
-    let _twin = asker(&scene.mesh.nodes[0], "twin");
+    let _twin = certified_asker(&scene.mesh.nodes[0], "twin");
     let steady = inside(&scene.mesh.nodes[0], "twin", &["steady", &scene.to(0).to_string()]);
     let mut bystanders = [steady, scene_crowd(&scene, "twin", 0)];
     for (from, number) in [("client", 0), ("near", 1)] {
-        let _there = asker(scene.node_of(from), from);
+        let _there = certified_asker(scene.node_of(from), from);
         let mut crowds = [0, 1].map(|which| scene_crowd(&scene, from, which));
         assert_eq!(crowds.each_mut().map(|crowd| crowd.ask("")), ["4 alive, 0 dead"; 2]);
         let _mute = Stopped::new(&scene.mesh.nodes[0], "ca");
@@ -73,7 +75,7 @@ fn scene_crowd(scene: &Scene, from: &str, which: usize) -> Session {
 #[test]
 fn a_datagram_after_the_end_is_answered_with_administratively_prohibited() {
     let mut scene = Scene::required("");
-    let _client = asker(&scene.mesh.nodes[0], "client");
+    let _client = certified_asker(&scene.mesh.nodes[0], "client");
     let mut live = [0, 1]
         .map(|which| inside(&scene.mesh.nodes[0], "client", &["hold-udp", &scene.to(which).to_string()]));
     assert_eq!(live.each_mut().map(|live| live.ask("before")), ["answered"; 2]);
@@ -89,7 +91,8 @@ fn a_datagram_after_the_end_is_answered_with_administratively_prohibited() {
 fn with_all_user_space_dead_connections_end_with_the_grace() {
     let mut scene = Scene::required(HASTY);
     let ends = told(&scene);
-    let _there = [("client", 0), ("near", 1)].map(|(name, node)| asker(&scene.mesh.nodes[node], name));
+    let _there =
+        [("client", 0), ("near", 1)].map(|(name, node)| certified_asker(&scene.mesh.nodes[node], name));
     let mut live = [("client", 0), ("near", 1)].map(|(name, which)| {
         let to = at(scene.server.addresses[which], TOLD).to_string();
         inside(scene.node_of(name), name, &["hold", &to])
@@ -119,7 +122,8 @@ fn with_all_user_space_dead_connections_end_with_the_grace() {
 #[test]
 fn a_certificate_that_nobody_renews_takes_its_connections_along() {
     let scene = Scene::required_with("", "node-0,", "node-0, svidLifetime: 10s,");
-    let _there = [("client", 0), ("near", 1)].map(|(name, node)| asker(&scene.mesh.nodes[node], name));
+    let _there =
+        [("client", 0), ("near", 1)].map(|(name, node)| certified_asker(&scene.mesh.nodes[node], name));
     let hold = |name| inside(scene.node_of(name), name, &["hold", &scene.to(0).to_string()]);
     let mut live = ["client", "near"].map(hold);
     assert_eq!(live.each_mut().map(|live| live.ask("before")), ["answered"; 2]);
@@ -144,7 +148,7 @@ fn whose_object_is_removed_loses_certificate_and_connections_and_nobody_else_doe
     let (domain, node, bundles) = loot(&scene);
     let ends = told(&scene);
     let names = ["client", "near", "twin"];
-    let _there = names.map(|name| asker(scene.node_of(name), name));
+    let _there = names.map(|name| certified_asker(scene.node_of(name), name));
     let to = at(scene.server.addresses[1], TOLD).to_string();
     let mut live = names.map(|name| inside(scene.node_of(name), name, &["hold", &to]));
     assert_eq!(live.each_mut().map(|live| live.ask("before")), ["answered"; 3]);

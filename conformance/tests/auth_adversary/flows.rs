@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::scene::{
     HASTY, Scene, Stopped, asker, at, certified_asker, is_dead, known, marks_of, placed, placed_on, proven,
-    stay,
+    restless,
 };
 
 /// T45. The policy says port 80 over TCP; the mark of the pair lives, and everything else is tried with it.
@@ -84,7 +84,7 @@ fn a_connection_that_has_ended_leaves_nothing_for_the_next_with_its_numbers() {
     let (own, to) = (at(client.addresses[0], 40_000), scene.to(0).to_string());
     let mut live = Session::start(node.within("client", &probe).args(["hold", &to, "40000"]));
     assert_eq!((live.line(), live.ask("before")), ("open".to_owned(), "answered".to_owned()));
-    let mut twin = asker(node, "twin");
+    let mut twin = certified_asker(node, "twin");
     assert_eq!(twin.session.ask(&format!("tcp {to}")), "answered");
     assert_eq!(heard(), 2);
     live.finish();
@@ -204,9 +204,9 @@ fn whoever_gets_a_proven_servers_address_is_not_taken_for_it() {
     scene.mesh.apply("workload-heir.yaml", &placed_on("heir", "app: server", "heir", 1));
     let (call, address) = (format!("tcp {}", scene.to(0)), scene.server.addresses[0]);
     let mut live = scene.hold("client", 0);
-    let mut twin = asker(&scene.mesh.nodes[0], "twin");
+    let mut twin = certified_asker(&scene.mesh.nodes[0], "twin");
     assert_eq!((live.ask("before"), twin.session.ask(&call)), ("answered".to_owned(), "answered".to_owned()));
-    let mut stranger = stay(&scene.mesh.nodes[0], "stranger", "steady", scene.to(0));
+    let mut stranger = restless(scene, "stranger", 0);
     let mute = Stopped::new(&scene.mesh.nodes[0], "ca");
     scene.server.session.kill();
     let _heir = successor(&scene.mesh.nodes[1], "heir", address, &["serve", "80"]);

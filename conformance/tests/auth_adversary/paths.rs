@@ -4,7 +4,9 @@ use std::net::SocketAddr;
 
 use conformance::lab::{Outcome, Session, Workload, binary, wait_until};
 
-use crate::scene::{REQUIRED, Scene, Stopped, asker, at, drops, is_dead, placed_on, proven, stay};
+use crate::scene::{
+    REQUIRED, Scene, Stopped, asker, at, certified_asker, drops, is_dead, placed_on, proven, restless,
+};
 
 /// The caller's policy asks.
 const EGRESS: &str = "\
@@ -51,7 +53,8 @@ fn whoever_asks_and_whichever_way_the_call_takes_the_proof_is_the_same() {
     let both = [REQUIRED, EGRESS].join("---\n");
     for (what, policy) in [("both", both.as_str()), ("the caller", EGRESS), ("the server", REQUIRED)] {
         scene.mesh.apply("proven.yaml", policy);
-        let mut here = ["client", "near", "stranger"].map(|name| asker(scene.node_of(name), name));
+        let [client, near] = ["client", "near"].map(|name| certified_asker(scene.node_of(name), name));
+        let mut here = [client, near, asker(scene.node_of("stranger"), "stranger")];
         let [client, near, stranger] = here.each_mut().map(|workload| calls(&scene, workload));
         assert!(client.iter().all(|said| said == "answered"), "{what} asks: {client:?}");
         assert_eq!(client, near, "{what} asks: one node or two");
@@ -105,6 +108,9 @@ fn withdrawn(scene: &Scene, here: &mut [Workload; 3], what: &str) {
         let call = format!("tcp {}", scene.to(0));
         wait_until("there is another proof", || workload.session.ask(&call) == "answered");
     }
+    for (name, node) in callers {
+        scene.mesh.place(name, &["app=client"], u8::try_from(node).unwrap());
+    }
 }
 
 /// Who is no workload has nothing to show: outside, another node, and the server's own, which may look after its workloads.
@@ -149,8 +155,8 @@ spec:
 #[test]
 fn nothing_passes_while_agents_go_and_come_back() {
     let mut scene = Scene::required("");
-    let [mut stranger, mut twin] = [0, 1]
-        .map(|which| stay(&scene.mesh.nodes[0], ["stranger", "twin"][which], "steady", scene.to(which)));
+    let mut stranger = restless(&scene, "stranger", 0);
+    let mut twin = scene.stay("twin", "steady", 1);
     for _ in 0..2 {
         for number in [0, 1] {
             scene.mesh.nodes[number].kill_agent();

@@ -147,6 +147,12 @@ pub(crate) fn asker(node: &Node, name: &str) -> Workload {
     node.start(name, &[], &[binary("probe").to_str().unwrap(), "ask"])
 }
 
+/// One that connects again and again, whoever it is and whether it has a certificate or not.
+pub(crate) fn restless(scene: &Scene, name: &str, which: usize) -> Session {
+    let (probe, to) = (binary("probe"), scene.to(which).to_string());
+    scene.node_of(name).start(name, &[], &[probe.to_str().unwrap(), "steady", &to]).session
+}
+
 /// One that has its certificate.
 pub(crate) fn certified_asker(node: &Node, name: &str) -> Workload {
     let asker = asker(node, name);

@@ -127,17 +127,21 @@ fn an_identity_is_shown_with_the_ids_of_who_has_it_wherever_they_run() {
     assert!(status::identities(&bench.planned.plan).iter().all(|row| row.spiffe_ids.is_empty()));
 }
 
-/// No value of a label, and no account, is a pattern or a path.
+/// No value of a label, and no account, is a pattern or a prefix. What would be a path is refused before (`metadata`).
 #[test]
 fn who_must_prove_himself_is_compared_letter_by_letter() {
-    let lookalikes =
-        ["client/web", "./client", "client/.", "web/../client", "clien.", ".*", "*", "Client", "client "];
-    for value in lookalikes {
-        let disguised = WORKLOADS.replace("{app: client}", &format!("{{app: '{value}'}}"));
-        let files = [NODES, &disguised, REQUIRED].concat();
-        let world = World::of_shared(&[("admin/all.yaml", &files), ("nodes/node2/7.yaml", CLAIM)]);
+    let pairs = |selected: &str, label: &str| {
+        let workloads = WORKLOADS.replace("{app: client}", &format!("{{app: {label}}}"));
+        let policy = REQUIRED.replace("{app: client}", &format!("{{app: {selected}}}"));
+        let admin = [NODES, &workloads, &policy].concat();
+        let world = World::of_shared(&[("admin/all.yaml", &admin), ("nodes/node2/7.yaml", CLAIM)]);
         let bench = Bench::of(world, &["default/client="], &[]);
-        assert!(auth(&bench).is_some_and(|plan| plan.pairs.is_empty()), "{value}");
+        auth(&bench).unwrap().pairs.len()
+    };
+    assert_eq!((pairs("client", "client"), pairs("cli.nt", "cli.nt")), (1, 1));
+    let others = [("client", "cli.nt"), ("client", "Client"), ("client", "clien"), ("client", "client.x")];
+    for (selected, label) in others.into_iter().chain([("cli.nt", "client"), ("client.x", "client")]) {
+        assert_eq!(pairs(selected, label), 0, "{selected} {label}");
     }
     let dotted = WORKLOADS.replace("robot", "r2.d2");
     let files = [NODES, &dotted, REQUIRED].concat();
