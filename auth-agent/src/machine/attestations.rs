@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use mesh::auth::{AuthEndpoint, AuthPlan, InstanceName, Refusal};
 use mesh::spiffe::SpiffeId;
-use node_api::auth::FromAuthAgent;
+use node_api::auth::{FromAuthAgent, Step};
 
 use super::Machine;
 use super::pairs::PairName;
@@ -305,7 +305,7 @@ impl Machine {
             None if wrong_id => format!("it attests {id} for an instance that has another ID"),
             None => return,
         };
-        self.tally.refuse(Refusal::NotAttested);
+        self.tally.refuse(Step::Attestation, Refusal::NotAttested);
         if let Some(node) = self.nodes.get_mut(&peer.node) {
             node.problem = Some(problem);
         }

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use abi::HoldKind;
-use auth_agent::event::{Input, Output, Packet, ProofId, Time};
+use auth_agent::event::{Failure, Input, Output, Packet, ProofId, Time};
 use mesh::auth::{InstanceName, Refusal};
 use mesh::spiffe::SpiffeId;
 use node_api::auth::FromAuthAgent;
@@ -158,7 +158,7 @@ impl World {
     fn over(&mut self, node: usize, proof: ProofId, result: Result<Time, Refusal>) {
         if let Some(shake) = self.nodes[node].shakes.get_mut(&proof) {
             shake.over = true;
-            let result = result.map(|until| self.clock(node, until));
+            let result = result.map(|until| self.clock(node, until)).map_err(Failure::from);
             self.give(node, Input::ProofDone(proof, result));
         }
     }
@@ -183,6 +183,7 @@ impl World {
             }
             until
         });
+        let result = result.map_err(Failure::from);
         self.give(node, Input::LocalProofDone { a, b, result });
     }
 
@@ -195,7 +196,7 @@ impl World {
         for (peer, local, remote) in lost {
             self.nodes[node].proven.remove(&(peer, local.clone(), remote.clone()));
             let peer = peer.map(|peer| self.truth.names[peer].clone());
-            self.give(node, Input::ProofLost { node: peer, local, remote, why: Refusal::Untrusted });
+            self.give(node, Input::ProofLost { node: peer, local, remote, why: Refusal::Untrusted.into() });
         }
     }
 
