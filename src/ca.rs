@@ -125,6 +125,10 @@ async fn obey(server: Arc<Server>, stream: UnixStream, stop: Arc<Notify>) {
                 Ok(()) => FromCa::Placed,
                 Err(problem) => FromCa::Error(problem),
             },
+            Ok(ToCa::Count) => {
+                let refused = server.refused().into_iter();
+                FromCa::Refused(refused.map(|(why, count)| (why.name().to_owned(), count)).collect())
+            }
             Ok(ToCa::Token { node }) => server.token(&node).map_or_else(FromCa::Error, FromCa::Token),
             Ok(ToCa::Stop) => {
                 stop.notify_one();

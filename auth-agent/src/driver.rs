@@ -15,11 +15,12 @@ mod hold;
 mod kernel;
 mod proofs;
 mod sessions;
+mod sparing;
 #[cfg(test)]
 mod testing;
 mod trust;
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -47,6 +48,7 @@ use hold::Hold;
 use kernel::Kernel;
 use proofs::{Own, Proofs};
 use sessions::{Event, Sessions};
+use sparing::Sparing;
 use trust::Trust;
 
 /// The trust anchors, in the directory.
@@ -160,6 +162,9 @@ impl Opened {
             peers: Arc::default(),
             met: Vec::new(),
             inputs: VecDeque::from([Input::Tick]),
+            is_unmarked: false,
+            turned_away: BTreeMap::new(),
+            log: Sparing::default(),
         };
         driver.run().await
     }
@@ -185,6 +190,11 @@ struct Driver {
     met: Vec<Met>,
     /// What the machine has not been told yet.
     inputs: VecDeque<Input>,
+    /// A mark of what is being done just now could not be set.
+    is_unmarked: bool,
+    /// Who was turned away, by why.
+    turned_away: BTreeMap<Refusal, u64>,
+    log: Sparing,
 }
 
 /// One thing that happened.
@@ -260,6 +270,7 @@ impl Driver {
         let mut is_planned = false;
         while let Some(input) = self.inputs.pop_front() {
             is_planned |= matches!(input, Input::Plan(..));
+            self.is_unmarked = false;
             for output in self.machine.handle(boottime(), input) {
                 self.act(output);
             }

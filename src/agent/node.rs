@@ -109,7 +109,8 @@ impl Node {
         let events = self.datapath.events()?;
         let explanation = Arc::clone(&self.explanation);
         let metrics = self.flow_metrics.clone();
-        Ok(super::events::read(events, explanation, self.ring(), self.monitor(), metrics))
+        let reasons = self.auth.reasons();
+        Ok(super::events::read(events, explanation, self.ring(), self.monitor(), metrics, reasons))
     }
 
     /// Masquerading and services of the plan whose policy is in force.

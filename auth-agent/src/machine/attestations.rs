@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use mesh::auth::{AuthEndpoint, AuthPlan, InstanceName, Refusal};
 use mesh::spiffe::SpiffeId;
-use node_api::auth::FromAuthAgent;
+use node_api::auth::{FromAuthAgent, Step};
 
 use super::Machine;
 use super::pairs::PairName;
@@ -295,7 +295,7 @@ impl Machine {
         let Some(problem) = self.foreign(peer, addresses, id) else {
             return;
         };
-        self.tally.refuse(Refusal::NotAttested);
+        self.tally.refuse(Step::Attestation, Refusal::NotAttested);
         if let Some(node) = self.nodes.get_mut(&peer.node) {
             node.problem = Some(problem);
         }

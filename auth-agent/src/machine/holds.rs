@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use abi::HoldKind;
-use mesh::auth::{InstanceName, Refusal};
+use mesh::auth::{IdentityPair, InstanceName, Refusal};
 
 use super::Machine;
 use super::pairs::PairName;
@@ -49,7 +49,6 @@ impl Machine {
     /// A packet waits.
     pub(super) fn held(&mut self, packet: Packet, kind: HoldKind, source: IpAddr, destination: IpAddr) {
         if self.holds.packets.len() >= self.settings.held || self.holds.packets.contains_key(&packet) {
-            self.tally.refuse(Refusal::Overloaded);
             self.tally.in_vain(Refusal::Overloaded);
             return self.out.push(Output::Return(packet));
         }
@@ -64,11 +63,12 @@ impl Machine {
     pub(super) fn asked(&mut self, kind: HoldKind, source: IpAddr, destination: IpAddr) {
         let (Some(local), Some(peer)) = self.owners(kind, source, destination) else { return };
         let name = self.pair_name(local, peer);
-        let until = self.now + self.settings.hold_time;
+        let (now, until) = (self.now, self.now + self.settings.hold_time);
         // What the plan does not want proven, the packet is told, should the kernel be of another opinion.
         let Ok(pair) = self.keep(&name) else { return };
         if pair.mark.is_none() {
-            pair.asked = until;
+            pair.called = until;
+            pair.asked.get_or_insert(now);
             self.enqueue(&name, true);
         }
     }
@@ -102,9 +102,13 @@ impl Machine {
         };
         let name = self.pair_name(local, peer);
         let most = self.settings.held_per_pair;
+        let now = self.now;
         match self.keep(&name) {
             Ok(pair) if pair.packets.len() < most => {
                 pair.packets.push(packet);
+                pair.asked.get_or_insert(now);
+                let identities = IdentityPair::new(pair.ends.local.identity, pair.ends.remote.identity);
+                *self.used.entry(identities).or_default() += 1;
                 if let Some(waiting) = self.holds.packets.get_mut(&packet) {
                     waiting.pair = Some(name.clone());
                 }
@@ -115,7 +119,6 @@ impl Machine {
                 self.enqueue(&name, true);
             }
             Ok(_) | Err(Refusal::Overloaded) => {
-                self.tally.refuse(Refusal::Overloaded);
                 self.give_back(packet, Refusal::Overloaded);
             }
             // Now that both are known the kernel can judge it, and no policy wants a mark of it.
@@ -181,18 +184,15 @@ impl Machine {
         };
         let why = match waiting.pair.clone() {
             Some(name) => {
-                let why = self.pairs.get(&name).and_then(|pair| pair.last).unwrap_or(Refusal::TimedOut);
-                self.refuse(&name, why);
-                why
+                self.refuse(&name);
+                Refusal::TimedOut
             }
             None => {
                 let why = match self.owners(waiting.kind, waiting.source, waiting.destination) {
                     (Some(local), Some(peer)) => self.ends(&self.pair_name(local, peer)).err(),
                     _ => None,
                 };
-                let why = why.unwrap_or(Refusal::UnknownPeer);
-                self.tally.refuse(why);
-                why
+                why.unwrap_or(Refusal::UnknownPeer)
             }
         };
         // Unless the pair has taken it along.

@@ -7,7 +7,7 @@ use auth_agent::event::{Input, Output, Time};
 use auth_agent::machine::{Adopted, Machine, Settings};
 use auth_agent::message::{Message, VERSION};
 use mesh::auth::{AuthPlan, Refusal};
-use node_api::auth::FromAuthAgent;
+use node_api::auth::{FromAuthAgent, PairState};
 
 use crate::bench::{Bench, GRACE, SECOND, SESSION, clears, db, endpoint, id, plan, set};
 
@@ -141,4 +141,21 @@ fn soon_after_a_start_an_address_waits_for_peers_that_an_earlier_auth_agent_may_
     let mut bench = Bench::new();
     bench.pass(13 * SECOND);
     assert!(bench.give(Input::Plan(2, Arc::new(without()))).contains(&free));
+}
+
+#[test]
+fn a_mark_that_the_kernel_did_not_take_is_none_and_is_tried_again() {
+    let (mut bench, number, mark, _) = Bench::marked();
+    let outputs = bench.give(Input::MarkLost { number, epoch: mark.epoch });
+    assert!(clears(&outputs, number).is_some(), "{outputs:?}");
+    let pair = &bench.machine.pairs()[0];
+    assert_eq!((pair.state, pair.refusal), (PairState::Refused, Some(Refusal::Overloaded)));
+    let outputs = bench.pass(SECOND / 10);
+    assert!(
+        outputs.iter().any(|output| matches!(output, Output::Send(_, Message::Bind { .. }))),
+        "{outputs:?}"
+    );
+    let (other, ..) = set(bench.hear(Message::Bound { bind: 2 }));
+    // Of a mark that has gone meanwhile nothing is lost.
+    assert_eq!(bench.give(Input::MarkLost { number: other, epoch: mark.epoch }), []);
 }

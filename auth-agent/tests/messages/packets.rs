@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use abi::HoldKind;
-use auth_agent::event::{Input, Output, Packet, ProofId};
-use mesh::auth::{InstanceName, Refusal};
-use node_api::auth::PairState;
+use auth_agent::event::{Failure, Input, Output, Packet, ProofId};
+use auth_agent::message::Message;
+use mesh::auth::{Blame, InstanceName, Refusal, Side};
+use node_api::auth::{FromAuthAgent, PairState, UnprovenPair};
 
-use crate::bench::{Bench, SECOND, SESSION, db, endpoint, plan};
+use crate::bench::{Bench, SECOND, SESSION, db, endpoint, id, plan};
 
 /// Where a packet goes back to its hook to be refused.
 fn back(outputs: &[Output], packet: u64) -> Option<usize> {
@@ -46,10 +47,64 @@ fn a_packet_whose_proof_is_refused_goes_back_at_once_behind_the_refusal() {
     bench.echo();
     bench.hold(1, HoldKind::Egress, [10, 0, 2, 2]);
     let proof = ProofId { session: SESSION, ours: true, number: 1 };
-    let outputs = bench.give(Input::ProofDone(proof, Err(Refusal::WrongId)));
+    let failure =
+        Failure { why: Refusal::WrongId, side: Some(Side::Peer), shown: Some(id("spare")), said: None };
+    let outputs = bench.give(Input::ProofDone(proof, Err(failure)));
     let told = refused(&outputs, Refusal::WrongId).expect("the kernel is told");
     assert!(back(&outputs, 1).is_some_and(|at| at > told), "{outputs:?}");
-    assert_eq!(bench.machine.counters().lost, [(Refusal::WrongId, 1)].into());
+    let counters = bench.machine.counters();
+    assert_eq!(counters.lost, [(Refusal::WrongId, 1)].into());
+    assert_eq!(counters.refused, [(Refusal::WrongId, 1)].into());
+    // Whose it was, and what it showed: to the kernel as far as a byte goes, to the agent and to people in full.
+    assert!(matches!(&outputs[told], Output::Refuse { side: Some(Side::Peer), keys, .. } if keys.len() == 2));
+    let blame = Blame { expected: id("db"), shown: Some(id("spare")), said: None };
+    let explained = UnprovenPair {
+        instance: 1,
+        remote: endpoint("db", 301, 2, 2).addresses().to_vec(),
+        why: Refusal::WrongId,
+        blame: Some(blame),
+    };
+    assert_eq!(outputs[0], Output::Tell(FromAuthAgent::Unproven(vec![explained])), "before anything else");
+    let detail = bench.machine.pairs()[0].detail.clone().expect("it is refused");
+    let expected = "node b: the certificate shows another SPIFFE ID: \
+                    spiffe://test.example/ns/ns/sa/db, it shows spiffe://test.example/ns/ns/sa/spare";
+    assert_eq!(detail, expected);
+}
+
+#[test]
+fn what_the_peers_node_refuses_is_told_with_its_reason() {
+    let mut bench = Bench::new();
+    bench.connect(vec![db()]);
+    bench.echo();
+    bench.hold(1, HoldKind::Egress, [10, 0, 2, 2]);
+    let refuse = Message::Refuse { ours: false, proof: 1, why: Refusal::Expired };
+    let outputs = bench.hear(refuse);
+    let told = refused(&outputs, Refusal::RefusedByPeer).expect("the kernel is told");
+    assert!(matches!(outputs[told], Output::Refuse { side: Some(Side::Own), .. }), "it is ours");
+    let detail = bench.machine.pairs()[0].detail.clone().expect("it is refused");
+    let expected = "spiffe://test.example/ns/ns/sa/web, since the certificate has expired";
+    assert!(detail.ends_with(expected), "{detail}");
+}
+
+#[test]
+fn of_two_workloads_of_one_node_each_end_is_told_whose_certificate_it_was() {
+    let mut here = plan();
+    here.endpoints.insert(4, endpoint("db", 301, 1, 4));
+    let mut bench = Bench::with(here);
+    bench.give(Input::Certificate(id("db"), Ok(u64::MAX)));
+    bench.hold(1, HoldKind::Egress, [10, 0, 1, 4]);
+    let failure = Failure { why: Refusal::Expired, side: Some(Side::Own), shown: Some(id("db")), said: None };
+    let (a, b) = (id("db"), id("web"));
+    let outputs = bench.give(Input::LocalProofDone { a, b, result: Err(failure) });
+    let mut sides: Vec<_> = outputs
+        .iter()
+        .filter_map(|output| match output {
+            Output::Refuse { keys, side, .. } => Some((keys[0].instance, *side)),
+            _ => None,
+        })
+        .collect();
+    sides.sort_by_key(|(instance, _)| *instance);
+    assert_eq!(sides, [(1, Some(Side::Peer)), (4, Some(Side::Own))], "web is 1, db is 4");
 }
 
 #[test]

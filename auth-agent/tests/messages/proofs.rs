@@ -8,7 +8,7 @@ use auth_agent::machine::Settings;
 use auth_agent::message::{Attestation, Message};
 use mesh::auth::{AuthPlan, IdentityPair, Refusal};
 use mesh::identity::Identity;
-use node_api::auth::PairState;
+use node_api::auth::{PairState, Step};
 
 use crate::bench::{Bench, SECOND, SESSION, begins, db, endpoint, id, plan, set, settled};
 
@@ -19,6 +19,8 @@ fn a_bind_without_a_proof_marks_nothing() {
     bench.echo();
     let outputs = bench.hear(Message::Bind { bind: 1, initiator: 2, responder: 1 });
     assert_eq!(outputs, [Output::Send(SESSION, Message::Unbound { bind: 1, why: Refusal::Expired })]);
+    let refusals = bench.machine.counters().refusals;
+    assert_eq!(refusals[&Step::Bind], [(Refusal::Expired, 1)].into());
 }
 
 #[test]
@@ -39,6 +41,7 @@ fn a_peer_proves_only_ids_that_are_here_and_only_where_a_policy_asks() {
             [Output::Send(SESSION, Message::Refuse { ours: false, proof, why })],
             "{theirs} {ours}"
         );
+        assert_eq!(bench.machine.counters().refused.get(&why), Some(&1));
     }
 }
 
@@ -52,6 +55,8 @@ fn a_flood_of_handshakes_is_refused_beyond_its_bound() {
         begun += outputs.iter().filter(|output| matches!(output, Output::StartProof { .. })).count();
     }
     assert!((1..=Settings::new(0).proofs_per_peer).contains(&begun), "{begun}");
+    let refused = bench.machine.counters().refused.get(&Refusal::Overloaded).copied();
+    assert_eq!(refused, Some(2_000 - begun as u64), "a flood shows at its victim");
     // Those that hold their slots lose them.
     let outputs = bench.pass(6 * SECOND);
     let dropped = outputs.iter().filter(|output| matches!(output, Output::DropProof(_))).count();
@@ -95,7 +100,7 @@ fn a_call_asks_as_a_packet_does_and_a_refusal_is_kept_for_its_packets() {
     bench.echo();
     bench.give(call([10, 0, 2, 2]));
     let proof = ProofId { session: SESSION, ours: true, number: 1 };
-    let failed = bench.give(Input::ProofDone(proof, Err(Refusal::Expired)));
+    let failed = bench.give(Input::ProofDone(proof, Err(Refusal::Expired.into())));
     let refuses = |outputs: &[Output]| {
         outputs.iter().any(|output| matches!(output, Output::Refuse { why: Refusal::Expired, .. }))
     };
@@ -121,6 +126,50 @@ fn how_many_pairs_are_proven_ahead_is_what_the_latest_plan_says() {
         bench.connect(vec![db(), spare.clone()]);
         assert_eq!(begins(&bench.echo()), expected, "{before} to {after}");
     }
+}
+
+#[test]
+fn within_the_bound_those_come_first_who_had_packets_wait_most() {
+    let identity = |number| Identity::new(number).expect("not zero");
+    let pairs = [301, 302].map(|other| IdentityPair::new(identity(300), identity(other)));
+    let both = |grace| AuthPlan { ahead: 1, pairs: pairs.into(), grace, ..plan() };
+    let kept =
+        |bench: &Bench| bench.machine.pairs().iter().map(|pair| pair.remote.instance).collect::<Vec<_>>();
+    let mut bench = Bench::with(both(10_000));
+    assert_eq!(kept(&bench), [2]);
+    bench.hold(1, HoldKind::Egress, [10, 0, 2, 3]);
+    bench.pass(3 * SECOND);
+    bench.give(Input::Plan(2, Arc::new(both(9_000))));
+    assert_eq!(kept(&bench), [3]);
+    bench.hold(2, HoldKind::Egress, [10, 0, 2, 2]);
+    bench.hold(3, HoldKind::Egress, [10, 0, 2, 2]);
+    bench.pass(3 * SECOND);
+    bench.give(Input::Plan(3, Arc::new(both(10_000))));
+    assert_eq!(kept(&bench), [2]);
+}
+
+#[test]
+fn the_time_to_a_mark_is_counted_from_the_packet_or_from_the_plan() {
+    let mut bench = Bench::new();
+    bench.connect(vec![db()]);
+    bench.echo();
+    bench.prove(2_000_000);
+    bench.hear(Message::Bound { bind: 1 });
+    let counters = bench.machine.counters();
+    let times = |times: &node_api::auth::Times| times.counts.values().sum::<u64>();
+    assert_eq!((times(&counters.ahead), times(&counters.asked)), (1, 0));
+    assert!(counters.ahead.sum >= 2_000, "since the plan: {}", counters.ahead.sum);
+
+    let mut bench = Bench::with(AuthPlan { ahead: 0, ..plan() });
+    bench.connect(vec![db()]);
+    bench.echo();
+    bench.pass(SECOND / 2);
+    bench.hold(1, HoldKind::Egress, [10, 0, 2, 2]);
+    bench.prove(2_000_000);
+    bench.hear(Message::Bound { bind: 1 });
+    let counters = bench.machine.counters();
+    assert_eq!((times(&counters.ahead), times(&counters.asked)), (0, 1));
+    assert!((2_000..3_000).contains(&counters.asked.sum), "since the packet: {}", counters.asked.sum);
 }
 
 #[test]

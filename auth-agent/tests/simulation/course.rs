@@ -22,6 +22,7 @@ impl World {
         let of = match &event {
             Event::Tick(node) | Event::Plan(node, ..) | Event::Issue(node, _) => Some(*node),
             Event::Local(node, ..) | Event::Handshake(node, ..) | Event::Start(node) => Some(*node),
+            Event::Second(node) => Some(*node),
             Event::Deliver(id, side) => self.links.get(id).map(|link| link.ends[1 - side]),
             _ => None,
         };
@@ -30,6 +31,7 @@ impl World {
             return true;
         }
         self.happen(event);
+        self.check_step(of);
         true
     }
 
@@ -57,6 +59,13 @@ impl World {
             Event::Local(node, starts, a, b) => self.prove_locally(node, starts, a, b),
             Event::Handshake(node, proof, bytes) => self.feed(node, proof, &bytes),
             Event::Start(node) => self.start(node),
+            Event::Second(node) => {
+                if self.nodes[node].machine.is_some() {
+                    self.later(1_000 * MS, Event::Second(node));
+                    let is_set = std::mem::take(&mut self.nodes[node].is_set);
+                    self.second(node, is_set);
+                }
+            }
             Event::Arrive(from, to, addresses, memory) => self.arrive(&from, &to, addresses, memory),
             Event::Chaos => self.chaos(),
             Event::Traffic => self.traffic(),

@@ -18,6 +18,9 @@ use crate::truth::Truth;
 
 pub(crate) const MS: Time = 1_000_000;
 
+/// True time when a world begins: late enough that a clock can be set back.
+pub(crate) const BEGINNING: Time = 1_000_000 * MS;
+
 /// What is to happen.
 #[derive(Clone, Debug)]
 pub(crate) enum Event {
@@ -29,7 +32,9 @@ pub(crate) enum Event {
     Local(usize, u64, SpiffeId, SpiffeId),
     Handshake(usize, ProofId, Vec<u8>),
     Start(usize),
-    Arrive(InstanceName, InstanceName, [IpAddr; 2], Memory),
+    /// Each second, for the driver of a node.
+    Second(usize),
+    Arrive(InstanceName, InstanceName, [IpAddr; 2], Option<Memory>),
     Chaos,
     Traffic,
 }
@@ -52,11 +57,25 @@ pub(crate) struct Shake {
 }
 
 /// The node of the peer, if it is another, and both IDs, the local first.
-type Proven = (Option<usize>, SpiffeId, SpiffeId);
+pub(crate) type Proven = (Option<usize>, SpiffeId, SpiffeId);
+
+/// What a driver keeps of a proof.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Kept {
+    /// Until when, by the node's clock since boot.
+    pub(crate) until: Time,
+    /// From when and until when in true time, as the certificates have it.
+    pub(crate) from: Time,
+    pub(crate) end: Time,
+    /// Roots of the chains.
+    pub(crate) roots: Vec<u32>,
+}
 
 /// A pair for which a mark was set.
 #[derive(Clone, Debug)]
 pub(crate) struct Meant {
+    /// When it was set.
+    pub(crate) since: Time,
     pub(crate) ends: [InstanceName; 2],
     pub(crate) endpoints: [mesh::auth::AuthEndpoint; 2],
 }
@@ -98,8 +117,17 @@ pub(crate) struct Node {
     pub(crate) certificates: BTreeMap<SpiffeId, Certificate>,
     pub(crate) roots: Vec<u32>,
     pub(crate) shakes: BTreeMap<ProofId, Shake>,
-    /// What its driver has seen proven, and until when by its clock, and the root of the chain.
-    pub(crate) proven: BTreeMap<Proven, (Time, Vec<u32>)>,
+    /// What its driver has seen proven.
+    pub(crate) proven: BTreeMap<Proven, Kept>,
+    /// What it has said to be proven no more, and its latest epoch by then; of this start of its auth-agent.
+    pub(crate) lost: BTreeMap<Proven, u64>,
+    /// The same for certificates of its workloads that were taken away.
+    pub(crate) revoked: BTreeMap<SpiffeId, u64>,
+    /// How far its wall clock is off, and when it was set last.
+    pub(crate) wall: i64,
+    pub(crate) set: Time,
+    /// Its driver has not noticed that yet.
+    pub(crate) is_set: bool,
     pub(crate) meant: BTreeMap<u64, Meant>,
     pub(crate) numbers: BTreeMap<u32, u64>,
     pub(crate) held: BTreeMap<Packet, Held>,
@@ -124,6 +152,8 @@ pub(crate) struct World {
     pub(crate) lag: Time,
     pub(crate) root: u32,
     pub(crate) no_ca: bool,
+    /// Certificates that a node has lost: when.
+    pub(crate) revoked: BTreeMap<(usize, SpiffeId), Time>,
     /// A node that lies.
     pub(crate) traitor: Option<usize>,
     pub(crate) quiet: bool,
@@ -134,11 +164,11 @@ pub(crate) struct World {
     pub(crate) log: Vec<String>,
 }
 
-/// A connection through both kernels.
+/// A connection through both kernels, and the mark it depends on at each end whose policy asks for one.
 #[derive(Clone, Debug)]
 pub(crate) struct Connection {
     pub(crate) ends: [InstanceName; 2],
-    pub(crate) memory: [Memory; 2],
+    pub(crate) memory: [Option<Memory>; 2],
 }
 
 impl World {
@@ -166,6 +196,11 @@ impl World {
                 roots: vec![0],
                 shakes: BTreeMap::new(),
                 proven: BTreeMap::new(),
+                lost: BTreeMap::new(),
+                revoked: BTreeMap::new(),
+                wall: 0,
+                set: 0,
+                is_set: false,
                 meant: BTreeMap::new(),
                 numbers: BTreeMap::new(),
                 held: BTreeMap::new(),
@@ -175,7 +210,7 @@ impl World {
         let delay = [2, 20, 120][random.between(0, 3) as usize] * MS;
         let lag = [1, 50, 300][random.between(0, 3) as usize] * MS;
         Self {
-            now: 1,
+            now: BEGINNING,
             truth: Truth::new(count, addresses),
             nodes,
             links: BTreeMap::new(),
@@ -187,6 +222,7 @@ impl World {
             lag,
             root: 0,
             no_ca: false,
+            revoked: BTreeMap::new(),
             traitor: None,
             quiet: false,
             connections: Vec::new(),
@@ -209,6 +245,16 @@ impl World {
     pub(crate) fn clock(&self, node: usize, at: Time) -> Time {
         let node = &self.nodes[node];
         node.offset + (at as i64 + at as i64 / 1_000 * node.skew) as Time
+    }
+
+    /// What the wall clock of a node shows.
+    pub(crate) fn wall(&self, node: usize) -> Time {
+        self.now.saturating_add_signed(self.nodes[node].wall)
+    }
+
+    /// When a certificate that ends then has ended, by its wall clock as it is set now, in time since boot.
+    pub(crate) fn end(&self, node: usize, end: Time) -> Time {
+        self.clock(node, end.saturating_add_signed(-self.nodes[node].wall))
     }
 
     pub(crate) fn later(&mut self, wait: Time, event: Event) {
@@ -255,6 +301,7 @@ impl World {
         let incarnation = (node as u64 + 1) << 32 | state.starts;
         state.machine = Some(Machine::new(Settings::new(incarnation), state.kernel.leave(), now));
         self.note(|| format!("{node} starts"));
+        self.later(1_000 * MS, Event::Second(node));
         self.give(node, Input::Tick);
         self.tell_plan(node);
     }
@@ -307,6 +354,8 @@ impl World {
         state.certificates.clear();
         state.wanted.clear();
         state.proven.clear();
+        state.lost.clear();
+        state.revoked.clear();
         state.plan = None;
         state.held.clear();
         self.note(|| format!("{node} dies"));

@@ -94,6 +94,21 @@ pub enum Denied {
     Protocol,
 }
 
+impl Denied {
+    /// As metrics name it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Token => "token",
+            Self::UnknownNode => "unknown-node",
+            Self::NoCertificate => "no-certificate",
+            Self::NotPlaced => "not-placed",
+            Self::Request => "request",
+            Self::Unable => "unable",
+            Self::Protocol => "protocol",
+        }
+    }
+}
+
 /// Reads one message.
 pub(crate) async fn receive<T: DeserializeOwned>(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<T> {
     let length = stream.read_u32().await? as usize;

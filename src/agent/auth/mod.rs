@@ -13,6 +13,7 @@ mod listen;
 mod place;
 mod process;
 mod prover;
+mod reasons;
 mod remains;
 mod roots;
 mod settings;
@@ -30,7 +31,7 @@ use mesh::plan::NodePlan;
 use mesh::workload::EndpointId;
 use node_api::AuthStatus;
 use node_api::auth::{AuthCounters, Placements};
-use observe::auth::AuthMetrics;
+use observe::auth::{AuthMetrics, CaMetrics};
 use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
 use tokio::time::Instant;
@@ -38,6 +39,7 @@ use tokio::time::Instant;
 use self::authority::{Authority, Keeper};
 use self::place::Place;
 use self::prover::{Askers, Prover, Surroundings};
+pub(super) use self::reasons::Reasons;
 pub(crate) use self::remains::{UndoError, leftovers, undo};
 use self::settings::{Ca, Settings};
 pub(super) use self::why::Asked;
@@ -83,7 +85,9 @@ pub(super) struct Auth {
     /// Pairs that must authenticate by the plan that is in force.
     in_force: BTreeSet<IdentityPair>,
     metrics: AuthMetrics,
+    ca_metrics: CaMetrics,
     counters: Arc<Mutex<Option<AuthCounters>>>,
+    reasons: Reasons,
     authority_problem: Problem,
     prover_problem: Problem,
 }
@@ -103,7 +107,9 @@ impl Auth {
             told: None,
             in_force: BTreeSet::new(),
             metrics: AuthMetrics::register(registry),
+            ca_metrics: CaMetrics::register(registry),
             counters: Arc::default(),
+            reasons: Reasons::default(),
             authority_problem: Problem::default(),
             prover_problem: Problem::default(),
         }
@@ -132,7 +138,8 @@ impl Auth {
         let Ca::Here { listen, .. } = self.settings.ca else { return None };
         let keeper = self.authority.get_or_insert_with(|| {
             let (place, settings) = (self.place.clone(), self.settings.clone());
-            Keeper::start(place, settings, listen, self.placements.clone(), self.authority_problem.clone())
+            let (metrics, problem) = (self.ca_metrics.clone(), self.authority_problem.clone());
+            Keeper::start(place, settings, listen, self.placements.clone(), metrics, problem)
         });
         Some(keeper.authority.clone())
     }
@@ -228,6 +235,7 @@ impl Auth {
             view: datapath.view(),
             metrics: self.metrics.clone(),
             counters: Arc::clone(&self.counters),
+            reasons: self.reasons.clone(),
             problem: self.prover_problem.clone(),
             left_token: Mutex::default(),
         };
@@ -238,6 +246,11 @@ impl Auth {
     /// Asks the auth-agent, if there is one.
     pub(super) fn askers(&self) -> Option<Askers> {
         self.prover.as_ref().map(|prover| prover.askers.clone())
+    }
+
+    /// Why pairs are not proven, for whoever explains drops.
+    pub(super) fn reasons(&self) -> Reasons {
+        self.reasons.clone()
     }
 
     /// How it stands; none where nobody must authenticate.

@@ -2,6 +2,7 @@
 //! beside the agent's loop.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::pin::pin;
 use std::sync::Arc;
@@ -10,6 +11,7 @@ use std::time::Duration;
 use endpoint::Endpoints;
 use l4_datapath::View;
 use mesh::auth::{AuthEndpoint, AuthPlan};
+use mesh::identity::Identity;
 use node_api::auth::{AuthAnswer, AuthCounters, AuthQuestion, EndedPair, FromAuthAgent, ToAuthAgent};
 use observe::auth::AuthMetrics;
 use parking_lot::Mutex;
@@ -24,6 +26,7 @@ use super::authority::Authority;
 use super::hold::OtherEnd;
 use super::place::{Place, Process};
 use super::process::{Backoff, Link, Start, obtain};
+use super::reasons::Reasons;
 use super::roots::Roots;
 use super::settings::Settings;
 
@@ -65,6 +68,7 @@ pub(super) struct Surroundings {
     pub(super) view: Arc<View>,
     pub(super) metrics: AuthMetrics,
     pub(super) counters: Arc<Mutex<Option<AuthCounters>>>,
+    pub(super) reasons: Reasons,
     pub(super) problem: Problem,
     /// The token that the auth-agent was given last.
     pub(super) left_token: Mutex<Option<String>>,
@@ -193,6 +197,7 @@ impl Surroundings {
             Talk { link, pending: BTreeMap::new(), asked: OWN, told: 0, overdue: None, plans: [None, None] };
         self.tell(&mut talk, wanted).await?;
         let mut roots = self.roots();
+        let mut is_swept = false;
         let mut counting = interval(COUNTING);
         counting.set_missed_tick_behavior(MissedTickBehavior::Delay);
         // At once for one that was taken over; the others have been given all there is.
@@ -209,8 +214,13 @@ impl Surroundings {
                             talk.overdue = None;
                             tracing::debug!(adopted, number, "the auth-agent has the plan in force");
                             self.problem.clear();
+                            // Whose end it told nobody, before there was this connection, is found by what is left.
+                            if !std::mem::replace(&mut is_swept, true) {
+                                self.sweep(talk.plans[0].clone());
+                            }
                         }
                         FromAuthAgent::Applied { .. } => {}
+                        FromAuthAgent::Unproven(pairs) => self.reasons.note(&talk.plans, pairs),
                         FromAuthAgent::Settled { number } => drop(settled.send_replace(number)),
                         FromAuthAgent::Ended(mut pairs) => {
                             if let [Some(now), Some(before)] = &talk.plans {
@@ -286,15 +296,34 @@ impl Surroundings {
                 None
             })
         });
-        tokio::spawn(async move {
-            match pass.await {
-                Ok(Ok(0)) => {}
-                Ok(Ok(count)) => tracing::debug!(count, "sockets without a proof have been ended"),
-                Ok(Err(error)) => tracing::warn!("sockets without a proof are not all ended: {error}"),
-                // The runtime ends.
-                Err(_) => {}
+        tokio::spawn(report(pass));
+    }
+
+    /// Ends the sockets that depend on marks that are gone, whenever and whoever was told of it: once for each connection
+    /// to an auth-agent, when it has the plan in force. Those of whom the plan asks no proof any more stay.
+    fn sweep(&self, plan: Option<Arc<AuthPlan>>) {
+        let Some(plan) = plan else { return };
+        let identities: BTreeMap<IpAddr, Identity> = plan
+            .endpoints
+            .values()
+            .chain(plan.remotes.values())
+            .flat_map(|end| end.addresses().map(|address| (address, end.identity)))
+            .collect();
+        let view = Arc::clone(&self.view);
+        let pass = self.endpoints.end_each(move |socket| {
+            let ends = [socket.local.ip(), socket.remote.ip()].map(|address| identities.get(&address));
+            if let [Some(own), Some(peer)] = ends
+                && !plan.requires(*own, *peer)
+            {
+                return false;
             }
+            let is_dead = view.is_unproven(socket.protocol.number(), socket.local, socket.remote);
+            is_dead.unwrap_or_else(|error| {
+                tracing::warn!(%error, "on which proof a socket depends cannot be told; it is left alone");
+                false
+            })
         });
+        tokio::spawn(report(pass));
     }
 
     fn free(&self, instance: u64) {
@@ -308,6 +337,17 @@ impl Surroundings {
             self.metrics.set(Some(counters.clone()));
             *self.counters.lock() = Some(counters);
         }
+    }
+}
+
+/// How a pass over sockets has ended.
+async fn report<E: std::fmt::Display>(pass: JoinHandle<Result<usize, E>>) {
+    match pass.await {
+        Ok(Ok(0)) => {}
+        Ok(Ok(count)) => tracing::debug!(count, "sockets without a proof have been ended"),
+        Ok(Err(error)) => tracing::warn!("sockets without a proof are not all ended: {error}"),
+        // The runtime ends.
+        Err(_) => {}
     }
 }
 
@@ -368,7 +408,6 @@ mod tests {
     use std::net::Ipv6Addr;
 
     use mesh::auth::{IdentityPair, Refusal};
-    use mesh::identity::Identity;
 
     use super::*;
 
