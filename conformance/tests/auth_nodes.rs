@@ -2,7 +2,9 @@
 //! Needs root and the kernel.
 #![allow(clippy::unwrap_used, reason = "a scenario that cannot go on has failed")]
 
+use std::io::{BufRead, BufReader};
 use std::net::{IpAddr, SocketAddr};
+use std::process::Stdio;
 
 use conformance::lab::{Mesh, Node, Outcome, Session, Workload, binary, wait_until};
 use serde_json::Value;
@@ -207,6 +209,32 @@ fn a_server_that_ends_takes_its_connections_along_and_its_address_rests() {
         scene.server.addresses.iter().all(|address| !before.contains(address)),
         "an address rests before it is another's"
     );
+}
+
+#[test]
+fn on_a_range_that_is_new_to_its_node_nobody_starts_before_others_have_forgotten_who_had_it() {
+    // Far longer than this test.
+    let mut mesh = Mesh::new(2, ", authenticationGrace: 10m");
+    mesh.admin("proven.yaml", REQUIRED);
+    mesh.start(0);
+    mesh.enrol();
+    mesh.start(1);
+    mesh.place("server", &["app=server"], 1);
+    for restarted in [false, true] {
+        let node = &mesh.nodes[1];
+        let degraded = node.json(&["status"])["degraded"].to_string();
+        assert!(degraded.contains("new on this node"), "{restarted}: {degraded}");
+        let mut command = node.inside(binary("ferromesh"));
+        command.arg("--socket").arg(node.socket()).args(["run", "--name", "server", "--", "true"]);
+        let mut run = command.stderr(Stdio::piped()).spawn().unwrap();
+        let mut said = String::new();
+        BufReader::new(run.stderr.take().unwrap()).read_line(&mut said).unwrap();
+        assert!(said.contains("waiting: pool") && said.contains("did not have it before"), "{said}");
+        run.kill().unwrap();
+        run.wait().unwrap();
+        mesh.nodes[1].kill_agent();
+        mesh.start(1);
+    }
 }
 
 #[test]

@@ -76,6 +76,10 @@ impl Quarantine {
             self.before = Some(Before { time: before, since: Instant::now() });
         }
         let is_new = (self.time, self.has_peers) != (time, has_peers);
+        if time.max(self.earlier()).is_none() {
+            // Nobody has a mark for anybody: what this node is given meanwhile is its own from the beginning.
+            self.given.clear();
+        }
         (self.time, self.has_peers) = (time, has_peers);
         is_new
     }
@@ -185,10 +189,12 @@ mod tests {
         let hour = Some(Duration::from_secs(3600));
         let mut quarantine = Quarantine::default();
         quarantine.give(pools[1]);
-        for (time, has_peers) in [(None, true), (hour, false)] {
-            let mut alone = Quarantine { given: quarantine.given.clone(), ..Quarantine::default() };
-            alone.set(time, has_peers);
-            assert_eq!(alone.rests(&pools), None, "{time:?}, {has_peers}");
+        for (time, has_peers, later) in [(None, true, false), (hour, false, true)] {
+            let mut other = Quarantine { given: quarantine.given.clone(), ..Quarantine::default() };
+            other.set(time, has_peers);
+            assert_eq!(other.rests(&pools), None, "{time:?}, {has_peers}");
+            other.set(hour, true);
+            assert_eq!(other.rests(&pools).is_some(), later, "nobody authenticated when it was given");
         }
         quarantine.set(hour, true);
         assert_eq!(quarantine.rests(&pools).unwrap().0, pools[1]);
