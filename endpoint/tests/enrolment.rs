@@ -133,7 +133,8 @@ fn addresses_in_quarantine_are_nobodys_until_they_are_free_also_after_a_restart(
 #[test]
 fn a_pool_that_this_node_did_not_have_rests_where_others_authenticate_also_after_a_restart() {
     Node::new().run(|mut config| async move {
-        let hour = Some(Duration::from_secs(3600));
+        let time = Duration::from_secs(3600);
+        let hour = Some(time);
         Host::ensure(&config).await.unwrap();
         let refused = async |config: &endpoint::Config| {
             let endpoints = Endpoints::open(config.clone()).await.unwrap().endpoints;
@@ -141,7 +142,7 @@ fn a_pool_that_this_node_did_not_have_rests_where_others_authenticate_also_after
             let error = endpoints.prepare(&enrol("a")).await.unwrap_err();
             assert!(matches!(error, Error::PoolRests { .. }), "{error}");
             let (pool, left) = endpoints.resting().unwrap();
-            assert!(error.to_string().contains(&pool.to_string()) && left <= hour.unwrap(), "{error}");
+            assert!(error.to_string().contains(&pool.to_string()) && left <= time, "{error}");
             (endpoints, pool)
         };
         refused(&config).await;
