@@ -75,9 +75,10 @@ impl Quarantine {
         {
             self.before = Some(Before { time: before, since: Instant::now() });
         }
-        let is_new = (self.time, self.has_peers) != (time, has_peers);
+        let mut is_new = (self.time, self.has_peers) != (time, has_peers);
         if time.max(self.earlier()).is_none() {
             // Nobody has a mark for anybody: what this node is given meanwhile is its own from the beginning.
+            is_new |= !self.given.is_empty();
             self.given.clear();
         }
         (self.time, self.has_peers) = (time, has_peers);

@@ -133,23 +133,24 @@ fn addresses_in_quarantine_are_nobodys_until_they_are_free_also_after_a_restart(
 #[test]
 fn a_pool_that_this_node_did_not_have_rests_where_others_authenticate_also_after_a_restart() {
     Node::new().run(|mut config| async move {
-        let hour = Duration::from_secs(3600);
+        let time = Duration::from_secs(3600);
+        let hour = Some(time);
         Host::ensure(&config).await.unwrap();
         let refused = async |config: &endpoint::Config| {
             let endpoints = Endpoints::open(config.clone()).await.unwrap().endpoints;
-            endpoints.set_quarantine(Some(hour), true).unwrap();
+            endpoints.set_quarantine(hour, true).unwrap();
             let error = endpoints.prepare(&enrol("a")).await.unwrap_err();
             assert!(matches!(error, Error::PoolRests { .. }), "{error}");
             let (pool, left) = endpoints.resting().unwrap();
-            assert!(error.to_string().contains(&pool.to_string()) && left <= hour, "{error}");
+            assert!(error.to_string().contains(&pool.to_string()) && left <= time, "{error}");
             (endpoints, pool)
         };
         refused(&config).await;
         let (endpoints, _) = refused(&config).await;
         // Nobody is there who could know its addresses.
-        endpoints.set_quarantine(Some(hour), false).unwrap();
+        endpoints.set_quarantine(hour, false).unwrap();
         let first = endpoints.prepare(&enrol("a")).await.unwrap().endpoint;
-        endpoints.set_quarantine(Some(hour), true).unwrap();
+        endpoints.set_quarantine(hour, true).unwrap();
         let second = endpoints.prepare(&enrol("b")).await.unwrap().endpoint;
         for id in [first.id, second.id] {
             endpoints.remove(id).await.unwrap();
