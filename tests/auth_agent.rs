@@ -165,7 +165,7 @@ fn has_no_other_descriptors(pid: u32, log: &Path) {
     let open: Vec<_> =
         entries.map(|entry| fs::read_link(entry.path()).unwrap().display().to_string()).collect();
     let count = |word: &str| open.iter().filter(|target| target.starts_with(word)).count();
-    assert_eq!((count("/dev/net/tun"), count("anon_inode:bpf-map")), (1, 3), "{open:?}");
+    assert_eq!((count("/dev/net/tun"), count("anon_inode:bpf-map")), (1, 4), "{open:?}");
     let known = ["/dev/net/tun", "anon_inode:bpf-map", "/dev/null", "socket:[", "pipe:["];
     let waits = ["eventpoll", "eventfd", "timerfd", "inotify"].map(|kind| format!("anon_inode:[{kind}]"));
     let log = log.display().to_string();

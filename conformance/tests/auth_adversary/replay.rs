@@ -186,8 +186,9 @@ fn inside<F: Future<Output = ()>>(scene: &Scene, work: impl FnOnce() -> F + Send
 /// The node has counted what it has refused for one of these reasons.
 fn counted(node: &Node, reasons: &[Refusal]) {
     wait_until(&format!("it is counted: {reasons:?}"), || {
-        let metrics = node.json(&["metrics", "list", "auth_handshakes"]);
-        metrics.as_array().unwrap().iter().any(|row| {
+        let metrics =
+            ["auth_handshakes", "auth_refusals"].map(|named| node.json(&["metrics", "list", named]));
+        metrics.iter().flat_map(|rows| rows.as_array().unwrap()).any(|row| {
             let reason = row["labels"]["reason"].as_str().unwrap_or_default();
             reasons.iter().any(|why| why.text() == reason) && row["value"].as_f64().unwrap_or_default() > 0.0
         })
