@@ -8,6 +8,7 @@ mod answer;
 pub(crate) mod auth;
 mod authentication;
 mod build;
+mod change;
 mod error;
 mod events;
 pub(crate) mod l7;
@@ -15,6 +16,7 @@ mod node;
 mod rows;
 mod socket;
 mod sockets;
+mod switching;
 
 use std::io::{self, Write};
 use std::time::Duration;
@@ -66,6 +68,7 @@ pub(crate) async fn agent(directories: &Directories) -> Result<(), AgentError> {
             Some(id) = emptied.next() => node.remove(id).await,
             () = own_routes.changed() => node.readdress().await,
             Some(event) = proxied.recv() => node.proxied(event).await,
+            () = node.proven(), if node.is_switching() => node.switch().await,
             _ = housekeeping.tick() => node.housekeeping().await,
             _ = counting.tick() => node.count(),
             () = sleep_until(node.settle_at()), if node.is_unsettled() => node.settle(),

@@ -12,14 +12,14 @@ use auth_agent::driver::{DriverError, Handed, Options};
 use linux::process;
 use linux::user::Credentials;
 
-use crate::confine::confine;
+use crate::confine::{Maps, confine};
 
 /// Why the auth-agent does not run.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
     #[error(
-        "found {0} inherited descriptors, expected at least five: 3, its control socket; 4, the hold device; 5, 6 and 7, \
-        the maps AUTH, MARKS and LEASES; and from 8 on the TCP sockets it listens on; the agent starts this process"
+        "found {0} inherited descriptors, expected at least six: 3, its control socket; 4, the hold device; 5, 6, 7 and 8, \
+        the maps AUTH, MARKS, LEASES and TRIGGERS; and from 9 on the TCP sockets it listens on; the agent starts this process"
     )]
     Descriptors(usize),
     #[error(transparent)]
@@ -33,12 +33,12 @@ pub(crate) enum Failure {
 /// Runs until it is told to end.
 pub(crate) fn run(directory: &Path, user: &str, ca: SocketAddr, node: String) -> Result<(), Failure> {
     let mut inherited = process::inherited()?;
-    let listeners = inherited.split_off(inherited.len().min(5));
-    let [control, hold, pairs, marks, leases] =
-        <[OwnedFd; 5]>::try_from(inherited).map_err(|found| Failure::Descriptors(found.len()))?;
+    let listeners = inherited.split_off(inherited.len().min(6));
+    let [control, hold, pairs, marks, leases, triggers] =
+        <[OwnedFd; 6]>::try_from(inherited).map_err(|found| Failure::Descriptors(found.len()))?;
     let credentials = Credentials::parse(user)?;
-    let opened = Handed { control, hold, pairs, marks, leases, listeners }.open()?;
-    confine(directory, &credentials, &opened.descriptors())?;
+    let opened = Handed { control, hold, pairs, marks, leases, triggers, listeners }.open()?;
+    confine(directory, &credentials, &opened.descriptors(), Maps::Used)?;
     let options = Options { node, ca, directory: PathBuf::from("/") };
     // After the confinement: a thread has the rights of the one that started it.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

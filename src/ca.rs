@@ -24,7 +24,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 use tracing::{info, warn};
 
-use crate::confine::confine;
+use crate::confine::{Maps, confine};
 
 /// Why the CA does not run.
 #[derive(Debug, thiserror::Error)]
@@ -63,7 +63,7 @@ pub(crate) fn run(directory: &Path, user: &str, lifetime: Duration) -> Result<()
     let [control, listener] =
         <[OwnedFd; 2]>::try_from(descriptors).map_err(|found| Failure::Descriptors(found.len()))?;
     let credentials = Credentials::parse(user)?;
-    confine(directory, &credentials, &[control.as_fd(), listener.as_fd()])?;
+    confine(directory, &credentials, &[control.as_fd(), listener.as_fd()], Maps::None)?;
     let server = Arc::new(Server::open(Path::new("/"), lifetime, certs::system_clock())?);
     // After the confinement: a thread has the rights of the one that started it.
     tokio::runtime::Builder::new_current_thread()
@@ -81,6 +81,7 @@ async fn serve(server: Arc<Server>, control: OwnedFd, listener: OwnedFd) -> Resu
     let listener = TcpListener::from_std(listener)?;
     info!(address = %listener.local_addr()?, "the CA answers");
     let nodes = tokio::spawn(server.clone().serve(listener));
+    let files = tokio::spawn(server.clone().follow());
     let stop = Arc::new(Notify::new());
     let mut terminate = signal(SignalKind::terminate())?;
     loop {
@@ -96,6 +97,7 @@ async fn serve(server: Arc<Server>, control: OwnedFd, listener: OwnedFd) -> Resu
         }
     }
     nodes.abort();
+    files.abort();
     Ok(())
 }
 
@@ -123,6 +125,10 @@ async fn obey(server: Arc<Server>, stream: UnixStream, stop: Arc<Notify>) {
                 Ok(()) => FromCa::Placed,
                 Err(problem) => FromCa::Error(problem),
             },
+            Ok(ToCa::Count) => {
+                let refused = server.refused().into_iter();
+                FromCa::Refused(refused.map(|(why, count)| (why.name().to_owned(), count)).collect())
+            }
             Ok(ToCa::Token { node }) => server.token(&node).map_or_else(FromCa::Error, FromCa::Token),
             Ok(ToCa::Stop) => {
                 stop.notify_one();

@@ -15,7 +15,7 @@ use linux::user::Credentials;
 
 /// Every call that Rust's runtime, the asynchronous one and these processes make. What makes a process, executes a
 /// program, mounts, traces or changes who the process is, is not among them.
-const ALLOWED: [libc::c_long; 85] = [
+const ALLOWED: [libc::c_long; 87] = [
     // Files and descriptors.
     libc::SYS_read,
     libc::SYS_write,
@@ -52,6 +52,9 @@ const ALLOWED: [libc::c_long; 85] = [
     libc::SYS_epoll_pwait,
     libc::SYS_epoll_pwait2,
     libc::SYS_eventfd2,
+    // Of changes of its own files.
+    libc::SYS_inotify_init1,
+    libc::SYS_inotify_add_watch,
     libc::SYS_timerfd_create,
     libc::SYS_timerfd_settime,
     libc::SYS_pipe2,
@@ -106,7 +109,7 @@ const ALLOWED: [libc::c_long; 85] = [
     libc::SYS_recvfrom,
     libc::SYS_sendmsg,
     libc::SYS_recvmsg,
-    // Maps that were handed over: the kernel checks the descriptor's rights.
+    // Maps that were handed over: the kernel checks the descriptor's rights. Not for who was handed none.
     libc::SYS_bpf,
 ];
 
@@ -173,12 +176,25 @@ const PROXY_CALLS: [libc::c_long; 1] = [libc::SYS_bind];
 /// not.
 const PROXY_CONDITIONS: [Refusal; 1] = [refuse(libc::SYS_socket, When::AnyBit(1, 2), libc::EPERM)];
 
+/// What is done with descriptors of BPF maps.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Maps {
+    /// Elements are read and written.
+    Used,
+    /// There are none: bpf(2) is refused.
+    None,
+}
+
 /// Confines the calling process, for good, to one directory (which becomes its `/`), one user and these descriptors
 /// beside the standard streams. It must still be root and have one thread: each thread has rights of its own.
-pub(crate) fn confine(directory: &Path, user: &Credentials, kept: &[BorrowedFd<'_>]) -> linux::Result<()> {
+pub(crate) fn confine(
+    directory: &Path,
+    user: &Credentials,
+    kept: &[BorrowedFd<'_>],
+    maps: Maps,
+) -> linux::Result<()> {
     restrict(directory, user, kept, Capabilities::default())?;
-    let allowed: Vec<_> = ALLOWED.into_iter().chain(ALLOWED_OLD).collect();
-    seccomp::install_only(&allowed, &CONDITIONS)
+    filter(maps)
 }
 
 /// The same for the L7 proxy, which keeps NET_RAW: it calls servers in its clients' names, by TCP and nothing else.
@@ -224,4 +240,113 @@ fn restrict(
     capability::set(held, Capabilities::default())?;
     process::forbid_new_privileges()?;
     process::hide()
+}
+
+fn filter(maps: Maps) -> linux::Result<()> {
+    let mut allowed: Vec<_> = ALLOWED.into_iter().chain(ALLOWED_OLD).collect();
+    allowed.retain(|call| maps == Maps::Used || *call != libc::SYS_bpf);
+    seccomp::install_only(&allowed, &CONDITIONS)
+}
+
+/// What the filter refuses to a thread that keeps every other right: nothing else can be the reason. What a process is left
+/// with besides is seen on the processes themselves (`tests/auth_agent.rs`, `tests/ca.rs`). Needs root.
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::net::TcpListener;
+
+    use nix::errno::Errno;
+    use nix::mount::MsFlags;
+    use nix::sched::CloneFlags;
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+
+    use super::*;
+
+    /// Under the filter; it is one thread's, and who waits for that thread is not under it.
+    fn filtered<T: Send + 'static>(maps: Maps, work: fn() -> T) -> T {
+        let thread = std::thread::spawn(move || {
+            process::forbid_new_privileges().unwrap();
+            filter(maps).unwrap();
+            work()
+        });
+        thread.join().unwrap()
+    }
+
+    /// Without the filter some of these fail too, for what they ask for is not there, and others succeed; none fails with
+    /// EPERM.
+    fn forbidden() -> Vec<(&'static str, Option<Errno>)> {
+        let kind = SockType::Raw;
+        let open = |family| socket(family, kind, SockFlag::empty(), None).err();
+        let nowhere = c"/nonexistent";
+        vec![
+            ("execve", nix::unistd::execve(nowhere, &[nowhere], &[nowhere]).err()),
+            ("a user namespace", nix::sched::unshare(CloneFlags::CLONE_NEWUSER).err()),
+            ("setns", nix::sched::setns(File::open("/dev/null").unwrap(), CloneFlags::empty()).err()),
+            (
+                "mount",
+                nix::mount::mount(Some("none"), nowhere, Some("tmpfs"), MsFlags::empty(), None::<&str>).err(),
+            ),
+            ("chroot", nix::unistd::chroot(nowhere).err()),
+            (
+                "a hard link",
+                nix::unistd::linkat(
+                    nix::fcntl::AT_FDCWD,
+                    nowhere,
+                    nix::fcntl::AT_FDCWD,
+                    nowhere,
+                    nix::fcntl::AtFlags::empty(),
+                )
+                .err(),
+            ),
+            ("kill", nix::sys::signal::kill(nix::unistd::getpid(), None).err()),
+            ("a port of its own", TcpListener::bind("127.0.0.1:0").err().and_then(errno)),
+            ("netlink", open(AddressFamily::Netlink)),
+            ("raw packets", open(AddressFamily::Packet)),
+            ("the hypervisor", open(AddressFamily::Vsock)),
+        ]
+    }
+
+    fn errno(error: std::io::Error) -> Option<Errno> {
+        error.raw_os_error().map(Errno::from_raw)
+    }
+
+    /// By their numbers in `linux/bpf.h`, with no attributes: that is EINVAL or EFAULT to whoever may ask.
+    fn commands() -> Vec<(u32, Option<i32>)> {
+        (0..40).map(|command| (command, maps::scratch::command(command).raw_os_error())).collect()
+    }
+
+    #[test]
+    fn programs_namespaces_other_files_and_sockets_are_refused_to_root_itself() {
+        for maps in [Maps::Used, Maps::None] {
+            for (what, refused) in filtered(maps, forbidden) {
+                assert_eq!(refused, Some(Errno::EPERM), "{what}");
+            }
+        }
+    }
+
+    #[test]
+    fn maps_are_read_written_and_walked_and_nothing_is_made_loaded_or_looked_up() {
+        for (command, error) in filtered(Maps::Used, commands) {
+            assert_eq!(error == Some(libc::EPERM), !(1..=4).contains(&command), "{command}: {error:?}");
+        }
+        for (command, error) in filtered(Maps::None, commands) {
+            assert_eq!(error, Some(libc::EPERM), "{command}");
+        }
+        let free = std::thread::spawn(commands).join().unwrap();
+        assert!(
+            free.iter().all(|(_, error)| *error != Some(libc::EPERM)),
+            "the filter is the reason: {free:?}"
+        );
+    }
+
+    #[test]
+    fn what_these_processes_live_by_is_left() {
+        let left = filtered(Maps::None, || {
+            let file = File::open("/proc/self/status").is_ok();
+            let socket = socket(AddressFamily::Inet, SockType::Stream, SockFlag::empty(), None).is_ok();
+            let pair = std::os::unix::net::UnixStream::pair().is_ok();
+            [file, socket, pair, std::thread::spawn(|| true).join().unwrap()]
+        });
+        assert_eq!(left, [true; 4]);
+    }
 }

@@ -159,6 +159,23 @@ fn has_no_rights(pid: u32, directory: &Path) {
     assert_eq!(key.permissions().mode() & 0o777, 0o600);
 }
 
+/// The streams, what it was handed, and what its runtime waits with.
+fn has_no_other_descriptors(pid: u32, log: &Path) {
+    let entries = fs::read_dir(format!("/proc/{pid}/fd")).unwrap().map(Result::unwrap);
+    let open: Vec<_> =
+        entries.map(|entry| fs::read_link(entry.path()).unwrap().display().to_string()).collect();
+    let count = |word: &str| open.iter().filter(|target| target.starts_with(word)).count();
+    assert_eq!((count("/dev/net/tun"), count("anon_inode:bpf-map")), (1, 4), "{open:?}");
+    let known = ["/dev/net/tun", "anon_inode:bpf-map", "/dev/null", "socket:[", "pipe:["];
+    let waits = ["eventpoll", "eventfd", "timerfd", "inotify"].map(|kind| format!("anon_inode:[{kind}]"));
+    let log = log.display().to_string();
+    let is_known = |target: &&String| {
+        known.iter().any(|word| target.starts_with(word)) || waits.contains(target) || **target == log
+    };
+    let other: Vec<_> = open.iter().filter(|target| !is_known(target)).collect();
+    assert!(other.is_empty(), "{other:?} of {open:?}");
+}
+
 #[test]
 fn without_any_right_it_proves_marks_and_lets_packets_go_on() {
     let scratch = linux::scratch::Namespace::new("auth-agent").unwrap();
@@ -181,6 +198,7 @@ async fn proves_marks_and_lets_go() {
         maps[0].try_clone().unwrap(),
         maps[1].try_clone().unwrap(),
         maps[2].try_clone().unwrap(),
+        maps::scratch::triggers().unwrap(),
         TcpListener::bind("127.0.0.1:4250").unwrap().into(),
     ]
     .into();
@@ -219,6 +237,7 @@ async fn proves_marks_and_lets_go() {
     assert!(mark.epoch != 0 && mark.instances == [1, 2], "{mark:?}");
 
     has_no_rights(process.0.id(), directory.path());
+    has_no_other_descriptors(process.0.id(), &log);
     agent.send(&ToAuthAgent::Stop).await.unwrap();
     let ended = until("it ends", || process.0.try_wait().unwrap()).await;
     assert!(ended.success(), "{}", said());

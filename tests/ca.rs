@@ -162,6 +162,13 @@ async fn the_process_has_given_up_everything_before_it_answers() {
     let mut seen: Vec<_> = seen.collect();
     seen.sort();
     assert_eq!(seen, ["bundle.pem", "ca.pem"], "and holds these alone");
+    // Beside the stream for errors, which is the test's: sockets, and what its runtime waits with.
+    for entry in fs::read_dir(process.join("fd")).unwrap().map(Result::unwrap) {
+        let open = fs::read_link(entry.path()).unwrap().display().to_string();
+        let waits = ["anon_inode:[eventpoll]", "anon_inode:[eventfd]", "anon_inode:inotify"];
+        let is_known = open.starts_with("socket:[") || open == "/dev/null" || waits.contains(&open.as_str());
+        assert!(is_known || entry.file_name() == "2", "{open}");
+    }
 }
 
 #[tokio::test]

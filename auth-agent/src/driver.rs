@@ -5,6 +5,7 @@
 //! does ends the process. It needs no capability after [`Handed::open`].
 
 mod act;
+mod calls;
 mod certificates;
 mod clock;
 mod control;
@@ -14,11 +15,12 @@ mod hold;
 mod kernel;
 mod proofs;
 mod sessions;
+mod sparing;
 #[cfg(test)]
 mod testing;
 mod trust;
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -28,6 +30,7 @@ use std::time::Duration;
 
 use certs::svid::Svid;
 use linux::clock::boottime;
+use maps::Triggers;
 use mesh::auth::{AuthPlan, Refusal};
 use mesh::spiffe::SpiffeId;
 use node_api::auth::ToAuthAgent;
@@ -36,7 +39,8 @@ use tracing::info;
 
 use crate::event::Input;
 use crate::machine::{Adopted, Machine, Settings};
-use certificates::{Answer, Certificates, Source};
+use calls::Calls;
+use certificates::{Certificates, Heard, Source};
 use clock::Clock;
 use control::Control;
 use door::{Arrival, Door, Met};
@@ -44,6 +48,7 @@ use hold::Hold;
 use kernel::Kernel;
 use proofs::{Own, Proofs};
 use sessions::{Event, Sessions};
+use sparing::Sparing;
 use trust::Trust;
 
 /// The trust anchors, in the directory.
@@ -87,6 +92,8 @@ pub struct Handed {
     pub marks: OwnedFd,
     /// Map `LEASES`.
     pub leases: OwnedFd,
+    /// Map `TRIGGERS`.
+    pub triggers: OwnedFd,
     /// TCP sockets, listening for other nodes.
     pub listeners: Vec<OwnedFd>,
 }
@@ -97,6 +104,7 @@ pub struct Opened {
     adopted: Adopted,
     control: OwnedFd,
     hold: OwnedFd,
+    triggers: Triggers,
     listeners: Vec<OwnedFd>,
 }
 
@@ -114,9 +122,10 @@ pub struct Options {
 impl Handed {
     /// Opens the maps and reads what an earlier auth-agent has left in them.
     pub fn open(self) -> Result<Opened, DriverError> {
-        let Self { control, hold, pairs, marks, leases, listeners } = self;
+        let Self { control, hold, pairs, marks, leases, triggers, listeners } = self;
         let (kernel, adopted) = Kernel::open(pairs, marks, leases)?;
-        Ok(Opened { kernel, adopted, control, hold, listeners })
+        let triggers = Triggers::new(maps::handed_over(abi::map::TRIGGERS, triggers)?)?;
+        Ok(Opened { kernel, adopted, control, hold, triggers, listeners })
     }
 }
 
@@ -125,7 +134,7 @@ impl Opened {
     pub fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
         let maps = self.kernel.descriptors().into_iter();
         let others = [&self.control, &self.hold].into_iter().chain(&self.listeners);
-        maps.chain(others.map(AsFd::as_fd)).collect()
+        maps.chain(others.map(AsFd::as_fd)).chain([self.triggers.as_fd()]).collect()
     }
 
     /// Runs until the agent says stop, or what was handed over is of no use any more. Within a runtime of one thread.
@@ -141,6 +150,7 @@ impl Opened {
             machine,
             kernel: self.kernel,
             hold: Hold::new(self.hold).map_err(DriverError::io("hold device"))?,
+            calls: Calls::new(self.triggers).map_err(DriverError::io("ring of calls"))?,
             control: Control::new(self.control).map_err(DriverError::io("control socket"))?,
             door: Door::new(listeners).map_err(DriverError::io("listening for nodes"))?,
             sessions: Sessions::new(),
@@ -152,6 +162,9 @@ impl Opened {
             peers: Arc::default(),
             met: Vec::new(),
             inputs: VecDeque::from([Input::Tick]),
+            is_unmarked: false,
+            turned_away: BTreeMap::new(),
+            log: Sparing::default(),
         };
         driver.run().await
     }
@@ -162,6 +175,7 @@ struct Driver {
     machine: Machine,
     kernel: Kernel,
     hold: Hold,
+    calls: Calls,
     control: Control,
     door: Door,
     sessions: Sessions,
@@ -176,6 +190,11 @@ struct Driver {
     met: Vec<Met>,
     /// What the machine has not been told yet.
     inputs: VecDeque<Input>,
+    /// A mark of what is being done just now could not be set.
+    is_unmarked: bool,
+    /// Who was turned away, by why.
+    turned_away: BTreeMap<Refusal, u64>,
+    log: Sparing,
 }
 
 /// One thing that happened.
@@ -184,7 +203,8 @@ enum Happened {
     Session(Event),
     Door(Arrival),
     Packets,
-    Certificates(Answer),
+    Calls(Vec<Input>),
+    Certificates(Heard),
     Second,
     Wake,
     Work,
@@ -213,6 +233,7 @@ impl Driver {
                     readable.map_err(DriverError::io("hold device"))?;
                     Happened::Packets
                 }
+                calls = self.calls.happen() => Happened::Calls(calls.map_err(DriverError::io("ring of calls"))?),
                 answer = self.certificates.answers() => Happened::Certificates(answer),
                 _ = second.tick() => Happened::Second,
                 () = sleep_until(wake) => Happened::Wake,
@@ -227,8 +248,9 @@ impl Driver {
                     let held = self.hold.read().map_err(DriverError::io("hold device"))?;
                     self.inputs.extend(held);
                 }
-                Happened::Certificates(answer) => {
-                    let change = self.certificates.take(answer, &mut self.trust, self.clock, boottime());
+                Happened::Calls(calls) => self.inputs.extend(calls),
+                Happened::Certificates(heard) => {
+                    let change = self.certificates.take(heard, &mut self.trust, self.clock, boottime());
                     self.change(change);
                 }
                 Happened::Second => self.second(),
@@ -248,6 +270,7 @@ impl Driver {
         let mut is_planned = false;
         while let Some(input) = self.inputs.pop_front() {
             is_planned |= matches!(input, Input::Plan(..));
+            self.is_unmarked = false;
             for output in self.machine.handle(boottime(), input) {
                 self.act(output);
             }

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use abi::{HoldKind, Mark, PairKey};
-use mesh::auth::{AuthPlan, Refusal};
+use mesh::auth::{AuthPlan, Refusal, Side};
 use mesh::spiffe::SpiffeId;
 use node_api::auth::FromAuthAgent;
 
@@ -35,6 +35,31 @@ pub struct ProofId {
 /// A packet that waits, as the driver names it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Packet(pub u64);
+
+/// Why a handshake has failed, or what was shown in one holds no more.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Failure {
+    /// Why.
+    pub why: Refusal,
+    /// Whose certificate it was about; `None`: nobody's, or nobody knows. Of two workloads of this node the first is
+    /// [`Side::Own`].
+    pub side: Option<Side>,
+    /// The ID that the certificate shows, if one was shown.
+    pub shown: Option<SpiffeId>,
+    /// If the peer's node has refused it: why, as it says.
+    pub said: Option<Refusal>,
+}
+
+impl From<Refusal> for Failure {
+    fn from(why: Refusal) -> Self {
+        let side = match why {
+            Refusal::NoCertificate | Refusal::RefusedByPeer => Some(Side::Own),
+            Refusal::PeerNoCertificate => Some(Side::Peer),
+            _ => None,
+        };
+        Self { why, side, shown: None, said: None }
+    }
+}
 
 /// Something that happened.
 #[derive(Clone, PartialEq, Debug)]
@@ -66,7 +91,7 @@ pub enum Input {
     ProofBytes(ProofId, Vec<u8>),
     /// A handshake is over on this side. When it ended well: the earliest end of any certificate of either chain, less a
     /// margin. For who began it this is not yet a proof: the other side must say that it accepts, too.
-    ProofDone(ProofId, Result<Time, Refusal>),
+    ProofDone(ProofId, Result<Time, Failure>),
     /// The in-memory handshake of two workloads of this node is over.
     LocalProofDone {
         /// One ID.
@@ -74,7 +99,7 @@ pub enum Input {
         /// The other; may be the same.
         b: SpiffeId,
         /// As in [`Self::ProofDone`].
-        result: Result<Time, Refusal>,
+        result: Result<Time, Failure>,
     },
     /// A chain that was verified no longer verifies: what rests on it has no basis any more. The two IDs, local first.
     ProofLost {
@@ -84,8 +109,8 @@ pub enum Input {
         local: SpiffeId,
         /// ID of its peer.
         remote: SpiffeId,
-        /// Why.
-        why: Refusal,
+        /// Why, and whose it was.
+        why: Failure,
     },
     /// There is a certificate for a workload's ID, until this time; `Err`: there is none, or not any more.
     Certificate(SpiffeId, Result<Time, Refusal>),
@@ -99,6 +124,22 @@ pub enum Input {
         source: IpAddr,
         /// Its destination address.
         destination: IpAddr,
+    },
+    /// A call wants a proof; its packets are on their way.
+    Asked {
+        /// Which end's policy wants it.
+        kind: HoldKind,
+        /// Who calls.
+        source: IpAddr,
+        /// Who is called.
+        destination: IpAddr,
+    },
+    /// [`Output::SetMark`] could not be done, and has been undone.
+    MarkLost {
+        /// Number of the mark.
+        number: u32,
+        /// Its epoch.
+        epoch: u64,
     },
     /// Time has passed; given at least when [`crate::machine`] asked to be woken.
     Tick,
@@ -162,6 +203,8 @@ pub enum Output {
         keys: Vec<PairKey>,
         /// Why.
         why: Refusal,
+        /// Which end of theirs it is about.
+        side: Option<Side>,
         /// Until when.
         until: Time,
     },
@@ -174,9 +217,12 @@ pub enum Output {
         /// Until when.
         end: Time,
     },
-    /// Let a packet go on.
+    /// Let a packet go on: there is a mark for it, or nobody asks for one any more.
     Release(Packet),
-    /// Lose a packet.
+    /// Give a packet back to the hook that stopped it although nothing is proven: the hook refuses it aloud, with what
+    /// [`Self::Refuse`] has said, and reports it.
+    Return(Packet),
+    /// Lose a packet without a word: its addresses are another's by now.
     Lose(Packet),
     /// Tell the agent.
     Tell(FromAuthAgent),

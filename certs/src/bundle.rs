@@ -11,7 +11,9 @@ use mesh::spiffe::TrustDomain;
 use rustls::RootCertStore;
 use rustls::pki_types::pem::{PemObject, SectionKind};
 use rustls::pki_types::{CertificateDer, UnixTime};
+use serde::{Deserialize, Serialize};
 
+use crate::tls;
 use crate::x509::{self, Flaw};
 
 /// The most roots a bundle may have; more is a mistake or an attack.
@@ -59,6 +61,10 @@ struct Root {
     not_before: UnixTime,
     not_after: UnixTime,
 }
+
+/// Tells one bundle from another: SHA-256 of its domain and its roots in their order.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+pub struct Fingerprint([u8; 32]);
 
 /// The roots of one trust domain; none: nobody is trusted.
 #[derive(Clone, Debug)]
@@ -123,6 +129,16 @@ impl Bundle {
     /// The roots.
     pub fn certificates(&self) -> impl Iterator<Item = &CertificateDer<'static>> {
         self.roots.iter().map(|root| &root.der)
+    }
+
+    /// What it has in common with no other.
+    pub fn fingerprint(&self) -> Fingerprint {
+        let parts = std::iter::once(self.trust_domain.as_str().as_bytes());
+        let parts = parts.chain(self.roots.iter().map(|root| root.der.as_ref()));
+        let bytes: Vec<u8> =
+            parts.flat_map(|part| [&(part.len() as u64).to_be_bytes()[..], part].concat()).collect();
+        // Where there is no SHA-256 there is no TLS, and nobody to tell a fingerprint to.
+        Fingerprint(tls::sha256(&bytes).unwrap_or_default())
     }
 
     /// Whether nobody is trusted.

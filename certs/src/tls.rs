@@ -8,6 +8,7 @@ use std::sync::{Arc, LazyLock};
 
 use rustls::client::Resumption;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256;
 use rustls::crypto::aws_lc_rs::{default_provider, kx_group};
 use rustls::crypto::{CryptoProvider, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
@@ -31,6 +32,12 @@ pub fn provider() -> &'static Arc<CryptoProvider> {
         Arc::new(CryptoProvider { kx_groups, ..default_provider() })
     });
     &PROVIDER
+}
+
+/// SHA-256, by the cryptography of every handshake; `None` where that has none, and so no TLS either.
+pub(crate) fn sha256(bytes: &[u8]) -> Option<[u8; 32]> {
+    let suite = TLS13_AES_128_GCM_SHA256.tls13()?;
+    suite.common.hash_provider.hash(bytes).as_ref().try_into().ok()
 }
 
 /// What a client passes as the server's name. Nothing is done with it, and it is not sent.

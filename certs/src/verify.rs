@@ -134,6 +134,19 @@ impl VerifyError {
         }
     }
 
+    /// The ID that the certificate shows, if it shows one.
+    pub fn shown(&self) -> Option<&SpiffeId> {
+        match self {
+            Self::Length(_) | Self::Flaw(_) => None,
+            Self::WrongId { found: id, .. }
+            | Self::NoBundle { id }
+            | Self::Untrusted { id }
+            | Self::Expired { id }
+            | Self::NotYetValid { id }
+            | Self::Path { id, .. } => Some(id),
+        }
+    }
+
     /// The error a handshake of ours failed with, if its verifier said so.
     pub fn of(error: &rustls::Error) -> Option<&Self> {
         match error {

@@ -22,6 +22,9 @@ pub enum Flaw {
     /// A workload's has exactly one.
     #[error("it has {0} URI names instead of one")]
     UriNames(usize),
+    /// The one it has is not of the characters that a URI has.
+    #[error("its URI name is not ASCII")]
+    UriIsNoText,
     /// The URI is no SPIFFE ID.
     #[error(transparent)]
     Id(#[from] SpiffeIdError),
@@ -94,6 +97,7 @@ pub(crate) fn leaf(der: &[u8]) -> Result<Leaf, Flaw> {
     both_purposes(&certificate)?;
     let id = match uri_names(&certificate)?.as_slice() {
         [Some(name)] => name.parse::<SpiffeId>()?,
+        [None] => return Err(Flaw::UriIsNoText),
         names => return Err(Flaw::UriNames(names.len())),
     };
     if id.path().is_empty() {
@@ -137,6 +141,7 @@ pub(crate) fn signer(der: &[u8]) -> Result<Signer, Flaw> {
             }
             Some(id.trust_domain().clone())
         }
+        [None] => return Err(Flaw::UriIsNoText),
         names => return Err(Flaw::UriNames(names.len())),
     };
     let validity = certificate.validity();

@@ -15,7 +15,7 @@ use certs::bundle::{Bundle, Bundles};
 use certs::ca::{BUNDLE_FILE, Files, Lifetimes};
 use certs::enrol::message::Request;
 use certs::enrol::server::{Allowed, Server};
-use certs::enrol::{Client, Denied, EnrolError, ca_id};
+use certs::enrol::{Client, Denied, EnrolError, Watch, ca_id};
 use certs::svid::Svid;
 use certs::verify::{Expected, verify_chain};
 use certs::{Clock, UnixTime, tls};
@@ -23,7 +23,7 @@ use mesh::auth::Refusal;
 use mesh::spiffe::{SpiffeId, TrustDomain};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio_rustls::TlsConnector;
 
 const NOW: u64 = 1_800_000_000;
@@ -75,6 +75,7 @@ impl Mesh {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         tokio::spawn(server.clone().serve(listener));
+        tokio::spawn(server.clone().follow());
         let mesh = Self { directory, files, time, server, address, bundle };
         mesh.place(&[("yavin", &[LUKE]), ("hoth", &[LEIA])]);
         mesh
@@ -303,6 +304,95 @@ async fn a_changed_bundle_reaches_nodes_and_judges_them() {
     for svid in [&renewed, &node] {
         assert_eq!(client.bundle(svid).await.unwrap().certificates().count(), 1);
     }
+}
+
+#[tokio::test]
+async fn a_node_that_waits_hears_of_another_bundle_and_of_nothing_else() {
+    let mesh = Mesh::start().await;
+    let node = mesh.join("yavin").await;
+    let mut watch = mesh.client().watch(&node).await.unwrap();
+    let heard =
+        async |watch: &mut Watch, known: &Bundle| watch.next(known.fingerprint()).await.unwrap().unwrap();
+    let rotate = || mesh.files.rotate(at(NOW)).unwrap();
+    let (both, _) = tokio::join!(heard(&mut watch, &mesh.bundle), async { rotate() });
+    assert_eq!(both.certificates().count(), 2);
+    // Another intermediate, the same roots: only the third step is news.
+    let (last, _) = tokio::join!(heard(&mut watch, &both), async { (rotate(), rotate()) });
+    assert_eq!(last.certificates().count(), 1);
+    let refused = watch.next(last.fingerprint()).await.unwrap_err();
+    assert!(matches!(refused, EnrolError::Connection { .. }), "it shows the root that is gone: {refused}");
+}
+
+#[tokio::test]
+async fn a_node_that_waits_hears_that_nobody_is_trusted_though_nobody_may_connect_any_more() {
+    let mesh = Mesh::start().await;
+    let node = mesh.join("yavin").await;
+    let mut watch = mesh.client().watch(&node).await.unwrap();
+    let take_away = async { std::fs::write(mesh.files.directory.join(BUNDLE_FILE), "").unwrap() };
+    let (heard, ()) = tokio::join!(watch.next(mesh.bundle.fingerprint()), take_away);
+    assert!(heard.unwrap().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn without_news_a_node_that_waits_is_told_so_and_asks_again() {
+    let mesh = Mesh::start().await;
+    let node = mesh.join("yavin").await;
+    let mut watch = mesh.client().watch(&node).await.unwrap();
+    assert_eq!(watch.next(mesh.bundle.fingerprint()).await.unwrap(), None);
+    let other = Mesh::start().await.bundle.fingerprint();
+    assert_eq!(watch.next(other).await.unwrap().as_ref(), Some(&mesh.bundle), "at once: it has another");
+}
+
+#[tokio::test]
+async fn only_nodes_of_the_mesh_may_wait_and_the_latest_connection_of_each_counts() {
+    let mesh = Mesh::start().await;
+    let (yavin, hoth) = (mesh.join("yavin").await, mesh.join("hoth").await);
+    let known = mesh.bundle.fingerprint();
+    let mut stream = anonymous(&mesh).await;
+    let request = postcard::to_stdvec(&Request::Watch { known }).unwrap();
+    stream.write_u32(request.len() as u32).await.unwrap();
+    stream.write_all(&request).await.unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await.unwrap();
+    // `Response::Denied(NoCertificate)`.
+    assert_eq!(answer, [0, 0, 0, 2, 2, 2]);
+
+    let mut first = mesh.client().watch(&yavin).await.unwrap();
+    let mut second = mesh.client().watch(&yavin).await.unwrap();
+    let another = mesh.client();
+    let (first, second, ()) = tokio::join!(first.next(known), second.next(known), async {
+        // Whichever of them comes later, a third one comes after both.
+        let mut third = another.watch(&yavin).await.unwrap();
+        let change = async { mesh.files.rotate(at(NOW)).unwrap() };
+        let (third, _) = tokio::join!(third.next(known), change);
+        assert!(third.unwrap().is_some());
+    });
+    assert!(first.is_err() || second.is_err(), "one at least was given up: {first:?}, {second:?}");
+
+    mesh.place(&[("yavin", &[LUKE])]);
+    let mut gone = mesh.client().watch(&hoth).await.unwrap();
+    assert_eq!(denied(gone.next(known).await), Denied::UnknownNode);
+}
+
+#[tokio::test]
+async fn strangers_that_hold_every_connection_keep_no_node_out() {
+    let mesh = Mesh::start().await;
+    let yavin = mesh.join("yavin").await;
+    let mut watch = mesh.client().watch(&yavin).await.unwrap();
+    let mut silent = Vec::new();
+    for last in 1..=5 {
+        for _ in 0..64 {
+            let socket = TcpSocket::new_v4().unwrap();
+            socket.bind(([127, 0, 0, last], 0).into()).unwrap();
+            silent.push(socket.connect(mesh.address).await.unwrap());
+        }
+    }
+    let (heard, ()) = tokio::join!(watch.next(mesh.bundle.fingerprint()), async {
+        mesh.join("hoth").await;
+        mesh.client().issue(&yavin, &id(LUKE)).await.unwrap();
+        mesh.files.rotate(at(NOW)).unwrap();
+    });
+    assert_eq!(heard.unwrap().unwrap().certificates().count(), 2, "who waits takes nobody's place");
 }
 
 #[tokio::test]

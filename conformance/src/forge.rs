@@ -17,6 +17,8 @@ enum Body {
     Tcp(fn(&mut TcpHeader)),
     /// A first packet of TCP that brings data along (RFC 7413).
     SynWithData,
+    /// In the middle of a connection.
+    Data,
     /// A first packet of TCP to a port beside the one that is served.
     Beside,
     /// An IP protocol without meaning here.
@@ -122,10 +124,13 @@ pub const OVERLAP: Case = Case {
 pub const SYN_WITH_DATA: Case =
     Case { name: "syn-with-data", reasons: ["Policy denied"; 2], body: Body::SynWithData };
 
+/// What a connection of before would have sent next.
+pub const DATA: Case = Case { name: "data", reasons: ["No connection"; 2], body: Body::Data };
+
 impl Case {
     /// The case of this name.
     pub fn named(name: &str) -> Option<&'static Self> {
-        CASES.iter().chain(&UNSERVED).chain([&OVERLAP, &SYN_WITH_DATA]).find(|case| case.name == name)
+        CASES.iter().chain(&UNSERVED).chain([&OVERLAP, &SYN_WITH_DATA, &DATA]).find(|case| case.name == name)
     }
 
     /// Why it is dropped on the way to this address of a workload.
@@ -236,6 +241,7 @@ fn write(body: &Body, from: IpAddr, to: IpAddr) -> std::io::Result<Vec<u8>> {
             builder.tcp_header(header).write(&mut packet, &[])
         }
         Body::SynWithData => builder.tcp(40_000, 80, 7, 1024).syn().write(&mut packet, b"word"),
+        Body::Data => builder.tcp(40_000, 80, 7, 1024).ack(1).psh().write(&mut packet, b"word"),
         Body::Beside => builder.tcp(40_000, 81, 7, 1024).syn().write(&mut packet, &[]),
         Body::Honest => builder.udp(40_000, 80).write(&mut packet, b"word"),
         Body::EchoRequest if v4 => builder.icmpv4_echo_request(1, 1).write(&mut packet, b"word"),

@@ -2,9 +2,12 @@
 //! Needs root and the kernel.
 #![allow(clippy::unwrap_used, reason = "a scenario that cannot go on has failed")]
 
+use std::io::{BufRead, BufReader};
 use std::net::{IpAddr, SocketAddr};
+use std::process::Stdio;
 
 use conformance::lab::{Mesh, Node, Outcome, Session, Workload, binary, wait_until};
+use serde_json::Value;
 
 const REQUIRED: &str = "\
 apiVersion: cilium.io/v2
@@ -28,7 +31,10 @@ struct Scene {
 
 impl Scene {
     fn new(settings: &str) -> Self {
-        let mesh = Mesh::up(2, settings);
+        Self::on(Mesh::up(2, settings))
+    }
+
+    fn on(mesh: Mesh) -> Self {
         mesh.place("server", &["app=server"], 1);
         mesh.place("client", &["app=client"], 0);
         mesh.place("near", &["app=client"], 1);
@@ -42,6 +48,7 @@ impl Scene {
     fn required(settings: &str) -> Self {
         let scene = Self::new(settings);
         scene.mesh.apply("proven.yaml", REQUIRED);
+        scene.mesh.ready(1, "server");
         scene
     }
 
@@ -63,9 +70,12 @@ impl Scene {
         self.mesh.nodes[node].attempt(from, &[], how, self.server(which), 80)
     }
 
+    /// A connection that stays, of a client that has its certificate.
     fn hold(&self, from: &str, which: usize) -> Session {
-        let node = &self.mesh.nodes[usize::from(from == "near")];
-        hold(node, from, (self.server(which), 80).into())
+        let [node, other] =
+            [from == "near", from != "near"].map(|second| &self.mesh.nodes[usize::from(second)]);
+        let to = SocketAddr::new(self.server(which), 80).to_string();
+        node.call(from, &[], from, &[other], &["hold", &to]).session
     }
 }
 
@@ -99,6 +109,60 @@ fn who_is_proven_gets_through_at_once_from_both_nodes_by_every_protocol() {
         }
         assert_eq!(scene.attempt("stranger", "tcp", which), "silent", "policy does not name it");
     }
+    shown_on_both_nodes(&scene);
+}
+
+/// Who has which ID, and each step by which one gets to the other; across nodes.
+fn shown_on_both_nodes(scene: &Scene) {
+    let mut live = scene.hold("client", 0);
+    assert_eq!(live.ask("a word"), "answered");
+    for node in &scene.mesh.nodes {
+        let identities = node.json(&["identity", "list"]);
+        for account in ["client", "server"] {
+            let id = Value::from(format!("spiffe://cluster.local/ns/default/sa/{account}"));
+            let has = |row: &&Value| row["spiffe_ids"].as_array().is_some_and(|ids| ids.contains(&id));
+            let rows: Vec<_> = identities.as_array().unwrap().iter().filter(has).collect();
+            assert_eq!(rows.len(), 1, "{identities:#}");
+            assert!(rows[0]["labels"].to_string().contains(&format!("app={account}")), "{rows:?}");
+        }
+        let why = node.ferromesh(&["auth", "why", "client", "server:80"]).success();
+        for step in ["policy", "identity", "session", "certificate", "proof", "mark"] {
+            assert!(why.lines().any(|line| line.starts_with(&format!("✓   {step}"))), "{step}: {why}");
+        }
+        assert!(!why.contains('✗'), "{why}");
+        let other = if std::ptr::eq(node, &scene.mesh.nodes[0]) { "node-1" } else { "node-0" };
+        assert!(why.lines().any(|line| line.contains("session") && line.contains(other)), "{why}");
+    }
+}
+
+/// Packets that have been held and have gone on.
+fn released(node: &Node) -> u64 {
+    let rows = node.json(&["metrics", "list"]);
+    let of = |row: &&Value| row["name"] == "ferromesh_released_packets_total";
+    rows.as_array().unwrap().iter().filter(of).map(|row| row["value"].as_f64().unwrap() as u64).sum()
+}
+
+#[test]
+fn with_nothing_proven_ahead_each_first_packet_waits_and_goes_on() {
+    let scene = Scene::required(", authenticationAhead: 0");
+    let server = &scene.mesh.nodes[1];
+    let probe = binary("probe");
+    for (from, which) in [("client", 0), ("near", 0), ("client", 1), ("near", 1)] {
+        for how in ["tcp", "udp", "ping"] {
+            let (node, before) = (&scene.mesh.nodes[usize::from(from == "near")], released(server));
+            // Each is an instance of its own, of which nothing is proven. The probe waits for less than a second.
+            let said = match how {
+                "ping" => {
+                    let _there = node.start(from, &[], &[probe.to_str().unwrap(), "ask"]);
+                    let to = scene.server(which).to_string();
+                    Outcome::of(node.within(from, &probe).args(["ping", &to])).stdout
+                }
+                _ => scene.attempt(from, how, which),
+            };
+            assert_eq!(said, "answered", "{from}, {how}, {which}");
+            wait_until("it has waited", || released(server) > before);
+        }
+    }
 }
 
 #[test]
@@ -107,9 +171,12 @@ fn a_relabelled_client_loses_its_connections_on_both_nodes() {
     for (which, from) in [(0, "client"), (1, "client"), (0, "near"), (1, "near")] {
         let mut live = scene.hold(from, which);
         assert_eq!(live.ask("before"), "answered", "{from}");
+        let mut bystander = scene.hold(if from == "near" { "client" } else { "near" }, which);
+        assert_eq!(bystander.ask("before"), "answered");
         let node = u8::from(from == "near");
         scene.mesh.place(from, &["app=other"], node);
         wait_until("the connection is dead", || is_dead(&live.ask("after")));
+        assert_eq!(bystander.ask("after"), "answered", "it is none of his business");
         drop(live);
         scene.mesh.place(from, &["app=client"], node);
         wait_until("a new one is proven", || scene.attempt(from, "tcp", which) == "answered");
@@ -131,7 +198,7 @@ fn another_account_is_another_identity() {
 }
 
 #[test]
-fn a_server_that_ends_and_another_with_its_address_share_nothing() {
+fn a_server_that_ends_takes_its_connections_along_and_its_address_rests() {
     let mut scene = Scene::required(HASTY);
     let mut live = scene.hold("client", 0);
     assert_eq!(live.ask("before"), "answered");
@@ -145,19 +212,84 @@ fn a_server_that_ends_and_another_with_its_address_share_nothing() {
 }
 
 #[test]
+fn on_a_range_that_is_new_to_its_node_nobody_starts_before_others_have_forgotten_who_had_it() {
+    // Far longer than this test.
+    let mut mesh = Mesh::new(2, ", authenticationGrace: 10m");
+    mesh.admin("proven.yaml", REQUIRED);
+    mesh.start(0);
+    mesh.enrol();
+    mesh.start(1);
+    mesh.place("server", &["app=server"], 1);
+    for restarted in [false, true] {
+        let node = &mesh.nodes[1];
+        let degraded = node.json(&["status"])["degraded"].to_string();
+        assert!(degraded.contains("new on this node"), "{restarted}: {degraded}");
+        let mut command = node.inside(binary("ferromesh"));
+        command.arg("--socket").arg(node.socket()).args(["run", "--name", "server", "--", "true"]);
+        let mut run = command.stderr(Stdio::piped()).spawn().unwrap();
+        let mut said = String::new();
+        BufReader::new(run.stderr.take().unwrap()).read_line(&mut said).unwrap();
+        assert!(said.contains("waiting: pool") && said.contains("did not have it before"), "{said}");
+        run.kill().unwrap();
+        run.wait().unwrap();
+        mesh.nodes[1].kill_agent();
+        mesh.start(1);
+    }
+}
+
+#[test]
 fn a_partition_ends_what_is_live_after_the_grace_and_heals() {
     let scene = Scene::required(HASTY);
     let mut live = scene.hold("client", 0);
-    assert_eq!(live.ask("before"), "answered");
+    let mut bystander = scene.hold("near", 0);
+    assert_eq!((live.ask("before"), bystander.ask("before")), ("answered".to_owned(), "answered".to_owned()));
     scene.mesh.partition(1, true);
     let node = &scene.mesh.nodes[0];
     wait_until("no mark of the other node is left", || {
         node.json(&["auth", "pairs"]).as_array().unwrap().iter().all(|pair| pair["state"] != "proven")
     });
+    wait_until("it is said why", || {
+        let why = node.ferromesh(&["auth", "why", "client", "server:80"]);
+        why.code == Some(1) && why.stdout.contains("✗   session") && why.stdout.contains("node-1")
+    });
+    assert_eq!(bystander.ask("during"), "answered", "who is on one node needs no other");
     scene.mesh.partition(1, false);
     wait_until("the connection is dead", || is_dead(&live.ask("after")));
     drop(live);
     wait_until("new ones are proven", || scene.attempt("client", "tcp", 0) == "answered");
+    assert_eq!(bystander.ask("after"), "answered");
+}
+
+#[test]
+fn a_root_that_is_taken_away_ends_what_depends_on_it_on_a_node_that_can_ask_nobody() {
+    let scene = Scene::required("");
+    // Both ends are on the node that has no CA.
+    let mut live = scene.hold("near", 0);
+    assert_eq!(live.ask("before"), "answered");
+    let (first, second) = (&scene.mesh.nodes[0], &scene.mesh.nodes[1]);
+    let established = || {
+        let sockets =
+            Outcome::of(second.inside("ss").args(["-Htn", "state", "established", "dport", "=", ":4251"]));
+        sockets.stdout.lines().map(str::to_owned).collect::<Vec<_>>()
+    };
+    // The one that stays, not one that asks something and is closed.
+    let mut before = Vec::new();
+    let mut seen = 0;
+    wait_until("it waits for the CA's word", || {
+        let now = established();
+        seen = if now == before && now.len() == 1 { seen + 1 } else { 0 };
+        before = now;
+        seen == 20
+    });
+    // No port is left for another connection of this node's own: it cannot ask again.
+    let ports = |range: &str| {
+        let write = format!("echo {range} > /proc/sys/net/ipv4/ip_local_reserved_ports");
+        Outcome::of(second.inside("sh").args(["-c", &write])).success();
+    };
+    ports("1-65535");
+    std::fs::write(first.state().join("ca/bundle.pem"), "").unwrap();
+    wait_until("the connection is dead", || is_dead(&live.ask("after")));
+    ports("");
 }
 
 #[test]
@@ -200,23 +332,59 @@ fn auth_agent(node: &Node) -> Option<i32> {
 #[test]
 fn no_workload_reaches_an_auth_agent_or_the_ca() {
     let scene = Scene::required("");
-    for (address, port) in [("192.0.2.10", 4250), ("192.0.2.11", 4250), ("192.0.2.10", 4251)] {
+    let doors = |node, port| scene.mesh.addresses(node).map(|address| SocketAddr::new(address, port));
+    unreachable(&scene, [doors(0, 4250), doors(1, 4250), doors(0, 4251)].as_flattened());
+}
+
+#[track_caller]
+fn unreachable(scene: &Scene, doors: &[SocketAddr]) {
+    for door in doors {
         for (node, name) in [(0, "client"), (1, "near")] {
-            let to = address.parse().unwrap();
-            let word = scene.mesh.nodes[node].attempt(name, &[], "tcp", to, port);
-            assert_ne!(word, "answered", "{name} → {address}:{port}");
-            let drops =
-                scene.mesh.nodes[node].ferromesh(&["observe", "--verdict", "DROPPED", "--last", "20"]);
-            assert!(drops.stdout.contains(&format!("{address}:{port}")), "{}", drops.stdout);
+            let node = &scene.mesh.nodes[node];
+            let word = node.attempt(name, &[], "tcp", door.ip(), door.port());
+            assert_ne!(word, "answered", "{name} → {door}");
+            let drops = node.ferromesh(&["observe", "--verdict", "DROPPED", "--last", "20"]).stdout;
+            assert!(drops.contains(&door.to_string()), "{door}: {drops}");
         }
     }
+}
+
+/// Fault 10. The network between the nodes has no IPv4 addresses that anybody was told of.
+#[test]
+fn nodes_that_know_one_another_by_ipv6_alone_prove_their_workloads_of_both_families() {
+    let scene = Scene::on(Mesh::up_over_ipv6(2, ""));
+    scene.mesh.apply("proven.yaml", REQUIRED);
+    for which in [0, 1] {
+        for from in ["client", "near"] {
+            assert_eq!(scene.attempt(from, "tcp", which), "answered", "{from}, {which}");
+        }
+        assert_eq!(scene.attempt("stranger", "tcp", which), "silent");
+    }
+    for node in &scene.mesh.nodes {
+        let nodes = node.json(&["auth", "nodes"]);
+        let addresses: Vec<_> =
+            nodes.as_array().unwrap().iter().map(|node| node["address"].to_string()).collect();
+        assert!(addresses.len() == 1 && addresses[0].contains("[2001:db8:2::1"), "{nodes:#}");
+    }
+    let doors = |node: u8, port| SocketAddr::new(scene.mesh.addresses(node)[1], port);
+    unreachable(&scene, &[doors(0, 4250), doors(1, 4250), doors(0, 4251)]);
+    let mut live = scene.hold("client", 0);
+    let mut bystander = scene.hold("near", 1);
+    assert_eq!((live.ask("before"), bystander.ask("before")), ("answered".to_owned(), "answered".to_owned()));
+    scene.mesh.place("client", &["app=other"], 0);
+    wait_until("the connection is dead", || is_dead(&live.ask("after")));
+    assert_eq!(bystander.ask("after"), "answered");
 }
 
 #[test]
 fn a_policy_that_comes_to_require_proof_keeps_what_can_be_proven_and_ends_the_rest() {
     let scene = Scene::new("");
-    let mut live = [scene.hold("client", 0), scene.hold("near", 1)];
-    let mut stranger = scene.hold("stranger", 0);
+    let live = |from: &str, which| {
+        let node = &scene.mesh.nodes[usize::from(from == "near")];
+        hold(node, from, (scene.server(which), 80).into())
+    };
+    let mut stranger = live("stranger", 0);
+    let mut live = [live("client", 0), live("near", 1)];
     scene.mesh.apply("proven.yaml", REQUIRED);
     for live in &mut live {
         assert_eq!(live.ask("after"), "answered");

@@ -90,10 +90,12 @@ fn seeds() -> Vec<Vec<u8>> {
     let directories = [
         root.join("tests/corpus"),
         root.join("../examples/star-wars"),
+        root.join("../examples/star-wars/two-nodes"),
         root.join("../examples/network-policy"),
     ];
     let mut paths: Vec<_> =
         directories.iter().flat_map(|d| fs::read_dir(d).unwrap()).map(|e| e.unwrap().path()).collect();
+    paths.retain(|path| path.is_file());
     paths.sort();
     paths.iter().map(|path| fs::read(path).unwrap()).collect()
 }

@@ -16,6 +16,7 @@ mod remotes;
 mod rulesets;
 mod service_memo;
 mod services;
+mod still;
 mod subjects;
 mod to_services;
 
@@ -44,6 +45,7 @@ use people::People;
 use remotes::Remotes;
 use rulesets::{Mover, Rulesets};
 use services::backends::{Reachable, Running};
+pub use still::still;
 use subjects::Subjects;
 
 /// What only the node itself knows.

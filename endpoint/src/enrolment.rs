@@ -129,7 +129,7 @@ impl Endpoints {
     /// process has ended is free at once, so two endpoints may bear it until the earlier one is removed.
     ///
     /// # Errors
-    /// [`Error::NameInUse`], [`Error::PoolExhausted`]; after any error nothing is left behind.
+    /// [`Error::NameInUse`], [`Error::PoolExhausted`], [`Error::PoolRests`]; after any error nothing is left behind.
     pub async fn prepare(&self, request: &Enrol) -> Result<Prepared> {
         let reserved = self.reserve(&request.workload)?;
         let made = self.make(&reserved, request).await;
@@ -179,13 +179,20 @@ impl Endpoints {
     }
 
     /// How long addresses of endpoints that end from now on wait before they are given out again, unless
-    /// [`Endpoints::free`] comes first; none: not at all. Outlives a restart.
-    pub fn set_quarantine(&self, time: Option<Duration>) -> Result<()> {
+    /// [`Endpoints::free`] comes first; none: not at all. Where other nodes authenticate with this one, the first address
+    /// of a pool that this node did not have before waits as long. Outlives a restart.
+    pub fn set_quarantine(&self, time: Option<Duration>, has_peers: bool) -> Result<()> {
         let mut state = self.state.lock();
-        if state.allocation.quarantine.set(time) {
+        if state.allocation.quarantine.set(time, has_peers) {
             record::write(&Allocation::path(&self.config), &state.allocation)?;
         }
         Ok(())
+    }
+
+    /// A pool of which nothing is given out yet, as another node's workloads may have had its addresses just now, and for
+    /// how long.
+    pub fn resting(&self) -> Option<(IpNet, Duration)> {
+        self.state.lock().allocation.quarantine.rests(&self.config.pools())
     }
 
     /// Nobody takes the addresses of this instance, which is gone or about to go, for it any more.
@@ -220,6 +227,11 @@ impl Endpoints {
         state.slots.values().filter_map(|slot| Some(slot.live.as_ref()?.endpoint.clone())).collect()
     }
 
+    /// The kernel's number of an endpoint's network namespace ([`linux::namespace::cookie`]).
+    pub fn namespace_cookie(&self, endpoint: &Endpoint) -> linux::Result<u64> {
+        NetworkNamespace::open(&self.namespace(&endpoint.interface))?.inside(linux::namespace::cookie)?
+    }
+
     /// Network namespaces of all that have been prepared or adopted.
     pub(crate) fn network_namespaces(&self) -> Vec<PathBuf> {
         self.list().iter().map(|endpoint| self.namespace(&endpoint.interface)).collect()
@@ -246,6 +258,7 @@ impl Endpoints {
         state.allocation.ipv6 = reserved.ipv6;
         state.allocation.id = reserved.id.number();
         state.allocation.instance = reserved.instance;
+        state.allocation.quarantine.take();
         // Under the lock, so that an older state never replaces a newer one.
         record::write(&Allocation::path(&self.config), &state.allocation)?;
         Ok(reserved)
@@ -349,6 +362,9 @@ struct Reserved {
 impl State {
     fn choose(&self, config: &Config) -> Result<Reserved> {
         let (slots, last) = (&self.slots, &self.allocation);
+        if let Some((pool, left)) = last.quarantine.rests(&config.pools()) {
+            return Err(Error::PoolRests { pool, left });
+        }
         let waiting = last.quarantine.len();
         let exhausted = |pool: IpNet| Error::PoolExhausted { pool, endpoints: slots.len(), waiting };
         let kept: Vec<_> =
@@ -393,16 +409,21 @@ fn allocation(config: &Config, adopted: &[Endpoint]) -> Result<Allocation> {
         // Other nodes may remember instances from before `down`: these numbers are none of those.
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
         let instance = adopted.iter().map(|endpoint| endpoint.instance).max().unwrap_or(now);
-        return Ok(Allocation::new(config, instance));
+        let mut first = Allocation::new(config, instance);
+        config.pools().into_iter().for_each(|pool| first.quarantine.give(pool));
+        return Ok(first);
     };
-    let pairs =
+    let pairs: [(IpNet, IpNet); 2] =
         [(old.ipv4_pool.into(), config.ipv4_pool.into()), (old.ipv6_pool.into(), config.ipv6_pool.into())];
-    match pairs.into_iter().find(|(old, new): &(IpNet, IpNet)| old != new) {
+    let changed: Vec<_> = pairs.into_iter().filter(|(old, new)| old != new).collect();
+    match changed.first() {
         None => Ok(old),
         Some(_) if adopted.is_empty() => {
-            Ok(Allocation { quarantine: old.quarantine, ..Allocation::new(config, old.instance) })
+            let mut quarantine = old.quarantine;
+            changed.iter().for_each(|(_, new)| quarantine.give(new.trunc()));
+            Ok(Allocation { quarantine, ..Allocation::new(config, old.instance) })
         }
-        Some((old, new)) => Err(Error::PoolChanged { old, new, endpoints: adopted.len() }),
+        Some((old, new)) => Err(Error::PoolChanged { old: *old, new: *new, endpoints: adopted.len() }),
     }
 }
 

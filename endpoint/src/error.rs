@@ -3,6 +3,7 @@
 use std::io;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use ipnet::IpNet;
 use mesh::workload::{EndpointId, WorkloadName};
@@ -79,6 +80,17 @@ pub enum Error {
         endpoints: usize,
         /// Of how many that are gone the addresses wait until no node has a mark for them.
         waiting: usize,
+    },
+    /// Nothing of a pool is given out yet.
+    #[error(
+        "pool {pool}: this node did not have it before, and other nodes may still take its addresses for another node's \
+         workloads; its first is given out in {} s", left.as_millis().div_ceil(1000)
+    )]
+    PoolRests {
+        /// The pool.
+        pool: IpNet,
+        /// For how long.
+        left: Duration,
     },
     /// All endpoint numbers are in use.
     #[error("65535 endpoints live on this node, it cannot number more; stop some")]

@@ -127,6 +127,25 @@ impl Endpoints {
     }
 }
 
+impl Endpoints {
+    /// Ends each connected socket of endpoints for which this says so. Starts at once, on a thread of its own, and yields
+    /// how many.
+    ///
+    /// # Errors
+    /// A namespace that could not be searched; the others were, all the same.
+    pub fn end_each<F>(&self, is_over: F) -> JoinHandle<Result<usize>>
+    where
+        F: Fn(&Socket) -> bool + Send + Sync + 'static,
+    {
+        let namespaces = self.network_namespaces();
+        tokio::task::spawn_blocking(move || {
+            let passes =
+                NetworkNamespace::each(&namespaces, |_| end_here(&is_over, &[Protocol::Tcp, Protocol::Udp]))?;
+            Ok(passes.into_iter().fold(Ok(0), add)?)
+        })
+    }
+}
+
 /// What has been ended so far and in one more namespace; the first error stays.
 fn add(ended: linux::Result<usize>, there: linux::Result<linux::Result<usize>>) -> linux::Result<usize> {
     // Its workload has ended meanwhile, and its sockets with it: the mount goes first, then the file.

@@ -104,7 +104,7 @@ fn addresses_in_quarantine_are_nobodys_until_they_are_free_also_after_a_restart(
         config.ipv4_pool = "10.42.0.0/29".parse().unwrap();
         Host::ensure(&config).await.unwrap();
         let endpoints = Endpoints::open(config.clone()).await.unwrap().endpoints;
-        endpoints.set_quarantine(Some(Duration::from_secs(3600))).unwrap();
+        endpoints.set_quarantine(Some(Duration::from_secs(3600)), false).unwrap();
         let mut gone = Vec::new();
         for name in ["a", "b", "c", "d", "e"] {
             let endpoint = endpoints.prepare(&enrol(name)).await.unwrap().endpoint;
@@ -127,6 +127,42 @@ fn addresses_in_quarantine_are_nobodys_until_they_are_free_also_after_a_restart(
         let again = endpoints.prepare(&enrol("f")).await.unwrap().endpoint;
         assert_eq!(again.ipv4, next.ipv4);
         endpoints.remove(again.id).await.unwrap();
+    });
+}
+
+#[test]
+fn a_pool_that_this_node_did_not_have_rests_where_others_authenticate_also_after_a_restart() {
+    Node::new().run(|mut config| async move {
+        let time = Duration::from_secs(3600);
+        let hour = Some(time);
+        Host::ensure(&config).await.unwrap();
+        let refused = async |config: &endpoint::Config| {
+            let endpoints = Endpoints::open(config.clone()).await.unwrap().endpoints;
+            endpoints.set_quarantine(hour, true).unwrap();
+            let error = endpoints.prepare(&enrol("a")).await.unwrap_err();
+            assert!(matches!(error, Error::PoolRests { .. }), "{error}");
+            let (pool, left) = endpoints.resting().unwrap();
+            assert!(error.to_string().contains(&pool.to_string()) && left <= time, "{error}");
+            (endpoints, pool)
+        };
+        refused(&config).await;
+        let (endpoints, _) = refused(&config).await;
+        // Nobody is there who could know its addresses.
+        endpoints.set_quarantine(hour, false).unwrap();
+        let first = endpoints.prepare(&enrol("a")).await.unwrap().endpoint;
+        endpoints.set_quarantine(hour, true).unwrap();
+        let second = endpoints.prepare(&enrol("b")).await.unwrap().endpoint;
+        for id in [first.id, second.id] {
+            endpoints.remove(id).await.unwrap();
+        }
+        drop(endpoints);
+        let endpoints = Endpoints::open(config.clone()).await.unwrap().endpoints;
+        let third = endpoints.prepare(&enrol("a")).await.unwrap().endpoint;
+        endpoints.remove(third.id).await.unwrap();
+        drop(endpoints);
+        config.ipv4_pool = "10.43.0.0/24".parse().unwrap();
+        let (_, pool) = refused(&config).await;
+        assert_eq!(pool, config.ipv4_pool.into(), "the other pool is the one it had");
     });
 }
 

@@ -175,6 +175,11 @@ fn sockets_whose_mark_has_gone_end_and_those_of_other_marks_or_none_stay() {
                 [ENDED, ErrorKind::WouldBlock, ErrorKind::WouldBlock]
             );
             assert_eq!([state(&datagrams[0]), state(&datagrams[1])], [ENDED, ErrorKind::WouldBlock]);
+            // One by one, whoever they talk with.
+            let over = port(&theirs);
+            let pass = endpoints.end_each(move |socket| socket.local.port() == over);
+            assert_eq!(soon(pass).await.unwrap().unwrap(), 1);
+            assert_eq!([&ours[1], &theirs].map(read), [ErrorKind::WouldBlock, ENDED]);
             drop(server);
         }
         for endpoint in endpoints.list() {

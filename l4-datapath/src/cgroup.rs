@@ -17,7 +17,7 @@ use linux::cgroup::Cgroup;
 
 use crate::attach::remove_link;
 use crate::pins::Pins;
-use crate::{Error, sys};
+use crate::{Error, probe, sys};
 
 /// A hook: name of its program in the object, and `enum bpf_attach_type`.
 pub(crate) struct SocketHook {
@@ -25,8 +25,11 @@ pub(crate) struct SocketHook {
     pub(crate) attach_type: u32,
 }
 
+/// The hook that a kernel may lack, and whose program changes no call.
+pub(crate) const TIMER: &str = "sock_ops";
+
 /// Every hook, in the order of attaching: a socket is given a backend only once it can be told what it called.
-pub(crate) const HOOKS: [SocketHook; 11] = [
+pub(crate) const HOOKS: [SocketHook; 12] = [
     SocketHook { program: "post_bind4", attach_type: 12 },
     SocketHook { program: "post_bind6", attach_type: 13 },
     SocketHook { program: "sock_release", attach_type: 34 },
@@ -38,6 +41,7 @@ pub(crate) const HOOKS: [SocketHook; 11] = [
     SocketHook { program: "sendmsg6", attach_type: 15 },
     SocketHook { program: "connect4", attach_type: 10 },
     SocketHook { program: "connect6", attach_type: 11 },
+    SocketHook { program: TIMER, attach_type: 3 },
 ];
 
 impl SocketHook {
@@ -56,12 +60,14 @@ impl SocketHook {
     }
 }
 
-/// Loads the programs.
+/// Loads the programs that this kernel can have.
 pub(crate) fn load(ebpf: &mut Ebpf) -> Result<(), Error> {
-    for hook in HOOKS {
+    let has_timer = probe::syn_timer();
+    for hook in HOOKS.into_iter().filter(|hook| has_timer || hook.program != TIMER) {
         let loaded = match program(ebpf, &hook)? {
             Program::CgroupSockAddr(program) => program.load(),
             Program::CgroupSock(program) => program.load(),
+            Program::SockOps(program) => program.load(),
             _ => return Err(Error::Object(hook.program)),
         };
         loaded.map_err(Error::program(hook.program, "loading"))?;
@@ -72,7 +78,13 @@ pub(crate) fn load(ebpf: &mut Ebpf) -> Result<(), Error> {
 /// Puts every program on the cgroup, replacing what an earlier agent put there, and takes them off any other.
 pub(crate) fn attach(ebpf: &mut Ebpf, pins: &Pins, path: &Path) -> Result<(), Error> {
     let cgroup = Target::open(path)?;
-    HOOKS.iter().try_for_each(|hook| attach_hook(program(ebpf, hook)?, &pins.links(), &cgroup, hook))
+    for hook in &HOOKS {
+        let program = program(ebpf, hook)?;
+        if program.fd().is_ok() || hook.program != TIMER {
+            attach_hook(program, &pins.links(), &cgroup, hook)?;
+        }
+    }
+    Ok(())
 }
 
 /// A cgroup to attach to.

@@ -22,6 +22,10 @@ pub struct Counters {
     pub held: u64,
     /// Of those, packets that went on; the others were lost, or still wait.
     pub released: u64,
+    /// Calls that asked for a proof before their first packet.
+    pub asked: u64,
+    /// Connections whose first SYN was sent again soon, because packets found no room to wait.
+    pub hastened: u64,
 }
 
 /// Drops of one endpoint, reason and direction.

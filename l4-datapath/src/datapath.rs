@@ -17,6 +17,7 @@ use node_api::{MapUse, ProgramView};
 
 use crate::apply::{Kernel, PolicyMaps, Report, ServiceKernel, ServiceMaps, ServiceReport};
 use crate::attach::{self, Hook, Place};
+use crate::callers::Callers;
 use crate::counters::{Counters, DropRow, GcReport};
 use crate::event::Events;
 use crate::flow::Attribution;
@@ -74,6 +75,7 @@ pub struct Datapath {
     pub(crate) listeners: maps::Listeners,
     masquerading: Masquerading,
     holding: Holding,
+    callers: Callers,
     services: ServiceKernel,
     view: Arc<View>,
     usage: maps::Usage,
@@ -121,12 +123,14 @@ impl Datapath {
             maps::Hold::new(take(&mut ebpf, abi::map::HOLD)?)?,
             maps::HoldCounts::new(take(&mut ebpf, abi::map::HOLD_COUNTS)?)?,
         );
+        let callers = Callers::read(maps::Namespaces::new(take(&mut ebpf, abi::map::NAMESPACES)?)?)?;
         let service_maps = ServiceMaps::open(|name| take(&mut ebpf, name))?;
         let lost = maps::Lost::new(take(&mut ebpf, abi::map::LOST)?)?;
         let datapath = Self {
             hook: resolve(options.hook),
             masquerading,
             holding,
+            callers,
             services: ServiceKernel::read(service_maps, options.sizes)?,
             view: Arc::new(View::open(&pins)?),
             usage: maps::Usage::new(take(&mut ebpf, abi::map::USAGE)?)?,
@@ -177,23 +181,35 @@ impl Datapath {
         self.kernel.set_namespace(cookie);
     }
 
-    /// Says which TCP ports of this and other nodes, first and last, no workload may call.
-    pub fn set_guarded(&mut self, (first, last): (u16, u16)) {
-        self.kernel.set_guarded(u32::from(first) << 16 | u32::from(last));
+    /// Says which two TCP ports of this and other nodes no workload may call.
+    pub fn set_guarded(&mut self, [one, other]: [u16; 2]) {
+        self.kernel.set_guarded(u32::from(one) << 16 | u32::from(other));
     }
 
-    /// Descriptors of `AUTH`, `MARKS` and `LEASES`, in this order, for the auth-agent, which writes them.
+    /// Says which network namespace is an endpoint's, by its cookie ([`linux::namespace::cookie`]): by that its calls are known
+    /// before they have an address. Forgotten with the endpoint.
+    ///
+    /// # Errors
+    /// What the kernel refused; a proof that the endpoint needs is then asked for by its packets alone.
+    pub fn set_endpoint_namespace(&mut self, endpoint: EndpointId, cookie: u64) -> Result<(), Error> {
+        self.callers.set(u32::from(endpoint.number()), cookie)
+    }
+
+    /// Descriptors of `AUTH`, `MARKS` and `LEASES`, which the auth-agent writes, and of `TRIGGERS`, which it reads, in this
+    /// order.
     ///
     /// # Errors
     /// What the kernel refused.
-    pub fn auth_maps(&self) -> Result<[OwnedFd; 3], Error> {
+    pub fn auth_maps(&self) -> Result<[OwnedFd; 4], Error> {
         let open = |map| {
             let opened = MapData::from_pin(self.pins.maps().join(map));
             let opened = opened.map_err(|source| maps::Error { map, operation: "opening", source })?;
             let copied = opened.fd().as_fd().try_clone_to_owned();
             copied.map_err(|error| Error::path(map, "copying the descriptor of the map")(error))
         };
-        Ok([open(abi::map::AUTH)?, open(abi::map::MARKS)?, open(abi::map::LEASES)?])
+        let [auth, marks, leases, triggers] =
+            [abi::map::AUTH, abi::map::MARKS, abi::map::LEASES, abi::map::TRIGGERS].map(open);
+        Ok([auth?, marks?, leases?, triggers?])
     }
 
     /// Descriptors of `NODE`, `ENDPOINTS`, `ASSIGNMENTS` and `IPCACHE`, in this order, for the L7 proxy to read them by.
@@ -216,6 +232,7 @@ impl Datapath {
     /// What the kernel refused; calling it again continues.
     pub fn detach(&mut self, endpoint: EndpointId) -> Result<(), Error> {
         let number = u32::from(endpoint.number());
+        self.callers.forget(number)?;
         let entries = self.kernel.endpoints.iter().filter(|(_, found)| found.id == number);
         let (addresses, mut indices): (Vec<_>, BTreeSet<_>) =
             entries.map(|(address, found)| (*address, found.ifindex)).unzip();
@@ -407,6 +424,8 @@ impl Datapath {
             lost_events: self.lost.total()?.saturating_sub(self.lost_before),
             held: self.holding.counts.total(abi::HoldCount::HELD)?,
             released: self.holding.counts.total(abi::HoldCount::RELEASED)?,
+            asked: self.holding.counts.total(abi::HoldCount::ASKED)?,
+            hastened: self.holding.counts.total(abi::HoldCount::HASTENED)?,
         })
     }
 
@@ -480,12 +499,22 @@ fn load(pins: &Pins, specs: &[maps::Spec]) -> Result<Ebpf, Error> {
     }
     // What `probe` says below 6.1: a refused call fails with EPERM.
     let can_set_result = u32::from(probe::set_retval());
-    let mut ebpf = loader.override_global("CAN_SET_RESULT", &can_set_result, true).load(OBJECT)?;
+    let syn_timeout = syn_timeout();
+    let mut ebpf = loader
+        .override_global("CAN_SET_RESULT", &can_set_result, true)
+        .override_global("SYN_TIMEOUT", &syn_timeout, true)
+        .load(OBJECT)?;
     cgroup::load(&mut ebpf)?;
     for name in Place::ALL.map(Place::program).into_iter().chain([COLLECT]) {
         load_patiently(program(&mut ebpf, name)?).map_err(Error::program(name, "loading"))?;
     }
     Ok(ebpf)
+}
+
+/// The ticks of the kernel in ten milliseconds, at least one. Its coarse clocks move once a tick.
+fn syn_timeout() -> u32 {
+    let tick = nix::time::clock_getres(nix::time::ClockId::CLOCK_MONOTONIC_COARSE);
+    tick.ok().and_then(|tick| u32::try_from(10_000_000 / tick.tv_nsec().max(1)).ok()).unwrap_or(1).max(1)
 }
 
 /// The kernel gives up on a program with `EAGAIN` when a signal comes while it is being verified (`do_check`), such as

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use abi::{Address, DropReason, Event, EventFlags, EventKind};
-use mesh::auth::Refusal;
+use mesh::auth::{Refusal, Side};
 use mesh::flow::{Authentication, Drop, Flow, Peer, TrafficDirection, Verdict};
 use mesh::identity::Identity;
 use mesh::plan::{EndpointPlan, NodePlan};
@@ -190,14 +190,27 @@ impl Context {
         if kind != EventKind::Drop {
             return Some(Authentication::Proven { source, destination });
         }
-        let reason = Refusal::from_number(u8::try_from(event.authentication).ok()?)?;
+        let (reason, side) = Refusal::decode(u8::try_from(event.authentication).ok()?)?;
         let (own, peer) = match direction(event.direction) {
             TrafficDirection::Egress => (source, destination),
             TrafficDirection::Ingress => (destination, source),
         };
-        // These are about our end, the others about the peer's.
-        let ours = matches!(reason, Refusal::NoCertificate | Refusal::RefusedByPeer);
-        Some(Authentication::Refused { reason, id: if ours { own } else { peer } })
+        let side = side.or(match reason {
+            // Of a certificate, whoever refused it says whose it was.
+            Refusal::WrongId
+            | Refusal::Untrusted
+            | Refusal::Expired
+            | Refusal::NotYetValid
+            | Refusal::BadCertificate => None,
+            Refusal::NoCertificate | Refusal::RefusedByPeer => Some(Side::Own),
+            _ => Some(Side::Peer),
+        });
+        let id = match side {
+            Some(Side::Own) => own,
+            Some(Side::Peer) => peer,
+            None => None,
+        };
+        Some(Authentication::Refused { reason, id, shown: None })
     }
 
     /// Why, and which policies: those of the entry that decided, else those whose default deny nothing lifted.
@@ -379,18 +392,39 @@ mod tests {
             pairs: BTreeSet::new(),
         }));
         let context = Context::new("node1".to_owned(), Arc::new(plan), Arc::default());
-        let refused = |reason: Refusal| {
+        let refused = |reason: Refusal, side| {
             let event = Event {
                 reason: DropReason::AuthenticationRefused as u8,
-                authentication: reason.number().into(),
+                authentication: reason.encode(side).into(),
                 ..dropped()
             };
             context.flow(&event, 0).unwrap().authentication.unwrap().refusal()
         };
-        let peer = "the certificate has expired: spiffe://td/ns/default/sa/xwing";
-        assert_eq!(refused(Refusal::Expired).as_deref(), Some(peer));
-        let own = "no certificate for our workload: spiffe://td/ns/default/sa/deathstar";
-        assert_eq!(refused(Refusal::NoCertificate).as_deref(), Some(own));
+        for (reason, side, expected) in [
+            (Refusal::Expired, None, "the certificate has expired"),
+            (
+                Refusal::Expired,
+                Some(Side::Peer),
+                "the certificate has expired: spiffe://td/ns/default/sa/xwing",
+            ),
+            (
+                Refusal::Expired,
+                Some(Side::Own),
+                "the certificate has expired: spiffe://td/ns/default/sa/deathstar",
+            ),
+            (
+                Refusal::NoCertificate,
+                None,
+                "no certificate for our workload: spiffe://td/ns/default/sa/deathstar",
+            ),
+            (
+                Refusal::NotAttested,
+                None,
+                "the peer's node does not vouch for it: spiffe://td/ns/default/sa/xwing",
+            ),
+        ] {
+            assert_eq!(refused(reason, side).as_deref(), Some(expected));
+        }
         let proven = Event { kind: EventKind::Allowed as u8, reason: 0, authentication: 77, ..dropped() };
         let [source, destination] = ["xwing", "deathstar"]
             .map(|name| Some(format!("spiffe://td/ns/default/sa/{name}").parse().unwrap()));

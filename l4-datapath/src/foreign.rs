@@ -10,7 +10,7 @@ use linux::cgroup::Cgroup;
 use nix::net::if_::if_nameindex;
 
 use crate::attach::Place;
-use crate::cgroup::{HOOKS, SocketHook};
+use crate::cgroup::{HOOKS, SocketHook, TIMER};
 use crate::{pins, sys};
 
 /// A sentence for each tcx program that is not ours. Filters on a clsact qdisc are not listed: the kernel tells no
@@ -49,7 +49,8 @@ pub fn socket_programs(cgroup: &Path, pin_root: &Path) -> Vec<String> {
     let cgroups = cgroup.ancestors().filter_map(|path| Some((path, Cgroup::open(path).ok()?)));
     let found: Vec<_> = cgroups
         .flat_map(|(path, cgroup)| {
-            HOOKS.iter().flat_map(move |hook| at(hook, &cgroup).into_iter().map(move |id| (path, hook, id)))
+            let calls = HOOKS.iter().filter(|hook| hook.program != TIMER);
+            calls.flat_map(move |hook| at(hook, &cgroup).into_iter().map(move |id| (path, hook, id)))
         })
         .filter(|(_, _, id)| !ours.contains(id))
         .collect();

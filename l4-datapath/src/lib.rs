@@ -8,6 +8,7 @@
 mod address;
 mod apply;
 mod attach;
+mod callers;
 mod cgroup;
 pub mod counters;
 mod datapath;

@@ -26,6 +26,8 @@ pub struct Metrics {
     lost: Counter,
     held: Counter,
     released: Counter,
+    asked: Counter,
+    hastened: Counter,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
@@ -50,7 +52,7 @@ impl Metrics {
     pub fn register(registry: &mut Registry) -> Self {
         let metrics = Self::default();
         let Self { drops, dropped_bytes, entries, capacity, bytes, pressure, .. } = &metrics;
-        let Self { connections, expired, revision, lost, held, released, .. } = &metrics;
+        let Self { connections, expired, revision, lost, held, released, asked, hastened, .. } = &metrics;
         registry.register("drop", "Packets dropped", drops.clone());
         registry.register("drop_bytes", "Bytes of packets dropped", dropped_bytes.clone());
         registry.register("map_entries", "Entries in a kernel map", entries.clone());
@@ -71,6 +73,16 @@ impl Metrics {
         registry.register("lost_events", "Flow events that found the ring full", lost.clone());
         registry.register("held_packets", "Packets that waited for authentication", held.clone());
         registry.register("released_packets", "Packets that waited and went on", released.clone());
+        registry.register(
+            "asking_calls",
+            "Calls that asked for authentication before their first packet",
+            asked.clone(),
+        );
+        registry.register(
+            "hastened_connections",
+            "Connections whose first SYN is sent again soon: packets found no room to wait for authentication",
+            hastened.clone(),
+        );
         metrics
     }
 
@@ -105,6 +117,8 @@ impl Metrics {
             (&self.lost, counters.lost_events),
             (&self.held, counters.held),
             (&self.released, counters.released),
+            (&self.asked, counters.asked),
+            (&self.hastened, counters.hastened),
         ];
         for (counter, total) in repeated {
             counter.inner().store(total, std::sync::atomic::Ordering::Relaxed);
@@ -150,6 +164,8 @@ mod tests {
             lost_events: 3,
             held: 5,
             released: 4,
+            asked: 6,
+            hastened: 2,
             ..Counters::default()
         };
         metrics.set(&counters, &context);
@@ -168,6 +184,8 @@ mod tests {
             "ferromesh_lost_events_total 3",
             "ferromesh_held_packets_total 5",
             "ferromesh_released_packets_total 4",
+            "ferromesh_asking_calls_total 6",
+            "ferromesh_hastened_connections_total 2",
         ] {
             assert!(told.lines().any(|found| found == line), "{line}\nnot in\n{told}");
         }

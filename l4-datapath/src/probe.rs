@@ -49,6 +49,7 @@ pub fn capabilities() -> Capabilities {
     rows.push(cgroup2());
     rows.extend(SOCKETS.map(socket_hook));
     rows.push(refusal());
+    rows.push(timer());
     rows.push(ending_sockets());
     Capabilities(rows)
 }
@@ -135,6 +136,22 @@ fn refusal() -> Finding {
         "no: needs Linux 6.1; calls to a service without endpoints fail with EPERM (operation not permitted)"
     };
     Finding { capability: "set_retval", works, required: false, text: text.to_owned() }
+}
+
+/// Whether a program can set the timer of a connection's first SYN, and knows whose connection it is.
+pub(crate) fn syn_timer() -> bool {
+    supports(ProgramType::SockOps, BpfHelper::BPF_FUNC_get_netns_cookie) == Ok(true)
+}
+
+fn timer() -> Finding {
+    let works = syn_timer();
+    let text = if works {
+        "yes"
+    } else {
+        "no: needs Linux 5.15, CONFIG_CGROUP_BPF; a connection whose first packet finds no room to wait for its proof \
+        opens a second later"
+    };
+    Finding { capability: "SYN timer", works, required: false, text: text.to_owned() }
 }
 
 /// Whether the kernel has tcx: it answers a query for the programs on a device.

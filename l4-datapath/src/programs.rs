@@ -24,7 +24,9 @@ pub(crate) fn of(ebpf: &Ebpf, pins: &Pins, others: &[&'static str]) -> Result<Ve
     for place in Place::ALL {
         views.push(view(ebpf, place.program(), on_interfaces(place.program()))?);
     }
-    for hook in &HOOKS {
+    // Without `sock_ops` where the kernel has none.
+    let is_loaded = |name: &str| ebpf.program(name).is_some_and(|program| program.fd().is_ok());
+    for hook in HOOKS.iter().filter(|hook| is_loaded(hook.program)) {
         views.push(view(ebpf, hook.program, usize::from(hook.pin(&links).exists()))?);
     }
     for name in others {

@@ -114,6 +114,23 @@ impl View {
     /// # Errors
     /// What the kernel refused.
     pub fn epoch(&self, protocol: u8, one: SocketAddr, other: SocketAddr) -> Result<Option<u64>, Error> {
+        Ok(self.proof(protocol, one, other)?.map(|(_, epoch)| epoch))
+    }
+
+    /// Whether the connection between these two ends depends on a mark that is no more.
+    ///
+    /// # Errors
+    /// What the kernel refused.
+    pub fn is_unproven(&self, protocol: u8, one: SocketAddr, other: SocketAddr) -> Result<bool, Error> {
+        let Some((mark, epoch)) = self.proof(protocol, one, other)? else { return Ok(false) };
+        // Opened for each: it is mapped memory, which threads do not share. Of a mark that is being made just now there is
+        // none; it is another's anyway.
+        let marks = maps::Marks::new(pinned(&self.directory, abi::map::MARKS)?)?;
+        Ok(marks.get(mark)?.epoch != epoch)
+    }
+
+    /// Number and epoch of the mark that a connection depends on.
+    fn proof(&self, protocol: u8, one: SocketAddr, other: SocketAddr) -> Result<Option<(u32, u64)>, Error> {
         let (low, high) = if one <= other { (one, other) } else { (other, one) };
         let (low_port, high_port) = (low.port().to_be_bytes(), high.port().to_be_bytes());
         let leg = Leg::Pod as u8;
@@ -129,7 +146,7 @@ impl View {
                 self.connections6.get(&key)?
             }
         };
-        Ok(found.map(|connection| connection.epoch).filter(|epoch| *epoch != 0))
+        Ok(found.map(|connection| (connection.mark, connection.epoch)).filter(|(_, epoch)| *epoch != 0))
     }
 
     /// Every connection that is alive, in the order of protocol, source and destination.

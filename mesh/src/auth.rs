@@ -120,6 +120,55 @@ pub mod as_list {
     }
 }
 
+/// Which end of a pair a refusal is about.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Side {
+    /// The endpoint of this node whose packets are refused.
+    Own,
+    /// Its peer.
+    Peer,
+}
+
+impl Side {
+    /// Beyond the numbers of [`Refusal`].
+    const fn bit(self) -> u8 {
+        match self {
+            Self::Own => 0x80,
+            Self::Peer => 0x40,
+        }
+    }
+
+    /// From the other end.
+    pub fn turned(self) -> Self {
+        match self {
+            Self::Own => Self::Peer,
+            Self::Peer => Self::Own,
+        }
+    }
+}
+
+/// Whose certificate a proof has failed of.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Blame {
+    /// The ID that it had to show.
+    pub expected: SpiffeId,
+    /// The ID that it does show; `None`: none was shown to this node, or it has none.
+    pub shown: Option<SpiffeId>,
+    /// If it was the peer's node that refused it: why, as it has said.
+    pub said: Option<Refusal>,
+}
+
+impl Blame {
+    /// As people read it, behind what [`Refusal::text`] says.
+    pub fn text(&self) -> String {
+        let Self { expected, shown, said } = self;
+        let shown = shown.as_ref().filter(|shown| *shown != expected);
+        let shown = shown.map(|shown| format!(", it shows {shown}")).unwrap_or_default();
+        let said = said.map(|why| format!(", since {}", why.text())).unwrap_or_default();
+        format!("{expected}{shown}{said}")
+    }
+}
+
 /// Why one workload was not proven to another: what events, `auth why` and metrics say.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -190,6 +239,27 @@ impl Refusal {
         Self::ALL.into_iter().find(|refusal| refusal.number() == number)
     }
 
+    /// Its number and whose certificate it is about, in one byte: what the kernel's maps and events carry of both.
+    pub fn encode(self, side: Option<Side>) -> u8 {
+        self.number() | side.map_or(0, Side::bit)
+    }
+
+    /// What [`Self::encode`] has made.
+    pub fn decode(byte: u8) -> Option<(Self, Option<Side>)> {
+        let side = [Side::Own, Side::Peer].into_iter().find(|side| byte & side.bit() != 0);
+        let number = byte & !(Side::Own.bit() | Side::Peer.bit());
+        Some((Self::from_number(number)?, side))
+    }
+
+    /// The same seen from the other end, where both are on one node.
+    pub fn turned(self) -> Self {
+        match self {
+            Self::NoCertificate => Self::PeerNoCertificate,
+            Self::PeerNoCertificate => Self::NoCertificate,
+            other => other,
+        }
+    }
+
     /// As people read it.
     pub fn text(self) -> &'static str {
         match self {
@@ -210,5 +280,32 @@ impl Refusal {
             Self::Withdrawn => "withdrawn",
             Self::Protocol => "the peer's node broke the protocol",
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_byte_has_a_refusal_and_whose_it_is() {
+        for refusal in Refusal::ALL {
+            for side in [None, Some(Side::Own), Some(Side::Peer)] {
+                assert_eq!(Refusal::decode(refusal.encode(side)), Some((refusal, side)));
+            }
+        }
+        assert_eq!([0, 17, 0x80, 0x40 | 63].map(Refusal::decode), [None; 4]);
+    }
+
+    #[test]
+    fn blame_names_what_was_shown_where_it_is_another_and_what_the_peer_said() {
+        let [web, db]: [SpiffeId; 2] =
+            ["web", "db"].map(|name| format!("spiffe://mesh/ns/default/sa/{name}").parse().unwrap());
+        let blame =
+            |shown: &SpiffeId, said| Blame { expected: web.clone(), shown: Some(shown.clone()), said };
+        assert_eq!(blame(&web, None).text(), web.to_string());
+        assert_eq!(blame(&db, None).text(), format!("{web}, it shows {db}"));
+        let said = blame(&web, Some(Refusal::Expired)).text();
+        assert_eq!(said, format!("{web}, since the certificate has expired"));
     }
 }

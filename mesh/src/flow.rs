@@ -76,8 +76,11 @@ pub enum Authentication {
     Refused {
         /// Why.
         reason: Refusal,
-        /// Whose certificate or proof it was about, where that is known.
+        /// Whose certificate or proof it was about, where that is known: the ID that it had to show.
         id: Option<SpiffeId>,
+        /// The ID that it did show, where that is another and known.
+        #[serde(default)]
+        shown: Option<SpiffeId>,
     },
 }
 
@@ -86,8 +89,11 @@ impl Authentication {
     pub fn refusal(&self) -> Option<String> {
         match self {
             Self::Proven { .. } => None,
-            Self::Refused { reason, id: None } => Some(reason.text().to_owned()),
-            Self::Refused { reason, id: Some(id) } => Some(format!("{}: {id}", reason.text())),
+            Self::Refused { reason, id: None, .. } => Some(reason.text().to_owned()),
+            Self::Refused { reason, id: Some(id), shown: None } => Some(format!("{}: {id}", reason.text())),
+            Self::Refused { reason, id: Some(id), shown: Some(shown) } => {
+                Some(format!("{}: {id}, it shows {shown}", reason.text()))
+            }
         }
     }
 }

@@ -323,6 +323,19 @@ mod tests {
     }
 
     #[test]
+    fn a_name_is_letters_and_no_pattern() {
+        let domain: TrustDomain = "td".parse().unwrap();
+        let dotted = domain.workload("default", "r2.d2").unwrap();
+        assert_eq!(dotted.to_string(), "spiffe://td/ns/default/sa/r2.d2");
+        for other in ["r2xd2", "r2-d2", "r2", "r2.d2.x", ".*", "*", "r2?d2"] {
+            assert_ne!(domain.workload("default", other).ok(), Some(dotted.clone()), "{other}");
+        }
+        for pattern in [".*", "*", "r2*", "[r]2", "r2|d2", "r2,d2", "$HOME", "%2e"] {
+            assert!(domain.workload("default", pattern).is_err(), "{pattern}");
+        }
+    }
+
+    #[test]
     fn an_error_names_what_was_read_and_stays_short() {
         let error = format!("spiffe://td/{}", " ".repeat(5000)).parse::<SpiffeId>().unwrap_err();
         assert!(error.to_string().len() < 300);

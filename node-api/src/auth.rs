@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use mesh::auth::{AuthPlan, InstanceName, Refusal};
+use mesh::auth::{AuthPlan, Blame, InstanceName, Refusal};
 use mesh::spiffe::{SpiffeId, TrustDomain};
 use mesh::workload::WorkloadName;
 use serde::{Deserialize, Serialize};
@@ -57,6 +57,8 @@ pub enum FromAuthAgent {
     },
     /// Marks have gone: what depended on them is to be ended in the workloads' own namespaces too.
     Ended(Vec<EndedPair>),
+    /// Pairs that are refused, or have lost their marks for a reason that has a name: what explains drops of theirs.
+    Unproven(Vec<UnprovenPair>),
     /// Every node that had a mark for this instance of ours has acknowledged that it is gone: its addresses may be
     /// another's.
     Free {
@@ -83,6 +85,19 @@ pub struct EndedPair {
     pub epoch: u64,
     /// Why.
     pub why: Refusal,
+}
+
+/// A pair that is not proven.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct UnprovenPair {
+    /// The endpoint of this node.
+    pub instance: u64,
+    /// Every address of its peer.
+    pub remote: Vec<IpAddr>,
+    /// Why not.
+    pub why: Refusal,
+    /// Whose certificate it was about, if it was one.
+    pub blame: Option<Blame>,
 }
 
 /// What can be asked of the auth-agent.
@@ -196,28 +211,74 @@ pub struct NodeView {
 /// Counters since the auth-agent started.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct AuthCounters {
-    /// Pair proofs that succeeded.
+    /// Handshakes of two workloads that succeeded.
     pub proven: u64,
-    /// Pair proofs and bindings that failed, by why.
+    /// Those that failed or were not let begin, by why.
     pub refused: BTreeMap<Refusal, u64>,
+    /// What else was refused, by where and why.
+    pub refusals: BTreeMap<Step, BTreeMap<Refusal, u64>>,
     /// Marks there are.
     pub marks: u64,
     /// Packets that wait now.
     pub held: u64,
     /// Packets that have waited and were let go on.
     pub released: u64,
-    /// Packets that were lost.
-    pub lost: u64,
-    /// Time from a packet's arrival to its release: upper bound in microseconds → how many took at most that and more
-    /// than the next lower one; the last bound is `u64::MAX`.
-    #[serde(with = "mesh::auth::as_list")]
-    pub waited: BTreeMap<u64, u64>,
-    /// Sum of the same, in microseconds.
-    pub waited_sum: u64,
+    /// Packets that have waited in vain, by why: given back to be refused, but for those whose addresses had passed to
+    /// another ([`Refusal::Withdrawn`]).
+    pub lost: BTreeMap<Refusal, u64>,
+    /// Time from a packet's arrival to its release.
+    pub waited: Times,
+    /// Time until a pair had its mark, from the first packet that had to wait for it.
+    pub asked: Times,
+    /// The same where no packet waited: from the plan, or whatever else let it be tried.
+    pub ahead: Times,
     /// Seconds until the first of the certificates ends.
     pub first_expiry: Option<u64>,
     /// Node sessions that are up.
     pub sessions: u64,
+}
+
+/// How long something took, each time.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Times {
+    /// Upper bound in microseconds → how many took at most that and more than the next lower one; the last bound is
+    /// `u64::MAX`.
+    #[serde(with = "mesh::auth::as_list")]
+    pub counts: BTreeMap<u64, u64>,
+    /// Sum of all, in microseconds.
+    pub sum: u64,
+}
+
+/// Where something is refused that is not a handshake.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Step {
+    /// A pair could not be proven: it lacks what a handshake needs, or that has failed.
+    Pair,
+    /// A peer asked for a mark and got none.
+    Bind,
+    /// A node vouches for what is not its own.
+    Attestation,
+    /// A session was closed, since its node broke the protocol.
+    Session,
+    /// A caller at the port for nodes was turned away.
+    Caller,
+}
+
+impl Step {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Pair, Self::Bind, Self::Attestation, Self::Session, Self::Caller];
+
+    /// As metrics name it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Pair => "pair",
+            Self::Bind => "bind",
+            Self::Attestation => "attestation",
+            Self::Session => "session",
+            Self::Caller => "caller",
+        }
+    }
 }
 
 /// Why two are, or are not, authenticated to each other: the answer of `auth why`.
@@ -255,6 +316,8 @@ pub struct Placements {
 pub enum ToCa {
     /// Replaces the one before. → [`FromCa::Placed`].
     Place(Placements),
+    /// How often has it refused what it was asked. → [`FromCa::Refused`].
+    Count,
     /// A token by which a node can show once who it is. → [`FromCa::Token`].
     Token {
         /// The node's name; it must be placed.
@@ -272,6 +335,8 @@ pub enum FromCa {
     Placed,
     /// The token, good once, for an hour.
     Token(String),
+    /// Refusals since it started, by the name of the reason.
+    Refused(BTreeMap<String, u64>),
     /// It could not be done; the text says what and why.
     Error(String),
 }
@@ -308,15 +373,25 @@ mod tests {
         goes_through(ToAuthAgent::Stop);
         let remote = vec![[10, 0, 0, 1].into()];
         let ended = EndedPair { instance: 1, remote, epoch: 7, why: Refusal::Expired };
+        let blame = Blame {
+            expected: trust_domain.workload("default", "ship").unwrap(),
+            shown: None,
+            said: Some(Refusal::Expired),
+        };
+        let remote = vec![[10, 0, 0, 1].into()];
+        let unproven = UnprovenPair { instance: 1, remote, why: Refusal::RefusedByPeer, blame: Some(blame) };
         let counters = AuthCounters {
             refused: [(Refusal::Expired, 2)].into(),
-            waited: [(50, 1), (u64::MAX, 2)].into(),
+            lost: [(Refusal::Overloaded, 1)].into(),
+            refusals: [(Step::Caller, [(Refusal::Untrusted, 3)].into())].into(),
+            waited: Times { counts: [(50, 1), (u64::MAX, 2)].into(), sum: 7 },
             ..AuthCounters::default()
         };
         for message in [
             FromAuthAgent::Applied { number: 1 },
             FromAuthAgent::Settled { number: 1 },
             FromAuthAgent::Ended(vec![ended]),
+            FromAuthAgent::Unproven(vec![unproven]),
             FromAuthAgent::Free { instance: 1 },
             FromAuthAgent::Answer { number: 1, answer: Box::new(AuthAnswer::Counters(counters)) },
         ] {
@@ -326,8 +401,11 @@ mod tests {
         let nodes = [("node1".to_owned(), BTreeSet::from([id]))].into();
         goes_through(ToCa::Place(Placements { trust_domain, nodes }));
         goes_through(ToCa::Token { node: "node1".to_owned() });
+        goes_through(ToCa::Count);
         goes_through(ToCa::Stop);
-        for message in [FromCa::Placed, FromCa::Token("t".to_owned()), FromCa::Error("e".to_owned())] {
+        let refused = FromCa::Refused([("not-placed".to_owned(), 3)].into());
+        for message in [refused, FromCa::Placed, FromCa::Token("t".to_owned()), FromCa::Error("e".to_owned())]
+        {
             goes_through(message);
         }
     }

@@ -62,7 +62,7 @@ pub enum Request {
     Drops,
     /// → any number of [`Reply::Metrics`], then [`Reply::Done`].
     Metrics,
-    /// → [`Reply::Enrolled`]; the connection then is the lease: if it closes before a process is in the workload's
+    /// → [`Reply::Enrolled`] or [`Reply::Later`]; the connection then is the lease: if it closes before a process is in the workload's
     /// cgroup, the workload is removed.
     Enrol(Enrol),
     /// The agent takes its programs, maps, devices and routes away and ends. → [`Reply::Done`] when all is undone.
@@ -168,6 +168,13 @@ pub enum Reply {
     Lost(u64),
     /// Answer to [`Request::Enrol`].
     Enrolled(Enrolled),
+    /// Another answer to [`Request::Enrol`]: it cannot be yet, and can be asked for again.
+    Later {
+        /// After how long.
+        milliseconds: u64,
+        /// What it waits for.
+        why: String,
+    },
     /// Answer to [`Request::PolicyGet`] for an endpoint.
     EndpointPolicy(Box<EndpointPolicy>),
     /// Part of an answer to [`Request::PolicyGet`] for policies.

@@ -365,6 +365,7 @@ pub(crate) mod tests {
                     authentication: Some(Authentication::Refused {
                         reason: Refusal::Expired,
                         id: Some("spiffe://mesh/ns/default/sa/xwing".parse().unwrap()),
+                        shown: None,
                     }),
                     ..dropped()
                 },

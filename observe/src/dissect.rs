@@ -14,6 +14,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use abi::{Direction, DropReason, EventFlags, EventKind};
 use jiff::Timestamp;
+use mesh::auth::{Refusal, Side};
 use mesh::policy::protocol;
 use node_api::{EventType, EventView};
 
@@ -218,7 +219,19 @@ impl fmt::Display for Outcome<'_> {
         write!(f, ", identity {source_identity}->{destination_identity}")?;
         match event.authentication {
             0 => Ok(()),
-            number if event.kind == EventKind::Drop as u8 => write!(f, ", refusal {number}"),
+            number if event.kind == EventKind::Drop as u8 => {
+                match u8::try_from(number).map(Refusal::decode) {
+                    Ok(Some((why, side))) => {
+                        let whose = match side {
+                            None => "",
+                            Some(Side::Own) => " of this end",
+                            Some(Side::Peer) => " of the peer",
+                        };
+                        write!(f, ", refusal {}{whose}", why.number())
+                    }
+                    _ => write!(f, ", refusal {number}"),
+                }
+            }
             number => write!(f, ", mark {number}"),
         }
     }

@@ -25,13 +25,7 @@ impl Node {
                 };
                 drop(reply.send(answer));
             }
-            Call::Enrol(request, reply) => {
-                let made = self.enrol(&request).await;
-                let id = made.as_ref().ok().map(|enrolled| enrolled.endpoint.id);
-                if let (Err(_), Some(id)) = (reply.send(made), id) {
-                    self.remove(id).await;
-                }
-            }
+            Call::Enrol(request, reply) => self.enrol(request, reply).await,
             Call::LeaseEnded(id) => self.lease_ended(id).await,
             // The loop has taken it out.
             Call::Down(_) => {}
@@ -147,7 +141,11 @@ impl Node {
         let source = self.world.degraded.iter().cloned();
         let outward = self.outward.problems.iter().cloned();
         let unpublished = self.unpublished.iter().cloned();
-        let outward = outward.chain(unpublished).chain(self.auth.problems());
+        let resting = self.endpoints.resting().map(|(pool, left)| {
+            let seconds = left.as_millis().div_ceil(1000);
+            format!("pool {pool}: new on this node; workloads can start in {seconds} s, when no other node can take its addresses for earlier ones")
+        });
+        let outward = outward.chain(unpublished).chain(resting).chain(self.auth.problems());
         let outward = outward.chain(self.l7.problems(&self.planned.plan));
         refused.chain(objects).chain(self.stale_settings()).chain(source).chain(outward).collect()
     }

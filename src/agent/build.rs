@@ -21,8 +21,9 @@ use observe::http::HttpMetrics;
 use observe::metrics::{self, FlowMetrics, NodeMetrics, PolicyMetrics};
 use observe::{FlowRing, Monitor};
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
-use super::auth::{self, Auth};
+use super::auth::{self, AHEAD, Auth};
 use super::error::AgentError;
 use super::events::Explanation;
 use super::l7::{L7, Sink};
@@ -54,11 +55,14 @@ impl Node {
         allocator.save(SystemTime::now())?;
         let mut registry = metrics::registry(env!("CARGO_PKG_VERSION"), crate::COMMIT, abi::SCHEMA);
         let endpoints = Arc::new(opened.endpoints);
-        endpoints.set_quarantine(auth::quarantine(&planned.plan))?;
+        auth::set_quarantine(&endpoints, &planned.plan)?;
         let mut auth = Auth::new(directories, &world, &facts.name, &mut registry);
+        auth.guard(&mut datapath);
         auth.place(control::placements(&world, &facts, &opened.adopted));
         // Those who lived on may be talking to each other.
-        auth.lead(&planned.plan, &planned.plan, &mut datapath, &endpoints).await;
+        if auth.lead(&planned.plan, &planned.plan, &mut datapath, &endpoints).await {
+            auth.settled(Instant::now() + AHEAD).await;
+        }
         let explanation = explanation(&facts, &planned, &datapath);
         let (ring, flow_metrics) =
             (FlowRing::new(observe::ring::CAPACITY), FlowMetrics::register(&mut registry));
@@ -72,7 +76,8 @@ impl Node {
         l7.lead(&planned.plan, &datapath).await;
         let mut unlisted = BTreeSet::new();
         let mut refused = refusal("the latest edit is", datapath.apply(&planned.plan))?;
-        adopt(&mut datapath, &opened.adopted, &adoption)?;
+        auth.follow(&planned.plan, &BTreeSet::new());
+        adopt(&mut datapath, &endpoints, &opened.adopted, &adoption)?;
         datapath.apply_masquerade(&planned.plan.masquerade, &outward.devices)?;
         let mut called = Arc::default();
         // Nobody is led to where this plan's policy does not judge.
@@ -131,7 +136,8 @@ impl Node {
             prediction: Arc::default(),
             leaving: BTreeSet::new(),
             lost_events: 0,
-            settle_at: Some(tokio::time::Instant::now()),
+            settle_at: Some(Instant::now()),
+            switching: None,
             ring,
             monitor: Arc::new(Monitor::default()),
             registry: Arc::new(registry),
@@ -195,9 +201,15 @@ fn dns_settings(configuration: &Configuration) -> dns::Settings {
 }
 
 /// Puts this agent's programs in the place of the earlier one's, and takes those of ended workloads away.
-fn adopt(datapath: &mut Datapath, adopted: &[Endpoint], adoption: &Adoption) -> Result<(), AgentError> {
+fn adopt(
+    datapath: &mut Datapath,
+    endpoints: &Endpoints,
+    adopted: &[Endpoint],
+    adoption: &Adoption,
+) -> Result<(), AgentError> {
     for endpoint in adopted {
         datapath.attach(endpoint)?;
+        datapath.set_endpoint_namespace(endpoint.id, endpoints.namespace_cookie(endpoint)?)?;
     }
     let live: BTreeSet<&str> = adopted.iter().map(|endpoint| endpoint.interface.as_str()).collect();
     for interface in adoption.interfaces.iter().filter(|interface| !live.contains(interface.as_str())) {

@@ -8,6 +8,8 @@ use l4_datapath::flow::Context;
 use observe::{FlowRing, Monitor, metrics::FlowMetrics};
 use parking_lot::Mutex;
 
+use super::auth::Reasons;
+
 /// What explains an event; replaced whole after each plan.
 pub(super) type Explanation = Arc<Mutex<Arc<Context>>>;
 
@@ -18,6 +20,7 @@ pub(super) async fn read(
     ring: Arc<FlowRing>,
     monitor: Arc<Monitor>,
     metrics: FlowMetrics,
+    reasons: Reasons,
 ) {
     let mut batch = Vec::new();
     while events
@@ -30,14 +33,18 @@ pub(super) async fn read(
         // Asked again for each batch: the wall clock can be set.
         let offset = wall_clock_offset();
         let monitored = monitor.is_read();
+        let mut flows = Vec::new();
         for event in batch.drain(..) {
             if monitored {
                 monitor.push(context.record(&event, offset));
             }
-            if let Some(flow) = context.flow(&event, offset) {
-                metrics.count(&flow);
-                ring.push(flow);
-            }
+            flows.extend(context.flow(&event, offset));
+        }
+        reasons.catch_up(&flows).await;
+        for mut flow in flows {
+            reasons.explain(&mut flow);
+            metrics.count(&flow);
+            ring.push(flow);
         }
         // A flood of events must not keep the agent from anything else.
         tokio::task::yield_now().await;

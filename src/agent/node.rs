@@ -1,32 +1,32 @@
-//! The agent's state, and the one way it changes: plan whole, apply the difference.
+//! The agent's state. How it changes: [`super::change`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::Duration;
 
 use control::allocate::Allocator;
 use control::kind::configuration::Configuration;
 use control::source::published::Published;
-use control::{NodeFacts, Planned, Planner, Present, World, admit};
+use control::{NodeFacts, Planned, Planner, World};
 use endpoint::{Departed, Endpoints, Outward, dns};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use l4_datapath::Datapath;
 use l4_datapath::flow::Context;
 use l4_datapath::metrics::Metrics as DatapathMetrics;
 use mesh::service::Services;
-use mesh::workload::{Endpoint, EndpointId};
-use node_api::{Enrol, Enrolled};
+use mesh::workload::EndpointId;
 use observe::metrics::{FlowMetrics, NodeMetrics, PolicyMetrics};
 use observe::{FlowRing, Monitor};
 use prometheus_client::registry::Registry;
 
-use super::auth::{self, Auth};
+use super::auth::Auth;
 use super::error::AgentError;
 use super::events::Explanation;
-use super::l7::{self, L7};
+use super::l7::L7;
+use super::switching::Switching;
 use crate::directories::Directories;
 
 /// How long after a change its leavings are removed; a burst of edits comes faster than that.
@@ -63,6 +63,8 @@ pub(super) struct Node {
     /// Settings the node was built with; some cannot change while it runs.
     pub(super) built_with: Configuration,
     pub(super) allocator: Allocator,
+    /// A plan that is not in force yet.
+    pub(super) switching: Option<Switching>,
     /// Held while a prediction is made.
     pub(super) prediction: Arc<tokio::sync::Mutex<()>>,
     /// Endpoints that are being removed: no service sends anybody new to them.
@@ -110,58 +112,12 @@ impl Node {
         let events = self.datapath.events()?;
         let explanation = Arc::clone(&self.explanation);
         let metrics = self.flow_metrics.clone();
-        Ok(super::events::read(events, explanation, self.ring(), self.monitor(), metrics))
-    }
-
-    /// A new world: its policy is in force when this returns, or `refused` says why not.
-    pub(super) async fn edit(&mut self, world: Arc<World>) {
-        let start = Instant::now();
-        self.world = world;
-        self.reconcile().await;
-        self.policy_metrics.observe_edit(start.elapsed());
-        self.policy_metrics.set_invalid(self.invalid());
-    }
-
-    /// Plans whole and applies the difference: policy first, so that whoever a service leads to is already judged by it.
-    /// What cannot be put in force stays as it was, and `refused` says what and why.
-    pub(super) async fn reconcile(&mut self) {
-        let endpoints = self.endpoints.list();
-        match self.apply_policy(&endpoints).await {
-            Ok(()) => self.apply_services(),
-            Err(error) => self.refuse(format!("the latest edit is not in force: {error}")),
-        }
-    }
-
-    /// Who must authenticate by it is proven before it is in force, which may take a second.
-    async fn apply_policy(&mut self, endpoints: &[Endpoint]) -> Result<(), AgentError> {
-        let present = Present { endpoints, leaving: &self.leaving, plan: Some(&self.planned.plan) };
-        let planned = self.planner.plan(&self.world, present, &self.facts, &mut self.allocator)?;
-        // Numbers are durable before the kernel knows them: after a crash they mean the same.
-        self.allocator.save(SystemTime::now())?;
-        self.endpoints.set_quarantine(auth::quarantine(&planned.plan))?;
-        self.auth.place(control::placements(&self.world, &self.facts, endpoints));
-        self.auth.lead(&planned.plan, &self.planned.plan, &mut self.datapath, &self.endpoints).await;
-        self.l7.lead(&planned.plan, &self.datapath).await;
-        let applied = self.datapath.apply(&planned.plan);
-        match &applied {
-            Ok(_) => {
-                self.auth.follow(&planned.plan, &self.leaving);
-                self.l7.follow(&planned.plan);
-            }
-            Err(_) => {
-                self.auth.fall_back(&self.planned.plan, &planned.plan);
-                self.l7.follow(&self.planned.plan);
-            }
-        }
-        let report = applied?;
-        self.settle_after(report.changed);
-        self.planned = Arc::new(planned);
-        *self.explanation.lock() = context(&self.facts, &self.planned, &self.datapath);
-        Ok(())
+        let reasons = self.auth.reasons();
+        Ok(super::events::read(events, explanation, self.ring(), self.monitor(), metrics, reasons))
     }
 
     /// Masquerading and services of the plan whose policy is in force.
-    fn apply_services(&mut self) {
+    pub(super) fn apply_services(&mut self) {
         match self.try_services() {
             Ok(()) => self.refused = None,
             Err(error) => self.refuse(format!(
@@ -182,14 +138,14 @@ impl Node {
         Ok(())
     }
 
-    fn refuse(&mut self, why: String) {
+    pub(super) fn refuse(&mut self, why: String) {
         if self.refused.as_ref() != Some(&why) {
             tracing::error!("{why}");
             self.refused = Some(why);
         }
     }
 
-    fn settle_after(&mut self, changed: bool) {
+    pub(super) fn settle_after(&mut self, changed: bool) {
         if changed {
             self.settle_at = Some(tokio::time::Instant::now() + SETTLE);
         }
@@ -215,36 +171,6 @@ impl Node {
         Ok(())
     }
 
-    /// Makes a workload's endpoint and puts its policy in force; nothing of it is left after an error.
-    pub(super) async fn enrol(&mut self, request: &Enrol) -> Result<Enrolled, String> {
-        admit(&self.world, &self.facts.name, &request.workload).map_err(|error| error.to_string())?;
-        let prepared = self.endpoints.prepare(request).await.map_err(|error| error.to_string())?;
-        let endpoint = prepared.endpoint;
-        if let Err(error) = self.put_in_force(&endpoint).await {
-            self.remove(endpoint.id).await;
-            return Err(error.to_string());
-        }
-        Ok(Enrolled {
-            endpoint,
-            network_namespace: prepared.network_namespace,
-            cgroup: prepared.cgroup,
-            hidden: self.directories.hidden(),
-            resolver: self.names.workload_file(&request.workload.namespace),
-        })
-    }
-
-    async fn put_in_force(&mut self, endpoint: &Endpoint) -> Result<(), AgentError> {
-        let endpoints = self.endpoints.list();
-        self.apply_policy(&endpoints).await?;
-        // Without room for its services a workload runs all the same; `status` says what is missing.
-        self.apply_services();
-        self.datapath.attach(endpoint)?;
-        // Others hear of it before its first packet.
-        self.publish();
-        self.endpoints.release(endpoint.id).await?;
-        Ok(())
-    }
-
     /// The connection of an enrolment is closed: without a process in it, the workload never was.
     pub(super) async fn lease_ended(&mut self, id: EndpointId) {
         match self.endpoints.is_populated(id) {
@@ -257,27 +183,6 @@ impl Node {
     /// Objects that have an error.
     pub(super) fn invalid(&self) -> usize {
         control::status::invalid(&self.world, &self.planned)
-    }
-
-    /// Takes an endpoint away: first from the services that it answers for and from those who can prove who they are, then
-    /// its processes and devices, then its place in the kernel's maps.
-    pub(super) async fn remove(&mut self, id: EndpointId) {
-        let Some(endpoint) = self.endpoints.get(id) else { return };
-        self.leaving.insert(id);
-        if !self.planned.plan.services.frontends.is_empty() || self.planned.plan.auth.is_some() {
-            self.reconcile().await;
-        }
-        if let Err(error) = self.endpoints.remove(id).await {
-            return tracing::error!(endpoint = %id, %error, "not removed; tried again when the agent starts");
-        }
-        if let Err(error) = self.datapath.detach(id) {
-            tracing::error!(endpoint = %id, %error, "its place in the kernel's maps is not cleared");
-        }
-        self.leaving.remove(&id);
-        self.publish();
-        self.reconcile().await;
-        let addresses = [endpoint.ipv4.into(), endpoint.ipv6.into()].into();
-        self.end_sockets(Departed { addresses, ..Departed::default() });
     }
 
     /// Says to the other nodes which endpoints this one has; what cannot be written is tried again.

@@ -19,7 +19,7 @@ pub(super) enum Call {
     /// A question about the node.
     Ask(Request, oneshot::Sender<Answer>),
     /// A workload is to be started.
-    Enrol(Enrol, oneshot::Sender<Result<Enrolled, String>>),
+    Enrol(Enrol, oneshot::Sender<Result<Enrolled, Reply>>),
     /// Whoever started the workload is gone, or has handed it to its processes.
     LeaseEnded(EndpointId),
     /// Everything is to be undone; how that went, and something to drop once it has been told.
@@ -87,7 +87,7 @@ async fn answer(
                     sink.closed().await;
                     calls.send(Call::LeaseEnded(id)).await?;
                 }
-                Err(text) => sink.send(&Reply::Error(text)).await?,
+                Err(refused) => sink.send(&refused).await?,
             }
             Ok(())
         }

@@ -11,7 +11,7 @@ use mesh::workload::WorkloadName;
 use node_api::client::Replies;
 use node_api::{ClientError, Enrol, Enrolled, Reply, Request};
 use tokio::runtime::Runtime;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 
 use super::{Agent, CliError, output};
 use crate::workload::{self, Failure, OwnFile, Workload};
@@ -99,13 +99,28 @@ struct Lease {
     _runtime: Runtime,
 }
 
+/// Waits where the agent says that it is a matter of time, for as long as it said first.
 async fn enrolled(agent: &Agent, enrol: Enrol) -> Result<(Enrolled, Replies), CliError> {
-    let mut replies = agent.connect().await?.stream(&Request::Enrol(enrol)).await?;
-    let socket = agent.socket.clone();
-    let silent = ClientError::Silent { socket, waited: ENROLMENT };
-    match timeout(ENROLMENT, replies.next()).await.map_err(|_| silent)?? {
-        Reply::Enrolled(enrolled) => Ok((enrolled, replies)),
-        _ => Err(CliError::Unexpected),
+    let mut until: Option<Instant> = None;
+    loop {
+        let mut replies = agent.connect().await?.stream(&Request::Enrol(enrol.clone())).await?;
+        let socket = agent.socket.clone();
+        let silent = ClientError::Silent { socket, waited: ENROLMENT };
+        let (wait, why) = match timeout(ENROLMENT, replies.next()).await.map_err(|_| silent)?? {
+            Reply::Enrolled(enrolled) => return Ok((enrolled, replies)),
+            Reply::Later { milliseconds, why } => (Duration::from_millis(milliseconds), why),
+            _ => return Err(CliError::Unexpected),
+        };
+        match until {
+            // It has been so from the beginning again: a restart of the agent, say.
+            Some(until) if Instant::now() >= until => return Err(ClientError::Refused(why).into()),
+            Some(_) => {}
+            None => {
+                output::note(&format!("ferromesh: waiting: {why}"));
+                until = Instant::now().checked_add(wait.saturating_add(ENROLMENT));
+            }
+        }
+        sleep(wait).await;
     }
 }
 

@@ -2,7 +2,10 @@
 //!
 //! Promise: keys of workloads are made here and are in memory only; each certificate is asked for anew when half of its
 //! life is over; a CA that is not to be had takes nothing away before its end, and is asked again, less and less often.
-//! What no longer verifies is not shown to anybody.
+//! What no longer verifies is not shown to anybody. Of another bundle the CA tells as soon as it has one; while it
+//! cannot, it is asked every few seconds.
+
+mod watch;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,7 +14,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use certs::bundle::Bundle;
-use certs::enrol::{Client, EnrolError};
+use certs::enrol::client::PATIENCE;
+use certs::enrol::message::HOLD;
+use certs::enrol::{Client, Denied, EnrolError};
 use certs::svid::Svid;
 use certs::verify::Expected;
 use mesh::auth::{AuthPlan, Refusal};
@@ -23,13 +28,18 @@ use tracing::{info, warn};
 use super::clock::{Clock, seconds};
 use super::trust::Trust;
 use crate::event::{Input, Time};
+use watch::{Watching, Word};
 
 /// Requests under way at once.
 const MAX_ASKING: usize = 8;
 /// A request that failed is made again after so long at first, and at last.
 const RETRY: (Time, Time) = (1_000_000_000, 60_000_000_000);
-/// How often the CA is asked for its bundle if nothing else is asked of it.
+/// The first time after the CA has not heard yet of who is placed here: it hears of that at the same time as this node.
+const EARLY: Time = 25_000_000;
+/// How often the CA is asked for its bundle if nothing else is asked of it and it cannot tell of another by itself.
 const BUNDLE: Time = 5_000_000_000;
+/// How long a connection on which it can is good for without a word.
+const WATCHED: Time = (HOLD.as_secs() + PATIENCE.as_secs()) * 1_000_000_000;
 /// After a new bundle every certificate is asked for anew, within this time.
 const ROTATION: Time = 10_000_000_000;
 const MILLISECOND: Time = 1_000_000;
@@ -58,12 +68,13 @@ pub(super) struct Certificates {
     workloads: BTreeMap<SpiffeId, Held>,
     asking: usize,
     bundle_due: Time,
+    watching: Watching,
     /// One more whenever somebody nearer than the CA has said whom to trust.
     bundle_age: u64,
     /// Until when sessions wait for certificates after the start; none: they do not.
     patience: Option<Time>,
-    answers: mpsc::Sender<Answer>,
-    answered: mpsc::Receiver<Answer>,
+    answers: mpsc::Sender<Heard>,
+    answered: mpsc::Receiver<Heard>,
 }
 
 /// One certificate, or the want of it.
@@ -83,6 +94,14 @@ pub(super) struct Answer {
     /// [`Certificates::bundle_age`] when it was asked.
     age: u64,
     result: Result<(Option<Svid>, Bundle), EnrolError>,
+}
+
+/// What comes of what the CA is asked.
+pub(super) enum Heard {
+    /// To a question.
+    Answer(Box<Answer>),
+    /// Of its own accord.
+    Word(Word),
 }
 
 #[derive(Clone, PartialEq, Eq)]
@@ -110,8 +129,8 @@ impl Held {
         self.failures = 0;
     }
 
-    fn fail(&mut self, refusal: Refusal, problem: String, now: Time) {
-        let wait = RETRY.0.saturating_mul(1 << self.failures.min(10)).min(RETRY.1);
+    fn fail(&mut self, refusal: Refusal, problem: String, first: Time, now: Time) {
+        let wait = first.saturating_mul(1 << self.failures.min(16)).min(RETRY.1);
         self.due = now.saturating_add(wait / 2 + random(wait / 2));
         self.failures = self.failures.saturating_add(1);
         self.problem = Some((refusal, problem));
@@ -143,6 +162,7 @@ impl Certificates {
             workloads: BTreeMap::new(),
             asking: 0,
             bundle_due: 0,
+            watching: Watching::default(),
             bundle_age: 0,
             patience: None,
             answers,
@@ -160,12 +180,20 @@ impl Certificates {
         self.domain = Some(domain.clone());
         self.node = Held::default();
         self.bundle_due = now;
-        let Ok(id) = domain.node(&self.source.node) else { return };
+        self.watching.end(now);
+        self.load(trust, clock, now);
+    }
+
+    /// The node's own certificate that is in the directory, if it is good.
+    fn load(&mut self, trust: &Trust, clock: Clock, now: Time) {
+        let id = self.domain.as_ref().and_then(|domain| domain.node(&self.source.node).ok());
+        let Some(id) = id else { return };
         match Svid::load(&id, &self.source.directory.join(NODE)) {
             Ok(Some(svid)) => match trust.judge(svid.chain(), &Expected::Id(id)) {
                 Ok(_) => {
                     info!("node certificate {} is still good", svid.serial());
                     self.node.svid = Some(Arc::new(svid));
+                    self.node.problem = None;
                     self.node.renew_at_half(clock, now);
                 }
                 Err(error) => info!("the node certificate that is there is of no use: {error}"),
@@ -231,15 +259,16 @@ impl Certificates {
             let (client, own, id, answers) = (client.clone(), own.clone(), id.clone(), self.answers.clone());
             tokio::spawn(async move {
                 let result = client.issue(&own, &id).await.map(|(svid, bundle)| (Some(svid), bundle));
-                let _ = answers.send(Answer { to: Asked::Workload(id), age, result }).await;
+                answer(&answers, Asked::Workload(id), age, result).await;
             });
         }
+        self.watching.ensure(&client, &own, trust, &self.answers, now);
         if self.bundle_due <= now {
             self.bundle_due = now.saturating_add(BUNDLE);
             let answers = self.answers.clone();
             tokio::spawn(async move {
                 let result = client.bundle(&own).await.map(|bundle| (None, bundle));
-                let _ = answers.send(Answer { to: Asked::Bundle(domain), age, result }).await;
+                answer(&answers, Asked::Bundle(domain), age, result).await;
             });
         }
     }
@@ -247,7 +276,7 @@ impl Certificates {
     fn ask_for_node(&mut self, client: &Client, domain: &TrustDomain, node: &str, now: Time) {
         let id = match domain.node(node) {
             Ok(id) => id,
-            Err(error) => return self.node.fail(Refusal::NoCertificate, error.to_string(), now),
+            Err(error) => return self.node.fail(Refusal::NoCertificate, error.to_string(), RETRY.0, now),
         };
         let (client, answers, own) = (client.clone(), self.answers.clone(), self.node.svid.clone());
         let file = self.source.directory.join(TOKEN);
@@ -255,9 +284,13 @@ impl Certificates {
             (Some(_), _) => String::new(),
             (None, Ok(token)) => token.trim().to_owned(),
             (None, Err(error)) => {
-                let problem =
-                    format!("it needs a join token: {TOKEN}: {error}; a restart of the agent makes one");
-                return self.node.fail(Refusal::NoCertificate, problem, now);
+                let problem = format!(
+                    "it needs a join token: {TOKEN}: {error}; `ferromesh auth token {node}` where the CA is makes one, for \
+                     the file that joinTokenFile of this node's configuration names"
+                );
+                self.node.fail(Refusal::NoCertificate, problem, RETRY.0, now);
+                // Nobody else is asked: it may come at any time.
+                return self.node.due = self.node.due.min(now.saturating_add(RETRY.0));
             }
         };
         self.node.asking = true;
@@ -269,7 +302,7 @@ impl Certificates {
                 None => join(&client, &node, &token, &file).await,
             };
             let result = result.map(|(svid, bundle)| (Some(svid), bundle));
-            let _ = answers.send(Answer { to: Asked::Node(id), age, result }).await;
+            answer(&answers, Asked::Node(id), age, result).await;
         });
     }
 
@@ -277,10 +310,11 @@ impl Certificates {
     pub(super) fn outdate_bundles(&mut self, now: Time) {
         self.bundle_age += 1;
         self.bundle_due = now.saturating_add(BUNDLE);
+        self.watching.end(self.bundle_due);
     }
 
     /// The CA's next word. Cancel safe.
-    pub(super) async fn answers(&mut self) -> Answer {
+    pub(super) async fn answers(&mut self) -> Heard {
         match self.answered.recv().await {
             Some(answer) => answer,
             // This side keeps a sender.
@@ -289,7 +323,36 @@ impl Certificates {
     }
 
     /// Takes the CA's word.
-    pub(super) fn take(&mut self, answer: Answer, trust: &mut Trust, clock: Clock, now: Time) -> Change {
+    pub(super) fn take(&mut self, heard: Heard, trust: &mut Trust, clock: Clock, now: Time) -> Change {
+        match heard {
+            Heard::Answer(answer) => self.take_answer(*answer, trust, clock, now),
+            Heard::Word(word) => self.take_word(word, trust, now),
+        }
+    }
+
+    /// Of whom to trust, from the connection that is there for it.
+    fn take_word(&mut self, word: Word, trust: &mut Trust, now: Time) -> Change {
+        let mut change = Change::default();
+        // One from before somebody nearer has spoken counts no more.
+        let Some(result) = self.watching.hear(word, now) else { return change };
+        match result {
+            Ok(None) => self.bundle_due = now.saturating_add(WATCHED),
+            Ok(Some(bundle)) => {
+                info!("the CA tells of another bundle");
+                change.trust = trust.learn(bundle);
+                // It is to be asked again by who trusts it still.
+                self.bundle_due = now.saturating_add(BUNDLE);
+                self.watching.end(if change.trust { now } else { self.bundle_due });
+            }
+            Err(problem) => {
+                info!("the CA tells of no other bundle by itself: {problem}");
+                self.bundle_due = self.bundle_due.min(now);
+            }
+        }
+        change
+    }
+
+    fn take_answer(&mut self, answer: Answer, trust: &mut Trust, clock: Clock, now: Time) -> Change {
         let Answer { to, age, result } = answer;
         if matches!(to, Asked::Workload(_)) {
             self.asking = self.asking.saturating_sub(1);
@@ -302,9 +365,11 @@ impl Certificates {
             return Change::default();
         }
         let mut change = Change::default();
+        let is_early =
+            matches!(result, Err(EnrolError::Denied { denied: Denied::NotPlaced | Denied::UnknownNode, .. }));
         let result =
             result.map_err(|error| (error.refusal(), error.to_string())).and_then(|(svid, bundle)| {
-                self.bundle_due = now.saturating_add(BUNDLE);
+                self.bundle_due = self.bundle_due.max(now.saturating_add(BUNDLE));
                 // What the CA said of whom to trust may be from before a root was taken away.
                 change.trust = age == self.bundle_age && trust.learn(bundle);
                 let Some(svid) = svid else { return Ok(None) };
@@ -338,7 +403,7 @@ impl Certificates {
             Ok(None) => {}
             Err((refusal, problem)) => {
                 warn!("no certificate of {id}: {problem}");
-                held.fail(refusal, problem, now);
+                held.fail(refusal, problem, if is_early { EARLY } else { RETRY.0 }, now);
             }
         }
         if matches!(to, Asked::Workload(_)) {
@@ -359,15 +424,20 @@ impl Certificates {
         })
     }
 
-    /// Judges all of them again after trust has changed, and asks for others.
+    /// Judges all of them again after trust has changed, and asks for others. The node's own counts again when its root
+    /// does: without it there is no asking.
     pub(super) fn judge_again(&mut self, trust: &Trust, clock: Clock, now: Time) -> Vec<Input> {
         for held in self.all() {
             held.due = held.due.min(now.saturating_add(random(ROTATION)));
         }
-        self.lose(clock, now, |svid| {
+        let lost = self.lose(clock, now, |svid| {
             let judged = trust.judge(svid.chain(), &Expected::Id(svid.id().clone()));
             judged.map(drop).map_err(|error| (error.refusal(), error.to_string()))
-        })
+        });
+        if self.node.svid.is_none() {
+            self.load(trust, clock, now);
+        }
+        lost
     }
 
     /// The wall clock was stepped: what is known of each in boot time is another.
@@ -425,6 +495,16 @@ impl Certificates {
         let all = std::iter::once(&self.node).chain(self.workloads.values());
         all.filter_map(|held| held.svid.as_ref()).map(|svid| seconds(svid.not_after())).min()
     }
+}
+
+async fn answer(
+    answers: &mpsc::Sender<Heard>,
+    to: Asked,
+    age: u64,
+    result: Result<(Option<Svid>, Bundle), EnrolError>,
+) {
+    // Who asked may be gone.
+    let _ = answers.send(Heard::Answer(Box::new(Answer { to, age, result }))).await;
 }
 
 /// A token is good once: it goes unless the CA cannot have seen it.

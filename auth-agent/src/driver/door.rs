@@ -6,11 +6,12 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{IpAddr, SocketAddr, TcpListener as Listener};
+use std::net::{SocketAddr, TcpListener as Listener};
 use std::sync::Arc;
 use std::time::Duration;
 
-use certs::verify::VerifyError;
+use certs::verify::{VerifyError, refusal_of_io};
+use mesh::auth::Refusal;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ServerConfig};
 use socket2::{SockRef, TcpKeepalive};
@@ -52,6 +53,15 @@ pub(super) enum Arrival {
     Stranger(TcpStream, SocketAddr),
     /// A handshake has ended well.
     Met(Box<Met>),
+    /// Somebody who connected was turned away.
+    TurnedAway {
+        /// Who.
+        address: SocketAddr,
+        /// Why.
+        why: Refusal,
+        /// That in the words of who judged it.
+        problem: String,
+    },
     /// A node that was called is not to be had; why.
     Failed {
         /// Its name.
@@ -72,7 +82,7 @@ pub(super) struct Door {
 }
 
 struct Stranger {
-    address: IpAddr,
+    address: SocketAddr,
     task: AbortHandle,
 }
 
@@ -106,19 +116,29 @@ impl Door {
     }
 
     /// Lets a stranger show his certificate.
-    pub(super) fn admit(&mut self, stream: TcpStream, address: SocketAddr, config: Arc<ServerConfig>) {
+    /// Returns who has to go for it.
+    pub(super) fn admit(
+        &mut self,
+        stream: TcpStream,
+        address: SocketAddr,
+        config: Arc<ServerConfig>,
+    ) -> Option<SocketAddr> {
+        let mut pushed_out = None;
         self.strangers.retain(|stranger| !stranger.task.is_finished());
-        let of_one = self.strangers.iter().filter(|stranger| stranger.address == address.ip()).count();
+        let of_one = self.strangers.iter().filter(|stranger| stranger.address.ip() == address.ip()).count();
         let oldest = if of_one >= MAX_STRANGERS_OF_ONE {
-            self.strangers.iter().position(|stranger| stranger.address == address.ip())
+            self.strangers.iter().position(|stranger| stranger.address.ip() == address.ip())
         } else {
             (self.strangers.len() >= MAX_STRANGERS).then_some(0)
         };
         if let Some(oldest) = oldest {
-            self.strangers.remove(oldest).task.abort();
+            let Stranger { address, task } = self.strangers.remove(oldest);
+            task.abort();
+            pushed_out = Some(address);
         }
         let task = tokio::spawn(greet(stream, address, config, self.arrivals.clone())).abort_handle();
-        self.strangers.push(Stranger { address: address.ip(), task });
+        self.strangers.push(Stranger { address, task });
+        pushed_out
     }
 
     /// Calls a node. The configuration insists on that very node's certificate.
@@ -167,14 +187,22 @@ async fn greet(
     if let Err(error) = tune(&stream) {
         return debug!(%address, %error, "connection of a node");
     }
-    match timeout(PATIENCE, TlsAcceptor::from(config).accept(stream)).await {
-        Ok(Ok(stream)) => {
-            let met = Met { stream: stream.into(), address, called: None };
-            let _ = arrivals.send(Arrival::Met(Box::new(met))).await;
+    let arrival = match timeout(PATIENCE, TlsAcceptor::from(config).accept(stream)).await {
+        Ok(Ok(stream)) => Arrival::Met(Box::new(Met { stream: stream.into(), address, called: None })),
+        Ok(Err(error)) => {
+            let why = match refusal_of_io(&error) {
+                // It went, or spoke no TLS.
+                Refusal::NodeUnreachable => Refusal::Protocol,
+                why => why,
+            };
+            Arrival::TurnedAway { address, why, problem: explained(&error) }
         }
-        Ok(Err(error)) => debug!(%address, "a connection is no node's: {}", explained(&error)),
-        Err(_) => debug!(%address, "a connection showed no certificate in time"),
-    }
+        Err(_) => {
+            let problem = "it showed no certificate in time".to_owned();
+            Arrival::TurnedAway { address, why: Refusal::TimedOut, problem }
+        }
+    };
+    let _ = arrivals.send(arrival).await;
 }
 
 /// The first address that answers as it should; otherwise how each did.

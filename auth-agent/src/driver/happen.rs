@@ -7,9 +7,10 @@ use certs::bundle::Bundle;
 use certs::tls::server_config;
 use certs::verify::Expected;
 use linux::clock::boottime;
-use node_api::auth::{AuthAnswer, AuthQuestion, FromAuthAgent, ToAuthAgent};
+use mesh::auth::Refusal;
+use node_api::auth::{AuthAnswer, AuthQuestion, FromAuthAgent, Step, ToAuthAgent};
 use tokio::net::TcpStream;
-use tracing::{debug, error, info};
+use tracing::{error, info, warn};
 
 use super::Driver;
 use super::certificates::Change;
@@ -60,7 +61,12 @@ impl Driver {
             }
             AuthQuestion::Counters => {
                 let mut counters = self.machine.counters();
-                counters.lost += self.hold.lost();
+                if self.hold.lost() > 0 {
+                    *counters.lost.entry(Refusal::Overloaded).or_default() += self.hold.lost();
+                }
+                if !self.turned_away.is_empty() {
+                    counters.refusals.insert(Step::Caller, self.turned_away.clone());
+                }
                 let left = |end: i64| u64::try_from(end.saturating_sub(self.clock.wall())).unwrap_or(0);
                 counters.first_expiry = self.certificates.first_end().map(left);
                 AuthAnswer::Counters(counters)
@@ -86,6 +92,7 @@ impl Driver {
     pub(super) fn arrived(&mut self, arrival: Arrival) {
         match arrival {
             Arrival::Stranger(stream, address) => self.admit(stream, address),
+            Arrival::TurnedAway { address, why, problem } => self.turn_away(address, why, &problem),
             Arrival::Failed { node, problem } => self.inputs.push_back(unconnected(node, problem)),
             Arrival::Met(met) => {
                 if self.met.len() < MAX_MET {
@@ -107,8 +114,8 @@ impl Driver {
             let (address, called) = (met.address, met.called.clone());
             match (self.meet(met), called) {
                 (Ok(input), _) => self.inputs.push_back(input),
-                (Err(problem), Some(node)) => self.inputs.push_back(unconnected(node, problem)),
-                (Err(problem), None) => debug!("{address} is sent away: {problem}"),
+                (Err((_, problem)), Some(node)) => self.inputs.push_back(unconnected(node, problem)),
+                (Err((why, problem)), None) => self.turn_away(address, why, &problem),
             }
         }
     }
@@ -121,22 +128,38 @@ impl Driver {
             config.map_err(|error| error.to_string())
         });
         match config {
-            Ok(config) => self.door.admit(stream, address, config),
-            Err(problem) => debug!("{address} is not let in: {problem}"),
+            Ok(config) => {
+                if let Some(pushed_out) = self.door.admit(stream, address, config) {
+                    let problem = "too many others show no certificate either";
+                    self.turn_away(pushed_out, Refusal::Overloaded, problem);
+                }
+            }
+            Err(problem) => self.turn_away(address, Refusal::NoCertificate, &problem),
+        }
+    }
+
+    /// Somebody who connected gets no session.
+    fn turn_away(&mut self, address: SocketAddr, why: Refusal, problem: &str) {
+        *self.turned_away.entry(why).or_default() += 1;
+        if let Some(unsaid) = self.log.may() {
+            warn!(%address, unsaid, "a caller is turned away: {problem}");
         }
     }
 
     /// A handshake of nodes has ended well. The plan may have changed since it began, so it is asked again.
-    fn meet(&mut self, met: Met) -> Result<Input, String> {
+    fn meet(&mut self, met: Met) -> Result<Input, (Refusal, String)> {
         let chain = met.chain();
-        let plan = self.plan.as_ref().ok_or("there is no plan")?;
+        let because = |why: Refusal, problem: &str| (why, problem.to_owned());
+        let plan = self.plan.as_ref().ok_or_else(|| because(Refusal::UnknownPeer, "there is no plan"))?;
         let verified = self.trust.judge(&chain, &Expected::AnyOf(Arc::clone(&self.peers)));
-        let verified = verified.map_err(|error| error.to_string())?;
+        let verified = verified.map_err(|error| (error.refusal(), error.to_string()))?;
         let node = plan.nodes.iter().find(|(name, node)| {
             node.id == verified.id && met.called.as_ref().is_none_or(|called| called == *name)
         });
-        let (node, _) = node.ok_or("its certificate is no longer that node's")?;
-        let ours = self.certificates.node()?.not_after();
+        let (node, _) =
+            node.ok_or_else(|| because(Refusal::WrongId, "its certificate is no longer that node's"))?;
+        let own = self.certificates.node().map_err(|problem| (Refusal::NoCertificate, problem))?;
+        let ours = own.not_after();
         let expiry = self.clock.end(seconds(verified.not_after.min(ours)));
         info!("session with node {node} ({})", met.address);
         let node = node.clone();

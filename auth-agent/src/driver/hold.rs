@@ -69,7 +69,11 @@ impl Hold {
         // What the kernel says on a device of its own accord (neighbour discovery) has no tag.
         let (kind, source, destination) = addresses(frame)?;
         if self.waiting.len() >= MAX_PACKETS || self.bytes + length > MAX_BYTES {
+            // Back at once: the kernel drops it, and reports that it did.
             self.lost += 1;
+            if let Err(error) = self.device.get_ref().write(frame) {
+                debug!(%error, "hold device: a packet cannot go back");
+            }
             return None;
         }
         let packet = Packet(self.next);
@@ -79,7 +83,7 @@ impl Hold {
         Some(Input::Held { packet, kind, source, destination })
     }
 
-    /// Lets a packet go on.
+    /// Writes a packet back: whether it may go on, the kernel judges.
     pub(super) fn release(&mut self, packet: Packet) {
         let Some(frame) = self.forget(packet) else { return };
         if let Err(error) = self.device.get_ref().write(&frame) {
@@ -99,7 +103,7 @@ impl Hold {
         Some(frame)
     }
 
-    /// Packets that were lost although nobody wanted it: too many, or the device would not take them.
+    /// Packets that did not wait although they had to: too many, or the device would not take them back.
     pub(super) fn lost(&self) -> u64 {
         self.lost
     }
@@ -210,6 +214,10 @@ mod tests {
         }
         assert!(most <= BATCH);
         assert_eq!((hold.waiting.len(), hold.lost), (MAX_PACKETS, 1));
+        let mut back = [0; 256];
+        let length = far.recv(&mut back).unwrap();
+        assert_eq!(back[..length], ipv4(b""), "who comes too late goes back to be refused");
+        assert_eq!(far.recv(&mut back).unwrap_err().kind(), io::ErrorKind::WouldBlock);
         hold.lose(Packet(5));
         far.send(&ipv4(b"")).unwrap();
         hold.readable().await.unwrap();

@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use abi::{Mark, Pair, PairKey};
 use maps::{Leases, Marks, Pairs, handed_over};
-use mesh::auth::Refusal;
+use mesh::auth::{Refusal, Side};
 use tracing::warn;
 
 use crate::event::Time;
@@ -46,12 +46,14 @@ impl Kernel {
         [self.pairs.as_fd(), self.marks.as_fd(), self.leases.as_fd()]
     }
 
-    /// [`crate::event::Output::SetMark`].
-    pub(super) fn set_mark(&mut self, number: u32, mark: Mark, keys: &[PairKey]) {
-        if let Err(error) = self.try_set_mark(number, mark, keys) {
+    /// [`crate::event::Output::SetMark`]. False: nothing of it is there.
+    pub(super) fn set_mark(&mut self, number: u32, mark: Mark, keys: &[PairKey]) -> bool {
+        let result = self.try_set_mark(number, mark, keys);
+        if let Err(error) = &result {
             warn!(%error, "mark {number} cannot be made");
             self.clear_mark(number, keys);
         }
+        result.is_ok()
     }
 
     fn try_set_mark(&mut self, number: u32, mark: Mark, keys: &[PairKey]) -> Result<(), maps::Error> {
@@ -82,8 +84,8 @@ impl Kernel {
     }
 
     /// [`crate::event::Output::Refuse`].
-    pub(super) fn refuse(&mut self, keys: &[PairKey], why: Refusal, until: Time) {
-        let pair = Pair { refusal: why.number(), until, ..Pair::default() };
+    pub(super) fn refuse(&mut self, keys: &[PairKey], why: Refusal, side: Option<Side>, until: Time) {
+        let pair = Pair { refusal: why.encode(side), until, ..Pair::default() };
         for key in keys {
             report("refusing a pair", self.pairs.insert(*key, pair));
         }
@@ -138,12 +140,12 @@ mod tests {
         let (mut first, found) = open(&fds);
         assert_eq!((found.last_epoch, found.marks.len(), found.keys.len(), found.leases.len()), (0, 0, 0, 0));
         let mark = |epoch| Mark { epoch, expiry: 5, instances: [1, 0], ..Mark::default() };
-        first.set_mark(1, mark(10), &[key(1), key(2)]);
-        first.set_mark(2, mark(11), &[key(3)]);
+        assert!(first.set_mark(1, mark(10), &[key(1), key(2)]));
+        assert!(first.set_mark(2, mark(11), &[key(3)]));
         first.clear_mark(2, &[key(3)]);
         first.renew_mark(1, 6);
         first.lease(0, 77);
-        first.refuse(&[key(4), key(5)], Refusal::Expired, 99);
+        first.refuse(&[key(4), key(5)], Refusal::Expired, Some(Side::Own), 99);
         first.forget(&[key(5)]);
         drop(first);
 
@@ -154,7 +156,8 @@ mod tests {
         assert_eq!(found.leases, BTreeMap::from([(0, 77)]));
         assert_eq!(found.last_epoch, 11);
         let pairs = Pairs::new(handed_over("AUTH", fds[0].try_clone().unwrap()).unwrap()).unwrap();
-        let refused = Pair { refusal: Refusal::Expired.number(), until: 99, ..Pair::default() };
+        let refusal = Refusal::Expired.encode(Some(Side::Own));
+        let refused = Pair { refusal, until: 99, ..Pair::default() };
         assert_eq!(pairs.get(key(4)).unwrap(), Some(refused));
     }
 
@@ -163,7 +166,7 @@ mod tests {
         let fds = maps::scratch::auth().unwrap();
         let (mut kernel, _) = open(&fds);
         let keys: Vec<_> = (0..1 << 14).map(key).collect();
-        kernel.set_mark(1, Mark { epoch: 1, expiry: 5, ..Mark::default() }, &keys);
+        assert!(!kernel.set_mark(1, Mark { epoch: 1, expiry: 5, ..Mark::default() }, &keys));
         let (_, found) = open(&fds);
         assert_eq!((found.marks.len(), found.keys.len(), found.last_epoch), (0, 0, 1));
     }

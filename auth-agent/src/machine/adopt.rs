@@ -1,5 +1,5 @@
 //! What an earlier auth-agent left: kept where the first plan agrees and the word it depends on is still good, renewed
-//! when it is proven again, cleared otherwise.
+//! when it is proven again, cleared otherwise; without a certificate that could prove it again, after one grace.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -8,13 +8,13 @@ use abi::{Mark, PairKey};
 use mesh::auth::{InstanceName, Refusal};
 use node_api::auth::EndedPair;
 
-use super::Machine;
 use super::leases::Lease;
 use super::marks::{Marked, low};
-use super::pairs::PairName;
+use super::pairs::{Ends, PairName};
 use super::sessions::Node;
 use super::settings::Adopted;
 use super::timers::Timer;
+use super::{MILLISECOND, Machine};
 use crate::event::Output;
 
 impl Machine {
@@ -44,6 +44,28 @@ impl Machine {
         let used: Vec<u32> = self.nodes.values().map(|node| node.lease.number).collect();
         for number in leases.into_keys().filter(|number| *number != 0 && !used.contains(number)) {
             self.end_lease(Lease { number, end: 0 });
+        }
+        let grace = self.plan.as_ref().map_or(0, |plan| plan.grace.saturating_mul(MILLISECOND));
+        self.timers.add(self.now.saturating_add(grace), Timer::Adopted);
+    }
+
+    /// One grace after: nobody vouches for what is kept without a certificate of its own end here.
+    pub(super) fn forsake_adopted(&mut self) {
+        let own = self.own_node();
+        let is_forsaken = |name: &PairName, Ends { local, remote }: &Ends| {
+            let ids = [Some(&local.id), (name.peer.node == own).then_some(&remote.id)];
+            ids.into_iter().flatten().any(|id| self.has_certificate(id).is_err())
+        };
+        let forsaken: Vec<_> = self
+            .pairs
+            .iter()
+            .filter(|(name, pair)| {
+                pair.mark.is_some_and(|marked| !marked.confirmed) && is_forsaken(name, &pair.ends)
+            })
+            .map(|(name, _)| name.clone())
+            .collect();
+        for name in forsaken {
+            self.clear(&name, Refusal::NoCertificate);
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
-use mesh::auth::{AuthPlan, InstanceName};
+use mesh::auth::{AuthPlan, IdentityPair, InstanceName};
 use mesh::identity::Identity;
 use node_api::auth::FromAuthAgent;
 
@@ -72,6 +72,7 @@ impl Machine {
             return;
         }
         let asked = asked || !pair.packets.is_empty();
+        pair.ahead.get_or_insert(self.now);
         match pair.work {
             Work::Idle => {
                 pair.work = Work::Queued;
@@ -90,6 +91,10 @@ impl Machine {
     /// nothing has come of it.
     pub(super) fn enqueue_ahead(&mut self, name: &PairName) {
         let begins = self.own_node() <= name.peer.node.as_str();
+        let now = self.now;
+        if let Some(pair) = self.pairs.get_mut(name).filter(|pair| pair.mark.is_none()) {
+            pair.ahead.get_or_insert(now);
+        }
         if begins || self.pairs.get(name).is_some_and(|pair| !pair.packets.is_empty()) {
             return self.enqueue(name, false);
         }
@@ -150,8 +155,8 @@ impl Machine {
         for name in self.unconfirmed() {
             self.enqueue_ahead(&name);
         }
-        let mut open = BTreeSet::new();
-        for pair in plan.pairs.iter().filter(|_| plan.ahead > 0) {
+        let mut open = Vec::new();
+        for pair in self.most_used_first(&plan) {
             let (a, b) = pair.identities();
             self.imply(&plan, a, b, &mut open);
             if a != b {
@@ -163,21 +168,36 @@ impl Machine {
         }
         let until = self.now + self.settings.settle_time;
         self.timers.add(until, Timer::Settle);
-        self.settling = Some(Settling { number, until, open });
+        self.settling = Some(Settling { number, until, open: open.into_iter().collect() });
         self.check_settled();
     }
 
-    /// What is kept beyond the bound of the plan goes, unless somebody has asked for it or it has come to something.
+    /// Who is to authenticate, in the order in which that is seen to as far as the bound goes: for whom the most packets
+    /// have had to wait comes first. They are counted per pair of identities, which outlive endpoints; of a pair that is
+    /// proven in time nothing is counted, but that keeps its mark whatever the order.
+    fn most_used_first(&mut self, plan: &AuthPlan) -> Vec<IdentityPair> {
+        self.used.retain(|pair, _| plan.pairs.contains(pair));
+        let mut pairs: Vec<_> = plan.pairs.iter().copied().filter(|_| plan.ahead > 0).collect();
+        pairs.sort_by_key(|pair| std::cmp::Reverse(self.used.get(pair).copied().unwrap_or(0)));
+        pairs
+    }
+
+    /// Where the bound is reached, what has come to nothing makes room, unless somebody waits for it: what is used most
+    /// may be another by now.
     fn forget_beyond(&mut self) {
-        let beyond = self.pairs.len().saturating_sub(self.most_ahead());
+        if self.pairs.len() < self.most_ahead() {
+            return;
+        }
         let idle = |pair: &Pair| {
             let waits = matches!(pair.work, Work::Idle | Work::Queued) && pair.refused.is_none();
             waits && pair.mark.is_none() && pair.packets.is_empty()
         };
-        let names = self.pairs.iter().rev().filter(|(_, pair)| idle(pair)).map(|(name, _)| name.clone());
-        for name in names.take(beyond).collect::<Vec<_>>() {
+        let names = self.pairs.iter().filter(|(_, pair)| idle(pair)).map(|(name, _)| name.clone());
+        for name in names.collect::<Vec<_>>() {
             self.forget(&name);
         }
+        // What comes back is queued anew, in the order of now.
+        self.queue.ahead.retain(|name| self.pairs.contains_key(name));
     }
 
     /// Marks that an earlier auth-agent left, or that are of an earlier session: they are not renewed before they are
@@ -188,7 +208,7 @@ impl Machine {
     }
 
     /// Pairs of one identity here with another anywhere.
-    fn imply(&mut self, plan: &AuthPlan, here: Identity, there: Identity, open: &mut BTreeSet<PairName>) {
+    fn imply(&mut self, plan: &AuthPlan, here: Identity, there: Identity, open: &mut Vec<PairName>) {
         let locals = self.index.local_identities.get(&here).cloned().unwrap_or_default();
         let remotes = self.index.remote_identities.get(&there).cloned().unwrap_or_default();
         let beside = self.index.local_identities.get(&there).cloned().unwrap_or_default();
@@ -204,7 +224,7 @@ impl Machine {
                     return;
                 }
                 if self.keep(&name).is_ok_and(|pair| !pair.mark.is_some_and(|marked| marked.confirmed)) {
-                    open.insert(name);
+                    open.push(name);
                 }
             }
         }

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use mesh::auth::{AuthEndpoint, AuthPlan, InstanceName, Refusal};
 use mesh::spiffe::SpiffeId;
-use node_api::auth::FromAuthAgent;
+use node_api::auth::{FromAuthAgent, Step};
 
 use super::Machine;
 use super::pairs::PairName;
@@ -292,22 +292,35 @@ impl Machine {
 
     /// Counts, and shows, what a node says of addresses that are another's, or of an ID that is not its own.
     fn count_foreign(&mut self, peer: &InstanceName, addresses: &[IpAddr; 2], id: &SpiffeId) {
-        let Some(plan) = &self.plan else {
+        let Some(problem) = self.foreign(peer, addresses, id) else {
             return;
         };
+        self.tally.refuse(Step::Attestation, Refusal::NotAttested);
+        if let Some(node) = self.nodes.get_mut(&peer.node) {
+            node.problem = Some(problem);
+        }
+    }
+
+    /// What is wrong with what the peer of a session attests.
+    pub(super) fn foreign_of(&self, session: SessionId) -> Option<String> {
+        let state = self.sessions.get(&session)?;
+        state.attested.iter().find_map(|(instance, said)| {
+            let peer = InstanceName { node: state.node.clone(), instance: *instance };
+            self.foreign(&peer, &said.addresses, &said.id)
+        })
+    }
+
+    fn foreign(&self, peer: &InstanceName, addresses: &[IpAddr; 2], id: &SpiffeId) -> Option<String> {
+        let plan = self.plan.as_ref()?;
         let elsewhere = |address: &IpAddr| {
             self.index.locals.contains_key(address)
                 || self.index.remotes.get(address).is_some_and(|owner| owner.node != peer.node)
         };
         let wrong_id = plan.remotes.get(peer).is_some_and(|end| end.id != *id);
-        let problem = match addresses.iter().find(|address| elsewhere(address)) {
-            Some(address) => format!("it attests {address}, which is not its own"),
-            None if wrong_id => format!("it attests {id} for an instance that has another ID"),
-            None => return,
-        };
-        self.tally.refuse(Refusal::NotAttested);
-        if let Some(node) = self.nodes.get_mut(&peer.node) {
-            node.problem = Some(problem);
+        match addresses.iter().find(|address| elsewhere(address)) {
+            Some(address) => Some(format!("it attests {address}, which is not its own")),
+            None if wrong_id => Some(format!("it attests {id} for an instance that has another ID")),
+            None => None,
         }
     }
 

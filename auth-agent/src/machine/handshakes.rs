@@ -9,7 +9,7 @@ use mesh::spiffe::SpiffeId;
 use super::Machine;
 use super::proofs::{ProofKey, Running};
 use super::timers::Timer;
-use crate::event::{Output, ProofId, SessionId, Time};
+use crate::event::{Failure, Output, ProofId, SessionId, Time};
 use crate::message::Message;
 
 /// A handshake in a session that has not ended.
@@ -36,6 +36,7 @@ impl Machine {
     ) {
         let id = ProofId { session, ours: false, number };
         if let Err(why) = self.may_prove(session, node, &theirs, &ours) {
+            self.tally.handshake(why);
             let message = Message::Refuse { ours: false, proof: number, why };
             return self.out.push(Output::Send(session, message));
         }
@@ -111,12 +112,13 @@ impl Machine {
     }
 
     /// Our side of a handshake is over.
-    pub(super) fn proof_done(&mut self, id: ProofId, result: Result<Time, Refusal>) {
+    pub(super) fn proof_done(&mut self, id: ProofId, result: Result<Time, Failure>) {
         let Some(handshake) = self.handshakes.get_mut(&id) else {
             return;
         };
-        match result.and_then(|expiry| if expiry > self.now { Ok(expiry) } else { Err(Refusal::Expired) }) {
-            Err(why) => self.proof_failed(id, why, true),
+        let still = |expiry| if expiry > self.now { Ok(expiry) } else { Err(Refusal::Expired.into()) };
+        match result.and_then(still) {
+            Err(failure) => self.proof_failed(id, failure, true),
             // TLS 1.3 tells a client nothing of what the server thinks of its certificate.
             Ok(expiry) if id.ours => handshake.done = Some(expiry),
             Ok(expiry) => {
@@ -167,7 +169,9 @@ impl Machine {
     }
 
     /// A handshake has failed; `tell` the other side if it does not know.
-    pub(super) fn proof_failed(&mut self, id: ProofId, why: Refusal, tell: bool) {
+    pub(super) fn proof_failed(&mut self, id: ProofId, failure: impl Into<Failure>, tell: bool) {
+        let failure = failure.into();
+        let why = failure.why;
         let Some(Handshake { key, .. }) = self.end_handshake(id) else {
             return;
         };
@@ -175,10 +179,9 @@ impl Machine {
             let message = Message::Refuse { ours: id.ours, proof: id.number, why };
             self.out.push(Output::Send(id.session, message));
         }
+        self.tally.handshake(why);
         if id.ours {
-            self.proof_refused(&key, why);
-        } else {
-            self.tally.refuse(why);
+            self.proof_refused(&key, failure);
         }
     }
 
@@ -188,7 +191,7 @@ impl Machine {
             return;
         }
         self.out.push(Output::DropProof(id));
-        let why = match why {
+        let found = match why {
             Refusal::NoCertificate => Refusal::PeerNoCertificate,
             Refusal::NodeUnreachable
             | Refusal::NotAttested
@@ -199,7 +202,8 @@ impl Machine {
             | Refusal::TimedOut => why,
             _ => Refusal::RefusedByPeer,
         };
-        self.proof_failed(id, why, false);
+        let said = (found == Refusal::RefusedByPeer).then_some(why);
+        self.proof_failed(id, Failure { said, ..found.into() }, false);
     }
 
     pub(super) fn handshake_timed_out(&mut self, id: ProofId) {

@@ -1,11 +1,12 @@
 //! Packets that wait: for the mark of their pair, or for the plan to know their addresses. None goes on without a mark
-//! where policy asks for one, and none waits longer than its time.
+//! where policy asks for one, and none waits longer than its time. What waited in vain is given back to the kernel, which
+//! drops it, tells its sender where there is a refusal to tell, and reports it.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use abi::HoldKind;
-use mesh::auth::{InstanceName, Refusal};
+use mesh::auth::{IdentityPair, InstanceName, Refusal};
 
 use super::Machine;
 use super::pairs::PairName;
@@ -48,15 +49,28 @@ impl Machine {
     /// A packet waits.
     pub(super) fn held(&mut self, packet: Packet, kind: HoldKind, source: IpAddr, destination: IpAddr) {
         if self.holds.packets.len() >= self.settings.held || self.holds.packets.contains_key(&packet) {
-            self.tally.refuse(Refusal::Overloaded);
-            self.tally.lost += 1;
-            return self.out.push(Output::Lose(packet));
+            self.tally.in_vain(Refusal::Overloaded);
+            return self.out.push(Output::Return(packet));
         }
         let waiting =
             Waiting { since: self.now, kind, source, destination, pair: None, owners: (None, None) };
         self.holds.packets.insert(packet, waiting);
         self.timers.add(self.now + self.settings.hold_time, Timer::Packet(packet));
         self.resolve(packet);
+    }
+
+    /// A call wants a proof. That is asked for as by a packet; with no packet to wait for it nothing is kept but that.
+    pub(super) fn asked(&mut self, kind: HoldKind, source: IpAddr, destination: IpAddr) {
+        let (Some(local), Some(peer)) = self.owners(kind, source, destination) else { return };
+        let name = self.pair_name(local, peer);
+        let (now, until) = (self.now, self.now + self.settings.hold_time);
+        // What the plan does not want proven, the packet is told, should the kernel be of another opinion.
+        let Ok(pair) = self.keep(&name) else { return };
+        if pair.mark.is_none() {
+            pair.called = until;
+            pair.asked.get_or_insert(now);
+            self.enqueue(&name, true);
+        }
     }
 
     /// After a plan: what waited for one.
@@ -74,7 +88,7 @@ impl Machine {
             return;
         };
         let pending = matches!(waiting.kind, HoldKind::PendingEgress | HoldKind::PendingIngress);
-        let (local, peer) = self.owners(waiting);
+        let (local, peer) = self.owners(waiting.kind, waiting.source, waiting.destination);
         let before = &waiting.owners;
         let passed = (before.0.is_some() && before.0 != local) || (before.1.is_some() && before.1 != peer);
         if passed {
@@ -88,9 +102,13 @@ impl Machine {
         };
         let name = self.pair_name(local, peer);
         let most = self.settings.held_per_pair;
+        let now = self.now;
         match self.keep(&name) {
             Ok(pair) if pair.packets.len() < most => {
                 pair.packets.push(packet);
+                pair.asked.get_or_insert(now);
+                let identities = IdentityPair::new(pair.ends.local.identity, pair.ends.remote.identity);
+                *self.used.entry(identities).or_default() += 1;
                 if let Some(waiting) = self.holds.packets.get_mut(&packet) {
                     waiting.pair = Some(name.clone());
                 }
@@ -101,8 +119,7 @@ impl Machine {
                 self.enqueue(&name, true);
             }
             Ok(_) | Err(Refusal::Overloaded) => {
-                self.tally.refuse(Refusal::Overloaded);
-                self.lose(packet);
+                self.give_back(packet, Refusal::Overloaded);
             }
             // Now that both are known the kernel can judge it, and no policy wants a mark of it.
             Err(Refusal::NotRequired) if pending => self.release(packet),
@@ -111,11 +128,16 @@ impl Machine {
         }
     }
 
-    /// Whose the addresses of a packet are: here, and beyond.
-    fn owners(&self, waiting: &Waiting) -> (Option<u64>, Option<InstanceName>) {
-        let (here, there) = match waiting.kind {
-            HoldKind::Egress | HoldKind::PendingEgress => (waiting.source, waiting.destination),
-            HoldKind::Ingress | HoldKind::PendingIngress => (waiting.destination, waiting.source),
+    /// Whose the addresses of a packet, or of a call, are: here, and beyond.
+    fn owners(
+        &self,
+        kind: HoldKind,
+        source: IpAddr,
+        destination: IpAddr,
+    ) -> (Option<u64>, Option<InstanceName>) {
+        let (here, there) = match kind {
+            HoldKind::Egress | HoldKind::PendingEgress => (source, destination),
+            HoldKind::Ingress | HoldKind::PendingIngress => (destination, source),
         };
         let beside = self.index.locals.get(&there);
         let beside =
@@ -139,10 +161,18 @@ impl Machine {
         }
     }
 
-    /// Loses a packet.
-    pub(super) fn lose(&mut self, packet: Packet) {
+    /// Gives a packet back that has waited in vain.
+    pub(super) fn give_back(&mut self, packet: Packet, why: Refusal) {
         if self.holds.packets.remove(&packet).is_some() {
-            self.tally.lost += 1;
+            self.tally.in_vain(why);
+            self.out.push(Output::Return(packet));
+        }
+    }
+
+    /// Loses a packet for good: given back, it might be judged as if it were for who has its addresses now.
+    fn lose(&mut self, packet: Packet) {
+        if self.holds.packets.remove(&packet).is_some() {
+            self.tally.in_vain(Refusal::Withdrawn);
             self.out.push(Output::Lose(packet));
         }
     }
@@ -152,13 +182,20 @@ impl Machine {
         let Some(waiting) = self.holds.packets.get(&packet) else {
             return;
         };
-        match waiting.pair.clone() {
+        let why = match waiting.pair.clone() {
             Some(name) => {
-                let why = self.pairs.get(&name).and_then(|pair| pair.last).unwrap_or(Refusal::TimedOut);
-                self.refuse(&name, why);
+                self.refuse(&name);
+                Refusal::TimedOut
             }
-            None => self.tally.refuse(Refusal::UnknownPeer),
-        }
-        self.lose(packet);
+            None => {
+                let why = match self.owners(waiting.kind, waiting.source, waiting.destination) {
+                    (Some(local), Some(peer)) => self.ends(&self.pair_name(local, peer)).err(),
+                    _ => None,
+                };
+                why.unwrap_or(Refusal::UnknownPeer)
+            }
+        };
+        // Unless the pair has taken it along.
+        self.give_back(packet, why);
     }
 }

@@ -12,7 +12,7 @@ use super::Machine;
 use super::pairs::{Ends, Pair, PairName};
 use super::settings::Adopted;
 use super::timers::Timer;
-use crate::event::{Output, Time};
+use crate::event::{Failure, Output, Time};
 
 /// What a pair's mark is, as far as it changes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -148,13 +148,19 @@ impl Machine {
         }
         pair.mark = Some(Marked { number, epoch, expiry, confirmed: true });
         pair.refused = None;
+        let now = self.now;
+        let times = [pair.asked.take(), pair.ahead.take()];
+        let [asked, ahead] = times.map(|since| since.map(|since| now.saturating_sub(since)));
+        self.tally.authenticated(asked, ahead);
         self.tally.marks += 1;
         let keys = keys(name, &pair.ends, here);
         self.out.push(Output::SetMark { number, mark, keys });
     }
 
     /// Takes the mark of a pair away, if it has one, and says why.
-    pub(super) fn clear(&mut self, name: &PairName, why: Refusal) {
+    pub(super) fn clear(&mut self, name: &PairName, failure: impl Into<Failure>) {
+        let failure = failure.into();
+        let why = failure.why;
         let keys = self.keys(name);
         let Some(pair) = self.pairs.get_mut(name) else {
             return;
@@ -162,7 +168,7 @@ impl Machine {
         let Some(marked) = pair.mark.take() else {
             return;
         };
-        pair.last = Some(why);
+        pair.last = Some(failure);
         let Ends { local, remote } = pair.ends.clone();
         self.out.push(Output::ClearMark { number: marked.number, keys });
         self.marks.give_back(marked.number);
@@ -170,6 +176,18 @@ impl Machine {
         self.ended.push(ended(name.local, &remote, marked.epoch, why));
         if name.peer.node == self.own_node() && name.peer.instance != name.local {
             self.ended.push(ended(name.peer.instance, &local, marked.epoch, why));
+        }
+        self.explain(name);
+    }
+
+    /// The kernel did not take a mark, so the pair has none; tried again like any that has failed.
+    pub(super) fn mark_lost(&mut self, number: u32, epoch: u64) {
+        let is_it =
+            |pair: &Pair| pair.mark.is_some_and(|marked| (marked.number, marked.epoch) == (number, epoch));
+        let name = self.pairs.iter().find(|(_, pair)| is_it(pair)).map(|(name, _)| name.clone());
+        if let Some(name) = name {
+            self.clear(&name, Refusal::Overloaded);
+            self.fail(&name, Refusal::Overloaded);
         }
     }
 

@@ -1,5 +1,8 @@
 //! Messages of a session: which may come when. A peer that breaks this is closed, and what it said stays a sentence.
 
+use mesh::auth::Refusal;
+use node_api::auth::Step;
+
 use super::sessions::{Session, Stage};
 use super::{MILLISECOND, Machine};
 use crate::event::{ProofId, SessionId};
@@ -20,7 +23,7 @@ impl Machine {
             Stage::Open => self.in_order(session, &node, message),
         };
         if let Err(problem) = result {
-            self.tally.refuse(mesh::auth::Refusal::Protocol);
+            self.tally.refuse(Step::Session, Refusal::Protocol);
             self.close(session, Some(problem));
         }
     }

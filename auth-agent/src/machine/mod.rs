@@ -8,6 +8,7 @@
 mod adopt;
 mod ahead;
 mod attestations;
+mod blame;
 mod handshakes;
 mod holds;
 mod leases;
@@ -24,9 +25,9 @@ mod timers;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use mesh::auth::AuthPlan;
+use mesh::auth::{AuthPlan, IdentityPair};
 use mesh::spiffe::SpiffeId;
-use node_api::auth::{EndedPair, FromAuthAgent};
+use node_api::auth::{EndedPair, FromAuthAgent, UnprovenPair};
 
 use crate::event::{Input, Output, ProofId, SessionId, Time};
 use ahead::{Bucket, Queue, Settling};
@@ -58,6 +59,8 @@ pub struct Machine {
     out: Vec<Output>,
     /// Marks cleared since the last [`Output::Tell`] of them.
     ended: Vec<EndedPair>,
+    /// Pairs of which it is to be told why they are not proven.
+    unproven: Vec<UnprovenPair>,
     plan: Option<Arc<AuthPlan>>,
     index: Index,
     /// What an earlier auth-agent left, until the first plan says whose it is.
@@ -74,6 +77,8 @@ pub struct Machine {
     freeing: BTreeMap<u64, Freeing>,
     holds: Holds,
     queue: Queue,
+    /// Packets that have had to wait, by whose they were.
+    used: BTreeMap<IdentityPair, u64>,
     /// Proofs that packets ask for.
     asked: Bucket,
     /// Proofs ahead of time, and renewals.
@@ -95,6 +100,7 @@ impl Machine {
             started: now,
             out: Vec::new(),
             ended: Vec::new(),
+            unproven: Vec::new(),
             plan: None,
             index: Index::default(),
             certificates: BTreeMap::new(),
@@ -110,6 +116,7 @@ impl Machine {
             freeing: BTreeMap::new(),
             holds: Holds::default(),
             queue: Queue::default(),
+            used: BTreeMap::new(),
             asked: Bucket::new(settings.asked_per_second),
             spare: Bucket::new(settings.spare_per_second),
             settling: None,
@@ -131,6 +138,7 @@ impl Machine {
         self.take(input);
         self.pump();
         self.tell_ended();
+        self.tell_unproven();
         std::mem::take(&mut self.out)
     }
 
@@ -148,9 +156,11 @@ impl Machine {
             Input::ProofBytes(proof, bytes) => self.proof_bytes(proof, bytes),
             Input::ProofDone(proof, result) => self.proof_done(proof, result),
             Input::LocalProofDone { a, b, result } => self.local_proof_done(a, b, result),
-            Input::ProofLost { node, local, remote, why } => self.proof_lost(node, local, remote, why),
+            Input::ProofLost { node, local, remote, why } => self.proof_lost(node, local, remote, &why),
             Input::Certificate(id, result) => self.certificate(id, result),
             Input::Held { packet, kind, source, destination } => self.held(packet, kind, source, destination),
+            Input::Asked { kind, source, destination } => self.asked(kind, source, destination),
+            Input::MarkLost { number, epoch } => self.mark_lost(number, epoch),
             Input::Tick => {}
         }
     }
@@ -158,6 +168,7 @@ impl Machine {
     fn ring(&mut self, timer: Timer) {
         match timer {
             Timer::OwnLease => self.renew_own_lease(),
+            Timer::Adopted => self.forsake_adopted(),
             Timer::Lease(node) => self.check_lease(&node),
             Timer::Node(node) => self.tend(&node),
             Timer::Certificate(id) => self.check_certificate(&id),

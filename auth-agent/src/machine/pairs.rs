@@ -2,12 +2,13 @@
 //! fails.
 
 use mesh::auth::{AuthEndpoint, InstanceName, Refusal};
+use node_api::auth::Step;
 
 use super::marks::Marked;
 use super::proofs::ProofKey;
 use super::timers::Timer;
 use super::{MILLISECOND, Machine, SECOND};
-use crate::event::{Output, Packet, SessionId, Time};
+use crate::event::{Failure, Output, Packet, SessionId, Time};
 use crate::message::Message;
 
 /// A pair, from this node. Of two instances here, the lower is `local`.
@@ -44,16 +45,28 @@ pub(super) struct Pair {
     pub(super) ends: Ends,
     pub(super) mark: Option<Marked>,
     pub(super) work: Work,
-    /// Why it failed last.
-    pub(super) last: Option<Refusal>,
+    /// Why it failed last, and whose certificate that was about.
+    pub(super) last: Option<Failure>,
     /// How often in a row.
     pub(super) failures: u32,
     /// When it is tried again; a timer that rings before has been overtaken.
     pub(super) retry: Option<Time>,
     /// Until when the kernel refuses its packets.
     pub(super) refused: Option<Time>,
+    /// Since when a packet has asked for its mark, and since when it is to have one ahead.
+    pub(super) asked: Option<Time>,
+    pub(super) ahead: Option<Time>,
     /// Packets that wait for it.
     pub(super) packets: Vec<Packet>,
+    /// Until when a call that wants it counts as a packet would that waits.
+    pub(super) called: Time,
+}
+
+impl Pair {
+    /// Whether somebody waits for it.
+    fn is_awaited(&self, now: Time) -> bool {
+        !self.packets.is_empty() || now < self.called
+    }
 }
 
 /// A pair that has failed is tried again after so long at first, and at last.
@@ -87,7 +100,10 @@ impl Machine {
             failures: 0,
             retry: None,
             refused: None,
+            asked: None,
+            ahead: None,
             packets: Vec::new(),
+            called: 0,
         }))
     }
 
@@ -231,7 +247,10 @@ impl Machine {
                     Message::Unbound { bind, why: Refusal::Overloaded }
                 }
             }
-            Err(why) => Message::Unbound { bind, why },
+            Err(why) => {
+                self.tally.refuse(Step::Bind, why);
+                Message::Unbound { bind, why }
+            }
         };
         self.out.push(Output::Send(session, answer));
     }
@@ -279,31 +298,35 @@ impl Machine {
         pair.work = Work::Idle;
         pair.failures = 0;
         pair.last = None;
+        (pair.asked, pair.ahead) = (None, None);
         for packet in std::mem::take(&mut pair.packets) {
             self.release(packet);
         }
         self.leave_settling(name);
     }
 
-    /// A pair has failed for now: what waits for it is lost, unless a moment may change it.
-    pub(super) fn fail(&mut self, name: &PairName, why: Refusal) {
+    /// A pair has failed for now: what waits for it is refused, unless a moment may change it.
+    pub(super) fn fail(&mut self, name: &PairName, failure: impl Into<Failure>) {
+        let failure = failure.into();
+        let why = failure.why;
         let Some(pair) = self.pairs.get_mut(name) else {
             return;
         };
         // What only has to be waited for counts once.
-        if !passes(why) || pair.last != Some(why) {
-            self.tally.refuse(why);
+        if !passes(why) || pair.last.as_ref().is_none_or(|last| last.why != why) {
+            self.tally.refuse(Step::Pair, why);
         }
         pair.work = Work::Idle;
-        pair.last = Some(why);
+        pair.last = Some(failure);
         let slower = RETRY.0.saturating_mul(1 << pair.failures.min(16)).min(RETRY.1);
         pair.failures = pair.failures.saturating_add(1);
-        let wait = if passes(why) && !pair.packets.is_empty() { slower.min(RETRY_ASKED) } else { slower };
+        let wait = if passes(why) && pair.is_awaited(self.now) { slower.min(RETRY_ASKED) } else { slower };
         let at = self.now + self.random.shorten(wait);
         pair.retry = Some(at);
         self.timers.add(at, Timer::Retry(name.clone()));
         if !passes(why) {
-            self.refuse(name, why);
+            pair.ahead = None;
+            self.refuse(name);
             self.leave_settling(name);
         } else if why != Refusal::NotAttested
             && why != Refusal::NodeUnreachable
@@ -320,25 +343,35 @@ impl Machine {
         !self.certificates.contains_key(&local.id) || (here && !self.certificates.contains_key(&remote.id))
     }
 
-    /// Loses what waits for a pair, and lets the kernel refuse more of it for a while.
-    pub(super) fn refuse(&mut self, name: &PairName, why: Refusal) {
+    /// Lets the kernel refuse a pair for what it failed of last, for a while, beginning with what waits for it: that is given back, so that its
+    /// sender is told and somebody hears of it. In this order: the hook that stopped it is to find the refusal.
+    pub(super) fn refuse(&mut self, name: &PairName) {
         let until = self.now + self.settings.refusal_time;
-        let keys = self.keys(name);
+        let last = self.pairs.get(name).and_then(|pair| pair.last.clone());
+        let failure = last.unwrap_or_else(|| Refusal::TimedOut.into());
+        let sides = self.sides(name, &failure);
         let Some(pair) = self.pairs.get_mut(name) else {
             return;
         };
-        let packets = std::mem::take(&mut pair.packets);
-        if packets.is_empty() {
+        if !pair.is_awaited(self.now) {
             return;
         }
+        pair.called = 0;
+        let packets = std::mem::take(&mut pair.packets);
         // A refusal would stand where the keys lead to the mark.
         if pair.mark.is_none() {
             pair.refused = Some(until);
-            self.out.push(Output::Refuse { keys, why, until });
             self.timers.add(until, Timer::Refusal(name.clone()));
+            for (keys, why, side) in sides {
+                self.out.push(Output::Refuse { keys, why, side, until });
+            }
         }
+        let why = failure.why;
+        pair.last = Some(failure);
+        pair.asked = None;
+        self.explain(name);
         for packet in packets {
-            self.lose(packet);
+            self.give_back(packet, why);
         }
     }
 
@@ -358,7 +391,7 @@ impl Machine {
         let now = self.now;
         if let Some(pair) = self.pairs.get_mut(name).filter(|pair| pair.retry.is_some_and(|at| at <= now)) {
             pair.retry = None;
-            let idle = pair.mark.is_none() && pair.work == Work::Idle && pair.packets.is_empty();
+            let idle = pair.mark.is_none() && pair.work == Work::Idle && !pair.is_awaited(now);
             if idle && pair.refused.is_none() && self.pairs.len() > self.most_ahead() {
                 // Only what is asked for is kept beyond the bound; a packet asks again.
                 return self.forget(name);

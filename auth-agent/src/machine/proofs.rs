@@ -9,7 +9,7 @@ use super::handshakes::Handshake;
 use super::pairs::{PairName, Work};
 use super::timers::Timer;
 use super::{Machine, SECOND};
-use crate::event::{Output, ProofId, SessionId, Time};
+use crate::event::{Failure, Output, ProofId, SessionId, Time};
 use crate::message::Message;
 
 /// What a proof is about. For two workloads of this node `node` is its own name, and `local` the lower ID.
@@ -103,7 +103,8 @@ impl Machine {
     }
 
     /// The handshake in memory of two workloads of this node is over.
-    pub(super) fn local_proof_done(&mut self, a: SpiffeId, b: SpiffeId, result: Result<Time, Refusal>) {
+    pub(super) fn local_proof_done(&mut self, a: SpiffeId, b: SpiffeId, result: Result<Time, Failure>) {
+        // Asked for by the key itself, so its ends stand as they do there.
         let key = ProofKey::here(self.own_node().to_owned(), a, b);
         let Some(proof) = self.proofs.get_mut(&key).filter(|proof| proof.running != Running::No) else {
             return;
@@ -114,9 +115,14 @@ impl Machine {
         self.tally.running = self.tally.running.saturating_sub(1);
         match result {
             Ok(expiry) if expiry > self.now => self.proof_holds(&key, expiry),
-            Ok(_) => self.proof_refused(&key, Refusal::Expired),
-            Err(why) => self.proof_refused(&key, why),
+            Ok(_) => self.local_proof_failed(&key, Refusal::Expired.into()),
+            Err(failure) => self.local_proof_failed(&key, failure),
         }
+    }
+
+    fn local_proof_failed(&mut self, key: &ProofKey, failure: Failure) {
+        self.tally.handshake(failure.why);
+        self.proof_refused(key, failure);
     }
 
     /// The pairs that rest on a proof, or wait for it. A pair may have got other IDs since it joined.
@@ -160,7 +166,7 @@ impl Machine {
     }
 
     /// What we began has failed.
-    pub(super) fn proof_refused(&mut self, key: &ProofKey, why: Refusal) {
+    pub(super) fn proof_refused(&mut self, key: &ProofKey, failure: Failure) {
         let Some(proof) = self.proofs.get_mut(key) else {
             return;
         };
@@ -177,11 +183,12 @@ impl Machine {
                 continue;
             };
             let (marked, waits) = (pair.mark, pair.work == Work::Proving);
-            if marked.is_some_and(|marked| !marked.confirmed) && disproves(why) {
-                self.clear(&name, why);
+            let failure = failure.clone().of_pair(key, &pair.ends);
+            if marked.is_some_and(|marked| !marked.confirmed) && disproves(failure.why) {
+                self.clear(&name, failure.clone());
             }
             if waits {
-                self.fail(&name, why);
+                self.fail(&name, failure);
             }
         }
     }
@@ -195,7 +202,7 @@ impl Machine {
             if self.now >= since + self.settings.proof_time {
                 proof.running = Running::No;
                 self.tally.running = self.tally.running.saturating_sub(1);
-                self.proof_refused(key, Refusal::TimedOut);
+                self.local_proof_failed(key, Refusal::TimedOut.into());
             }
             return;
         }
@@ -243,8 +250,9 @@ impl Machine {
     }
 
     /// What was verified no longer verifies: every mark that rests on it goes now, of whichever session.
-    pub(super) fn proof_lost(&mut self, node: Option<String>, a: SpiffeId, b: SpiffeId, why: Refusal) {
+    pub(super) fn proof_lost(&mut self, node: Option<String>, a: SpiffeId, b: SpiffeId, failure: &Failure) {
         let key = match node {
+            // As it was asked for: in the order of the key.
             None => ProofKey::here(self.own_node().to_owned(), a, b),
             Some(node) => ProofKey { node, local: a, remote: b },
         };
@@ -254,12 +262,13 @@ impl Machine {
         let running: Vec<_> = self.handshakes.iter().filter(of_key).map(|(id, _)| *id).collect();
         for id in running {
             self.out.push(Output::DropProof(id));
-            self.proof_failed(id, why, true);
+            self.proof_failed(id, failure.clone(), true);
         }
         for name in self.pairs_of(&key.node) {
-            let marked = self.pairs.get(&name).is_some_and(|pair| pair.mark.is_some());
-            if marked && self.rests_on(&name, &key) {
-                self.clear(&name, why);
+            let Some(pair) = self.pairs.get(&name).filter(|pair| pair.mark.is_some()) else { continue };
+            let failure = failure.clone().of_pair(&key, &pair.ends);
+            if self.rests_on(&name, &key) {
+                self.clear(&name, failure);
                 self.enqueue(&name, false);
             }
         }

@@ -3,44 +3,71 @@
 use std::collections::BTreeMap;
 
 use mesh::auth::{InstanceName, Refusal};
-use mesh::workload::WorkloadName;
-use node_api::auth::{AuthCounters, CertificateView, NodeView, PairState, PairView};
+use node_api::auth::{AuthCounters, CertificateView, NodeView, PairState, PairView, Step, Times};
 
-use super::pairs::{Pair, PairName, Work};
+use super::pairs::{Ends, Pair, PairName, Work};
 use super::proofs::{Proof, ProofKey};
 use super::{MILLISECOND, Machine, SECOND};
-use crate::event::Time;
+use crate::event::{Failure, Time};
 
 /// Counters, and numbers that are only counted up.
 #[derive(Debug, Default)]
 pub(super) struct Tally {
     pub(super) proven: u64,
-    refused: BTreeMap<Refusal, u64>,
+    handshakes: BTreeMap<Refusal, u64>,
+    refusals: BTreeMap<Step, BTreeMap<Refusal, u64>>,
     pub(super) marks: u64,
     /// Handshakes that this node has begun and not ended.
     pub(super) running: usize,
     /// The latest nonce.
     pub(super) nonce: u64,
     released: u64,
-    pub(super) lost: u64,
-    waited: BTreeMap<u64, u64>,
-    waited_sum: u64,
+    in_vain: BTreeMap<Refusal, u64>,
+    waited: Times,
+    asked: Times,
+    ahead: Times,
 }
 
-/// Upper bounds of waiting times, microseconds.
-const BOUNDS: [u64; 14] =
-    [50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000];
+/// Upper bounds of times, microseconds.
+const BOUNDS: [u64; 17] = [
+    50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000,
+    2_500_000, 5_000_000, 10_000_000,
+];
+
+fn note(times: &mut Times, time: Time) {
+    let micros = time / 1_000;
+    let bound = BOUNDS.into_iter().find(|bound| micros <= *bound).unwrap_or(u64::MAX);
+    *times.counts.entry(bound).or_default() += 1;
+    times.sum = times.sum.saturating_add(micros);
+}
 
 impl Tally {
-    pub(super) fn refuse(&mut self, why: Refusal) {
-        *self.refused.entry(why).or_default() += 1;
+    /// A handshake has failed, or was not let begin.
+    pub(super) fn handshake(&mut self, why: Refusal) {
+        *self.handshakes.entry(why).or_default() += 1;
+    }
+
+    /// Something else was refused.
+    pub(super) fn refuse(&mut self, step: Step, why: Refusal) {
+        *self.refusals.entry(step).or_default().entry(why).or_default() += 1;
+    }
+
+    /// A pair has its mark, after so long since a packet asked for it, or else since it was to be had ahead.
+    pub(super) fn authenticated(&mut self, asked: Option<Time>, ahead: Option<Time>) {
+        match (asked, ahead) {
+            (Some(time), _) => note(&mut self.asked, time),
+            (None, Some(time)) => note(&mut self.ahead, time),
+            (None, None) => {}
+        }
+    }
+
+    /// A packet has waited in vain.
+    pub(super) fn in_vain(&mut self, why: Refusal) {
+        *self.in_vain.entry(why).or_default() += 1;
     }
 
     pub(super) fn waited(&mut self, time: Time) {
-        let micros = time / 1_000;
-        let bound = BOUNDS.into_iter().find(|bound| micros <= *bound).unwrap_or(u64::MAX);
-        *self.waited.entry(bound).or_default() += 1;
-        self.waited_sum = self.waited_sum.saturating_add(micros);
+        note(&mut self.waited, time);
         self.released += 1;
     }
 }
@@ -51,13 +78,15 @@ impl Machine {
         let first = self.certificates.values().filter_map(|certificate| certificate.result.ok()).min();
         AuthCounters {
             proven: self.tally.proven,
-            refused: self.tally.refused.clone(),
+            refused: self.tally.handshakes.clone(),
+            refusals: self.tally.refusals.clone(),
             marks: self.tally.marks,
             held: self.holds.len() as u64,
             released: self.tally.released,
-            lost: self.tally.lost,
+            lost: self.tally.in_vain.clone(),
             waited: self.tally.waited.clone(),
-            waited_sum: self.tally.waited_sum,
+            asked: self.tally.asked.clone(),
+            ahead: self.tally.ahead.clone(),
             first_expiry: first.map(|until| until.saturating_sub(self.now) / SECOND),
             sessions: self.nodes.values().filter(|node| node.current.is_some()).count() as u64,
         }
@@ -92,7 +121,7 @@ impl Machine {
             (None, _) if pair.last.is_some() => PairState::Refused,
             (None, _) => PairState::Idle,
         };
-        let refusal = pair.last.filter(|_| pair.mark.is_none());
+        let failure = pair.last.as_ref().filter(|_| pair.mark.is_none());
         PairView {
             local: InstanceName { node: self.own_node().to_owned(), instance: name.local },
             local_workload: pair.ends.local.workload.clone(),
@@ -105,8 +134,8 @@ impl Machine {
             epoch: pair.mark.map_or(0, |marked| marked.epoch),
             expires_in: pair.mark.map(|marked| marked.expiry.saturating_sub(self.now) / SECOND),
             proof_micros: self.proof_of(name, pair).and_then(|proof| proof.took).map(|took| took / 1_000),
-            refusal,
-            detail: refusal.map(|why| self.detail(name, &pair.ends.local.workload, why)),
+            refusal: failure.map(|failure| failure.why),
+            detail: failure.map(|failure| self.detail(name, &pair.ends, failure)),
         }
     }
 
@@ -121,14 +150,15 @@ impl Machine {
         })
     }
 
-    /// A refusal, with the name of what it is about.
-    fn detail(&self, name: &PairName, workload: &WorkloadName, why: Refusal) -> String {
-        let node = &name.peer.node;
+    /// A failure, with the name of what it is about.
+    fn detail(&self, name: &PairName, ends: &Ends, failure: &Failure) -> String {
+        let (node, workload) = (&name.peer.node, &ends.local.workload);
         let problem = self.nodes.get(node).and_then(|node| node.problem.as_deref());
-        match (why, problem) {
-            (Refusal::NoCertificate, _) => format!("workload {workload}: {}", why.text()),
-            (_, Some(problem)) => format!("node {node}: {}; {problem}", why.text()),
-            _ => format!("node {node}: {}", why.text()),
+        let text = failure.sentence(ends).unwrap_or_else(|| failure.why.text().to_owned());
+        match (failure.why, problem) {
+            (Refusal::NoCertificate, _) => format!("workload {workload}: {text}"),
+            (_, Some(problem)) => format!("node {node}: {text}; {problem}"),
+            _ => format!("node {node}: {text}"),
         }
     }
 

@@ -221,12 +221,14 @@ impl Machine {
         let Some(name) = self.sessions.get(&session).map(|state| state.node.clone()) else {
             return;
         };
+        // Troubles of before are over; what is wrong with this very set is not.
+        let problem = self.foreign_of(session);
         let Some(node) = self.nodes.get_mut(&name) else {
             return;
         };
         let older = node.current.replace(session);
         node.coming = None;
-        node.problem = None;
+        node.problem.clone_from(&problem);
         node.failures = 0;
         if let Some(older) = older {
             if let Some(node) = self.nodes.get_mut(&name) {
@@ -237,7 +239,7 @@ impl Machine {
             self.close(older, None);
             if let Some(node) = self.nodes.get_mut(&name) {
                 node.current = Some(session);
-                node.problem = None;
+                node.problem = problem;
             }
         }
         self.clear_unattested(session, &name);

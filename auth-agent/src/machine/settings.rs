@@ -40,7 +40,8 @@ pub struct Settings {
     pub held_per_pair: usize,
     /// Packets that wait.
     pub held: usize,
-    /// How long a packet waits at most.
+    /// How long a packet waits at most. Less than [`abi::HOLD_TIME`], after which the kernel knows it no more, and less
+    /// than the second after which TCP sends a SYN again.
     pub hold_time: Time,
     /// How long the kernel refuses a pair without asking again.
     pub refusal_time: Time,
@@ -71,7 +72,7 @@ impl Settings {
             pairs: 131_072,
             held_per_pair: 64,
             held: 4_096,
-            hold_time: SECOND,
+            hold_time: 900 * MILLISECOND,
             refusal_time: 500 * MILLISECOND,
             settle_time: SECOND,
             instances_per_peer: 16_384,

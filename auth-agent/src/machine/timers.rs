@@ -13,6 +13,7 @@ use crate::event::{Packet, ProofId, Time};
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) enum Timer {
     OwnLease,
+    Adopted,
     Lease(String),
     Node(String),
     Certificate(SpiffeId),

@@ -9,7 +9,8 @@ use certs::bundle::Bundles;
 use certs::svid::Svid;
 use certs::tls::{client_config, server_config, server_name};
 use certs::verify::Expected;
-use node_api::auth::{AuthAnswer, AuthQuestion};
+use mesh::auth::Refusal;
+use node_api::auth::{AuthAnswer, AuthQuestion, Step};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::client::TlsStream;
@@ -51,7 +52,7 @@ async fn hear(stream: &mut TlsStream<TcpStream>) -> io::Result<Message> {
 #[test]
 fn a_node_of_the_plan_is_let_in_and_nobody_else() {
     inside(async || {
-        let (ca, b) = callee().await;
+        let (ca, mut b) = callee().await;
         let stranger = Ca::start(&[]).await;
         let node = |ca: &Ca, name| ca.svid(&ca.domain.node(name).unwrap());
         let good = until("node a is let in", async || call(&ca, b.address, &node(&ca, "a")).await.ok()).await;
@@ -62,6 +63,18 @@ fn a_node_of_the_plan_is_let_in_and_nobody_else() {
             let refused = call(&ca, b.address, &svid).await;
             assert!(refused.is_err(), "{svid:?}");
         }
+        let mut garbage = TcpStream::connect(b.address).await.unwrap();
+        garbage.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+        // Each is counted, by why: c, b itself, the workload; the stranger; who speaks no TLS.
+        let expected = [(Refusal::WrongId, 3), (Refusal::Untrusted, 1), (Refusal::Protocol, 1)];
+        until("all are counted", async || match b.ask(AuthQuestion::Counters).await {
+            AuthAnswer::Counters(counters) => {
+                let callers = counters.refusals.get(&Step::Caller)?;
+                expected.iter().all(|(why, count)| callers.get(why) == Some(count)).then_some(())
+            }
+            other => panic!("{other:?}"),
+        })
+        .await;
     });
 }
 

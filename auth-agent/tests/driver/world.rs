@@ -50,6 +50,7 @@ pub(crate) struct Ca {
     pub(crate) domain: TrustDomain,
     pub(crate) server: Arc<Server>,
     pub(crate) address: SocketAddr,
+    door: JoinHandle<()>,
 }
 
 impl Ca {
@@ -71,12 +72,24 @@ impl Ca {
         server.place(Allowed { trust_domain: domain.clone(), nodes }).unwrap();
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        spawn_local(server.clone().serve(listener));
-        Self { directory, domain, server, address }
+        let door = spawn_local(server.clone().serve(listener));
+        spawn_local(server.clone().follow());
+        Self { directory, domain, server, address, door }
     }
 
     pub(crate) fn authority(&self) -> Authority {
         Authority::open(&self.directory.path().join("ca"), SVID_LIFETIME).unwrap()
+    }
+
+    /// Nobody can connect to it any more; who has stays.
+    pub(crate) async fn close_door(&mut self) {
+        self.door.abort();
+        let _ = (&mut self.door).await;
+    }
+
+    /// Takes every root out of its bundle.
+    pub(crate) fn trust_nobody(&self) {
+        std::fs::write(self.directory.path().join("ca/bundle.pem"), "").unwrap();
     }
 
     /// A certificate that nobody has asked for over the network.
@@ -253,10 +266,12 @@ async fn run(
     device.set_nonblocking(true).unwrap();
     let [pairs, marks, leases] = [0, 1, 2].map(|at: usize| maps[at].try_clone().unwrap());
     let listeners = vec![TcpListener::bind(address).unwrap().into()];
-    let handed = Handed { control: control.into(), hold: hold.into(), pairs, marks, leases, listeners };
+    let triggers = maps::scratch::triggers().unwrap();
+    let (control, hold) = (control.into(), hold.into());
+    let handed = Handed { control, hold, pairs, marks, leases, triggers, listeners };
     let options = Options { node: name.to_owned(), ca, directory: directory.path().to_owned() };
     let opened = handed.open().unwrap();
-    assert_eq!(opened.descriptors().len(), 6);
+    assert_eq!(opened.descriptors().len(), 7);
     let task = spawn_local(async move { opened.run(options).await.unwrap() });
     let agent = Channel::new(tokio::net::UnixStream::connect(&socket).await.unwrap());
     (task, agent, device)

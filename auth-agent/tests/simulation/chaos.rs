@@ -33,6 +33,7 @@ impl World {
             18 => self.revoke(node),
             19 => self.rotate(node),
             20..=22 => self.forge(),
+            23 => self.set_clock(node),
             _ => {}
         }
     }
@@ -160,11 +161,24 @@ impl World {
     fn revoke(&mut self, node: usize) {
         let ids: Vec<_> = self.nodes[node].certificates.keys().cloned().collect();
         if let Some(id) = self.random.pick(&ids) {
-            self.nodes[node].certificates.remove(&id);
-            self.give(node, Input::Certificate(id.clone(), Err(Refusal::NoCertificate)));
+            self.lose_certificate(node, &id, Refusal::NoCertificate);
             let wait = self.random.between(100, 3_000) * MS;
             self.later(wait, Event::Issue(node, id));
         }
+    }
+
+    /// The wall clock of a node is set: a little, past many certificates' ends, before their beginnings, or right.
+    fn set_clock(&mut self, node: usize) {
+        let offsets = [0, 0, 2_000, -2_000, 20_000, -20_000, 300_000, -300_000];
+        let offset = self.random.pick(&offsets).expect("there are some");
+        self.set_wall(node, offset * MS as i64);
+    }
+
+    pub(crate) fn set_wall(&mut self, node: usize, offset: i64) {
+        self.note(|| format!("the clock of {node} is off by {} ms", offset / MS as i64));
+        self.nodes[node].wall = offset;
+        self.nodes[node].set = self.now;
+        self.nodes[node].is_set = true;
     }
 
     /// A new root comes, or a node forgets the old ones.
@@ -269,6 +283,7 @@ impl World {
         for node in 0..self.nodes.len() {
             self.nodes[node].stale = None;
             self.nodes[node].fresh = self.now;
+            self.set_wall(node, 0);
             self.start(node);
             self.forget_roots(node);
         }

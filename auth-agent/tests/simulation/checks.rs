@@ -6,7 +6,7 @@ use mesh::auth::{AuthEndpoint, InstanceName};
 
 use crate::kernel::Memory;
 use crate::truth::GRACE;
-use crate::world::{Connection, MS, Meant, World};
+use crate::world::{Connection, MS, Meant, Proven, World};
 
 /// What a clock that is wrong by 2 %, and a driver that is late, may add.
 const SLACK: Time = GRACE / 20 + 150 * MS;
@@ -53,18 +53,24 @@ impl World {
             (name.clone(), end.clone())
         };
         assert!(plan.requires(local.1.identity, remote.1.identity), "a mark that no policy asks for");
-        Meant { ends: [local.0, remote.0], endpoints: [local.1, remote.1] }
+        let since = self.now;
+        Meant { since, ends: [local.0, remote.0], endpoints: [local.1, remote.1] }
     }
 
     /// The driver of this node has seen both certificates, and none ends before the mark.
     fn check_grounds(&self, node: usize, meant: &Meant, expiry: Time) {
+        let key = self.proof_of(node, meant);
+        let proven = self.nodes[node].proven.get(&key);
+        let kept = proven.unwrap_or_else(|| panic!("a mark without a proof of {key:?}"));
+        assert!(kept.until >= expiry, "a mark outlives its proof");
+        assert!(expiry > self.clock(node, self.now), "a mark that has ended already");
+    }
+
+    /// What a mark of a node rests on.
+    fn proof_of(&self, node: usize, meant: &Meant) -> Proven {
         let peer = self.truth.index(&meant.ends[1].node);
         let [local, remote] = [meant.endpoints[0].id.clone(), meant.endpoints[1].id.clone()];
-        let key = ((peer != node).then_some(peer), local, remote);
-        let proven = self.nodes[node].proven.get(&key);
-        let (until, _) = proven.unwrap_or_else(|| panic!("a mark without a proof of {key:?}"));
-        assert!(*until >= expiry, "a mark outlives its proof");
-        assert!(expiry > self.clock(node, self.now), "a mark that has ended already");
+        ((peer != node).then_some(peer), local, remote)
     }
 
     /// The responder marks before the initiator.
@@ -86,7 +92,7 @@ impl World {
     }
 
     /// A packet has passed both kernels.
-    pub(crate) fn delivered(&mut self, ends: [InstanceName; 2], memory: [Memory; 2]) {
+    pub(crate) fn delivered(&mut self, ends: [InstanceName; 2], memory: [Option<Memory>; 2]) {
         let connection = Connection { ends, memory };
         if self.check_connection(&connection) {
             self.delivered += 1;
@@ -101,14 +107,16 @@ impl World {
     fn check_connection(&self, connection: &Connection) -> bool {
         let nodes = connection.ends.clone().map(|end| self.truth.index(&end.node));
         let alive = (0..2).all(|side| {
-            let now = self.clock(nodes[side], self.now);
-            self.nodes[nodes[side]].asleep <= self.now
-                && self.nodes[nodes[side]].kernel.alive(now, connection.memory[side])
+            let (now, node) = (self.clock(nodes[side], self.now), &self.nodes[nodes[side]]);
+            let memory = connection.memory[side];
+            node.asleep <= self.now && memory.is_none_or(|memory| node.kernel.alive(now, memory))
         });
         if !alive || connection.ends.iter().any(|end| !self.truth.endpoints.contains_key(end)) {
             return false;
         }
+        assert!(connection.memory.iter().any(Option::is_some), "nobody has asked for a mark");
         for (node, memory) in nodes.iter().zip(connection.memory) {
+            let Some(memory) = memory else { continue };
             let meant = &self.nodes[*node].meant[&memory.epoch].ends;
             let same = connection.ends.iter().all(|end| meant.contains(end));
             assert!(same, "{:?} was delivered by the mark of {meant:?}", connection.ends);
@@ -121,15 +129,78 @@ impl World {
         for connection in &self.connections {
             self.check_connection(connection);
         }
-        for node in 0..self.nodes.len() {
-            let now = self.clock(node, self.now);
-            let kernel = &self.nodes[node].kernel;
-            for (number, mark) in &kernel.marks {
-                if kernel.alive(now, Memory { mark: *number, epoch: mark.epoch }) {
-                    self.check_mark(node, &self.nodes[node].meant[&mark.epoch]);
-                }
+        (0..self.nodes.len()).for_each(|node| self.check_marks(node));
+    }
+
+    /// After each event, where it was: nothing else has changed. After one of the world: everywhere.
+    pub(crate) fn check_step(&self, of: Option<usize>) {
+        match of {
+            Some(node) => self.check_marks(node),
+            None => self.check(),
+        }
+    }
+
+    fn check_marks(&self, node: usize) {
+        let now = self.clock(node, self.now);
+        let kernel = &self.nodes[node].kernel;
+        for (number, mark) in &kernel.marks {
+            if kernel.alive(now, Memory { mark: *number, epoch: mark.epoch }) {
+                let meant = &self.nodes[node].meant[&mark.epoch];
+                self.check_mark(node, meant);
+                self.check_basis(node, mark.epoch, meant);
             }
         }
+    }
+
+    /// What a mark rests on still stands: its proof, by the roots and the clock of its node, and the certificates.
+    fn check_basis(&self, node: usize, epoch: u64, meant: &Meant) {
+        let state = &self.nodes[node];
+        if state.asleep > self.now || state.machine.is_none() {
+            // Nobody could know; the lease ends it.
+            return;
+        }
+        let key = self.proof_of(node, meant);
+        let lost = state.lost.get(&key).is_some_and(|before| epoch <= *before);
+        assert!(!lost, "node {node} has said that {key:?} is proven no more, and has a mark of before");
+        if let Some(kept) = state.proven.get(&key) {
+            let roots = kept.roots.iter().all(|root| state.roots.contains(root));
+            assert!(roots, "a mark of node {node} by a root that it trusts no more");
+            // Its driver looks each second, and at least as often as it sleeps.
+            let late = 1_200 * MS;
+            let awake = self.now.saturating_sub(state.set.max(state.asleep).max(state.down)) > late;
+            let over = kept.end.saturating_add(late) < self.wall(node);
+            assert!(!(awake && over), "a mark of node {node} outlives its certificates by its clock");
+        }
+        for (name, end) in meant.ends.iter().zip(&meant.endpoints) {
+            let owner = self.truth.index(&name.node);
+            if owner == node {
+                let gone = state.revoked.get(&end.id).is_some_and(|before| epoch <= *before);
+                assert!(!gone, "{} was taken away, and node {node} has a mark of before", end.id);
+            } else {
+                self.check_revoked(node, owner, meant, end);
+            }
+        }
+    }
+
+    /// Another node's workload has lost its certificate after it was proven here: this node has heard of it, or believes
+    /// nothing of that node any more, unless that vouches for it again.
+    fn check_revoked(&self, node: usize, owner: usize, meant: &Meant, end: &AuthEndpoint) {
+        let Some(&at) = self.revoked.get(&(owner, end.id.clone())).filter(|at| meant.since < **at) else {
+            return;
+        };
+        let calm = self.calm_since(node, owner) < at;
+        let again = self.nodes[owner].certificates.contains_key(&end.id);
+        let restarted = self.nodes[owner].down >= at;
+        if self.traitor == Some(owner) || self.traitor == Some(node) || (!calm && (again || restarted)) {
+            return;
+        }
+        let until = self.bound(node, owner, at);
+        assert!(
+            self.now <= until,
+            "the certificate of {} was taken away on node {owner} {} ms ago, and node {node} has a mark of before",
+            end.id,
+            (self.now - at) / MS
+        );
     }
 
     fn check_mark(&self, node: usize, meant: &Meant) {

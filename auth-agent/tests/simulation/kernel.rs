@@ -55,11 +55,11 @@ impl Kernel {
                     }
                 }
             }
-            Output::Refuse { keys, why, until } => {
+            Output::Refuse { keys, why, side, until } => {
                 for key in keys {
                     let before = self.auth.get(key).map_or(0, |pair| pair.mark);
                     assert!(!self.marks.contains_key(&before), "a refusal over a mark");
-                    let pair = Pair { mark: 0, refusal: why.number(), until: *until, ..Pair::default() };
+                    let pair = Pair { mark: 0, refusal: why.encode(*side), until: *until, ..Pair::default() };
                     self.auth.insert(*key, pair);
                 }
             }

@@ -7,6 +7,7 @@
 
 mod chaos;
 mod checks;
+mod course;
 mod driver;
 mod kernel;
 mod random;
@@ -33,7 +34,8 @@ fn run(world: &mut World, seed: u64) {
     world.traitor = (seed % 4 == 3).then_some(0);
     world.later(2_000 * MS, Event::Chaos);
     world.later(10 * MS, Event::Traffic);
-    while world.step(40_000 * MS) {}
+    let end = world.now + 40_000 * MS;
+    while world.step(end) {}
     world.heal();
     let end = world.now + 40_000 * MS;
     while world.step(end) {}

@@ -30,6 +30,56 @@ fn world(nodes: usize) -> World {
     world
 }
 
+#[test]
+fn a_clock_that_is_set_past_the_end_of_certificates_ends_what_rests_on_them_and_back_brings_it_back() {
+    let mut world = world(2);
+    let before = alive(&world, 0);
+    for offset in [300_000, -300_000] {
+        world.set_wall(0, offset * MS as i64);
+        pass(&mut world, 2_100);
+        assert!(alive(&world, 0).is_empty(), "by its clock no certificate is valid, its own or others'");
+        world.set_wall(0, 0);
+        pass(&mut world, 12_000);
+        world.check_all_proven();
+    }
+    assert!(alive(&world, 0).values().all(|epoch| !before.values().any(|old| old == epoch)), "made anew");
+}
+
+#[test]
+fn a_clock_that_is_set_a_little_disturbs_nobody() {
+    let mut world = world(2);
+    let before = [0, 1].map(|node| alive(&world, node));
+    for offset in [1_000, -1_000, 0] {
+        world.set_wall(0, offset * MS as i64);
+        pass(&mut world, 1_500);
+    }
+    assert_eq!([0, 1].map(|node| alive(&world, node)), before);
+}
+
+#[test]
+fn where_one_end_alone_asks_its_mark_alone_lets_pass_and_stops() {
+    let mut world = world(2);
+    let ends: Vec<_> = world.truth.endpoints.keys().cloned().collect();
+    let across = ends.iter().flat_map(|from| ends.iter().map(move |to| (from.clone(), to.clone())));
+    let one_sided = |(from, to): &(InstanceName, InstanceName)| {
+        from.node != to.node && world.truth.asks(from, to) == [false, true]
+    };
+    let (from, to) = across.into_iter().find(one_sided).expect("the usual rule");
+    let delivered = world.delivered;
+    world.send(&from, &to, false);
+    assert_eq!(world.delivered, delivered + 1, "by the mark of the end that asks");
+    assert!(world.connections.last().is_some_and(|it| it.memory[0].is_none() && it.memory[1].is_some()));
+    world.truth.stop(world.now, &from);
+    world.tell_plans();
+    pass(&mut world, 10);
+    assert!(!ends_of(&world, &to).contains(&from));
+}
+
+/// Ends of live marks of the node of an instance.
+fn ends_of(world: &World, name: &InstanceName) -> BTreeSet<InstanceName> {
+    ends(world, world.truth.index(&name.node))
+}
+
 fn pass(world: &mut World, time: u64) {
     let end = world.now + time * MS;
     while world.step(end) {}

@@ -4,11 +4,12 @@ use auth_agent::event::Time;
 use mesh::auth::Refusal;
 use mesh::spiffe::SpiffeId;
 
-/// A certificate. `until` is in true time.
+/// A certificate. `from` and `until` are in true time.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Certificate {
     pub(crate) id: SpiffeId,
     pub(crate) root: u32,
+    pub(crate) from: Time,
     pub(crate) until: Time,
 }
 
@@ -28,7 +29,7 @@ impl Flight {
             Self::Server(chain) => ("server", &chain[..]),
             Self::Client(chain) => ("client", &chain[..]),
         };
-        let shown = chain.iter().map(|c| format!(";{} {} {}", c.id, c.root, c.until));
+        let shown = chain.iter().map(|c| format!(";{} {} {} {}", c.id, c.root, c.from, c.until));
         (kind.to_owned() + &shown.collect::<String>()).into_bytes()
     }
 
@@ -39,7 +40,9 @@ impl Flight {
         let certificate = |part: &str| {
             let mut words = part.split(' ');
             let id = words.next()?.parse().ok()?;
-            Some(Certificate { id, root: words.next()?.parse().ok()?, until: words.next()?.parse().ok()? })
+            let root = words.next()?.parse().ok()?;
+            let mut time = || words.next()?.parse().ok();
+            Some(Certificate { id, root, from: time()?, until: time()? })
         };
         let chain: Option<Vec<_>> = parts.map(certificate).collect();
         match kind {
@@ -51,7 +54,7 @@ impl Flight {
     }
 }
 
-/// What one side makes of the other's chain: until when it holds.
+/// What one side makes of the other's chain, `now` by its own wall clock: until when it holds, in true time.
 pub(crate) fn judge(
     chain: &[Certificate],
     expected: &SpiffeId,
@@ -66,6 +69,9 @@ pub(crate) fn judge(
     }
     if leaf.until <= now {
         return Err(Refusal::Expired);
+    }
+    if leaf.from > now {
+        return Err(Refusal::NotYetValid);
     }
     if leaf.id != *expected {
         return Err(Refusal::WrongId);

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
 
 use abi::HoldKind;
-use auth_agent::event::{Input, Output, Packet, ProofId, SessionId, Time};
+use auth_agent::event::{Input, Packet, ProofId, Time};
 use auth_agent::machine::{Machine, Settings};
 use auth_agent::message::Message;
 use mesh::auth::{AuthPlan, InstanceName};
@@ -18,6 +18,9 @@ use crate::truth::Truth;
 
 pub(crate) const MS: Time = 1_000_000;
 
+/// True time when a world begins: late enough that a clock can be set back.
+pub(crate) const BEGINNING: Time = 1_000_000 * MS;
+
 /// What is to happen.
 #[derive(Clone, Debug)]
 pub(crate) enum Event {
@@ -29,7 +32,9 @@ pub(crate) enum Event {
     Local(usize, u64, SpiffeId, SpiffeId),
     Handshake(usize, ProofId, Vec<u8>),
     Start(usize),
-    Arrive(InstanceName, InstanceName, [IpAddr; 2], Memory),
+    /// Each second, for the driver of a node.
+    Second(usize),
+    Arrive(InstanceName, InstanceName, [IpAddr; 2], Option<Memory>),
     Chaos,
     Traffic,
 }
@@ -52,11 +57,25 @@ pub(crate) struct Shake {
 }
 
 /// The node of the peer, if it is another, and both IDs, the local first.
-type Proven = (Option<usize>, SpiffeId, SpiffeId);
+pub(crate) type Proven = (Option<usize>, SpiffeId, SpiffeId);
+
+/// What a driver keeps of a proof.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Kept {
+    /// Until when, by the node's clock since boot.
+    pub(crate) until: Time,
+    /// From when and until when in true time, as the certificates have it.
+    pub(crate) from: Time,
+    pub(crate) end: Time,
+    /// Roots of the chains.
+    pub(crate) roots: Vec<u32>,
+}
 
 /// A pair for which a mark was set.
 #[derive(Clone, Debug)]
 pub(crate) struct Meant {
+    /// When it was set.
+    pub(crate) since: Time,
     pub(crate) ends: [InstanceName; 2],
     pub(crate) endpoints: [mesh::auth::AuthEndpoint; 2],
 }
@@ -98,8 +117,17 @@ pub(crate) struct Node {
     pub(crate) certificates: BTreeMap<SpiffeId, Certificate>,
     pub(crate) roots: Vec<u32>,
     pub(crate) shakes: BTreeMap<ProofId, Shake>,
-    /// What its driver has seen proven, and until when by its clock, and the root of the chain.
-    pub(crate) proven: BTreeMap<Proven, (Time, Vec<u32>)>,
+    /// What its driver has seen proven.
+    pub(crate) proven: BTreeMap<Proven, Kept>,
+    /// What it has said to be proven no more, and its latest epoch by then; of this start of its auth-agent.
+    pub(crate) lost: BTreeMap<Proven, u64>,
+    /// The same for certificates of its workloads that were taken away.
+    pub(crate) revoked: BTreeMap<SpiffeId, u64>,
+    /// How far its wall clock is off, and when it was set last.
+    pub(crate) wall: i64,
+    pub(crate) set: Time,
+    /// Its driver has not noticed that yet.
+    pub(crate) is_set: bool,
     pub(crate) meant: BTreeMap<u64, Meant>,
     pub(crate) numbers: BTreeMap<u32, u64>,
     pub(crate) held: BTreeMap<Packet, Held>,
@@ -124,6 +152,8 @@ pub(crate) struct World {
     pub(crate) lag: Time,
     pub(crate) root: u32,
     pub(crate) no_ca: bool,
+    /// Certificates that a node has lost: when.
+    pub(crate) revoked: BTreeMap<(usize, SpiffeId), Time>,
     /// A node that lies.
     pub(crate) traitor: Option<usize>,
     pub(crate) quiet: bool,
@@ -134,11 +164,11 @@ pub(crate) struct World {
     pub(crate) log: Vec<String>,
 }
 
-/// A connection through both kernels.
+/// A connection through both kernels, and the mark it depends on at each end whose policy asks for one.
 #[derive(Clone, Debug)]
 pub(crate) struct Connection {
     pub(crate) ends: [InstanceName; 2],
-    pub(crate) memory: [Memory; 2],
+    pub(crate) memory: [Option<Memory>; 2],
 }
 
 impl World {
@@ -166,6 +196,11 @@ impl World {
                 roots: vec![0],
                 shakes: BTreeMap::new(),
                 proven: BTreeMap::new(),
+                lost: BTreeMap::new(),
+                revoked: BTreeMap::new(),
+                wall: 0,
+                set: 0,
+                is_set: false,
                 meant: BTreeMap::new(),
                 numbers: BTreeMap::new(),
                 held: BTreeMap::new(),
@@ -175,7 +210,7 @@ impl World {
         let delay = [2, 20, 120][random.between(0, 3) as usize] * MS;
         let lag = [1, 50, 300][random.between(0, 3) as usize] * MS;
         Self {
-            now: 1,
+            now: BEGINNING,
             truth: Truth::new(count, addresses),
             nodes,
             links: BTreeMap::new(),
@@ -187,6 +222,7 @@ impl World {
             lag,
             root: 0,
             no_ca: false,
+            revoked: BTreeMap::new(),
             traitor: None,
             quiet: false,
             connections: Vec::new(),
@@ -209,6 +245,16 @@ impl World {
     pub(crate) fn clock(&self, node: usize, at: Time) -> Time {
         let node = &self.nodes[node];
         node.offset + (at as i64 + at as i64 / 1_000 * node.skew) as Time
+    }
+
+    /// What the wall clock of a node shows.
+    pub(crate) fn wall(&self, node: usize) -> Time {
+        self.now.saturating_add_signed(self.nodes[node].wall)
+    }
+
+    /// When a certificate that ends then has ended, by its wall clock as it is set now, in time since boot.
+    pub(crate) fn end(&self, node: usize, end: Time) -> Time {
+        self.clock(node, end.saturating_add_signed(-self.nodes[node].wall))
     }
 
     pub(crate) fn later(&mut self, wait: Time, event: Event) {
@@ -255,6 +301,7 @@ impl World {
         let incarnation = (node as u64 + 1) << 32 | state.starts;
         state.machine = Some(Machine::new(Settings::new(incarnation), state.kernel.leave(), now));
         self.note(|| format!("{node} starts"));
+        self.later(1_000 * MS, Event::Second(node));
         self.give(node, Input::Tick);
         self.tell_plan(node);
     }
@@ -283,7 +330,7 @@ impl World {
     }
 
     /// The first plan after a restart: a mark that is found means whoever has been proven, under the labels of now.
-    fn mean_anew(&mut self, node: usize, plan: &AuthPlan) {
+    pub(crate) fn mean_anew(&mut self, node: usize, plan: &AuthPlan) {
         for meant in self.nodes[node].meant.values_mut() {
             for (name, end) in meant.ends.iter().zip(&mut meant.endpoints) {
                 let own = plan.endpoints.get(&name.instance).filter(|_| name.node == plan.node);
@@ -307,6 +354,8 @@ impl World {
         state.certificates.clear();
         state.wanted.clear();
         state.proven.clear();
+        state.lost.clear();
+        state.revoked.clear();
         state.plan = None;
         state.held.clear();
         self.note(|| format!("{node} dies"));
@@ -375,157 +424,6 @@ impl World {
         if tick <= self.now || at < tick {
             self.nodes[node].tick = at;
             self.later(wait, Event::Tick(node));
-        }
-    }
-
-    /// One event. False: nothing is to happen any more.
-    pub(crate) fn step(&mut self, until: Time) -> bool {
-        let Some((&(at, _), _)) = self.events.first_key_value() else {
-            return false;
-        };
-        if at > until {
-            self.now = until;
-            return false;
-        }
-        let Some((_, event)) = self.events.pop_first() else {
-            return false;
-        };
-        self.now = self.now.max(at);
-        // A node that sleeps does it when it wakes.
-        let of = match &event {
-            Event::Tick(node) | Event::Plan(node, ..) | Event::Issue(node, _) => Some(*node),
-            Event::Local(node, ..) | Event::Handshake(node, ..) | Event::Start(node) => Some(*node),
-            Event::Deliver(id, side) => self.links.get(id).map(|link| link.ends[1 - side]),
-            _ => None,
-        };
-        if let Some(asleep) = of.map(|node| self.nodes[node].asleep).filter(|asleep| *asleep > self.now) {
-            self.later(asleep - self.now, event);
-            return true;
-        }
-        self.happen(event);
-        true
-    }
-
-    fn happen(&mut self, event: Event) {
-        match event {
-            Event::Tick(node) => {
-                if self.nodes[node].tick <= self.now {
-                    self.give(node, Input::Tick);
-                }
-            }
-            Event::Deliver(id, side) => self.deliver(id, side),
-            Event::Plan(node, number, plan) => {
-                self.note(|| format!("{node}: plan {number}, endpoints {:?}", plan.endpoints.keys()));
-                // Sleep puts off some and not others; the agent's channel has an order.
-                if number > self.nodes[node].given {
-                    self.nodes[node].given = number;
-                    if self.nodes[node].plan.is_none() {
-                        self.mean_anew(node, &plan);
-                    }
-                    self.give(node, Input::Plan(number, plan));
-                }
-            }
-            Event::Connect(from, to, starts) => self.connect(from, to, starts),
-            Event::Issue(node, id) => self.issue(node, id),
-            Event::Local(node, starts, a, b) => self.prove_locally(node, starts, a, b),
-            Event::Handshake(node, proof, bytes) => self.feed(node, proof, &bytes),
-            Event::Start(node) => self.start(node),
-            Event::Arrive(from, to, addresses, memory) => self.arrive(&from, &to, addresses, memory),
-            Event::Chaos => self.chaos(),
-            Event::Traffic => self.traffic(),
-        }
-    }
-
-    fn deliver(&mut self, id: u64, side: usize) {
-        let Some(link) = self.links.get_mut(&id) else {
-            return;
-        };
-        let [from, to] = [link.ends[side], link.ends[1 - side]];
-        if self.cut.contains(&Self::pair(from, to)) {
-            // TCP sends it again until it gets through.
-            return self.later(50 * MS, Event::Deliver(id, side));
-        }
-        let item = link.streams[side].pop_front();
-        let open = link.open[1 - side];
-        match item {
-            Some(Some(message)) if open => {
-                self.note(|| format!("{from} to {to} ({id}): {message:?}"));
-                self.give(to, Input::Received(SessionId(id), message));
-            }
-            Some(None) => {
-                let link = self.links.remove(&id);
-                if link.is_some_and(|link| link.open[1 - side]) {
-                    self.disturb(from, to);
-                    let node = self.truth.names[from].clone();
-                    self.give(to, Input::Disconnected { session: Some(SessionId(id)), node, problem: None });
-                }
-            }
-            _ => {}
-        }
-    }
-
-    fn connect(&mut self, from: usize, to: usize, starts: u64) {
-        if self.nodes[from].starts != starts || self.nodes[from].machine.is_none() {
-            return;
-        }
-        let names = [self.truth.names[from].clone(), self.truth.names[to].clone()];
-        let reachable = !self.cut.contains(&Self::pair(from, to))
-            && self.nodes[to].machine.is_some()
-            && self.nodes[to].asleep <= self.now;
-        if !reachable {
-            let problem = Some("refused".to_owned());
-            return self.give(from, Input::Disconnected { session: None, node: names[1].clone(), problem });
-        }
-        self.serial += 1;
-        let (id, link) = (
-            self.serial,
-            Link { ends: [from, to], open: [true; 2], streams: Default::default(), last: [self.now; 2] },
-        );
-        self.links.insert(id, link);
-        self.disturb(from, to);
-        let life = self.random.between(8_000, 60_000) * MS;
-        for (node, peer) in [(from, 1), (to, 0)] {
-            let expiry = self.clock(node, self.now + life);
-            let node_name = names[peer].clone();
-            self.give(node, Input::Connected { session: SessionId(id), node: node_name, expiry });
-        }
-    }
-
-    /// What a machine wants done.
-    fn act(&mut self, node: usize, cause: &Input, output: Output) {
-        self.note(|| format!("{node}: {output:?}"));
-        self.nodes[node].kernel.apply(&output);
-        self.check_output(node, cause, &output);
-        match output {
-            Output::Connect(name) => {
-                let (to, starts) = (self.truth.index(&name), self.nodes[node].starts);
-                let wait = self.random.between(MS, self.delay * 3);
-                self.later(wait, Event::Connect(node, to, starts));
-            }
-            Output::Close(session) => {
-                self.nodes[node].shakes.retain(|proof, _| proof.session != session);
-                self.end_link(session.0, node);
-            }
-            Output::Send(session, message) => {
-                let Some(link) = self.links.get_mut(&session.0) else {
-                    return;
-                };
-                let side = usize::from(link.ends[1] == node);
-                if link.open[side] {
-                    link.streams[side].push_back(Some(message));
-                    self.schedule(session.0, side);
-                }
-            }
-            Output::Want(id) => {
-                self.nodes[node].wanted.insert(id.clone());
-                let wait = self.random.between(MS, 50 * MS);
-                self.later(wait, Event::Issue(node, id));
-            }
-            Output::Unwant(id) => {
-                self.nodes[node].wanted.remove(&id);
-                self.nodes[node].certificates.remove(&id);
-            }
-            other => self.act_on_proof(node, other),
         }
     }
 }

@@ -12,14 +12,15 @@ use rustls::pki_types::CertificateDer;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 use super::ca_id;
-use super::message::{self, Denied, Request, Response};
+use super::message::{self, Denied, HOLD, Request, Response};
 use crate::Clock;
-use crate::bundle::{Bundle, BundleError, Bundles};
+use crate::bundle::{Bundle, BundleError, Bundles, Fingerprint};
 use crate::svid::{KeyRequest, Svid, SvidError};
 use crate::tls;
-use crate::verify::{Expected, problem_of_io, refusal_of_io};
+use crate::verify::{Expected, problem_of_io, refusal_of_io, verify_chain};
 
 /// How long one request may take, connecting included.
 pub const PATIENCE: Duration = Duration::from_secs(5);
@@ -120,6 +121,20 @@ impl Client {
         }
     }
 
+    /// A connection on which the CA tells of another bundle as soon as it has one.
+    pub async fn watch(&self, node: &Svid) -> Result<Watch, EnrolError> {
+        let config = self.as_node(node)?;
+        let late = |_| Err(io::Error::from(io::ErrorKind::TimedOut));
+        let stream = timeout(PATIENCE, self.connect(config)).await.unwrap_or_else(late);
+        let stream = stream.map_err(|error| self.failed(&error))?;
+        Ok(Watch { client: self.clone(), stream })
+    }
+
+    fn failed(&self, error: &io::Error) -> EnrolError {
+        let (address, refusal) = (self.address, refusal_of_io(error));
+        EnrolError::Connection { address, problem: problem_of_io(error), refusal }
+    }
+
     async fn ask_bundle(&self, config: Arc<ClientConfig>) -> Result<Bundle, EnrolError> {
         match self.ask(config, Request::Bundle).await? {
             Response::Bundle(bundle) => self.read_bundle(bundle),
@@ -162,18 +177,54 @@ impl Client {
         match timeout(PATIENCE, self.exchange(config, request)).await.unwrap_or_else(late) {
             Ok(Response::Denied(denied)) => Err(EnrolError::Denied { address, denied }),
             Ok(response) => Ok(response),
-            Err(error) => {
-                let refusal = refusal_of_io(&error);
-                Err(EnrolError::Connection { address, problem: problem_of_io(&error), refusal })
-            }
+            Err(error) => Err(self.failed(&error)),
         }
     }
 
     async fn exchange(&self, config: Arc<ClientConfig>, request: Request) -> io::Result<Response> {
-        let stream = TcpStream::connect(self.address).await?;
-        stream.set_nodelay(true)?;
-        let mut stream = TlsConnector::from(config).connect(tls::server_name(), stream).await?;
+        let mut stream = self.connect(config).await?;
         message::send(&mut stream, &request).await?;
         message::receive(&mut stream).await
+    }
+
+    async fn connect(&self, config: Arc<ClientConfig>) -> io::Result<TlsStream<TcpStream>> {
+        let stream = TcpStream::connect(self.address).await?;
+        stream.set_nodelay(true)?;
+        TlsConnector::from(config).connect(tls::server_name(), stream).await
+    }
+}
+
+/// A connection that [`Client::watch`] has made.
+#[derive(Debug)]
+pub struct Watch {
+    client: Client,
+    stream: TlsStream<TcpStream>,
+}
+
+impl Watch {
+    /// Waits for a bundle other than this one; none: the CA has no other, and is to be asked again. That it is the CA is
+    /// judged anew each time, by whom this node trusts then. After an error it is of no more use.
+    pub async fn next(&mut self, known: Fingerprint) -> Result<Option<Bundle>, EnrolError> {
+        let late = |_| Err(io::Error::from(io::ErrorKind::TimedOut));
+        let answer = timeout(HOLD + PATIENCE, self.exchange(known)).await.unwrap_or_else(late);
+        let Self { client, .. } = self;
+        match answer.map_err(|error| client.failed(&error))? {
+            Response::Bundle(bundle) => client.read_bundle(bundle).map(Some),
+            Response::Unchanged => Ok(None),
+            Response::Denied(denied) => Err(EnrolError::Denied { address: client.address, denied }),
+            Response::Issued { .. } => Err(EnrolError::Unexpected(client.address)),
+        }
+    }
+
+    async fn exchange(&mut self, known: Fingerprint) -> io::Result<Response> {
+        message::send(&mut self.stream, &Request::Watch { known }).await?;
+        let response = message::receive(&mut self.stream).await?;
+        let client = &self.client;
+        let now = client.clock.current_time().ok_or_else(|| io::Error::other("the time is unknown"))?;
+        let chain = self.stream.get_ref().1.peer_certificates().unwrap_or_default();
+        let expected = client.expected().map_err(io::Error::other)?;
+        verify_chain(chain, &expected, &client.bundles.load(), now)
+            .map_err(|error| io::Error::other(rustls::Error::from(error)))?;
+        Ok(response)
     }
 }

@@ -2,12 +2,17 @@
 //! postcard.
 
 use std::io;
+use std::time::Duration;
 
 use mesh::spiffe::SpiffeId;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
+use crate::bundle::Fingerprint;
+
+/// How long the CA lets a node wait for another bundle before it says that there is none.
+pub const HOLD: Duration = Duration::from_secs(10);
 /// The longest message, in bytes.
 pub const MAX_MESSAGE: usize = 64 * 1024;
 
@@ -32,6 +37,13 @@ pub enum Request {
     },
     /// → [`Response::Bundle`]. Of anybody: roots are public, and who is no longer trusted must learn of it.
     Bundle,
+    /// A bundle that is another than this one: → [`Response::Bundle`] as soon as there is one, or
+    /// [`Response::Unchanged`] after [`HOLD`]. Of a node that shows its certificate, which may ask so again and again on
+    /// one connection; a later connection of the same node takes its place.
+    Watch {
+        /// The one that the node has.
+        known: Fingerprint,
+    },
 }
 
 /// From the CA.
@@ -48,6 +60,8 @@ pub enum Response {
     Bundle(Vec<Vec<u8>>),
     /// No.
     Denied(Denied),
+    /// The bundle is the one that the node has.
+    Unchanged,
 }
 
 /// Why the CA does not do what it is asked.
@@ -78,6 +92,21 @@ pub enum Denied {
     /// The request is not understood.
     #[error("the CA does not understand the request: is it of the same version?")]
     Protocol,
+}
+
+impl Denied {
+    /// As metrics name it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Token => "token",
+            Self::UnknownNode => "unknown-node",
+            Self::NoCertificate => "no-certificate",
+            Self::NotPlaced => "not-placed",
+            Self::Request => "request",
+            Self::Unable => "unable",
+            Self::Protocol => "protocol",
+        }
+    }
 }
 
 /// Reads one message.

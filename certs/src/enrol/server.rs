@@ -2,15 +2,20 @@
 //!
 //! Promise: a node gets certificates for the workloads placed on it and for itself, nobody gets any other; each refusal
 //! is logged with the node that asked and what for. Whoever connects is bounded in time, bytes and number of
-//! connections before anything is known of him. A restart needs nothing but the CA's directory, and placements told
+//! connections before anything is known of him, and who fills them all up pushes out his own. A change of the bundle is
+//! told at once to every node that waits for one. A restart needs nothing but the CA's directory, and placements told
 //! again: until then nothing is issued.
+
+mod files;
+mod slots;
+mod watchers;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use mesh::spiffe::{SpiffeId, TrustDomain};
 use parking_lot::Mutex;
@@ -18,6 +23,7 @@ use rustls::ServerConfig;
 use rustls::pki_types::UnixTime;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tracing::{info, warn};
@@ -25,18 +31,17 @@ use tracing::{info, warn};
 use super::message::{self, Denied, Request, Response};
 use super::token::Tokens;
 use crate::Clock;
-use crate::bundle::Bundles;
-use crate::ca::{Authority, BACKDATED, BUNDLE_FILE, CA_FILE, CaError};
+use crate::bundle::{Bundles, Fingerprint};
+use crate::ca::{Authority, BACKDATED, CaError};
 use crate::svid::Svid;
 use crate::tls;
 use crate::verify::{Expected, node_name, problem_of_io, verify_chain};
+use files::{Stamp, stamp};
+use slots::{Slot, Slots};
+use watchers::{Waits, Watchers};
 
 /// How long one connection may take, from accept to close.
 pub const PATIENCE: Duration = Duration::from_secs(5);
-/// Connections at one time.
-const MAX_CONNECTIONS: usize = 256;
-/// Of those, from one address.
-const MAX_PER_ADDRESS: usize = 64;
 /// The wait after the kernel could not give a connection, most likely for want of descriptors.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -49,9 +54,6 @@ pub struct Allowed {
     pub nodes: BTreeMap<String, BTreeSet<SpiffeId>>,
 }
 
-/// What a file was when it was read.
-type Stamp = [Option<(u64, SystemTime)>; 2];
-
 struct State {
     authority: Authority,
     stamp: Stamp,
@@ -59,7 +61,8 @@ struct State {
     allowed: Option<Allowed>,
     tokens: Tokens,
     refused: BTreeMap<Denied, u64>,
-    connections: BTreeMap<IpAddr, usize>,
+    slots: Slots,
+    watchers: Watchers,
 }
 
 /// A CA that answers nodes.
@@ -70,6 +73,8 @@ pub struct Server {
     clock: Clock,
     bundles: Arc<Bundles>,
     state: Mutex<State>,
+    /// Of the bundle in force.
+    fingerprint: watch::Sender<Fingerprint>,
 }
 
 impl std::fmt::Debug for State {
@@ -85,6 +90,7 @@ impl Server {
         let authority = Authority::open(directory, lifetime)?;
         let own = authority.own(now(&clock)?)?;
         let bundles = Arc::new(Bundles::new(authority.bundle().clone()));
+        let fingerprint = watch::Sender::new(authority.bundle().fingerprint());
         let state = State {
             authority,
             stamp,
@@ -92,9 +98,11 @@ impl Server {
             allowed: None,
             tokens: Tokens::default(),
             refused: BTreeMap::new(),
-            connections: BTreeMap::new(),
+            slots: Slots::default(),
+            watchers: Watchers::default(),
         };
-        Ok(Self { directory: directory.to_owned(), lifetime, clock, bundles, state: Mutex::new(state) })
+        let (directory, state) = (directory.to_owned(), Mutex::new(state));
+        Ok(Self { directory, lifetime, clock, bundles, state, fingerprint })
     }
 
     /// Replaces who may have what.
@@ -124,15 +132,20 @@ impl Server {
         self.state.lock().refused.clone()
     }
 
+    /// How many nodes are told of another bundle as soon as there is one.
+    pub fn waiting(&self) -> usize {
+        self.state.lock().watchers.len()
+    }
+
     /// Answers nodes until it is dropped.
     pub async fn serve(self: Arc<Self>, listener: TcpListener) {
         loop {
             match listener.accept().await {
                 Ok((stream, peer)) => {
-                    if let Some(slot) = Slot::take(&self, peer.ip()) {
-                        tokio::spawn(async move { slot.server.connection(stream, slot.address).await });
-                    } else {
-                        warn!(%peer, "too many connections: refused");
+                    let address = peer.ip();
+                    let begin = |slot| tokio::spawn(slot_of(&self, slot).connection(stream, address));
+                    if !self.state.lock().slots.take(address, |slot| begin(slot).abort_handle()) {
+                        warn!(%peer, "too many connections of nodes: refused");
                     }
                 }
                 Err(error) => {
@@ -143,20 +156,20 @@ impl Server {
         }
     }
 
-    async fn connection(&self, stream: TcpStream, address: IpAddr) {
-        match timeout(PATIENCE, self.exchange(stream)).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => info!(%address, error = problem_of_io(&error), "connection failed"),
-            Err(_) => info!(%address, "connection took more than {} s", PATIENCE.as_secs()),
-        }
-    }
-
-    async fn exchange(&self, stream: TcpStream) -> io::Result<()> {
+    /// Up to the answer; none where the node waits for another bundle.
+    async fn exchange(self: &Arc<Self>, stream: TcpStream, slot: &Slot) -> io::Result<Option<Waits>> {
         stream.set_nodelay(true)?;
         let config = self.config().map_err(io::Error::other)?;
         let mut stream = TlsAcceptor::from(config).accept(stream).await?;
         let node = self.peer(stream.get_ref().1.peer_certificates())?;
+        if node.is_some() {
+            slot.is_known();
+        }
         let response = match message::receive(&mut stream).await {
+            Ok(Request::Watch { known }) => match self.may_wait(node) {
+                Ok(node) => return Ok(Some(Waits { node, known, stream })),
+                Err(response) => response,
+            },
             Ok(request) => self.answer(node.as_deref(), request),
             Err(error) if error.kind() == io::ErrorKind::InvalidData => {
                 self.denied(node.as_deref(), None, Denied::Protocol, &error.to_string())
@@ -164,7 +177,8 @@ impl Server {
             Err(error) => return Err(error),
         };
         message::send(&mut stream, &response).await?;
-        stream.shutdown().await
+        stream.shutdown().await?;
+        Ok(None)
     }
 
     /// The node that has shown its certificate.
@@ -192,37 +206,19 @@ impl Server {
         Ok(tls::joining_server_config(&state.own, expected, &self.bundles, &self.clock)?)
     }
 
-    /// Takes over what the administrator has changed: another intermediate, another bundle. What cannot be read leaves
-    /// what was there in force, and says so.
-    fn refresh(&self) {
-        let mut state = self.state.lock();
-        let stamp = stamp(&self.directory);
-        if stamp == state.stamp {
-            return;
-        }
-        state.stamp = stamp;
-        let opened = Authority::open(&self.directory, self.lifetime)
-            .and_then(|authority| Ok((authority.own(now(&self.clock)?)?, authority)));
-        match opened {
-            Ok((own, authority)) if authority.trust_domain() == state.authority.trust_domain() => {
-                info!("intermediate and bundle read again");
-                self.bundles.replace(authority.bundle().clone());
-                (state.own, state.authority) = (own, authority);
-            }
-            Ok((_, authority)) => {
-                warn!("the files are now of trust domain {}: not taken over", authority.trust_domain());
-            }
-            Err(error) => warn!(%error, "the files have changed and are of no use: not taken over"),
-        }
-    }
-
     fn answer(&self, node: Option<&str>, request: Request) -> Response {
         match (request, node) {
             (Request::Join { node, token, csr }, _) => self.join(&node, &token, &csr),
             (Request::Issue { id, csr }, Some(node)) => self.issue(node, &id, &csr),
             (Request::Issue { id, .. }, None) => self.denied(None, Some(&id), Denied::NoCertificate, ""),
-            (Request::Bundle, _) => Response::Bundle(certificates(&self.state.lock().authority)),
+            (Request::Bundle, _) => self.bundle(),
+            // Answered where it waits.
+            (Request::Watch { .. }, _) => self.denied(node, None, Denied::Protocol, "out of its turn"),
         }
+    }
+
+    fn bundle(&self) -> Response {
+        Response::Bundle(certificates(&self.state.lock().authority))
     }
 
     fn join(&self, node: &str, token: &str, csr: &[u8]) -> Response {
@@ -310,47 +306,34 @@ fn certificates(authority: &Authority) -> Vec<Vec<u8>> {
     authority.bundle().certificates().map(|der| der.to_vec()).collect()
 }
 
-/// A new file has another inode or another time.
-fn stamp(directory: &Path) -> Stamp {
-    use std::os::unix::fs::MetadataExt;
-    [CA_FILE, BUNDLE_FILE].map(|name| {
-        let metadata = std::fs::symlink_metadata(directory.join(name)).ok()?;
-        Some((metadata.ino(), metadata.modified().ok()?))
-    })
-}
-
 fn now(clock: &Clock) -> Result<UnixTime, CaError> {
     clock.current_time().ok_or(CaError::NoTime)
 }
 
-/// The right to one connection.
-struct Slot {
+/// One connection.
+struct Connection {
     server: Arc<Server>,
-    address: IpAddr,
+    slot: Slot,
 }
 
-impl Slot {
-    fn take(server: &Arc<Server>, address: IpAddr) -> Option<Self> {
-        let mut state = server.state.lock();
-        let all: usize = state.connections.values().sum();
-        let own = state.connections.get(&address).copied().unwrap_or(0);
-        if all >= MAX_CONNECTIONS || own >= MAX_PER_ADDRESS {
-            return None;
-        }
-        state.connections.insert(address, own + 1);
-        drop(state);
-        Some(Self { server: server.clone(), address })
-    }
+fn slot_of(server: &Arc<Server>, number: u64) -> Connection {
+    Connection { server: server.clone(), slot: Slot { server: server.clone(), number } }
 }
 
-impl Drop for Slot {
-    fn drop(&mut self) {
-        let mut state = self.server.state.lock();
-        if let Some(own) = state.connections.get_mut(&self.address) {
-            *own -= 1;
-            if *own == 0 {
-                state.connections.remove(&self.address);
+impl Connection {
+    async fn connection(self, stream: TcpStream, address: IpAddr) {
+        let Self { server, slot } = self;
+        match timeout(PATIENCE, server.exchange(stream, &slot)).await {
+            Ok(Ok(None)) => {}
+            Ok(Ok(Some(waits))) => {
+                // From here on it is one of the nodes', of which there is one each.
+                drop(slot);
+                if let Err(error) = server.attend(waits).await {
+                    info!(%address, error = problem_of_io(&error), "connection failed");
+                }
             }
+            Ok(Err(error)) => info!(%address, error = problem_of_io(&error), "connection failed"),
+            Err(_) => info!(%address, "connection took more than {} s", PATIENCE.as_secs()),
         }
     }
 }
@@ -366,7 +349,7 @@ fn half_over(svid: &Svid, time: UnixTime) -> bool {
 mod tests {
     use super::*;
     use crate::ca::{Files, Lifetimes};
-    use crate::testing::{NOW, TestClock, at, domain};
+    use crate::testing::{NOW, at, domain};
 
     /// Root and intermediate of a CA.
     fn prepared(directory: &tempfile::TempDir) -> Files {
@@ -391,25 +374,5 @@ mod tests {
             let over = [0, lifetime / 2 - 1, lifetime / 2].map(|age| half_over(&own, at(NOW + age)));
             assert_eq!(over, [false, false, true], "{lifetime} s");
         }
-    }
-
-    #[test]
-    fn connections_are_bounded_in_all_and_from_each_address() {
-        let directory = tempfile::tempdir().unwrap();
-        let files = prepared(&directory);
-        let server =
-            Server::open(&files.directory, Duration::from_secs(60), TestClock::at(NOW).clock()).unwrap();
-        let server = Arc::new(server);
-        let take = |last: u8| Slot::take(&server, IpAddr::from([10, 0, 0, last]));
-        let mut first: Vec<Slot> = (0..MAX_PER_ADDRESS).map(|_| take(1).unwrap()).collect();
-        assert!(take(1).is_none(), "one too many from this address");
-        let others: Vec<Slot> = (MAX_PER_ADDRESS..MAX_CONNECTIONS)
-            .map(|index| take(2 + (index / MAX_PER_ADDRESS) as u8).unwrap())
-            .collect();
-        assert!(take(100).is_none(), "one too many in all");
-        first.pop();
-        assert!(take(100).is_some());
-        drop((first, others));
-        assert!(server.state.lock().connections.is_empty(), "nothing is remembered");
     }
 }

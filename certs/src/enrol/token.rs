@@ -5,8 +5,9 @@
 use std::fmt;
 use std::time::Duration;
 
-use rustls::crypto::aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256;
 use rustls::pki_types::UnixTime;
+
+use crate::tls;
 
 /// How long a token is good.
 pub const LIFETIME: Duration = Duration::from_secs(60 * 60);
@@ -72,10 +73,9 @@ impl fmt::Debug for Tokens {
     }
 }
 
-/// SHA-256: enough for a secret of full entropy.
+/// Enough for a secret of full entropy.
 fn digest(bytes: &[u8]) -> Option<Digest> {
-    let suite = TLS13_AES_128_GCM_SHA256.tls13()?;
-    suite.common.hash_provider.hash(bytes).as_ref().try_into().ok()
+    tls::sha256(bytes)
 }
 
 /// Looks at every byte, whatever they are.

@@ -86,6 +86,103 @@ fn the_uri_must_be_a_canonical_spiffe_id_with_a_path() {
     }
 }
 
+/// subjectAltName with one URI of these bytes, which need not be the ASCII that they should be (RFC 5280, 4.2.1.6).
+fn raw_uri(name: &[u8]) -> CustomExtension {
+    let [outer, inner] = [name.len() + 2, name.len()].map(|length| u8::try_from(length).unwrap());
+    let der = [&[0x30, outer, 0x86, inner], name].concat();
+    CustomExtension::from_oid_content(&[2, 5, 29, 17], der)
+}
+
+#[test]
+fn a_uri_that_is_not_ascii_is_no_name_and_counts_as_one() {
+    assert_eq!(
+        changed(|params| {
+            params.subject_alt_names.clear();
+            params.custom_extensions.push(raw_uri(LUKE.as_bytes()));
+        }),
+        Ok(id(LUKE)),
+        "the way these certificates are made"
+    );
+    let cases: [Change; 3] = [
+        |params| {
+            params.custom_extensions =
+                vec![raw_uri("spiffe://rebels.example/ns/default/sa/l\u{fc}ke".as_bytes())]
+        },
+        |params| params.custom_extensions = vec![raw_uri(b"spiffe://rebels.example/ns/default/sa/luke\xff")],
+        |params| {
+            params.custom_extensions =
+                vec![raw_uri("spiffe://r\u{435}bels.example/ns/default/sa/luke".as_bytes())]
+        },
+    ];
+    for (index, change) in cases.into_iter().enumerate() {
+        let world = World::new("rebels.example");
+        let (mut params, pair) = unnamed();
+        change(&mut params);
+        let leaf = params.signed_by(&pair, &world.intermediate.issuer).unwrap().der().clone();
+        let chain = [leaf, world.intermediate.der.clone()];
+        let refused = verify(&world, &chain, LUKE).unwrap_err();
+        assert_eq!(refused.refusal(), Refusal::BadCertificate, "case {index}: {refused}");
+        assert!(!refused.to_string().contains("1 URI names"), "case {index}: {refused}");
+    }
+    // Beside the one that is expected it is a second one, not none.
+    let second = [&[0x86, 2][..], b"\xff\xff"].concat();
+    let both = [
+        &[0x30, 4 + 2 + u8::try_from(LUKE.len()).unwrap(), 0x86, u8::try_from(LUKE.len()).unwrap()],
+        LUKE.as_bytes(),
+        &second,
+    ]
+    .concat();
+    let world = World::new("rebels.example");
+    let (mut params, pair) = unnamed();
+    params.custom_extensions = vec![CustomExtension::from_oid_content(&[2, 5, 29, 17], both)];
+    let leaf = params.signed_by(&pair, &world.intermediate.issuer).unwrap().der().clone();
+    let refused = verify(&world, &[leaf, world.intermediate.der.clone()], LUKE).unwrap_err();
+    assert_eq!(refused, VerifyError::Flaw(Flaw::UriNames(2)));
+}
+
+/// A leaf without any name, and its key.
+fn unnamed() -> (CertificateParams, rcgen::KeyPair) {
+    let mut params = crate::ca::leaf_params(LUKE.to_owned(), at(NOW), at(NOW + HOUR)).unwrap();
+    params.subject_alt_names.clear();
+    (params, rcgen::KeyPair::generate().unwrap())
+}
+
+#[test]
+fn an_id_counts_nowhere_but_in_the_uri_name() {
+    let cases: [(&str, Change); 3] = [
+        ("the common name", |params| {
+            params.subject_alt_names.clear();
+            params.distinguished_name.push(rcgen::DnType::CommonName, LUKE);
+        }),
+        ("a DNS name", |params| params.subject_alt_names = vec![SanType::DnsName(LUKE.try_into().unwrap())]),
+        ("a mail address", |params| {
+            params.subject_alt_names = vec![SanType::Rfc822Name(LUKE.try_into().unwrap())]
+        }),
+    ];
+    for (what, change) in cases {
+        assert_eq!(changed(change), Err(Refusal::BadCertificate), "{what}");
+    }
+    // Nor do they take away from the one that stands where it should.
+    let others: Change = |params| {
+        params.distinguished_name.push(rcgen::DnType::CommonName, VADER);
+        params.subject_alt_names.insert(0, SanType::DnsName(VADER.try_into().unwrap()));
+    };
+    assert_eq!(changed(others), Ok(id(LUKE)));
+}
+
+#[test]
+fn an_id_is_no_pattern_and_no_prefix_of_another() {
+    let world = World::new("rebels.example");
+    let account = |name: &str| world.domain.workload("default", name).unwrap().to_string();
+    let [dot, letter, short, long] = ["r2.d2", "r2xd2", "r2", "r2.d2.x"].map(account);
+    for (shown, expected) in [(&letter, &dot), (&dot, &letter), (&short, &dot), (&long, &dot), (&dot, &short)]
+    {
+        let refused = verify(&world, &world.chain(shown, AS_IS), expected).unwrap_err();
+        assert_eq!(refused.refusal(), Refusal::WrongId, "{shown} for {expected}");
+    }
+    assert_eq!(verify(&world, &world.chain(&dot, AS_IS), &dot).unwrap().id, id(&dot));
+}
+
 #[test]
 fn a_leaf_is_no_ca_and_says_so() {
     assert_eq!(changed(|params| params.is_ca = IsCa::NoCa), Err(Refusal::BadCertificate), "not said");

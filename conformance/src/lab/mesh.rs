@@ -3,13 +3,13 @@
 //! The network is a bridge in a namespace of its own; each node has one leg on it. The CA runs on the first node.
 
 use std::fs;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use tempfile::TempDir;
 
-use super::command::wait_until;
+use super::command::{Outcome, wait_until};
 use super::namespace::Namespace;
 use super::node::{Node, pools, unique_name};
 
@@ -34,17 +34,28 @@ fn underlay(number: u8) -> [String; 2] {
 impl Mesh {
     /// So many nodes whose agents are up, with more keys of their configuration: `, key: value`.
     pub fn up(count: u8, settings: &str) -> Self {
-        let mut mesh = Self::new(count, settings);
-        mesh.start(0);
-        mesh.enrol();
-        for number in 1..usize::from(count) {
-            mesh.start(number);
-        }
-        mesh
+        Self::new(count, settings).started()
+    }
+
+    /// The same, but the nodes and the CA know one another by IPv6 addresses alone.
+    pub fn up_over_ipv6(count: u8, settings: &str) -> Self {
+        Self::made(count, settings, &[1]).started()
+    }
+
+    fn started(mut self) -> Self {
+        self.start(0);
+        self.enrol();
+        (1..self.nodes.len()).for_each(|number| self.start(number));
+        self
     }
 
     /// The same without agents.
     pub fn new(count: u8, settings: &str) -> Self {
+        Self::made(count, settings, &[0, 1])
+    }
+
+    /// `known`: by which of their addresses, the IPv4 and the IPv6 one, nodes know one another. The CA has the first.
+    fn made(count: u8, settings: &str, known: &[usize]) -> Self {
         let shared = TempDir::with_prefix("fmshared").expect("a temporary directory");
         for directory in ["admin", "nodes"] {
             fs::create_dir(shared.path().join(directory)).expect("a directory of the mesh");
@@ -52,11 +63,11 @@ impl Mesh {
         let underlay = Namespace::new(format!("{}u", unique_name()));
         underlay.ip("link add bridge type bridge");
         underlay.ip("link set bridge up");
-        let nodes = (0..count).map(|number| made(number, settings, &shared)).collect();
+        let nodes = (0..count).map(|number| made(number, settings, &shared, known[0])).collect();
         let mesh = Self { nodes, underlay, shared };
         for number in 0..count {
             mesh.connect(number);
-            mesh.admin(&format!("node-{number}.yaml"), &object(number));
+            mesh.admin(&format!("node-{number}.yaml"), &object(number, known));
         }
         for from in 0..count {
             (0..count).filter(|to| *to != from).for_each(|to| mesh.route(from, to));
@@ -124,13 +135,36 @@ impl Mesh {
 
     /// Address of a node on the network between the nodes, IPv4.
     pub fn address(&self, number: u8) -> IpAddr {
-        let [ipv4, _] = underlay(number);
-        ipv4.parse().expect("an address")
+        self.addresses(number)[0]
+    }
+
+    /// Addresses of a node on the network between the nodes, IPv4 and IPv6.
+    pub fn addresses(&self, number: u8) -> [IpAddr; 2] {
+        underlay(number).map(|address| address.parse().expect("an address"))
     }
 
     /// Nothing passes between a node and the others any more, or it does again.
     pub fn partition(&self, number: u8, apart: bool) {
         self.underlay.ip(&format!("link set leg{number} {}", if apart { "down" } else { "up" }));
+    }
+
+    /// The agent of a node is started anew and sees the shared directory as it is now and nothing of what comes after, or
+    /// it is again and sees what is there. The network between the nodes stays.
+    pub fn blindfold(&mut self, number: usize, blind: bool) {
+        let view = match blind {
+            true => self.shared().join(format!("view-{number}")),
+            false => self.shared(),
+        };
+        self.nodes[number].kill_agent();
+        if blind {
+            fs::create_dir(&view).expect("nobody has been blindfolded before");
+            for part in ["admin", "nodes"] {
+                let mut copy = Command::new("cp");
+                Outcome::of(copy.arg("-a").arg(self.shared().join(part)).arg(&view)).success();
+            }
+        }
+        self.nodes[number].share(view);
+        self.nodes[number].start_agent();
     }
 
     /// Writes a file of the administrator's.
@@ -188,13 +222,14 @@ impl Mesh {
     }
 }
 
-fn made(number: u8, settings: &str, shared: &TempDir) -> Node {
-    let [ca, _] = underlay(0);
+fn made(number: u8, settings: &str, shared: &TempDir, family: usize) -> Node {
+    let ca: IpAddr = underlay(0)[family].parse().expect("an address");
+    let ca = SocketAddr::new(ca, CA_PORT);
     let authority = match number {
-        0 => format!(", caListen: '{ca}:{CA_PORT}'"),
+        0 => format!(", caListen: '{ca}'"),
         _ => {
             let [token, bundle] = joining(shared, number).map(|path| path.display().to_string());
-            format!(", caAddress: '{ca}:{CA_PORT}', joinTokenFile: {token}, trustBundleFile: {bundle}")
+            format!(", caAddress: '{ca}', joinTokenFile: {token}, trustBundleFile: {bundle}")
         }
     };
     // Workloads reach one another as themselves; there is nothing else to reach.
@@ -207,12 +242,14 @@ fn joining(shared: &TempDir, number: u8) -> [PathBuf; 2] {
     ["token", "pem"].map(|kind| shared.path().join(format!("join-{number}.{kind}")))
 }
 
-fn object(number: u8) -> String {
-    let [ipv4, ipv6] = underlay(number);
+fn object(number: u8, known: &[usize]) -> String {
+    let own = underlay(number);
+    let addresses = known.iter().map(|family| format!("{{type: InternalIP, address: '{}'}}", own[*family]));
+    let addresses = addresses.collect::<Vec<_>>().join(", ");
     let [pool4, pool6] = pools(number);
     format!(
         "apiVersion: ferromesh.io/v1alpha1\nkind: Node\nmetadata: {{name: node-{number}}}\n\
-         spec:\n  addresses: [{{type: InternalIP, address: {ipv4}}}, {{type: InternalIP, address: '{ipv6}'}}]\n\
+         spec:\n  addresses: [{addresses}]\n\
          \x20 podCIDRs: [{pool4}, '{pool6}']\n"
     )
 }

@@ -8,6 +8,7 @@ mod mesh;
 mod namespace;
 mod node;
 mod outside;
+mod proof;
 
 pub(crate) use command::wait_within;
 pub(crate) use namespace::Namespace;

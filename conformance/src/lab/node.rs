@@ -302,6 +302,11 @@ impl Node {
         self.directory.path().join("state")
     }
 
+    /// From its next start on the agent reads another directory than it did.
+    pub(super) fn share(&mut self, directory: PathBuf) {
+        self.shared = Some(directory);
+    }
+
     /// The node's own network namespace.
     pub(super) fn network(&self) -> &Namespace {
         &self.network

@@ -14,10 +14,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use crate::scene::{Scene, marks_of};
+use crate::scene::{REQUIRED, Scene, marks_of, placed_on};
 
 /// What the second node's auth-agent holds: its certificate and key, and the roots it trusts.
-fn loot(scene: &Scene) -> (TrustDomain, Svid, Arc<Bundles>) {
+pub(crate) fn loot(scene: &Scene) -> (TrustDomain, Svid, Arc<Bundles>) {
     let domain = "cluster.local".parse::<TrustDomain>().unwrap();
     let directory = scene.mesh.nodes[1].state().join("auth");
     wait_until("the node has a certificate", || directory.join("node.pem").exists());
@@ -28,8 +28,12 @@ fn loot(scene: &Scene) -> (TrustDomain, Svid, Arc<Bundles>) {
 }
 
 /// Runs in the network namespace of the second node.
-fn on_the_second<F: Future<Output = ()>>(scene: &Scene, work: impl FnOnce() -> F + Send) {
-    NetworkNamespace::open(&scene.mesh.nodes[1].network_file()).unwrap().inside_async(work).unwrap()
+pub(crate) fn on_the_second<T: Send, F: Future<Output = T>>(
+    scene: &Scene,
+    work: impl FnOnce() -> F + Send,
+) -> T {
+    let namespace = NetworkNamespace::open(&scene.mesh.nodes[1].network_file()).unwrap();
+    namespace.inside_async(work).unwrap()
 }
 
 /// Fault 6, T56. A node gets certificates of what is placed on it, and of nothing else.
@@ -39,7 +43,9 @@ fn a_foreign_certificate_is_refused_and_the_log_names_the_node() {
     let (domain, svid, bundles) = loot(&scene);
     let ca = SocketAddr::new(scene.mesh.address(0), 4251);
     let client = Client::new(ca, domain.clone(), bundles, certs::system_clock());
-    let foreign = ["client", "stranger"].map(|account| domain.workload("default", account).unwrap());
+    // What would match `server`, and what `server` would match, if names were patterns.
+    let foreign = ["client", "stranger", "ser.er", "server.x", "serve", "Server"];
+    let foreign = foreign.map(|account| domain.workload("default", account).unwrap());
     let others = [domain.node("node-0").unwrap(), domain.workload("ferromesh", "ca").unwrap()];
     on_the_second(&scene, || async {
         client.issue(&svid, &domain.workload("default", "server").unwrap()).await.unwrap();
@@ -134,7 +140,30 @@ fn claims_to_what_is_anothers_are_refused_with_the_files_name() {
         assert!(!known.contains("10.77.1.77") && !known.contains("198.51.100.7/"), "{known}");
         assert_eq!(scene.mesh.nodes.each_ref_marks(), before, "{file}");
     }
-    assert_eq!(live.ask("after"), "answered");
+    // Labels, account and placement, of its own workload and of another's; and what is allowed.
+    let workload = |name: &str| placed_on(name, "app: client", "client", 1);
+    for (file, yaml) in [
+        ("account", workload("near")),
+        ("placement", workload("client")),
+        ("label", placed_on("server", "app: client", "server", 1)),
+        ("policy", REQUIRED.replace("client", "other")),
+    ] {
+        std::fs::write(scene.mesh.shared().join(format!("nodes/node-1/{file}.yaml")), yaml).unwrap();
+        let node = &scene.mesh.nodes[0];
+        wait_until(&format!("{file} is refused by name"), || {
+            let list = node.json(&["policy", "list"]);
+            let its = |row: &serde_json::Value| {
+                let location = row["location"].as_str().unwrap_or_default();
+                row["valid"] == false && location.contains(&format!("nodes/node-1/{file}.yaml"))
+            };
+            list.as_array().unwrap().iter().any(its)
+        });
+        assert_eq!(scene.mesh.nodes.each_ref_marks(), before, "{file}");
+    }
+    let mut near = scene.hold("near", 0);
+    assert_eq!((live.ask("after"), near.ask("a word")), ("answered".to_owned(), "answered".to_owned()));
+    let ids = scene.mesh.nodes[1].json(&["auth", "list"]).to_string();
+    assert!(ids.contains("/sa/near") && !ids.contains("/sa/client"), "{ids}");
     assert_eq!(scene.attempt("stranger", "tcp", 0), "silent");
 }
 

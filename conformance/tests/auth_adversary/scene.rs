@@ -34,10 +34,16 @@ impl Scene {
 
     /// The same with a word of the first node's configuration replaced.
     pub(crate) fn required_with(settings: &str, word: &str, by: &str) -> Self {
+        Self::edited(settings, 0, word, by)
+    }
+
+    /// The same of any node's.
+    pub(crate) fn edited(settings: &str, number: usize, word: &str, by: &str) -> Self {
         let mut mesh = Mesh::new(2, settings);
-        let file = mesh.nodes[0].config().join("ferromesh.yaml");
-        let configuration = std::fs::read_to_string(file).unwrap().replace(word, by);
-        mesh.nodes[0].write("ferromesh.yaml", &configuration);
+        let file = mesh.nodes[number].config().join("ferromesh.yaml");
+        let configuration = std::fs::read_to_string(file).unwrap();
+        assert!(configuration.contains(word), "{configuration}");
+        mesh.nodes[number].write("ferromesh.yaml", &configuration.replace(word, by));
         mesh.start(0);
         mesh.enrol();
         mesh.start(1);
@@ -49,6 +55,7 @@ impl Scene {
         let server = mesh.nodes[1].serve("server", &[], 80);
         known(&mesh.nodes[0], &server);
         mesh.apply("proven.yaml", REQUIRED);
+        mesh.ready(1, "server");
         Self { mesh, server }
     }
 
@@ -57,7 +64,14 @@ impl Scene {
     }
 
     pub(crate) fn hold(&self, from: &str, which: usize) -> Session {
-        stay(self.node_of(from), from, "hold", self.to(which))
+        self.stay(from, "hold", which)
+    }
+
+    /// A client of `probe` that stays, as a workload that has its certificate and is known.
+    pub(crate) fn stay(&self, from: &str, mode: &str, which: usize) -> Session {
+        let node = self.node_of(from);
+        let others: Vec<&Node> = self.mesh.nodes.iter().filter(|other| !std::ptr::eq(*other, node)).collect();
+        node.call(from, &[], from, &others, &[mode, &self.to(which).to_string()]).session
     }
 
     pub(crate) fn attempt(&self, from: &str, how: &str, which: usize) -> String {
@@ -81,6 +95,40 @@ fn place_all(mesh: &Mesh) {
     }
 }
 
+/// A workload's object on the first node: labels and account as given.
+pub(crate) fn placed(name: &str, labels: &str, account: &str) -> String {
+    placed_on(name, labels, account, 0)
+}
+
+/// The same on any node.
+pub(crate) fn placed_on(name: &str, labels: &str, account: &str, node: usize) -> String {
+    format!(
+        "apiVersion: ferromesh.io/v1alpha1\nkind: Workload\n\
+         metadata: {{name: {name}, namespace: default, labels: {{{labels}}}}}\n\
+         spec: {{node: node-{node}, serviceAccountName: {account}}}\n"
+    )
+}
+
+/// A node's process of this verb, which neither answers nor ends until this is dropped.
+pub(crate) struct Stopped(i32);
+
+impl Stopped {
+    const STOP: i32 = 19;
+    const CONTINUE: i32 = 18;
+
+    pub(crate) fn new(node: &Node, verb: &str) -> Self {
+        let [pid] = processes(node, verb)[..] else { panic!("one {verb} runs") };
+        linux::process::send(pid, Self::STOP).unwrap();
+        Self(pid)
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        let _ = linux::process::send(self.0, Self::CONTINUE);
+    }
+}
+
 /// Waits until a node knows where a workload of another is.
 pub(crate) fn known(node: &Node, workload: &Workload) {
     wait_until("it is known where the workload is", || {
@@ -89,7 +137,7 @@ pub(crate) fn known(node: &Node, workload: &Workload) {
     });
 }
 
-/// A client of `probe` that stays, as a workload.
+/// A client of `probe` that stays, as a workload, whatever there is of it yet.
 pub(crate) fn stay(node: &Node, name: &str, mode: &str, to: SocketAddr) -> Session {
     node.start(name, &[], &[binary("probe").to_str().unwrap(), mode, &to.to_string()]).session
 }
@@ -97,6 +145,19 @@ pub(crate) fn stay(node: &Node, name: &str, mode: &str, to: SocketAddr) -> Sessi
 /// A workload from which connections are tried.
 pub(crate) fn asker(node: &Node, name: &str) -> Workload {
     node.start(name, &[], &[binary("probe").to_str().unwrap(), "ask"])
+}
+
+/// One that connects again and again, whoever it is and whether it has a certificate or not.
+pub(crate) fn restless(scene: &Scene, name: &str, which: usize) -> Session {
+    let (probe, to) = (binary("probe"), scene.to(which).to_string());
+    scene.node_of(name).start(name, &[], &[probe.to_str().unwrap(), "steady", &to]).session
+}
+
+/// One that has its certificate.
+pub(crate) fn certified_asker(node: &Node, name: &str) -> Workload {
+    let asker = asker(node, name);
+    node.certified(name);
+    asker
 }
 
 /// The other side has gone, by whichever word the socket has for it.

@@ -234,7 +234,7 @@ impl Inputs {
 
 /// The ID of an endpoint's workload, by what the administrator says, else by what it was run with. A name that fits into
 /// no ID has none, and proves nothing.
-fn id_of(world: &World, trust_domain: &TrustDomain, endpoint: &Endpoint) -> Option<SpiffeId> {
+pub(super) fn id_of(world: &World, trust_domain: &TrustDomain, endpoint: &Endpoint) -> Option<SpiffeId> {
     let name = &endpoint.workload;
     let account = match world.workloads.get(name) {
         Some(declared) => &declared.service_account,

@@ -124,6 +124,18 @@ impl Remotes {
     }
 }
 
+/// Whom this world believes other nodes have, whoever they were before.
+pub(super) fn believed<'a>(world: &'a World, node: &'a NodeFacts) -> BTreeMap<InstanceName, Entitled<'a>> {
+    let mut notes = Notes::default();
+    let mut judge = Judge { world, node, owners: Owners::new(world, node), notes: &mut notes };
+    let claims = judge.entitled();
+    let named = judge.uncontested(claims).into_iter().map(|entitled| {
+        let endpoint = &entitled.0.endpoint;
+        (InstanceName { node: endpoint.node.clone(), instance: endpoint.instance }, entitled)
+    });
+    named.collect()
+}
+
 fn service_pools(world: &World) -> [IpNet; 2] {
     [world.configuration.ipv4_service_pool.into(), world.configuration.ipv6_service_pool.into()]
 }
@@ -160,16 +172,16 @@ pub(super) fn review(world: &World, node: Option<&NodeFacts>) -> Notes {
 }
 
 /// A claim that somebody is entitled to, and the workload that it is of.
-type Entitled<'a> = (&'a Claim, &'a Arc<Workload>);
+pub(super) type Entitled<'a> = (&'a Claim, &'a Arc<Workload>);
 
-struct Judge<'a> {
+struct Judge<'a, 'n> {
     world: &'a World,
     node: &'a NodeFacts,
     owners: Owners<'a>,
-    notes: &'a mut Notes,
+    notes: &'n mut Notes,
 }
 
-impl<'a> Judge<'a> {
+impl<'a> Judge<'a, '_> {
     /// Claims of other nodes about their own addresses and the workloads that are placed on them.
     fn entitled(&mut self) -> Vec<(&'a ClaimName, Entitled<'a>)> {
         let mut all = Vec::new();

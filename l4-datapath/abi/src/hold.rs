@@ -67,7 +67,8 @@ impl HoldTag {
     }
 }
 
-/// Packets that can wait at once, and elements of `HELD`; a power of two.
+/// Packets that can wait at once, and elements of `HELD`; a power of two. Those with odd numbers are all that packets to
+/// and from pending addresses can have; the others may have them, too.
 pub const HELD: u32 = 1 << 12;
 /// For how long a packet waits, nanoseconds. One that comes later is refused.
 pub const HOLD_TIME: u64 = 1_100_000_000;
@@ -111,9 +112,44 @@ pub struct Held {
 pub struct Hold {
     /// Key of [`Held::hash`], random. Writer: the agent, once, before [`crate::Node::hold`] is first set.
     pub key: [u64; 2],
-    /// The number given out last. Writers: the programs.
-    pub last: u64,
+    /// How many numbers of each kind were given out, even ones and odd ones: number `n` of a kind is `2n`, or `2n + 1`.
+    /// Writers: the programs.
+    pub last: [u64; 2],
+    /// When a packet last found no room in all (CLOCK_BOOTTIME, nanoseconds). Writers: the programs.
+    pub overflowed: u64,
 }
+
+/// Element of `HOLD_RATES`: what an endpoint has used up of what it may. Times are CLOCK_BOOTTIME in nanoseconds.
+/// Writers: the programs.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct HoldRate {
+    /// Until when its share of waiting packets is used up, by [`crate::Direction`]: what others send to it takes nothing of
+    /// what it can send itself.
+    pub used: [u64; 2],
+    /// The same of the pairs that its calls ask for.
+    pub asked: u64,
+    /// When a packet of it, or to it, last found its share used up.
+    pub overflowed: u64,
+}
+
+/// Record of `TRIGGERS`: a call of a workload wants a proof that is not there. Writers: the programs; reader: the
+/// auth-agent, which believes it no more than a packet that waits.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Trigger {
+    /// The workload's address, of the called one's family.
+    pub source: Address,
+    /// Whom it calls; behind a service, the backend chosen for it.
+    pub destination: Address,
+    /// [`HoldKind`]: which end's policy wants the proof.
+    pub kind: u8,
+    /// Zero.
+    pub zero: [u8; 7],
+}
+
+/// Bytes of `TRIGGERS`. What finds it full is lost: the packet itself asks again.
+pub const TRIGGERS: u32 = 1 << 16;
 
 /// Elements of `HOLD_COUNTS`.
 pub struct HoldCount;
@@ -122,11 +158,16 @@ impl HoldCount {
     pub const HELD: u32 = 0;
     /// Packets that came back and went on.
     pub const RELEASED: u32 = 1;
+    /// Calls that asked for a proof before their first packet.
+    pub const ASKED: u32 = 2;
+    /// Connections whose first SYN is sent again soon, because packets found no room.
+    pub const HASTENED: u32 = 3;
     /// How many elements there are.
-    pub const ALL: u32 = 2;
+    pub const ALL: u32 = 4;
 }
 
-const _: () = assert!(size_of::<Held>() == 64 && size_of::<Hold>() == 24 && HELD.is_power_of_two());
+const _: () = assert!(size_of::<Held>() == 64 && size_of::<Hold>() == 40 && HELD.is_power_of_two());
+const _: () = assert!(size_of::<HoldRate>() == 32 && size_of::<Trigger>() == 40);
 
 #[cfg(test)]
 mod tests {

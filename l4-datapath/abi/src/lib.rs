@@ -28,7 +28,10 @@ pub use connection::{Collected, Connection, ConnectionKey4, ConnectionKey6, Leg,
 pub use endpoint::{Assignment, Assignments, Endpoint, EndpointFlags};
 pub use event::{Event, EventFlags, EventKind};
 pub use fragment::{Fragment, FragmentKey};
-pub use hold::{HELD, HOLD_FLOWS, HOLD_LENGTH, HOLD_TIME, Held, Hold, HoldCount, HoldKind, HoldTag};
+pub use hold::{
+    HELD, HOLD_FLOWS, HOLD_LENGTH, HOLD_TIME, Held, Hold, HoldCount, HoldKind, HoldRate, HoldTag, TRIGGERS,
+    Trigger,
+};
 pub use node::Node;
 pub use reason::{Direction, DropCount, DropKey, DropReason};
 pub use rule::{RuleKey, RuleValue, RuleVerdict};
@@ -36,7 +39,7 @@ pub use service::{Affinity, AffinityKey, Backend, Called, Frontend, Member, Serv
 pub use translation::{BOUND_WORDS, Device, DeviceFlags, PacketTuple, Translation, TranslationKind};
 
 /// Version of every layout in this crate; part of the pin path. Raised with any change of any layout.
-pub const SCHEMA: u32 = 5;
+pub const SCHEMA: u32 = 6;
 
 /// Mark of a packet that our own program made and sends back through a hook of ours (an RST to the stack side).
 /// Only programs can make a packet meet a veth's ingress with a mark: the kernel clears marks on crossing a namespace
@@ -119,7 +122,7 @@ pub mod map {
     pub const HELD: &str = "HELD";
     /// [`crate::Hold`], array of one.
     pub const HOLD: &str = "HOLD";
-    /// Endpoint id → when it has used up what it may hold (u64), array.
+    /// Endpoint id → [`crate::HoldRate`], array.
     pub const HOLD_RATES: &str = "HOLD_RATES";
     /// [`crate::PacketTuple`] → packets held lately (u64), LRU.
     pub const HOLD_FLOWS: &str = "HOLD_FLOWS";
@@ -127,6 +130,10 @@ pub mod map {
     pub const HOLD_COUNTS: &str = "HOLD_COUNTS";
     /// Worker × 2 + (0 IPv4, 1 IPv6) → a listening socket of the L7 proxy, sockmap of [`crate::LISTENERS`].
     pub const LISTENERS: &str = "LISTENERS";
+    /// [`crate::Trigger`], ring buffer.
+    pub const TRIGGERS: &str = "TRIGGERS";
+    /// `SO_NETNS_COOKIE` of a workload's network namespace (u64) → endpoint id (u32), hash.
+    pub const NAMESPACES: &str = "NAMESPACES";
 }
 
 /// Capacity of `LISTENERS`: twice as many as the L7 proxy may have workers.
@@ -166,6 +173,7 @@ pod!(
     Frontend,
     Held,
     Hold,
+    HoldRate,
     Mark,
     Member,
     PacketTuple,

@@ -15,8 +15,8 @@ pub struct Node {
     pub namespace: u64,
     /// Interface index of the device on which packets wait for a proof; 0: there is none, they are dropped.
     pub hold: u32,
-    /// TCP ports of this and other nodes that no workload may call, machine order: first `<< 16 |` last. 0: none. There
-    /// auth-agents and the CA listen.
+    /// Two TCP ports of this and other nodes that no workload may call, machine order: one `<< 16 |` the other. 0: none.
+    /// There auth-agents and the CA listen.
     pub guarded: u32,
     /// Number of the cgroup of the L7 proxy's process: tells its sockets from all others. 0: there is none.
     pub proxy: u64,

@@ -2,15 +2,16 @@
 //!
 //! - Hook: cgroup, connect(2) of TCP and UDP sockets, of IPv4 and IPv6; kernel 4.17, link 5.7; network namespace's
 //!   cookie 5.7.
-//! - Reads `FRONTENDS`, `SERVICES`, `SLOTS`, `BACKENDS`, `MEMBERS`.
-//! - Writes `AFFINITIES`, `SOCKETS`.
+//! - Reads `FRONTENDS`, `SERVICES`, `SLOTS`, `BACKENDS`, `MEMBERS`, and what [`crate::trigger`] reads.
+//! - Writes `AFFINITIES`, `SOCKETS`, `TRIGGERS`, `HOLD_RATES`, `HOLD_COUNTS`.
 //! - Verdicts: the call goes on, to a backend if it was to a VIP; or it fails with ECONNREFUSED.
 
 use aya_ebpf::{helpers::bpf_get_prandom_u32, macros::cgroup_sock_addr, programs::SockAddrContext};
 
 use crate::{
     call::call,
-    socket::{Family, Socket},
+    socket::{Family, PROCEED, Socket},
+    trigger,
 };
 
 /// See the module.
@@ -28,5 +29,9 @@ pub(crate) fn connect6(ctx: SockAddrContext) -> i32 {
 #[inline(always)]
 fn connect(socket: Socket) -> i32 {
     // SAFETY: no arguments.
-    call(socket, |_, _| unsafe { bpf_get_prandom_u32() })
+    let verdict = call(socket, |_, _| unsafe { bpf_get_prandom_u32() });
+    if verdict == PROCEED {
+        trigger::ask(socket);
+    }
+    verdict
 }

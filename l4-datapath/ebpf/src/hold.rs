@@ -5,8 +5,9 @@
 //! sends it through the hook that stopped it once more. The first packets of what they open alone may wait: SYN, UDP and
 //! echo requests; whole, and at most [`abi::HOLD_LENGTH`] long. Others are dropped, as with the auth-agent dead all are.
 //!
-//! Bounded before the queue: so many a second for each endpoint of this node, eight at a time for each flow, and
-//! [`abi::HELD`] in all. An element of `HELD` is free again once its packet has come back or its time is over; nobody
+//! Bounded before the queue: so many a second for each endpoint of this node in each direction, eight at a time for each
+//! flow, and [`abi::HELD`] in all, of which half is for packets that wait for a proof alone: anybody can send to addresses
+//! that nobody knows yet. An element of `HELD` is free again once its packet has come back or its time is over; nobody
 //! has to collect anything.
 
 use core::{
@@ -15,8 +16,8 @@ use core::{
 };
 
 use abi::{
-    Address, Direction, DropReason, HELD as ELEMENTS, HOLD_LENGTH, HOLD_TIME, Held, HoldCount, HoldKind,
-    HoldTag, PacketTuple,
+    Address, Direction, DropReason, HELD as ELEMENTS, HOLD_LENGTH, HOLD_TIME, Held, Hold, HoldCount,
+    HoldKind, HoldTag, PacketTuple,
 };
 use aya_ebpf::{
     bindings::{__sk_buff, BPF_ANY, TC_ACT_REDIRECT},
@@ -32,19 +33,22 @@ use crate::{
     judge,
     maps::{HELD, HOLD, HOLD_COUNTS, HOLD_FLOWS, HOLD_RATES, NODE},
     parse::Packet,
+    rate,
     skb::Skb,
     space::Space,
 };
 
-/// Nanoseconds between two packets of an endpoint, in the long run: 512 a second.
-const INTERVAL: u64 = 1_953_125;
-/// How many may come at once.
-const BURST: u64 = 256;
 /// Packets of one flow at a time. They are counted in the lowest bits of a time.
 const PER_FLOW: u64 = 8;
 const COUNT: u64 = 0xff;
 /// In [`Held::state`].
 const WRITING: u64 = 1;
+/// Which numbers [`hold_take`] gives, as [`Hold::last`] is indexed: those of the packets that wait for a proof alone, and
+/// those of all others, too.
+const PROOF: usize = 0;
+const PENDING: usize = 1;
+/// For how long, nanoseconds, a packet that found no room says that there is none.
+const MEMORY: u64 = 1_000_000_000;
 
 /// Lets a packet wait that was refused for `reason`, if that can be waited for: `Ok` is the verdict, and the packet is on
 /// its way. `Err` is why it is to be dropped.
@@ -69,7 +73,8 @@ pub(crate) fn wait(
         UNFIT => return Err(reason),
         _ => return Err(DropReason::HoldFull as u8),
     }
-    let id = hold_take();
+    let is_pending = matches!(kind, HoldKind::PendingEgress | HoldKind::PendingIngress);
+    let id = hold_take(is_pending.into());
     if id == 0 {
         return Err(DropReason::HoldFull as u8);
     }
@@ -118,12 +123,12 @@ extern "C" fn hold_admit(skb: *mut __sk_buff, packet: *const Packet, payer: u32,
     // SAFETY: no arguments.
     let now = unsafe { bpf_ktime_get_boot_ns() };
     // The flow first: one that has too many already does not use up what others may need.
-    if is_few_enough(packet, now) && is_slow_enough(payer, now) { ADMITTED } else { OVER }
+    if is_few_enough(packet, now) && is_slow_enough(payer, hook, now) { ADMITTED } else { OVER }
 }
 
 /// Index of the hold device; 0: there is none.
 #[inline(always)]
-fn device() -> u32 {
+pub(crate) fn device() -> u32 {
     // SAFETY: an array element lives as long as the map; the agent stores to it meanwhile, hence volatile.
     NODE.get_ptr(0).map_or(0, |node| unsafe { read_volatile(&raw const (*node).hold) })
 }
@@ -141,16 +146,36 @@ fn is_first(packet: &Packet) -> bool {
         }
 }
 
-/// A token bucket in one word: the time until which the endpoint has used up its share ("generic cell rate algorithm").
+/// Whether the endpoint has not used up its share of that direction.
 #[inline(always)]
-fn is_slow_enough(payer: u32, now: u64) -> bool {
-    let Some(rate) = HOLD_RATES.get_ptr_mut(payer) else { return false };
-    let next = |used: u64| {
-        let used = used.max(now) + INTERVAL;
-        (used - now <= BURST * INTERVAL).then_some(used)
-    };
+fn is_slow_enough(payer: u32, hook: u32, now: u64) -> bool {
+    let Some(endpoint) = HOLD_RATES.get_ptr_mut(payer) else { return false };
     // SAFETY: an array element.
-    unsafe { atomic::update(rate, next) }
+    unsafe {
+        let used = if hook == Direction::Egress as u32 {
+            &raw mut (*endpoint).used[Direction::Egress as usize]
+        } else {
+            &raw mut (*endpoint).used[Direction::Ingress as usize]
+        };
+        let is_slow_enough = rate::take(used, now);
+        if !is_slow_enough {
+            write_volatile(&raw mut (*endpoint).overflowed, now);
+        }
+        is_slow_enough
+    }
+}
+
+/// Whether a packet of this endpoint, or any, has found no room a moment ago.
+#[inline(always)]
+pub(crate) fn overflows(endpoint: u32, now: u64) -> bool {
+    let is_recent = |at: u64| at != 0 && now < at + MEMORY;
+    // SAFETY: array elements live as long as their maps; programs store to them meanwhile, hence volatile.
+    unsafe {
+        HOLD_RATES
+            .get_ptr(endpoint)
+            .is_some_and(|endpoint| is_recent(read_volatile(&raw const (*endpoint).overflowed)))
+            || HOLD.get_ptr(0).is_some_and(|hold| is_recent(read_volatile(&raw const (*hold).overflowed)))
+    }
 }
 
 /// Counts the packets of a flow from the first on, until that one's time is over.
@@ -184,25 +209,36 @@ pub(crate) fn element(id: u32) -> Option<*mut Held> {
     HELD.get_ptr_mut(id & (ELEMENTS - 1))
 }
 
-/// The number of a new packet, whose element is free and ours for as long as it might wait; 0: it is not free.
+/// The number of a new packet, whose element is free and ours for as long as it might wait; 0: none is free.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn hold_take() -> u32 {
-    let Some(node) = HOLD.get_ptr_mut(0) else { return 0 };
-    // SAFETY: an array element.
-    let id = unsafe { atomic::add(&raw mut (*node).last, 1) }.wrapping_add(1) as u32;
-    let Some(held) = element(id) else { return 0 };
+extern "C" fn hold_take(is_pending: u32) -> u32 {
+    let Some(hold) = HOLD.get_ptr_mut(0) else { return 0 };
     // SAFETY: no arguments.
     let now = unsafe { bpf_ktime_get_boot_ns() };
+    if is_pending != 0 {
+        return take(hold, PENDING, now).unwrap_or(0);
+    }
+    let taken = take(hold, PROOF, now).or_else(|| take(hold, PENDING, now));
+    if taken.is_none() {
+        // SAFETY: an array element; others store to it meanwhile, hence volatile.
+        unsafe { write_volatile(&raw mut (*hold).overflowed, now) };
+    }
+    taken.unwrap_or(0)
+}
+
+#[inline(always)]
+fn take(hold: *mut Hold, which: usize, now: u64) -> Option<u32> {
+    // SAFETY: an array element.
+    let number = unsafe { atomic::add(&raw mut (*hold).last[which], 1) }.wrapping_add(1);
+    let id = number.wrapping_mul(2).wrapping_add(which as u64) as u32;
+    let held = element(id)?;
     // SAFETY: an array element; others change it meanwhile, hence volatile.
     unsafe {
         let state = &raw mut (*held).state;
         let old = read_volatile(state);
-        if old > now || !atomic::swap(state, old, (now + HOLD_TIME) | WRITING) {
-            return 0;
-        }
+        (old <= now && atomic::swap(state, old, (now + HOLD_TIME) | WRITING)).then_some(id)
     }
-    id
 }
 
 /// Writes down how the packet is to come back, and shows its backend if a VIP was called. Returns 0 if that failed.

@@ -9,7 +9,8 @@
 //! known connection and plain, and go the short way, [`established`].
 //! What policy lets pass by way of the L7 proxy: [`proxied`], [`redirect`].
 //! What policy wants a proof for that is not there yet may wait for it: [`hold`], and back by [`from_hold`].
-//! The way of a socket's call: [`connect`] or [`sendmsg`] → [`call`] → [`balance`]; back by [`recvmsg`], [`getpeername`].
+//! The way of a socket's call: [`connect`] or [`sendmsg`] → [`call`] → [`balance`] → [`trigger`]; back by [`recvmsg`],
+//! [`getpeername`].
 //! Packets are read with `bpf_skb_load_bytes` into typed headers: no pointer can go stale after a helper moved the data,
 //! and no bound can be forgotten. Only the short way reads them in place ([`frame`]). Each packet's scratch is its own stack.
 #![no_std]
@@ -53,6 +54,7 @@ mod policy;
 mod post_bind;
 mod proxied;
 mod quota;
+mod rate;
 mod recvmsg;
 mod redirect;
 mod refusal;
@@ -61,6 +63,7 @@ mod rewrite;
 mod sendmsg;
 mod service;
 mod skb;
+mod sock_ops;
 mod sock_release;
 mod socket;
 mod space;
@@ -68,6 +71,7 @@ mod to_netdev;
 mod to_pod;
 mod translation;
 mod translation_gc;
+mod trigger;
 
 /// GPL helpers (`bpf_ringbuf_*` is not, `bpf_skb_*` partly) load only with a GPL-compatible licence string.
 #[unsafe(link_section = "license")]

@@ -2,8 +2,8 @@
 //!
 //! - Hook: cgroup, sendto(2) and its kin on UDP sockets when the call names a destination; kernel 4.18, link 5.7. On an
 //!   IPv6 socket a v4-mapped destination comes to `sendmsg4`.
-//! - Reads `FRONTENDS`, `SERVICES`, `SLOTS`, `BACKENDS`, `MEMBERS`.
-//! - Writes `AFFINITIES`, `SOCKETS`.
+//! - Reads `FRONTENDS`, `SERVICES`, `SLOTS`, `BACKENDS`, `MEMBERS`, and what [`crate::trigger`] reads.
+//! - Writes `AFFINITIES`, `SOCKETS`, `TRIGGERS`, `HOLD_RATES`, `HOLD_COUNTS`.
 //! - Verdicts: the datagram is sent, to a backend if it was to a VIP; or the call fails with ECONNREFUSED.
 //!
 //! All datagrams of one socket to one VIP go to one backend for as long as the slots are the same: a conversation
@@ -14,19 +14,29 @@ use aya_ebpf::{macros::cgroup_sock_addr, programs::SockAddrContext};
 use crate::{
     balance::Words,
     call::{Call, call},
-    socket::{Family, Socket},
+    socket::{Family, PROCEED, Socket},
+    trigger,
 };
 
 /// See the module.
 #[cgroup_sock_addr(sendmsg4)]
 pub(crate) fn sendmsg4(ctx: SockAddrContext) -> i32 {
-    call(Socket::new(&ctx, Family::V4), together)
+    send(Socket::new(&ctx, Family::V4))
 }
 
 /// See the module.
 #[cgroup_sock_addr(sendmsg6)]
 pub(crate) fn sendmsg6(ctx: SockAddrContext) -> i32 {
-    call(Socket::new(&ctx, Family::V6), together)
+    send(Socket::new(&ctx, Family::V6))
+}
+
+#[inline(always)]
+fn send(socket: Socket) -> i32 {
+    let verdict = call(socket, together);
+    if verdict == PROCEED {
+        trigger::ask(socket);
+    }
+    verdict
 }
 
 /// A hash of socket and frontend; the steps are splitmix64's, by Steele, Lea and Flood.

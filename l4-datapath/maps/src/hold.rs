@@ -22,11 +22,13 @@ impl Hold {
 
     /// Stores the key.
     pub fn set_key(&mut self, key: [u64; 2]) -> Result<(), Error> {
-        self.0.set(0, abi::Hold { key, last: 0 }, 0).map_err(Error::of(Self::MAP, "writing the key"))
+        self.0
+            .set(0, abi::Hold { key, ..abi::Hold::default() }, 0)
+            .map_err(Error::of(Self::MAP, "writing the key"))
     }
 }
 
-/// `HOLD_COUNTS`: packets that waited for a proof. Written by the programs.
+/// `HOLD_COUNTS`: packets that waited for a proof, and calls that asked for one. Written by the programs.
 pub struct HoldCounts(PerCpuArray<MapData, u64>);
 
 impl HoldCounts {

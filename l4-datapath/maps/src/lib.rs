@@ -19,6 +19,7 @@ pub mod scratch;
 mod service;
 mod spec;
 mod trie;
+mod trigger;
 
 pub use array::{Assignments, Lost, Usage};
 pub use auth::{Leases, Marks, Pairs, handed_over};
@@ -32,6 +33,7 @@ pub use reader::{Identities, Owner};
 pub use service::{Backends, Frontends, Members, Services, Slots};
 pub use spec::{Difference, Sizes, Spec, specs};
 pub use trie::{Ipcache, Prefix, Rules, Unmasqueraded};
+pub use trigger::{Namespaces, Triggers};
 
 /// A map operation that failed.
 #[derive(Debug, thiserror::Error)]

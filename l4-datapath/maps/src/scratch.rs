@@ -1,15 +1,19 @@
-//! Maps for tests of those that are handed some: pinned nowhere, gone with their last descriptor. Needs root.
+//! Maps for tests of those that are handed some: pinned nowhere, gone with their last descriptor; and what such a one may
+//! ask of bpf(2). Needs root.
 #![allow(unsafe_code, reason = "the system call takes a pointer to a command's attributes")]
 
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};
 
-use abi::{Address, Assignments, Endpoint, LEASES, MARKS, Mark, Node, Pair, PairKey, Remote};
+use abi::{
+    Address, Assignments, Endpoint, LEASES, MARKS, Mark, Node, Pair, PairKey, Remote, TRIGGERS,
+};
 
 const BPF_MAP_CREATE: libc::c_long = 0;
 const HASH: u32 = 1;
 const ARRAY: u32 = 2;
 const TRIE: u32 = 11;
+const RING: u32 = 27;
 const NO_PREALLOC: u32 = 1;
 const MMAPABLE: u32 = 1 << 10;
 /// Keys of `AUTH` that a test may fill.
@@ -55,6 +59,11 @@ pub fn identities() -> io::Result<[OwnedFd; 4]> {
     ])
 }
 
+/// `TRIGGERS` of its own, in which nobody writes.
+pub fn triggers() -> io::Result<OwnedFd> {
+    create(&Create { kind: RING, key: 0, value: 0, entries: TRIGGERS, flags: 0 })
+}
+
 fn create(attributes: &Create) -> io::Result<OwnedFd> {
     // SAFETY: the kernel reads as many bytes as it is told.
     let fd = unsafe {
@@ -67,4 +76,14 @@ fn create(attributes: &Create) -> io::Result<OwnedFd> {
     }
     // SAFETY: a descriptor that the kernel has just made and nobody else has.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// The kernel's word on a command of bpf(2) that comes without attributes: it fails for who may give it too.
+pub fn command(number: u32) -> io::Error {
+    // SAFETY: a null pointer to no bytes; nothing is read.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, number, std::ptr::null::<u8>(), 0) };
+    match result {
+        0.. => io::Error::other("done, without being told what to do"),
+        _ => io::Error::last_os_error(),
+    }
 }

@@ -13,6 +13,8 @@ const ENDPOINT_IDS: u32 = 1 << 16;
 const AFFINITIES: u32 = 1 << 16;
 /// Pairs of an endpoint of this node and an address of a peer that are proven, or were refused a moment ago.
 const PAIRS: u32 = 1 << 19;
+/// Network namespaces of workloads: one for each endpoint id.
+const NAMESPACES: u32 = 1 << 16;
 /// Datagrams in pieces under way at once.
 const FRAGMENTS: u32 = 1 << 16;
 /// `BPF_F_NO_PREALLOC`; the kernel insists on it for tries.
@@ -141,7 +143,7 @@ impl Spec {
 }
 
 /// Every map that is pinned.
-pub fn specs(sizes: &Sizes) -> [Spec; 32] {
+pub fn specs(sizes: &Sizes) -> [Spec; 34] {
     use abi::map;
     [
         Spec::mapped::<abi::Node>(map::NODE, 1),
@@ -168,7 +170,7 @@ pub fn specs(sizes: &Sizes) -> [Spec; 32] {
         Spec::of::<u32, u64>(map::LOST, MapType::PerCpuArray, 1),
         Spec::of::<u32, abi::Held>(map::HELD, MapType::Array, abi::HELD),
         Spec::of::<u32, abi::Hold>(map::HOLD, MapType::Array, 1),
-        Spec::of::<u32, u64>(map::HOLD_RATES, MapType::Array, ENDPOINT_IDS),
+        Spec::of::<u32, abi::HoldRate>(map::HOLD_RATES, MapType::Array, ENDPOINT_IDS),
         Spec::of::<abi::PacketTuple, u64>(map::HOLD_FLOWS, MapType::LruHash, abi::HOLD_FLOWS),
         Spec::of::<u32, u64>(map::HOLD_COUNTS, MapType::PerCpuArray, abi::HoldCount::ALL),
         Spec {
@@ -200,5 +202,7 @@ pub fn specs(sizes: &Sizes) -> [Spec; 32] {
         Spec::mapped::<abi::Mark>(map::MARKS, abi::MARKS),
         Spec::mapped::<u64>(map::LEASES, abi::LEASES),
         Spec::of::<u32, u32>(map::LISTENERS, MapType::SockMap, abi::LISTENERS),
+        Spec::of::<(), ()>(map::TRIGGERS, MapType::RingBuf, abi::TRIGGERS),
+        Spec { flags: NO_PREALLOC, ..Spec::of::<u64, u32>(map::NAMESPACES, MapType::Hash, NAMESPACES) },
     ]
 }

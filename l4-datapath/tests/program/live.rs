@@ -3,7 +3,7 @@
 use std::{
     fs::File,
     io::{BufRead as _, BufReader, ErrorKind, Read as _, Write as _},
-    net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
     thread,
     time::Duration,
@@ -11,8 +11,9 @@ use std::{
 
 use abi::{DropReason, EventKind};
 use nix::{
-    sched::{CloneFlags, setns},
+    sched::{CloneFlags, CpuSet, sched_setaffinity, setns},
     sys::socket::{setsockopt, sockopt::Mark},
+    unistd::Pid,
 };
 
 use super::{
@@ -72,7 +73,19 @@ impl Shell {
                     .run(&format!("ip route add {gateway} dev {name} && ip route add default via {gateway}"))
             );
         }
+        for family in FAMILIES {
+            shell.receives(family.pool(pod.host));
+        }
         shell
+    }
+
+    /// Waits until packets for an address are received here. The kernel puts the route of a new IPv6 address in its table in
+    /// a work queue of its own; on a busy machine that is long after the address can be bound to, and what comes before is
+    /// lost without a word.
+    pub(crate) fn receives(&mut self, address: IpAddr) {
+        let is_local = format!("ip route get {address} | grep -q '^local'");
+        let wait = format!("for i in $(seq 500); do {is_local} && break; sleep 0.01; done; {is_local}");
+        assert!(self.run(&wait), "nothing is ever received for {address}");
     }
 
     /// What `work` returns, done by a thread in the pod's namespace.
@@ -219,6 +232,15 @@ pub(crate) fn two_pods() -> (Node, Shell, Shell) {
 }
 
 /// Reasons counted, but for the noise every kernel makes on a link.
+/// Keeps the calling thread on one CPU from here on, the one it is on. A veth hands a packet to the queue of the CPU that
+/// sends it, and on a busy machine queues are worked off late: a sender that is moved to another CPU between two packets can
+/// see the second overtake the first. For UDP that is a right of the network; a test of their order must not allow it.
+pub(crate) fn stay_on_this_cpu() {
+    let mut set = CpuSet::new();
+    set.set(nix::sched::sched_getcpu().unwrap()).unwrap();
+    sched_setaffinity(Pid::from_raw(0), &set).unwrap();
+}
+
 pub(crate) fn drop_reasons(node: &Node) -> Vec<DropReason> {
     let reasons = node.drops().into_keys().filter_map(|(_, reason, _)| DropReason::from_number(reason));
     reasons.filter(|reason| *reason != DropReason::Multicast).collect()

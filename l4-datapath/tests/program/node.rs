@@ -234,6 +234,12 @@ impl Node {
         map.set(index, value, 0).unwrap();
     }
 
+    /// An element of an array.
+    pub(crate) fn element<V: aya::Pod>(&self, name: &str, index: u32) -> V {
+        let map: Array<_, V> = Array::try_from(self.bpf.map(name).unwrap()).unwrap();
+        map.get(&index, 0).unwrap()
+    }
+
     /// Puts an element into a hash.
     pub(crate) fn put<K: aya::Pod, V: aya::Pod>(&mut self, name: &str, key: K, value: V) {
         let mut map: HashMap<_, K, V> = HashMap::try_from(self.bpf.map_mut(name).unwrap()).unwrap();

@@ -40,7 +40,7 @@ fn pins(root: &PinRoot) -> Vec<String> {
     names
 }
 
-const PINS: [&str; 11] = [
+const PINS: [&str; 12] = [
     "cgroup-connect4",
     "cgroup-connect6",
     "cgroup-getpeername4",
@@ -51,6 +51,7 @@ const PINS: [&str; 11] = [
     "cgroup-recvmsg6",
     "cgroup-sendmsg4",
     "cgroup-sendmsg6",
+    "cgroup-sock_ops",
     "cgroup-sock_release",
 ];
 

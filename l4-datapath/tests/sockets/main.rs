@@ -20,4 +20,6 @@ mod refusals;
 #[path = "../support/mod.rs"]
 mod support;
 mod tables;
+mod timers;
+mod triggers;
 mod world;

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use node_api::auth::{FromCa, Placements, ToCa};
+use observe::auth::CaMetrics;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 
 use super::Problem;
 use super::hierarchy::Hierarchy;
@@ -18,8 +19,8 @@ use super::settings::Settings;
 
 /// How long it may take to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// How long a plan may wait for it to know of new workloads.
-const MOMENT: Duration = Duration::from_millis(200);
+/// How often it is asked what it has refused.
+const COUNTING: Duration = Duration::from_secs(5);
 /// Askers for tokens that may wait.
 const ASKERS: usize = 16;
 
@@ -51,12 +52,13 @@ impl Keeper {
         settings: Settings,
         listen: SocketAddr,
         placements: Placements,
+        metrics: CaMetrics,
         problem: Problem,
     ) -> Self {
         let (wanted, wants) = watch::channel((1, placements));
         let (askers, asked) = mpsc::channel(ASKERS);
         let (tells, knows) = watch::channel(0);
-        let kept = Kept { place, settings, listen, tells, problem };
+        let kept = Kept { place, settings, listen, tells, metrics, problem };
         let task = tokio::spawn(kept.keep(wants, asked));
         Self { authority: Authority { wanted: Arc::new(wanted), askers, knows }, task }
     }
@@ -87,13 +89,6 @@ impl Authority {
         }
     }
 
-    /// Waits, a moment, until it knows who may have certificates now: who asks too early is refused, and asks again
-    /// much later.
-    pub(super) async fn catch_up(&self) {
-        let (number, mut knows) = (self.wanted.borrow().0, self.knows.clone());
-        let _ = timeout(MOMENT, knows.wait_for(|known| *known >= number)).await;
-    }
-
     /// A token for a node; waits until the CA is there, but not for ever.
     pub(in crate::agent) async fn token(&self, node: &str) -> Token {
         let (asker, answer) = oneshot::channel();
@@ -112,6 +107,7 @@ struct Kept {
     settings: Settings,
     listen: SocketAddr,
     tells: watch::Sender<u64>,
+    metrics: CaMetrics,
     problem: Problem,
 }
 
@@ -130,6 +126,8 @@ impl Kept {
                 Ok(link) => self.serve(link, &mut hierarchy, &mut wanted, &mut asked).await,
                 Err(error) => Err(error),
             };
+            // Unknown is not what it was.
+            self.metrics.set(None);
             match result {
                 // Nobody holds the handle any more.
                 Ok(()) => return,
@@ -161,8 +159,14 @@ impl Kept {
         self.problem.clear();
         // At once for one that was taken over, which may have run for long.
         let mut due = Instant::now();
+        let mut counting = interval(COUNTING);
+        counting.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
+                _ = counting.tick() => match ask(&mut link, ToCa::Count).await? {
+                    FromCa::Refused(counts) => self.metrics.set(Some(counts)),
+                    _ => return Err("it answered something else than was asked".to_owned()),
+                },
                 () = sleep_until(due) => due = Instant::now() + self.renew(hierarchy),
                 changed = wanted.changed() => {
                     if changed.is_err() {
@@ -174,7 +178,7 @@ impl Kept {
                     let answer = match ask(&mut link, ToCa::Token { node }).await? {
                         FromCa::Token(token) => Ok(token),
                         FromCa::Error(text) => Err(text),
-                        FromCa::Placed => return Err("it answered something else than was asked".to_owned()),
+                        FromCa::Placed | FromCa::Refused(_) => return Err("it answered something else than was asked".to_owned()),
                     };
                     // Who asked may be gone.
                     let _ = asker.send(answer);
@@ -213,7 +217,9 @@ impl Kept {
                 Ok(())
             }
             FromCa::Error(text) => Err(text),
-            FromCa::Token(_) => Err("it answered something else than was asked".to_owned()),
+            FromCa::Token(_) | FromCa::Refused(_) => {
+                Err("it answered something else than was asked".to_owned())
+            }
         }
     }
 }

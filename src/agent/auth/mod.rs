@@ -1,8 +1,9 @@
 //! Authentication on this node: its processes, what they are told, and what is done at their word.
 //!
 //! Promise: nothing of it is made before some policy of the mesh asks for it (or this node's CA serves others). The
-//! processes outlive the agent and are taken over by the next. The agent's loop waits for them in one place alone: before
-//! pairs that need not authenticate until now must, it gives those in use a second to be proven.
+//! processes outlive the agent and are taken over by the next. The agent's loop never waits for them. Before pairs that
+//! need not authenticate until now must, those in use have a second to be proven; whoever is withdrawn meanwhile is so at
+//! once.
 
 mod authority;
 mod credentials;
@@ -12,6 +13,7 @@ mod listen;
 pub(super) mod place;
 pub(super) mod process;
 mod prover;
+mod reasons;
 mod remains;
 mod roots;
 mod settings;
@@ -29,13 +31,15 @@ use mesh::plan::NodePlan;
 use mesh::workload::EndpointId;
 use node_api::AuthStatus;
 use node_api::auth::{AuthCounters, Placements};
-use observe::auth::AuthMetrics;
+use observe::auth::{AuthMetrics, CaMetrics};
 use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
+use tokio::time::Instant;
 
 use self::authority::{Authority, Keeper};
 use self::place::Place;
 use self::prover::{Askers, Prover, Surroundings};
+pub(super) use self::reasons::Reasons;
 pub(crate) use self::remains::{UndoError, leftovers, undo};
 use self::settings::{Ca, Settings};
 pub(super) use self::why::Asked;
@@ -43,7 +47,7 @@ use super::error::AgentError;
 use crate::directories::Directories;
 
 /// How long pairs that must authenticate from now on are given to do so before what they have now is cut.
-const AHEAD: Duration = Duration::from_secs(1);
+pub(super) const AHEAD: Duration = Duration::from_secs(1);
 
 /// What keeps authentication from working, if anything does; a clone shares it.
 #[derive(Clone, Default, Debug)]
@@ -78,8 +82,12 @@ pub(super) struct Auth {
     prover: Option<Prover>,
     /// What the auth-agent was told last.
     told: Option<Arc<AuthPlan>>,
+    /// Pairs that must authenticate by the plan that is in force.
+    in_force: BTreeSet<IdentityPair>,
     metrics: AuthMetrics,
+    ca_metrics: CaMetrics,
     counters: Arc<Mutex<Option<AuthCounters>>>,
+    reasons: Reasons,
     authority_problem: Problem,
     prover_problem: Problem,
 }
@@ -97,11 +105,20 @@ impl Auth {
             authority: None,
             prover: None,
             told: None,
+            in_force: BTreeSet::new(),
             metrics: AuthMetrics::register(registry),
+            ca_metrics: CaMetrics::register(registry),
             counters: Arc::default(),
+            reasons: Reasons::default(),
             authority_problem: Problem::default(),
             prover_problem: Problem::default(),
         }
+    }
+
+    /// Keeps workloads from the ports of auth-agents and CAs, before anybody listens there, and also where it is another
+    /// node's.
+    pub(super) fn guard(&self, datapath: &mut Datapath) {
+        datapath.set_guarded(self.settings.guarded());
     }
 
     /// Who may have certificates now: the CA is told. It runs where others need it, and where somebody here does.
@@ -121,35 +138,53 @@ impl Auth {
         let Ca::Here { listen, .. } = self.settings.ca else { return None };
         let keeper = self.authority.get_or_insert_with(|| {
             let (place, settings) = (self.place.clone(), self.settings.clone());
-            Keeper::start(place, settings, listen, self.placements.clone(), self.authority_problem.clone())
+            let (metrics, problem) = (self.ca_metrics.clone(), self.authority_problem.clone());
+            Keeper::start(place, settings, listen, self.placements.clone(), metrics, problem)
         });
         Some(keeper.authority.clone())
     }
 
-    /// Before a plan is in force, in the place of `before`. Whoever must authenticate by it is proven now: who may be
-    /// talking already and must for the first time gets [`AHEAD`], and what is not proven by then is cut when the plan
-    /// comes into force. Who need not any more stays proven until [`Auth::follow`]: in force is still what was.
+    /// Before a plan is in force, in the place of `before`. Whoever must authenticate by it is to be proven now, and who is
+    /// withdrawn by it is at once. Until [`Auth::follow`] who need not authenticate any more stays proven: in force is still
+    /// what was. Whether to wait for [`Auth::settled`]: somebody may be talking already and must authenticate for the
+    /// first time. What is not proven when the plan comes into force is cut.
     pub(super) async fn lead(
         &mut self,
         plan: &NodePlan,
         before: &NodePlan,
         datapath: &mut Datapath,
         endpoints: &Arc<Endpoints>,
-    ) {
-        let Some(wanted) = &plan.auth else { return };
-        let earlier = self.told.as_ref().map(|told| told.pairs.clone()).unwrap_or_default();
-        let both = join(wanted, &earlier);
-        if let Err(error) = self.tell(both, datapath, endpoints).await {
-            // Policy is in force all the same: whoever must authenticate is denied.
-            return self.prover_problem.set(format!("nobody can be authenticated: {error}"));
-        }
-        if may_be_cut(wanted.pairs.difference(&earlier), before)
-            && let Some(prover) = &mut self.prover
-            && !prover.settle(AHEAD).await
+    ) -> bool {
+        if plan.auth.is_some()
+            && self.prover.is_none()
+            && let Err(error) = self.start(plan, datapath, endpoints).await
         {
-            tracing::warn!(
-                "not all who must authenticate from now on have done so in time; what they had open is cut"
-            );
+            // Policy is in force all the same: whoever must authenticate is denied.
+            self.prover_problem.set(format!("nobody can be authenticated: {error}"));
+        }
+        self.announce(plan, before)
+    }
+
+    /// The same, to an auth-agent that is there.
+    fn announce(&mut self, plan: &NodePlan, before: &NodePlan) -> bool {
+        let (Some(wanted), Some(prover)) = (&plan.auth, &self.prover) else { return false };
+        let both = join(wanted, &self.in_force);
+        prover.tell(Arc::clone(&both));
+        self.told = Some(both);
+        may_be_cut(wanted.pairs.difference(&self.in_force), before)
+    }
+
+    /// Waits until all who must authenticate by the latest plan have tried to, but no longer than until then.
+    pub(super) fn settled(&self, until: Instant) -> impl Future<Output = ()> + use<> {
+        let settled = self.prover.as_ref().map(|prover| prover.settle(until));
+        async move {
+            if let Some(settled) = settled
+                && !settled.await
+            {
+                tracing::warn!(
+                    "not all who must authenticate from now on have done so in time; what they had open is cut"
+                );
+            }
         }
     }
 
@@ -162,33 +197,34 @@ impl Auth {
             (None, None) => return,
         };
         prover.tell(Arc::clone(&wanted));
+        self.in_force.clone_from(&wanted.pairs);
         self.told = Some(wanted);
     }
 
     /// A plan was refused, the one before is still in force. Permissions may stay as they were, proofs may not: whoever the
     /// refused plan has no more, or has as somebody else, is proven to nobody.
     pub(super) fn fall_back(&mut self, in_force: &NodePlan, refused: &NodePlan) {
-        let (Some(prover), Some(old)) = (&self.prover, &in_force.auth) else { return };
-        let Some(new) = &refused.auth else { return };
-        let wanted = Arc::new(common(old, new));
-        prover.tell(Arc::clone(&wanted));
-        self.told = Some(wanted);
+        let (Some(old), Some(new)) = (&in_force.auth, &refused.auth) else { return };
+        self.keep(common(old, new));
     }
 
-    /// The auth-agent is told a plan, and started if need be.
-    async fn tell(
+    /// There is no plan of the latest world, or it was refused: nobody but these is proven.
+    pub(super) fn keep(&mut self, still: AuthPlan) {
+        let Some(prover) = &self.prover else { return };
+        let still = Arc::new(still);
+        prover.tell(Arc::clone(&still));
+        self.told = Some(still);
+    }
+
+    /// Starts the auth-agent.
+    async fn start(
         &mut self,
-        plan: Arc<AuthPlan>,
+        plan: &NodePlan,
         datapath: &mut Datapath,
         endpoints: &Arc<Endpoints>,
     ) -> Result<(), AgentError> {
-        self.told = Some(Arc::clone(&plan));
-        if let Some(prover) = &self.prover {
-            prover.tell(plan);
-            return Ok(());
-        }
+        let Some(plan) = &plan.auth else { return Ok(()) };
         let hold = hold::make(datapath).await?;
-        datapath.set_guarded(self.settings.guarded());
         let surroundings = Surroundings {
             place: self.place.clone(),
             settings: self.settings.clone(),
@@ -199,15 +235,22 @@ impl Auth {
             view: datapath.view(),
             metrics: self.metrics.clone(),
             counters: Arc::clone(&self.counters),
+            reasons: self.reasons.clone(),
             problem: self.prover_problem.clone(),
+            left_token: Mutex::default(),
         };
-        self.prover = Some(Prover::start(surroundings, plan));
+        self.prover = Some(Prover::start(surroundings, Arc::clone(plan)));
         Ok(())
     }
 
     /// Asks the auth-agent, if there is one.
     pub(super) fn askers(&self) -> Option<Askers> {
         self.prover.as_ref().map(|prover| prover.askers.clone())
+    }
+
+    /// Why pairs are not proven, for whoever explains drops.
+    pub(super) fn reasons(&self) -> Reasons {
+        self.reasons.clone()
     }
 
     /// How it stands; none where nobody must authenticate.
@@ -312,8 +355,13 @@ fn nobody(told: &AuthPlan, plan: &NodePlan, leaving: &BTreeSet<EndpointId>) -> A
     Arc::new(nobody)
 }
 
-/// How long the addresses of an endpoint that is gone are kept back: longer than any mark of it can live.
-pub(super) fn quarantine(plan: &NodePlan) -> Option<Duration> {
+/// Addresses that other nodes may have marks for are kept back for longer than any can live.
+pub(super) fn set_quarantine(endpoints: &Endpoints, plan: &NodePlan) -> endpoint::Result<()> {
+    let has_peers = plan.auth.as_ref().is_some_and(|auth| !auth.nodes.is_empty());
+    endpoints.set_quarantine(quarantine(plan), has_peers)
+}
+
+fn quarantine(plan: &NodePlan) -> Option<Duration> {
     let grace = plan.auth.as_ref()?.grace;
     Some(Duration::from_millis(grace.saturating_mul(11) / 10) + Duration::from_secs(1))
 }
@@ -390,6 +438,59 @@ mod tests {
             egress: Arc::default(),
             audit: false,
         }
+    }
+
+    #[tokio::test]
+    async fn who_is_withdrawn_while_others_are_waited_for_is_so_at_once() {
+        let state = tempfile::tempdir().unwrap();
+        let directories = Directories {
+            config: state.path().to_owned(),
+            shared: None,
+            state: state.path().to_owned(),
+            run_dir: state.path().to_owned(),
+            pins: state.path().to_owned(),
+        };
+        let mut auth = Auth::new(&directories, &World::default(), "node1", &mut Registry::default());
+        let (prover, told) = Prover::silent(plan(&[]));
+        auth.prover = Some(prover);
+        let end = |instance: u64, identity| {
+            let end = AuthEndpoint {
+                workload: "default/ship".parse().unwrap(),
+                id: "spiffe://mesh/ns/default/sa/ship".parse().unwrap(),
+                identity: Identity::new(identity).unwrap(),
+                ipv4: [10, 0, 0, 1].into(),
+                ipv6: std::net::Ipv6Addr::LOCALHOST,
+            };
+            (instance, end)
+        };
+        let identities = [300, 301].map(|number| (Identity::new(number).unwrap(), Default::default()));
+        let before = NodePlan {
+            endpoints: [(EndpointId::new(1).unwrap(), golden_endpoint())].into(),
+            identities: Arc::new(identities.into()),
+            ..NodePlan::default()
+        };
+        let next = |labels| {
+            let auth = AuthPlan {
+                endpoints: [end(1, 300), end(2, labels)].into(),
+                ..AuthPlan::clone(&plan(&[pair(300, 301)]))
+            };
+            NodePlan { auth: Some(Arc::new(auth)), ..before.clone() }
+        };
+        assert!(auth.announce(&next(301), &before), "somebody may have something open");
+        let never = Instant::now() + Duration::from_secs(1 << 20);
+        let mut waits = Box::pin(auth.settled(never));
+        assert!(auth.announce(&next(302), &before), "a newer world is waited for like the one before");
+        let relabelled = told.borrow().1.endpoints[&2].identity;
+        assert_eq!(relabelled, Identity::new(302).unwrap(), "it is told without waiting");
+        tokio::select! {
+            biased;
+            () = &mut waits => panic!("they have not been proven"),
+            () = std::future::ready(()) => {}
+        }
+        auth.follow(&next(302), &BTreeSet::new());
+        assert!(!auth.announce(&next(302), &before), "it is in force");
+        auth.keep(AuthPlan { endpoints: [end(1, 300)].into(), ..AuthPlan::clone(&plan(&[])) });
+        assert_eq!(told.borrow().1.endpoints.len(), 1, "nobody else, where there is no plan");
     }
 
     #[test]

@@ -1,26 +1,32 @@
 //! The auth-agent, kept running: it is told the plan whole whenever that changes, and what it says is acted upon at once,
 //! beside the agent's loop.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::os::fd::OwnedFd;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use endpoint::Endpoints;
 use l4_datapath::View;
 use mesh::auth::{AuthEndpoint, AuthPlan};
+use mesh::identity::Identity;
 use node_api::auth::{AuthAnswer, AuthCounters, AuthQuestion, EndedPair, FromAuthAgent, ToAuthAgent};
 use observe::auth::AuthMetrics;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
+use tokio::time::{
+    Instant, Interval, MissedTickBehavior, interval, interval_at, sleep_until, timeout, timeout_at,
+};
 
 use super::Problem;
 use super::authority::Authority;
 use super::hold::OtherEnd;
 use super::place::{Place, Process};
 use super::process::{Backoff, Link, Start, obtain};
+use super::reasons::Reasons;
 use super::roots::Roots;
 use super::settings::Settings;
 
@@ -28,12 +34,15 @@ use super::settings::Settings;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How often it is asked what it has counted.
 const COUNTING: Duration = Duration::from_secs(1);
+/// How often it is looked whether it needs a token: the CA may have been away for longer than its certificate lasts, or
+/// the administrator lays one for a node that has none.
+const JOINING: Duration = Duration::from_secs(30);
 /// Questions that may wait.
 const ASKERS: usize = 64;
 /// Number of the agent's own question.
 const OWN: u64 = 0;
 /// A plan and its number.
-type Numbered = (u64, Arc<AuthPlan>);
+pub(super) type Numbered = (u64, Arc<AuthPlan>);
 
 /// The task that keeps it running, and what it is told.
 pub(super) struct Prover {
@@ -53,13 +62,16 @@ pub(super) struct Surroundings {
     pub(super) settings: Settings,
     pub(super) authority: Option<Authority>,
     pub(super) hold: OtherEnd,
-    /// `AUTH`, `MARKS`, `LEASES`.
-    pub(super) maps: [OwnedFd; 3],
+    /// `AUTH`, `MARKS`, `LEASES`, `TRIGGERS`.
+    pub(super) maps: [OwnedFd; 4],
     pub(super) endpoints: Arc<Endpoints>,
     pub(super) view: Arc<View>,
     pub(super) metrics: AuthMetrics,
     pub(super) counters: Arc<Mutex<Option<AuthCounters>>>,
+    pub(super) reasons: Reasons,
     pub(super) problem: Problem,
+    /// The token that the auth-agent was given last.
+    pub(super) left_token: Mutex<Option<String>>,
 }
 
 impl Prover {
@@ -71,6 +83,18 @@ impl Prover {
         let (askers, asked) = mpsc::channel(ASKERS);
         let task = tokio::spawn(surroundings.keep(wants, asked, settles));
         Self { task, wanted, settled, askers: Askers(askers) }
+    }
+
+    /// One that says nothing; what it is told.
+    #[cfg(test)]
+    pub(super) fn silent(plan: Arc<AuthPlan>) -> (Self, watch::Receiver<Numbered>) {
+        let (wanted, wants) = watch::channel((1, plan));
+        let (settles, settled) = watch::channel(0);
+        let task = tokio::spawn(async move {
+            let _speechless = settles;
+            std::future::pending().await
+        });
+        (Self { task, wanted, settled, askers: Askers(mpsc::channel(ASKERS).0) }, wants)
     }
 
     pub(super) fn into_task(self) -> JoinHandle<()> {
@@ -90,9 +114,9 @@ impl Prover {
     }
 
     /// Waits until every pair of the latest plan has been tried; false: that takes longer.
-    pub(super) async fn settle(&mut self, patience: Duration) -> bool {
-        let number = self.wanted.borrow().0;
-        matches!(timeout(patience, self.settled.wait_for(|settled| *settled >= number)).await, Ok(Ok(_)))
+    pub(super) fn settle(&self, until: Instant) -> impl Future<Output = bool> + use<> {
+        let (number, mut settled) = (self.wanted.borrow().0, self.settled.clone());
+        async move { matches!(timeout_at(until, settled.wait_for(|settled| *settled >= number)).await, Ok(Ok(_))) }
     }
 }
 
@@ -173,8 +197,12 @@ impl Surroundings {
             Talk { link, pending: BTreeMap::new(), asked: OWN, told: 0, overdue: None, plans: [None, None] };
         self.tell(&mut talk, wanted).await?;
         let mut roots = self.roots();
+        let mut is_swept = false;
         let mut counting = interval(COUNTING);
         counting.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // At once for one that was taken over; the others have been given all there is.
+        let first = Instant::now() + if adopted { Duration::ZERO } else { JOINING };
+        let mut joining = pin!(self.join(interval_at(first, JOINING)));
         loop {
             let overdue = talk.overdue.unwrap_or_else(Instant::now);
             tokio::select! {
@@ -186,8 +214,13 @@ impl Surroundings {
                             talk.overdue = None;
                             tracing::debug!(adopted, number, "the auth-agent has the plan in force");
                             self.problem.clear();
+                            // Whose end it told nobody, before there was this connection, is found by what is left.
+                            if !std::mem::replace(&mut is_swept, true) {
+                                self.sweep(talk.plans[0].clone());
+                            }
                         }
                         FromAuthAgent::Applied { .. } => {}
+                        FromAuthAgent::Unproven(pairs) => self.reasons.note(&talk.plans, pairs),
                         FromAuthAgent::Settled { number } => drop(settled.send_replace(number)),
                         FromAuthAgent::Ended(mut pairs) => {
                             if let [Some(now), Some(before)] = &talk.plans {
@@ -217,6 +250,8 @@ impl Surroundings {
                 _ = counting.tick() => {
                     talk.say(ToAuthAgent::Ask { number: OWN, question: AuthQuestion::Counters }).await?;
                 }
+                // Beside all the rest: a CA that does not answer holds nothing up.
+                () = &mut joining => {}
                 () = sleep_until(overdue), if talk.overdue.is_some() => {
                     return Err("it does not answer".to_owned());
                 }
@@ -224,16 +259,27 @@ impl Surroundings {
         }
     }
 
-    /// Tells the latest plan; of workloads that are new in it once the CA knows of them.
+    /// Lays a token where it needs one.
+    async fn join(&self, mut ticks: Interval) {
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut said = None;
+        loop {
+            ticks.tick().await;
+            let problem = self.leave_token().await.err();
+            if problem.is_some() && problem != said {
+                tracing::warn!(
+                    "the auth-agent needs a join token: {}",
+                    problem.as_deref().unwrap_or_default()
+                );
+            }
+            said = problem;
+        }
+    }
+
+    /// Tells the latest plan, at once: somebody may be withdrawn by it. A CA that has not heard of who is new in it yet is
+    /// asked again.
     async fn tell(&self, talk: &mut Talk, wanted: &mut watch::Receiver<Numbered>) -> Result<(), String> {
         let (number, plan) = wanted.borrow_and_update().clone();
-        let ids = |plan: &AuthPlan| -> BTreeSet<_> {
-            plan.endpoints.values().map(|endpoint| endpoint.id.clone()).collect()
-        };
-        let known = talk.plans[0].as_deref().map(ids).unwrap_or_default();
-        if let (false, Some(authority)) = (ids(&plan).is_subset(&known), &self.authority) {
-            authority.catch_up().await;
-        }
         talk.plans = [Some(Arc::clone(&plan)), talk.plans[0].take()];
         talk.told = number;
         talk.overdue = Some(Instant::now() + PATIENCE);
@@ -250,15 +296,34 @@ impl Surroundings {
                 None
             })
         });
-        tokio::spawn(async move {
-            match pass.await {
-                Ok(Ok(0)) => {}
-                Ok(Ok(count)) => tracing::debug!(count, "sockets without a proof have been ended"),
-                Ok(Err(error)) => tracing::warn!("sockets without a proof are not all ended: {error}"),
-                // The runtime ends.
-                Err(_) => {}
+        tokio::spawn(report(pass));
+    }
+
+    /// Ends the sockets that depend on marks that are gone, whenever and whoever was told of it: once for each connection
+    /// to an auth-agent, when it has the plan in force. Those of whom the plan asks no proof any more stay.
+    fn sweep(&self, plan: Option<Arc<AuthPlan>>) {
+        let Some(plan) = plan else { return };
+        let identities: BTreeMap<IpAddr, Identity> = plan
+            .endpoints
+            .values()
+            .chain(plan.remotes.values())
+            .flat_map(|end| end.addresses().map(|address| (address, end.identity)))
+            .collect();
+        let view = Arc::clone(&self.view);
+        let pass = self.endpoints.end_each(move |socket| {
+            let ends = [socket.local.ip(), socket.remote.ip()].map(|address| identities.get(&address));
+            if let [Some(own), Some(peer)] = ends
+                && !plan.requires(*own, *peer)
+            {
+                return false;
             }
+            let is_dead = view.is_unproven(socket.protocol.number(), socket.local, socket.remote);
+            is_dead.unwrap_or_else(|error| {
+                tracing::warn!(%error, "on which proof a socket depends cannot be told; it is left alone");
+                false
+            })
         });
+        tokio::spawn(report(pass));
     }
 
     fn free(&self, instance: u64) {
@@ -272,6 +337,17 @@ impl Surroundings {
             self.metrics.set(Some(counters.clone()));
             *self.counters.lock() = Some(counters);
         }
+    }
+}
+
+/// How a pass over sockets has ended.
+async fn report<E: std::fmt::Display>(pass: JoinHandle<Result<usize, E>>) {
+    match pass.await {
+        Ok(Ok(0)) => {}
+        Ok(Ok(count)) => tracing::debug!(count, "sockets without a proof have been ended"),
+        Ok(Err(error)) => tracing::warn!("sockets without a proof are not all ended: {error}"),
+        // The runtime ends.
+        Err(_) => {}
     }
 }
 
@@ -332,7 +408,6 @@ mod tests {
     use std::net::Ipv6Addr;
 
     use mesh::auth::{IdentityPair, Refusal};
-    use mesh::identity::Identity;
 
     use super::*;
 

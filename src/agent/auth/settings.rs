@@ -8,9 +8,6 @@ use control::World;
 use mesh::spiffe::TrustDomain;
 use serde::{Deserialize, Serialize};
 
-/// Two ports that are as near as this are kept from workloads together with those between them.
-const NEAR: u16 = 15;
-
 /// Settings of the processes. A process that was started with others is replaced.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(super) struct Settings {
@@ -92,11 +89,27 @@ impl Settings {
         }
     }
 
-    /// First and last port that no workload may call, on any node; those of the CA are left out where they are far from
-    /// the auth-agents'.
-    pub(super) fn guarded(&self) -> (u16, u16) {
+    /// Ports that no workload may call, on any node: where auth-agents and the CA listen.
+    pub(super) fn guarded(&self) -> [u16; 2] {
         let port = self.listen.first().map_or(0, SocketAddr::port);
-        let ca = self.ca_address().port();
-        if port.abs_diff(ca) <= NEAR { (port.min(ca), port.max(ca)) } else { (port, port) }
+        let mut both = [port, self.ca_address().port()];
+        // To programs of an earlier build they are the first and the last.
+        both.sort_unstable();
+        both
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn workloads_are_kept_from_both_ports_however_far_they_are_from_each_other() {
+        let mut world = World::default();
+        assert_eq!(Settings::of(&world, "node1").guarded(), [4250, 4251]);
+        world.configuration.ca_listen = ([192, 0, 2, 1], 443).into();
+        assert_eq!(Settings::of(&world, "node1").guarded(), [443, 4250]);
+        world.configuration.ca_address = Some(([192, 0, 2, 2], 8443).into());
+        assert_eq!(Settings::of(&world, "node1").guarded(), [4250, 8443]);
     }
 }

@@ -15,7 +15,7 @@ struct End {
     proofs: Proofs,
     own: Svids,
     trust: Trust,
-    results: Vec<Result<Time, Refusal>>,
+    results: Vec<Result<Time, Failure>>,
 }
 
 impl End {
@@ -46,7 +46,7 @@ impl End {
 
     fn result(&self) -> Result<(), Refusal> {
         assert_eq!(self.results.len(), 1, "over once");
-        self.results[0].map(drop)
+        self.results[0].clone().map(drop).map_err(|failure| failure.why)
     }
 }
 
@@ -71,7 +71,7 @@ fn shake(client: &mut End, server: &mut End) {
 }
 
 fn left(end: &End) -> u64 {
-    end.results[0].unwrap().saturating_sub(linux::clock::boottime()) / 1_000_000_000
+    end.results[0].clone().unwrap().saturating_sub(linux::clock::boottime()) / 1_000_000_000
 }
 
 #[test]
@@ -116,6 +116,17 @@ fn each_side_insists_on_the_one_it_expects_and_says_what_was_wrong() {
         server.begin(false, &id, &a);
         shake(&mut client, &mut server);
         assert_eq!((client.result(), server.result()), (Err(why), Err(Refusal::RefusedByPeer)));
+        let failure = client.results[0].clone().unwrap_err();
+        assert_eq!(
+            (failure.side, failure.shown),
+            (Some(Side::Peer), Some(id)),
+            "whose it was, and what it showed"
+        );
+        assert_eq!(
+            server.results[0].clone().unwrap_err().side,
+            Some(Side::Own),
+            "to the other it is its own"
+        );
         assert!(client.proofs.kept.is_empty() && server.proofs.kept.is_empty());
     }
     // A client's certificate is judged last: it has no error of its own. That is why the machine waits for an answer.
@@ -155,12 +166,12 @@ fn what_is_no_handshake_or_takes_too_long_has_failed() {
     let mut endless = server();
     // A record that never ends, in small pieces.
     let pieces = (0..=MAX_BYTES).find_map(|_| endless.proofs.feed(proof(false), vec![22; 1_000]));
-    assert_eq!(pieces, Some(Input::ProofDone(proof(false), Err(Refusal::Protocol))));
+    assert_eq!(pieces, Some(Input::ProofDone(proof(false), Err(Refusal::Protocol.into()))));
     assert!(!endless.proofs.has_work() && endless.proofs.running.is_empty());
 
     let mut slow = server();
     assert!(slow.proofs.expire(PATIENCE - 1).is_empty());
-    let late = vec![Input::ProofDone(proof(false), Err(Refusal::TimedOut))];
+    let late = vec![Input::ProofDone(proof(false), Err(Refusal::TimedOut.into()))];
     assert_eq!(slow.proofs.expire(PATIENCE), late);
     assert!(slow.proofs.feed(proof(false), vec![1]).is_none() && !slow.proofs.has_work());
 }
@@ -175,10 +186,12 @@ fn of_what_was_dropped_nothing_more_comes() {
     assert!(client.work().is_empty() && client.results.is_empty());
 }
 
-fn locally(end: &mut End, a: &SpiffeId, b: &SpiffeId) -> Result<(), Refusal> {
+fn locally(end: &mut End, a: &SpiffeId, b: &SpiffeId) -> Result<(), (Refusal, Option<Side>)> {
     end.proofs.prove_locally(a.clone(), b.clone());
     match &end.proofs.work(&end.own, &end.trust, Clock::read())[..] {
-        [Input::LocalProofDone { result, .. }] => result.map(drop),
+        [Input::LocalProofDone { result, .. }] => {
+            result.clone().map(drop).map_err(|failure| (failure.why, failure.side))
+        }
         other => panic!("{other:?}"),
     }
 }
@@ -190,9 +203,10 @@ fn two_workloads_of_one_node_are_proven_by_the_same_handshake() {
     let mut end = End::new(ca.trust(), [ca.svid(&a), ca.svid(&b), ca.svid_of(&c, -4_000)]);
     assert_eq!(locally(&mut end, &a, &b), Ok(()));
     assert_eq!(locally(&mut end, &a, &a), Ok(()), "two instances of one workload");
-    assert_eq!(locally(&mut end, &a, &c), Err(Refusal::Expired));
-    assert_eq!(locally(&mut end, &c, &a), Err(Refusal::Expired));
-    assert_eq!(locally(&mut end, &a, &d), Err(Refusal::NoCertificate));
+    assert_eq!(locally(&mut end, &a, &c), Err((Refusal::Expired, Some(Side::Peer))));
+    assert_eq!(locally(&mut end, &c, &a), Err((Refusal::Expired, Some(Side::Own))));
+    assert_eq!(locally(&mut end, &a, &d), Err((Refusal::PeerNoCertificate, Some(Side::Peer))));
+    assert_eq!(locally(&mut end, &d, &a), Err((Refusal::NoCertificate, Some(Side::Own))));
 }
 
 #[test]
@@ -214,7 +228,7 @@ fn a_root_that_goes_takes_what_it_has_proven() {
         node: node.map(str::to_owned),
         local: a.clone(),
         remote: b.clone(),
-        why: Refusal::Untrusted,
+        why: Failure { why: Refusal::Untrusted, side: Some(Side::Peer), shown: Some(b.clone()), said: None },
     };
     assert_eq!(client.proofs.judge_again(&client.trust), [lost(None), lost(Some("n"))]);
     assert!(client.proofs.judge_again(&client.trust).is_empty(), "once");
@@ -228,6 +242,7 @@ fn what_has_ended_by_the_wall_clock_is_lost_even_if_that_was_set() {
     locally(&mut end, &a, &b).unwrap();
     let wall = Clock::read().wall();
     assert!(end.proofs.lose_ended(wall + 3_500).is_empty());
-    let lost = Input::ProofLost { node: None, local: a, remote: b, why: Refusal::Expired };
+    let why = Failure { why: Refusal::Expired, side: Some(Side::Own), shown: Some(a.clone()), said: None };
+    let lost = Input::ProofLost { node: None, local: a, remote: b, why };
     assert_eq!(end.proofs.lose_ended(wall + 3_601), [lost]);
 }

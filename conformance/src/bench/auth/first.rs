@@ -1,14 +1,18 @@
 //! The first connection between two workloads of two nodes: without authentication, with a pair that was proven ahead,
-//! and with one that nobody has proven yet, so that its first packet waits.
+//! with one that nobody has proven yet, so that its first packet waits; the same when the nodes' session has just been
+//! lost; and what it would be if the first packet were dropped.
 //!
 //! Each figure is of a client that has never called the server: one workload with a service account of its own for each.
-//! The handshake is what the auth-agent says that the proof of each took, from the first message to the peer's acceptance:
-//! timed within the connection, not in a run of its own.
+//! The handshake that they are compared with is measured by itself, between two of them ([`super::alone`]); beside it
+//! stands what the auth-agent says that the proof of each took.
 
-use super::policy;
+use std::net::{IpAddr, SocketAddr};
+
+use super::alone::Alone;
+use super::{percentile, policy};
 use crate::bench::plan::Plan;
 use crate::bench::report::{Row, Target};
-use crate::lab::{Mesh, Session, binary, wait_until};
+use crate::lab::{Mesh, Outcome, Session, binary, wait_until};
 
 const ID: &str = "auth.first";
 /// Ports of the server: who calls the first must be proven, who calls the second need not be.
@@ -20,50 +24,66 @@ const EXTRA: [f64; 2] = [300.0, 2000.0];
 /// Rows `auth.first.{cold,warm}`.
 #[must_use]
 pub fn measure(plan: &Plan) -> Vec<Row> {
-    if !["cold", "warm"].iter().any(|row| plan.selected.wants(&format!("{ID}.{row}"))) {
+    let wants = |row: &str| plan.selected.wants(&format!("{ID}.{row}"));
+    if !["cold", "warm"].into_iter().any(wants) {
         return Vec::new();
     }
-    let clients = if plan.quick { 3 } else { 100 };
-    let cold = Scene::new(clients, ", authenticationAhead: 0").times();
-    let warm = Scene::new(clients, "").times();
-    rows(plan, &cold, &warm)
-}
-
-fn rows(plan: &Plan, cold: &Times, warm: &Times) -> Vec<Row> {
+    // Of these that many find the nodes' session gone, and that many lose their first packet.
+    let (clients, apart, lost) = if plan.quick { (3, 1, 1) } else { (100, 20, 5) };
     let mut rows = Vec::new();
-    for (share, name, extra) in [(0.5, "p50", EXTRA[0]), (0.99, "p99", EXTRA[1])] {
-        let [proven, plain, handshake] =
-            [&cold.proven, &cold.plain, &cold.handshakes].map(|times| percentile(times, share));
-        let bound = plain + percentile(&cold.handshakes, 0.5) + extra;
-        let row = |what: &str, value| Row::new(format!("{ID}.cold"), format!("{what}, {name}"), value, "µs");
-        rows.push(row("connect without authentication", plain));
-        rows.push(row("the handshake of these, as the auth-agent timed it", handshake));
-        let judged =
-            row("connect, node session warm, pair unproven", proven).against("that and a handshake", bound);
-        rows.push(plan.judge(judged, Target::AtMost(1.0), None));
-        let row = Row::new(
-            format!("{ID}.warm"),
-            format!("connect, proven ahead, {name}"),
-            percentile(&warm.proven, share),
-            "µs",
+    let mut cold = Scene::new(clients + apart + lost, ", authenticationAhead: 0");
+    let times = cold.times(clients, true);
+    rows.extend(compared(plan, &times));
+    rows.extend(cold.apart(clients..clients + apart));
+    rows.push(cold.lost(clients + apart..clients + apart + lost));
+    drop(cold);
+    let warm = Scene::new(clients, "").times(clients, false);
+    for (share, name) in SHARES {
+        let [proven, plain] = [&warm.proven, &warm.plain].map(|times| percentile(times, share));
+        let what = format!("connect, proven ahead, {name}");
+        rows.push(
+            Row::new(format!("{ID}.warm"), what, proven, "µs").against("without authentication", plain),
         );
-        rows.push(row.against("without authentication", percentile(&warm.plain, share)));
     }
     rows
 }
 
-/// Microseconds of each connection.
+const SHARES: [(f64, &str); 2] = [(0.5, "p50"), (0.99, "p99")];
+
+fn row(what: &str, name: &str, value: f64) -> Row {
+    Row::new(format!("{ID}.cold"), format!("{what}, {name}"), value, "µs")
+}
+
+fn compared(plan: &Plan, times: &Times) -> Vec<Row> {
+    let mut rows = Vec::new();
+    for ((share, name), extra) in SHARES.into_iter().zip(EXTRA) {
+        let [proven, plain, alone, within] =
+            [&times.proven, &times.plain, &times.alone, &times.within].map(|times| percentile(times, share));
+        rows.push(row("connect without authentication", name, plain));
+        rows.push(row("a handshake alone, node session warm", name, alone));
+        rows.push(row("the handshake of these, as the auth-agent timed it", name, within));
+        let bound = plain + percentile(&times.alone, 0.5) + extra;
+        let against = format!("unauthenticated + handshake alone (p50) + {} ms", extra / 1e3);
+        let judged = row("connect, node session warm, pair unproven", name, proven).against(against, bound);
+        rows.push(plan.judge(judged, Target::AtMost(1.0), None));
+    }
+    rows
+}
+
+/// Microseconds of each connection, and of handshakes.
+#[derive(Default)]
 struct Times {
     proven: Vec<f64>,
     plain: Vec<f64>,
-    handshakes: Vec<f64>,
+    alone: Vec<f64>,
+    within: Vec<f64>,
 }
 
 struct Scene {
     mesh: Mesh,
     clients: Vec<Session>,
     _servers: [Session; 2],
-    server: std::net::IpAddr,
+    server: IpAddr,
 }
 
 impl Scene {
@@ -112,25 +132,82 @@ impl Scene {
         });
     }
 
-    fn times(mut self) -> Times {
-        let mut times = Times { proven: Vec::new(), plain: Vec::new(), handshakes: Vec::new() };
-        for client in &mut self.clients {
-            for (port, taken) in [(PLAIN, &mut times.plain), (PROVEN, &mut times.proven)] {
-                let said = client.ask(&format!("time {}", std::net::SocketAddr::new(self.server, port)));
-                taken.push(said.parse().unwrap_or(f64::NAN));
-            }
+    fn to(&self, port: u16) -> String {
+        format!("time {}", SocketAddr::new(self.server, port))
+    }
+
+    fn time(&mut self, client: usize, port: u16) -> f64 {
+        let question = self.to(port);
+        self.clients[client].ask(&question).parse().unwrap_or(f64::NAN)
+    }
+
+    /// Of the first so many clients; with a handshake alone between two of them.
+    fn times(&mut self, clients: usize, with_alone: bool) -> Times {
+        let mut times = Times::default();
+        let alone = with_alone.then(|| Alone::new(&self.mesh));
+        for client in 0..clients {
+            times.alone.extend(alone.as_ref().map(Alone::handshake));
+            times.plain.push(self.time(client, PLAIN));
+            times.proven.push(self.time(client, PROVEN));
         }
         // The server's node asks for proof, so it is the one that begins.
         let pairs = self.mesh.nodes[1].json(&["auth", "pairs"]);
         let proofs = pairs.as_array().into_iter().flatten().filter_map(|pair| pair["proof_micros"].as_f64());
-        times.handshakes.extend(proofs);
+        times.within.extend(proofs);
         times
     }
-}
 
-fn percentile(values: &[f64], share: f64) -> f64 {
-    let mut sorted: Vec<f64> = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let rank = (sorted.len() as f64 * share).ceil() as usize;
-    sorted.get(rank.saturating_sub(1)).copied().unwrap_or(f64::NAN)
+    /// The same where the session of the nodes was lost a moment before, and such a session alone.
+    fn apart(&mut self, clients: std::ops::Range<usize>) -> Vec<Row> {
+        let alone = Alone::new(&self.mesh);
+        let sessions: Vec<f64> = clients.clone().map(|_| alone.session()).collect();
+        let times: Vec<f64> = clients
+            .map(|client| {
+                self.wait_for_session();
+                // As if the network had lost it: both sides hear of it at once.
+                let cut = Outcome::of(self.mesh.nodes[1].inside("ss").args(["-K", "sport", "=", ":4250"]));
+                assert!(cut.stdout.contains(":4250"), "a session was cut: {cut:?}");
+                self.time(client, PROVEN)
+            })
+            .collect();
+        vec![
+            row("a node session alone", "p50", percentile(&sessions, 0.5)),
+            row("connect, node session just lost, pair unproven", "p50", percentile(&times, 0.5)),
+        ]
+    }
+
+    fn wait_for_session(&self) {
+        for node in &self.mesh.nodes {
+            wait_until("the nodes talk", || {
+                let nodes = node.json(&["auth", "nodes"]);
+                nodes.as_array().is_some_and(|nodes| nodes.iter().any(|node| node["connected"] == true))
+            });
+        }
+    }
+
+    /// The same where the first packet is lost on its way: the pair is proven at once, by another connection, and the
+    /// first waits for the moment at which TCP asks again.
+    fn lost(&mut self, clients: std::ops::Range<usize>) -> Row {
+        self.wait_for_session();
+        let (question, server) = (self.to(PROVEN), self.server.to_string());
+        let route = |mesh: &Mesh, word: &str| {
+            Outcome::of(mesh.nodes[0].inside("ip").args(["route", word, "blackhole", &server])).success();
+        };
+        let times: Vec<f64> = clients
+            .map(|client| {
+                let name = format!("client-{client}");
+                route(&self.mesh, "add");
+                self.clients[client].say(&question);
+                wait_until("the first packet is sent", || {
+                    let waiting = ["-Htn", "state", "syn-sent"];
+                    !Outcome::of(self.mesh.nodes[0].within(&name, "ss").args(waiting)).stdout.is_empty()
+                });
+                route(&self.mesh, "del");
+                let words: Vec<&str> = question.split(' ').collect();
+                Outcome::of(self.mesh.nodes[0].within(&name, binary("probe")).args(words)).success();
+                self.clients[client].line().parse().unwrap_or(f64::NAN)
+            })
+            .collect();
+        row("connect, first packet dropped, pair proven meanwhile", "p50", percentile(&times, 0.5))
+    }
 }

@@ -1,5 +1,6 @@
 //! What mutual authentication costs, and how fast it ends.
 
+mod alone;
 pub mod first;
 pub mod revocation;
 pub mod steady;
@@ -13,4 +14,12 @@ fn policy(required: bool, port: u16) -> String {
          \x20 - fromEndpoints: [{{matchLabels: {{app: client}}}}]\n\
          \x20   toPorts: [{{ports: [{{port: '{port}', protocol: TCP}}]}}]{authentication}\n"
     )
+}
+
+/// The value below which this share of them is.
+fn percentile(values: &[f64], share: f64) -> f64 {
+    let mut sorted: Vec<f64> = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let rank = (sorted.len() as f64 * share).ceil() as usize;
+    sorted.get(rank.saturating_sub(1)).copied().unwrap_or(f64::NAN)
 }

@@ -1,12 +1,14 @@
-//! From the withdrawal, as the administrator's file is put in place, to the last word that arrives at the receiver: a
-//! thousand live connections, every other one idle.
+//! From the withdrawal, as the administrator's file or the trust bundle is written, to the last word that arrives at the
+//! receiver: a thousand live connections, every other one idle. A server that is killed is heard no more at once; there it
+//! counts when every client's connection is dead.
 
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, SystemTime};
 
-use super::policy;
+use super::{percentile, policy};
 use crate::bench::plan::Plan;
 use crate::bench::report::{Row, Target};
-use crate::lab::{Mesh, Session, binary, wait_until};
+use crate::lab::{Mesh, Node, Session, binary, wait_until};
 
 const ID: &str = "auth.revocation";
 const PORT: u16 = 80;
@@ -26,6 +28,18 @@ const PROMISE: f64 = 50.0;
 /// Milliseconds; the grace of a node that cannot be reached.
 const GRACE: f64 = 2000.0;
 
+/// Clients, and where they are as the server sees it.
+const PLACES: [(&str, &str); 2] = [("same node", "near"), ("cross node", "far")];
+
+/// What ends a proof.
+#[derive(Clone, Copy)]
+enum How {
+    /// The client has other labels.
+    Labels,
+    /// It has another service account.
+    Account,
+}
+
 /// Rows `auth.revocation`, if they are asked for.
 #[must_use]
 pub fn measure(plan: &Plan) -> Vec<Row> {
@@ -33,21 +47,75 @@ pub fn measure(plan: &Plan) -> Vec<Row> {
         return Vec::new();
     }
     let (rounds, count) = if plan.quick { (1, 20) } else { (plan.rounds.max(5) * 3, 1000) };
-    let scene = Scene::new();
+    let mut scene = Scene::new();
     let mut rows = Vec::new();
-    for (what, client) in [("same node", "near"), ("cross node", "far")] {
-        let mut times: Vec<f64> = (0..rounds).map(|_| scene.withdraw(client, count)).collect();
-        times.sort_by(f64::total_cmp);
-        let worst = times[times.len() - 1];
-        let what = format!("{what}, {count} connections, {rounds} withdrawals");
-        rows.push(Row::new(ID, format!("{what}, p50"), times[times.len() / 2], "ms"));
-        let row = Row::new(ID, format!("{what}, the slowest"), worst, "ms");
-        rows.push(plan.judge(row, Target::AtMost(PROMISE), None));
+    for (how, what) in [(How::Labels, "other labels"), (How::Account, "another account")] {
+        for (place, client) in PLACES {
+            let times: Vec<f64> = (0..rounds).map(|_| scene.withdraw(client, count, how)).collect();
+            rows.extend(judged(plan, &format!("{what}, {place}, {count} connections"), &times));
+        }
+    }
+    for (place, client) in PLACES {
+        let times: Vec<f64> = (0..rounds.min(7)).map(|_| scene.end(client, count)).collect();
+        let what = format!("server killed, until all are dead at the client, {place}, {count} connections");
+        rows.extend(judged(plan, &what, &times));
     }
     let taken = scene.partition(count);
     let what = format!("peer cut off, {count} connections; from the cut until all are dead at the other end");
-    rows.push(plan.judge(Row::new(ID, what, taken, "ms"), Target::AtMost(GRACE + PROMISE), None));
+    let cut = plan.judge(Row::new(ID, what, taken, "ms"), Target::AtMost(GRACE + PROMISE), None);
+    drop(scene);
+    // A node has no root to give back: each time it is another node.
+    let times: Vec<f64> = (0..rounds.min(7)).map(|_| root(count)).collect();
+    rows.extend(judged(plan, &format!("root removed, same node, {count} connections"), &times));
+    rows.push(cut);
     rows
+}
+
+fn judged(plan: &Plan, what: &str, times: &[f64]) -> [Row; 2] {
+    let what = format!("{what}, {} withdrawals", times.len());
+    let row = Row::new(ID, format!("{what}, the slowest"), percentile(times, 1.0), "ms");
+    [
+        Row::new(ID, format!("{what}, p50"), percentile(times, 0.5), "ms"),
+        plan.judge(row, Target::AtMost(PROMISE), None),
+    ]
+}
+
+/// On a node of its own: every root is taken out of its trust bundle.
+fn root(count: usize) -> f64 {
+    let node = Node::up();
+    node.apply("proven.yaml", &policy(true, PORT));
+    node.apply("callers.yaml", CALLERS);
+    let server = node.serve("server", &["app=server"], PORT);
+    let mut watch = watch(&node);
+    let mut crowd = crowd(&node, "client", &["app=client"], server.addresses[0], count);
+    let begin = now();
+    std::fs::write(node.state().join("ca/bundle.pem"), "").expect("a trust bundle without roots");
+    wait_until("every connection is dead", || crowd.ask("alive").starts_with("0 alive"));
+    millis(last(&mut watch), begin)
+}
+
+/// Sees what arrives at the server.
+fn watch(node: &Node) -> Session {
+    let watch = Session::start(node.beside("server", binary("probe")).args(["last", &PORT.to_string()]));
+    assert_eq!(watch.line(), "open");
+    watch
+}
+
+/// When the last word came: nanoseconds since 1970.
+fn last(watch: &mut Session) -> u128 {
+    watch.ask("last").split(' ').next().and_then(|word| word.parse().ok()).unwrap_or(0)
+}
+
+/// A crowd of connections of a client.
+fn crowd(node: &Node, client: &str, labels: &[&str], server: IpAddr, count: usize) -> Session {
+    let probe = binary("probe").display().to_string();
+    let to = SocketAddr::new(server, PORT).to_string();
+    node.start(client, labels, &[&probe, "crowd", &to, &count.to_string()]).session
+}
+
+/// From one to the other; none, if nothing came after it.
+fn millis(end: u128, begin: u128) -> f64 {
+    end.saturating_sub(begin) as f64 / 1e6
 }
 
 struct Scene {
@@ -65,37 +133,48 @@ impl Scene {
         mesh.place("near", &["app=client"], 1);
         mesh.place("far", &["app=client"], 0);
         let server = mesh.nodes[1].serve("server", &[], PORT);
-        let watch =
-            Session::start(mesh.nodes[1].beside("server", binary("probe")).args(["last", &PORT.to_string()]));
-        assert_eq!(watch.line(), "open");
+        let watch = watch(&mesh.nodes[1]);
         Self { mesh, server, watch: watch.into() }
     }
 
-    /// A crowd of connections of a client.
     fn crowd(&self, client: &str, count: usize) -> Session {
-        let node = &self.mesh.nodes[usize::from(client == "near")];
-        let probe = binary("probe").display().to_string();
-        let to = std::net::SocketAddr::new(self.server.addresses[0], PORT).to_string();
-        node.start(client, &[], &[&probe, "crowd", &to, &count.to_string()]).session
+        crowd(&self.mesh.nodes[node_of(client)], client, &[], self.server.addresses[0], count)
     }
 
-    /// When the last word came: nanoseconds since 1970.
-    fn last(&self) -> u128 {
-        let said = self.watch.borrow_mut().ask("last");
-        said.split(' ').next().and_then(|word| word.parse().ok()).unwrap_or(0)
-    }
-
-    /// Milliseconds from the file to the last word that arrived.
-    fn withdraw(&self, client: &str, count: usize) -> f64 {
+    /// Milliseconds from the cause to the last word that arrived.
+    fn withdraw(&self, client: &str, count: usize, how: How) -> f64 {
         let mut crowd = self.crowd(client, count);
-        let node = u8::from(client == "near");
+        let node = node_of(client) as u8;
         let begin = now();
-        self.mesh.place(client, &["app=other"], node);
+        match how {
+            How::Labels => self.mesh.place(client, &["app=other"], node),
+            How::Account => self.mesh.apply(&format!("workload-{client}.yaml"), &elsewhere(client, node)),
+        }
         wait_until("every connection is dead", || crowd.ask("alive").starts_with("0 alive"));
-        let taken = self.last().saturating_sub(begin);
+        let taken = millis(last(&mut self.watch.borrow_mut()), begin);
         drop(crowd);
         self.mesh.place(client, &["app=client"], node);
-        taken as f64 / 1e6
+        taken
+    }
+
+    /// Milliseconds from the end of the server's processes until its clients know.
+    fn end(&mut self, client: &str, count: usize) -> f64 {
+        let mut crowd = self.crowd(client, count);
+        let begin = now();
+        self.server.session.kill();
+        wait_until("every connection is dead", || crowd.ask("alive").starts_with("0 alive"));
+        let taken = millis(now(), begin);
+        drop(crowd);
+        wait_until("it is gone", || {
+            self.mesh.nodes[1].ferromesh(&["endpoint", "get", "server"]).code != Some(0)
+        });
+        self.server = self.mesh.nodes[1].serve("server", &[], PORT);
+        self.watch = watch(&self.mesh.nodes[1]).into();
+        let server = self.server.addresses[0].to_string();
+        wait_until("the other node knows where it is", || {
+            self.mesh.nodes[0].ferromesh(&["ip", "list"]).stdout.contains(&server)
+        });
+        taken
     }
 
     /// The same for a node that is cut off, and cannot be told.
@@ -108,6 +187,20 @@ impl Scene {
         self.mesh.partition(1, false);
         taken as f64 / 1e6
     }
+}
+
+/// The number of the client's node.
+fn node_of(client: &str) -> usize {
+    usize::from(client == "near")
+}
+
+/// The client, with another service account.
+fn elsewhere(client: &str, node: u8) -> String {
+    format!(
+        "apiVersion: ferromesh.io/v1alpha1\nkind: Workload\n\
+         metadata: {{name: {client}, namespace: default, labels: {{app: client}}}}\n\
+         spec: {{node: node-{node}, serviceAccountName: somebody-else}}\n"
+    )
 }
 
 fn now() -> u128 {

@@ -1,7 +1,7 @@
 //! A question to a witness: whom the socket thinks it talks to, and who it really was.
 
 use std::io::{self, BufRead, BufReader, Write};
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -20,14 +20,19 @@ pub(crate) fn call(how: &str, to: SocketAddr, port: u16) -> io::Result<String> {
 
 type Answer = (String, SocketAddr, String);
 
-fn tcp(to: SocketAddr, port: u16) -> io::Result<Answer> {
+/// A TCP connection from this local port; 0: from any.
+pub(crate) fn open(to: SocketAddr, port: u16) -> io::Result<TcpStream> {
     let socket = Socket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::TCP))?;
     if port != 0 {
         socket.set_reuse_address(true)?;
         socket.bind(&any(to, port).into())?;
     }
     socket.connect_timeout(&to.into(), PATIENCE)?;
-    let mut stream = std::net::TcpStream::from(socket);
+    Ok(socket.into())
+}
+
+fn tcp(to: SocketAddr, port: u16) -> io::Result<Answer> {
+    let mut stream = open(to, port)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.write_all(b"who\n")?;
     let peer = stream.peer_addr()?;

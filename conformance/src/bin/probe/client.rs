@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use conformance::pulse::Change;
 
-use crate::{PATIENCE, any, one, word};
+use crate::{PATIENCE, any, call, one, word};
 
 fn connect(address: SocketAddr) -> io::Result<TcpStream> {
     let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
@@ -64,9 +64,11 @@ pub(crate) fn ask() -> io::Result<()> {
     Ok(())
 }
 
-/// A TCP connection that stays.
-pub(crate) fn hold(address: SocketAddr) -> io::Result<()> {
-    let mut stream = connect(address)?;
+/// A TCP connection that stays; from a port of its own choice, or of the kernel's, with 0.
+pub(crate) fn hold(address: SocketAddr, from: u16) -> io::Result<()> {
+    let mut stream = call::open(address, from)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_nodelay(true)?;
     println!("open");
     for line in io::stdin().lock().lines() {
         match say(&mut stream, line?.as_bytes()) {

@@ -23,6 +23,7 @@ usage: probe MODE ARGUMENTS
 servers, of both families and of TCP and UDP
   serve PORT              echo
   witness PORT NAME       answer each word with NAME and the address it came from
+  ends PORT               echo over TCP; tells of each connection who opened it and how it ended: closed, reset …
   sink PORT COUNT         UDP on so many ports from this one on; nothing is read, nothing answered
 clients, each on a line of its own; an address is ADDRESS:PORT
   tcp ADDRESS             connect, say a word, expect it back
@@ -34,8 +35,10 @@ clients, each on a line of its own; an address is ADDRESS:PORT
   datagram ADDRESS BYTES  send one datagram of so many bytes, expect it back
   resolve NAME            the addresses that the workload's resolver gives
   ask                     for each line of standard input, one of the above
+  later MODE ARGUMENTS    say `open`, wait for a line of standard input, then be that
 clients that stay
-  hold ADDRESS            keep one TCP connection: each line of standard input is said, its outcome printed
+  hold ADDRESS [FROM]     keep one TCP connection: each line of standard input is said, its outcome printed; from local
+                          port FROM
   hold-udp ADDRESS        the same on a connected UDP socket; an error is told as soon as it comes
   many ADDRESS COUNT      as many UDP sockets at a time; tells how many were answered
   pulse ADDRESS           datagrams at a steady rate; says since when they are answered, or no longer are
@@ -47,6 +50,7 @@ clients that stay
 with raw sockets
   flood IP COUNT          send a datagram to each of so many ports and source ports, each a connection of its own
   syn-flood IP COUNT      send so many first packets of TCP to port 80, each from a port of its own
+  drizzle IP MILLISECONDS the same without end, one in each of so many milliseconds
   forge CASE IP [FROM]    send a packet no honest stack sends, to port 80; from its own address unless told otherwise
   complain IP ADDRESS     an ICMP error to the first about its datagram from port 40000 to the second
   ping IP                 an echo request, and its reply
@@ -83,12 +87,14 @@ fn run(words: &[&str]) -> io::Result<()> {
     match words {
         ["serve", port] => serve::echo(read(port)?),
         ["witness", port, name] => serve::witness(read(port)?, name),
+        ["ends", port] => serve::ends(read(port)?),
         ["sink", port, count] => serve::sink(read(port)?, read(count)?),
         ["flows", to, from, sources, ports] => {
             client::flows(read(to)?, read(from)?, read(sources)?, read(ports)?)
         }
         ["ask"] => client::ask(),
-        ["hold", address] => client::hold(read(address)?),
+        ["hold", address] => client::hold(read(address)?, 0),
+        ["hold", address, from] => client::hold(read(address)?, read(from)?),
         ["hold-udp", address] => client::hold_udp(read(address)?),
         ["many", address, count] => client::many(read(address)?, read(count)?),
         ["pulse", address] => client::pulse(read(address)?),
@@ -98,6 +104,7 @@ fn run(words: &[&str]) -> io::Result<()> {
         ["flood", to, count] => raw::flood(read(to)?, read(count)?),
         ["complain", to, about] => raw::complain(read(to)?, read(about)?),
         ["syn-flood", to, count] => raw::syn_flood(read(to)?, read(count)?),
+        ["drizzle", to, pause] => raw::drizzle(read(to)?, read(pause)?),
         ["forge", case, to] => raw::forge(case, read(to)?, None),
         ["forge", case, to, from] => raw::forge(case, read(to)?, Some(read(from)?)),
         ["ping", to] => raw::ping(read(to)?),
@@ -105,6 +112,11 @@ fn run(words: &[&str]) -> io::Result<()> {
         ["record", file] => raw::record(file),
         ["capture"] => raw::capture(false),
         ["capture", "every"] => raw::capture(true),
+        ["later", words @ ..] => {
+            println!("open");
+            io::stdin().read_line(&mut String::new())?;
+            run(words)
+        }
         words => one(words).map(|said| println!("{said}")),
     }
 }

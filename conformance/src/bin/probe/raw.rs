@@ -64,6 +64,18 @@ pub(crate) fn syn_flood(to: IpAddr, count: u16) -> io::Result<()> {
     Ok(())
 }
 
+/// So few that it holds nobody up but by what they take.
+pub(crate) fn drizzle(to: IpAddr, pause: u64) -> io::Result<()> {
+    let (socket, from) = (headers_included(to)?, own_address(to)?);
+    println!("open");
+    for port in (1..=u16::MAX).cycle() {
+        socket.send_to(&conformance::forge::syn(from, to, port)?, &SocketAddr::new(to, 0).into())?;
+        #[expect(clippy::disallowed_methods, reason = "a rate is what is asked for")]
+        std::thread::sleep(std::time::Duration::from_millis(pause));
+    }
+    Ok(())
+}
+
 /// The address that this namespace would use towards `to`.
 fn own_address(to: IpAddr) -> io::Result<IpAddr> {
     let to = SocketAddr::new(to, 80);

@@ -3,6 +3,8 @@
 use std::io::{self, Read, Write};
 use std::net::{Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 
+use crate::word;
+
 /// What is said comes back.
 pub(crate) fn echo(port: u16) -> io::Result<()> {
     serve(port, |said, _| said.to_vec(), false)
@@ -16,6 +18,32 @@ pub(crate) fn witness(port: u16, name: &str) -> io::Result<()> {
         format!("{name} {from}\n").into_bytes()
     };
     serve(port, answer, true)
+}
+
+/// An echo over TCP that tells of each connection how it has ended: `closed`, or the word of its error.
+pub(crate) fn ends(port: u16) -> io::Result<()> {
+    let listener = TcpListener::bind(SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)))?;
+    println!("serving");
+    for stream in listener.incoming() {
+        let mut stream = stream?;
+        let from = stream.peer_addr()?.ip().to_canonical();
+        std::thread::spawn(move || {
+            let mut buffer = [0; 65536];
+            let end = loop {
+                match stream.read(&mut buffer) {
+                    Ok(0) => break "closed",
+                    Ok(length) => {
+                        if let Err(error) = stream.write_all(&buffer[..length]) {
+                            break word(&error);
+                        }
+                    }
+                    Err(error) => break word(&error),
+                }
+            };
+            println!("{from} {end}");
+        });
+    }
+    Ok(())
 }
 
 /// Takes datagrams in and leaves them: what does not fit the socket's buffer is dropped behind all hooks.

@@ -108,6 +108,50 @@ fn the_auth_agent_is_told_of_both_ends_by_what_the_administrator_says_of_them() 
 }
 
 #[test]
+fn an_identity_is_shown_with_the_ids_of_who_has_it_wherever_they_run() {
+    let admin = [NODES, WORKLOADS, REQUIRED].concat();
+    let files = [("admin/all.yaml", admin.as_str()), ("nodes/node2/7.yaml", CLAIM)];
+    let bench = Bench::of(World::of_shared(&files), &["default/client="], &[]);
+    let rows = status::identities(&bench.planned.plan);
+    let ids = |identity| {
+        let row = rows.iter().find(|row| row.identity == identity).unwrap();
+        row.spiffe_ids.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(ids(bench.identity("default/client")), ["spiffe://cluster.local/ns/default/sa/robot"]);
+    assert_eq!(ids(bench.identity("10.2.0.7")), ["spiffe://cluster.local/ns/default/sa/server"]);
+    let workloads = rows.iter().filter(|row| row.identity.is_workload()).count();
+    assert_eq!(rows.iter().filter(|row| !row.spiffe_ids.is_empty()).count(), workloads.min(2), "{rows:?}");
+    let nobody_asks = [NODES, WORKLOADS].concat();
+    let files = [("admin/all.yaml", nobody_asks.as_str()), ("nodes/node2/7.yaml", CLAIM)];
+    let bench = Bench::of(World::of_shared(&files), &["default/client="], &[]);
+    assert!(status::identities(&bench.planned.plan).iter().all(|row| row.spiffe_ids.is_empty()));
+}
+
+/// No value of a label, and no account, is a pattern or a prefix. What would be a path is refused before (`metadata`).
+#[test]
+fn who_must_prove_himself_is_compared_letter_by_letter() {
+    let pairs = |selected: &str, label: &str| {
+        let workloads = WORKLOADS.replace("{app: client}", &format!("{{app: {label}}}"));
+        let policy = REQUIRED.replace("{app: client}", &format!("{{app: {selected}}}"));
+        let admin = [NODES, &workloads, &policy].concat();
+        let world = World::of_shared(&[("admin/all.yaml", &admin), ("nodes/node2/7.yaml", CLAIM)]);
+        let bench = Bench::of(world, &["default/client="], &[]);
+        auth(&bench).unwrap().pairs.len()
+    };
+    assert_eq!((pairs("client", "client"), pairs("cli.nt", "cli.nt")), (1, 1));
+    let others = [("client", "cli.nt"), ("client", "Client"), ("client", "clien"), ("client", "client.x")];
+    for (selected, label) in others.into_iter().chain([("cli.nt", "client"), ("client.x", "client")]) {
+        assert_eq!(pairs(selected, label), 0, "{selected} {label}");
+    }
+    let dotted = WORKLOADS.replace("robot", "r2.d2");
+    let files = [NODES, &dotted, REQUIRED].concat();
+    let world = World::of_shared(&[("admin/all.yaml", &files), ("nodes/node2/7.yaml", CLAIM)]);
+    let bench = Bench::of(world, &["default/client="], &[]);
+    let plan = auth(&bench).unwrap();
+    assert_eq!(plan.endpoints[&1].id.to_string(), "spiffe://cluster.local/ns/default/sa/r2.d2");
+}
+
+#[test]
 fn settings_of_authentication_are_in_the_plan_and_an_own_port_that_is_not_declared_is_said() {
     let settings = "---\napiVersion: ferromesh.io/v1alpha1\nkind: Configuration\nspec: {trustDomain: example.org, authenticationGrace: 2s, authenticationAhead: 7, authPort: 4300}\n";
     let yaml = [NODES, REQUIRED, settings].concat();
@@ -167,4 +211,40 @@ fn certificates_are_for_those_whom_the_administrator_has_placed() {
         ]
     );
     assert_eq!(ids(&World::default(), &[]), ["node1: "]);
+}
+
+#[test]
+fn without_a_plan_of_a_world_who_is_somebody_else_by_it_has_no_part_in_what_still_stands() {
+    let world = |change: &dyn Fn(String) -> String, claim: &str| {
+        let admin = change([NODES, WORKLOADS, REQUIRED].concat());
+        World::of_shared(&[("admin/all.yaml", &admin), ("nodes/node2/7.yaml", claim)])
+    };
+    let same = |yaml: String| yaml;
+    let before = Bench::of(world(&same, CLAIM), &["default/client="], &[]);
+    let endpoints = [endpoint(1, "default/client=")];
+    let standing = |world: &World, leaving: &[u16]| {
+        let leaving = leaving.iter().filter_map(|id| EndpointId::new(*id)).collect();
+        let present = Present { endpoints: &endpoints, leaving: &leaving, plan: Some(&before.planned.plan) };
+        let still = still(world, &facts(), present).unwrap();
+        (still.endpoints.len(), still.remotes.len(), still.nodes.len())
+    };
+    assert_eq!(standing(&world(&same, CLAIM), &[]), (1, 1, 1));
+    assert_eq!(standing(&world(&same, CLAIM), &[1]), (0, 1, 1), "about to be removed");
+    let changes: [(&str, &str, (usize, usize, usize)); 6] = [
+        ("labels: {app: client}", "labels: {app: other}", (0, 1, 1)),
+        ("labels: {app: web}", "labels: {app: other}", (1, 0, 1)),
+        ("serviceAccountName: robot", "serviceAccountName: luke", (0, 1, 1)),
+        ("serviceAccountName: server", "serviceAccountName: luke", (1, 0, 1)),
+        ("spec: {node: node2, service", "spec: {node: node1, service", (1, 0, 1)),
+        ("metadata: {name: node2}", "metadata: {name: node3}", (1, 0, 0)),
+    ];
+    for (from, to, expected) in changes {
+        let changed = world(&|yaml| yaml.replace(from, to), CLAIM);
+        assert_eq!(standing(&changed, &[]), expected, "{to}");
+    }
+    let elsewhere = CLAIM.replace("10.2.0.7", "10.2.0.8");
+    assert_eq!(standing(&world(&same, &elsewhere), &[]), (1, 0, 1));
+    let unasked = Bench::of(world(&|yaml| yaml.replace("required", "disabled"), CLAIM), &[], &[]);
+    let present = Present { endpoints: &[], leaving: &BTreeSet::new(), plan: Some(&unasked.planned.plan) };
+    assert_eq!(still(&unasked.world, &facts(), present), None);
 }

@@ -110,7 +110,7 @@ fn other_frames_on_the_device_go_nowhere() {
     let arp = [&[0xff; 6][..], &A.mac, &[0x08, 0x06], &[0; 46]].concat();
     node.is_forged(&arp);
     // Numbers that nobody has: not yet, and that of an element that waits under another number.
-    for id in [0, 5, 4096, 4097, u32::MAX] {
+    for id in [0, 1, 2, 4096, 4099, u32::MAX] {
         let tag = HoldTag { id, kind: HoldKind::PendingEgress };
         let sent = udp(Hook::FromPod.ends(Family::V4), (4000, 53), &[7; 70]);
         node.is_forged(&[&tag.to_mac()[..], &sent[6..]].concat());
@@ -123,10 +123,10 @@ fn the_hash_depends_on_the_key() {
     let mut node = waiting_node();
     let (_, frame) = node.waits(Hook::FromPod, &udp(Hook::FromPod.ends(Family::V4), (4000, 53), b"x"));
     for key in [[3, 4], [2, 5], [0, 0]] {
-        node.set(map::HOLD, 0, Hold { key, last: 1 });
+        node.set(map::HOLD, 0, Hold { key, ..Hold::default() });
         node.is_forged(&frame);
     }
-    node.set(map::HOLD, 0, Hold { key: [3, 5], last: 1 });
+    node.set(map::HOLD, 0, Hold { key: [3, 5], ..Hold::default() });
     node.goes_on_from_hold(&frame);
 }
 

@@ -7,7 +7,7 @@ use std::{
     net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
     os::fd::{AsFd as _, AsRawFd as _},
     thread,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use aya::programs::{LinkOrder, SchedClassifier, TcAttachType, tc::TcAttachOptions};
@@ -16,7 +16,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use super::*;
 use crate::{
     frame::is_sound,
-    live::{PATIENCE, Shell, drop_reasons, ip},
+    live::{PATIENCE, Shell, drop_reasons, ip, stay_on_this_cpu},
     masquerade::live::workload_and_peer,
     service::vip,
 };
@@ -68,6 +68,13 @@ impl Reader {
             if HoldTag::from_mac(frame[..6].try_into().unwrap()).is_some() {
                 return frame;
             }
+        }
+    }
+
+    /// Takes away what else is there.
+    fn drain(&mut self) {
+        while self.is_ready(0) {
+            let _ = self.0.read(&mut [0; 1 << 14]).unwrap();
         }
     }
 
@@ -152,37 +159,57 @@ fn a_connection_opens_once_its_first_packet_is_released() {
 
 #[test]
 fn eight_datagrams_of_a_flow_wait_and_arrive_in_their_order() {
+    stay_on_this_cpu();
     let (mut node, a, beyond, mut reader) = scene();
     for (family, hook) in FAMILIES.into_iter().flat_map(|family| HOOKS.map(|hook| (family, hook))) {
-        node.pend(true);
         let (client, server) = shells(hook, &a, &beyond);
         let (from, to) = ends(hook, family);
-        let (sender, receiver) = (receiver(client, from), receiver(server, to));
-        for number in 0..20 {
-            sender.send_to(&[number; 30], to).unwrap();
-        }
-        let frames: Vec<_> = (0..8).map(|_| reader.next()).collect();
-        assert!(frames.iter().all(|frame| is_sound(hook.ends(family), frame)));
-        node.pend(false);
-        for frame in &frames {
-            reader.release(frame);
-        }
-        sender.send_to(b"the last", to).unwrap();
-        let mut bytes = [0; 64];
-        for number in 0..8 {
-            let (length, source) = receiver.recv_from(&mut bytes).unwrap();
-            assert_eq!((&bytes[..length], source), (&[number; 30][..], from), "{family:?} {hook:?}");
-        }
-        let length = receiver.recv(&mut bytes).unwrap();
-        assert_eq!(&bytes[..length], b"the last", "what found no room is lost");
+        // A machine may keep this test waiting for longer than packets wait; then they are rightly lost. Another flow then.
+        let in_time = (from.port()..from.port() + 100).any(|port| {
+            let from = SocketAddr::new(from.ip(), port);
+            let sockets = (receiver(client, from), receiver(server, to));
+            node.pend(true);
+            let (full, begin) = (hold_full(&node), Instant::now());
+            for number in 0..20 {
+                sockets.0.send_to(&[number; 30], to).unwrap();
+            }
+            let frames: Vec<_> = (0..8).map(|_| reader.next()).collect();
+            assert!(frames.iter().all(|frame| is_sound(hook.ends(family), frame)));
+            node.pend(false);
+            for frame in &frames {
+                reader.release(frame);
+            }
+            let in_time = begin.elapsed() < Duration::from_nanos(abi::HOLD_TIME);
+            if in_time {
+                assert_eq!(hold_full(&node) - full, 12, "what finds no room is lost");
+                arrived(&sockets, to, from, hook);
+            }
+            reader.drain();
+            in_time
+        });
+        assert!(in_time, "{family:?} {hook:?}");
     }
-    let full: u64 = node
-        .drops()
-        .iter()
-        .filter(|((_, reason, _), _)| *reason == DropReason::HoldFull as u8)
-        .map(|(_, n)| n)
-        .sum();
-    assert_eq!((drop_reasons(&node).iter().all(|reason| *reason == DropReason::HoldFull), full), (true, 48));
+    let late = [DropReason::HoldFull, DropReason::HoldForged];
+    assert!(drop_reasons(&node).iter().all(|reason| late.contains(reason)), "{:?}", drop_reasons(&node));
+}
+
+/// The eight, in their order, and then what is sent after them.
+fn arrived((sender, receiver): &(UdpSocket, UdpSocket), to: SocketAddr, from: SocketAddr, hook: Hook) {
+    sender.send_to(b"the last", to).unwrap();
+    let mut bytes = [0; 64];
+    for number in 0..8 {
+        let (length, source) = receiver.recv_from(&mut bytes).unwrap();
+        assert_eq!((&bytes[..length], source), (&[number; 30][..], from), "{hook:?}");
+    }
+    let length = receiver.recv(&mut bytes).unwrap();
+    assert_eq!(&bytes[..length], b"the last", "{hook:?}");
+}
+
+/// Packets that found no room.
+fn hold_full(node: &Node) -> u64 {
+    let drops = node.drops();
+    let full = drops.iter().filter(|((_, reason, _), _)| *reason == DropReason::HoldFull as u8);
+    full.map(|(_, count)| count).sum()
 }
 
 #[test]

@@ -69,7 +69,7 @@ fn waiting_node() -> Node {
     let mut node = Node::new();
     node.allow_all();
     node.set_hold(NIC);
-    node.set(map::HOLD, 0, Hold { key: [3, 5], last: 0 });
+    node.set(map::HOLD, 0, Hold { key: [3, 5], ..Hold::default() });
     node.pend(true);
     node
 }
@@ -276,7 +276,7 @@ fn what_the_node_made_itself_is_no_other_nodes_workload() {
 fn what_is_denied_does_not_wait() {
     let mut node = Node::new();
     node.set_hold(NIC);
-    node.set(map::HOLD, 0, Hold { key: [3, 5], last: 0 });
+    node.set(map::HOLD, 0, Hold { key: [3, 5], ..Hold::default() });
     for (family, hook) in FAMILIES.into_iter().flat_map(|family| HOOKS.map(|hook| (family, hook))) {
         let sent = tcp(hook.ends(family), (4000, 80), SYN);
         node.is_dropped(hook, RECEIVED, &sent, DropReason::PolicyDenied);

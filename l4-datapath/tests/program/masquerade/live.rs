@@ -12,7 +12,7 @@ use aya::programs::{LinkOrder, SchedClassifier, TcAttachType, tc::TcAttachOption
 
 use super::{
     super::{
-        live::{PATIENCE, Shell, drop_reasons, ip, mac},
+        live::{PATIENCE, Shell, drop_reasons, ip, mac, stay_on_this_cpu},
         node::Node,
         world::{A, FAMILIES, Family, Pod},
     },
@@ -55,6 +55,9 @@ pub(crate) fn workload_and_peer(node: &mut Node) -> (Shell, Shell) {
             let command = if family == Family::V4 { command.replace(" nodad", "") } else { command };
             assert!(beyond.run(&command), "{command}");
         }
+    }
+    for family in FAMILIES {
+        beyond.receives(family.peer());
     }
     for (key, value) in [("net.ipv4.ip_forward", "1"), ("net.ipv6.conf.all.forwarding", "1")] {
         assert!(Command::new("sysctl").args(["-qw", &format!("{key}={value}")]).status().unwrap().success());
@@ -100,6 +103,8 @@ fn a_stream_of_large_segments_goes_out_and_back_whole() {
 /// Fragments included: more than fits a frame.
 #[test]
 fn datagrams_of_every_size_go_out_and_back() {
+    // A later piece that comes before the first is dropped.
+    stay_on_this_cpu();
     let (node, a, beyond) = scene();
     for family in FAMILIES {
         let server = beyond.inside(|| UdpSocket::bind((family.peer(), 53)).unwrap());
@@ -111,7 +116,9 @@ fn datagrams_of_every_size_go_out_and_back() {
         for size in [0, 1, 1472, 1473, 3000, 9000] {
             let question = vec![size as u8; size];
             client.send_to(&question, (family.peer(), 53)).unwrap();
-            let (length, from) = server.recv_from(&mut bytes).unwrap();
+            let (length, from) = server.recv_from(&mut bytes).unwrap_or_else(|error| {
+                panic!("{family:?} {size}: {error}; drops {:?}", drop_reasons(&node))
+            });
             assert_eq!((&bytes[..length], from.ip()), (&question[..], family.outside()));
             server.send_to(&bytes[..length], from).unwrap();
             let (length, from) = client.recv_from(&mut bytes).unwrap();
