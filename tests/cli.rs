@@ -52,6 +52,7 @@ fn flow(time: i64) -> Flow {
         length: 60,
         interface: "fm1".to_owned(),
         authentication: None,
+        l7: None,
         trace: false,
     }
 }

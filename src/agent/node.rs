@@ -25,7 +25,7 @@ use prometheus_client::registry::Registry;
 use super::auth::Auth;
 use super::error::AgentError;
 use super::events::Explanation;
-use super::l7::L7;
+use super::l7::{self, L7};
 use super::switching::Switching;
 use crate::directories::Directories;
 

@@ -273,6 +273,7 @@ mod tests {
             tcp_flags: texts(&["SYN,ACK"]),
             drop_reasons: texts(&["133", "TOO_BIG"]),
             directions: texts(&["ingress"]),
+            ..FlowFilter::default()
         };
         assert_eq!((query.since, query.until), (Some(now - 60_000_000_000), Some(now)));
         assert_eq!((query.filter, query.except), (expected, vec![]));

@@ -183,6 +183,7 @@ mod tests {
             length: 60,
             interface: "fm1".to_owned(),
             authentication,
+            l7: None,
             trace: false,
         }
     }
