@@ -19,8 +19,9 @@ fn without_the_ca_proofs_go_on_and_who_is_new_waits_for_it() {
     scene.mesh.partition(1, true);
     wait_until("the marks have ended", || marks_of(&scene.mesh.nodes[1], "client") == 0);
     scene.mesh.partition(1, false);
-    wait_until("there is a new proof", || marks_of(&scene.mesh.nodes[1], "client") == 1);
-    assert_eq!(client.session.ask(&call), "answered");
+    wait_until("there is a new proof", || {
+        marks_of(&scene.mesh.nodes[1], "client") == 1 && client.session.ask(&call) == "answered"
+    });
     let mut near = asker(&scene.mesh.nodes[1], "near");
     assert_eq!(near.session.ask(&call), "silent", "it has no certificate");
     assert_eq!(processes(&scene.mesh.nodes[0], "ca"), [0; 0]);
