@@ -1,6 +1,5 @@
 //! Everything that can go wrong, at random.
 
-use auth_agent::event::{Input, SessionId};
 use auth_agent::message::{Attestation, Message};
 use mesh::auth::{IdentityPair, InstanceName, Refusal};
 
@@ -30,7 +29,7 @@ impl World {
             15 => self.break_link(),
             16 => self.toggle_stale(node),
             17 => self.no_ca = !self.no_ca && self.random.one_in(2),
-            18 => self.revoke(node),
+            18 => self.later(0, Event::Revoke(node)),
             19 => self.rotate(node),
             20..=22 => self.forge(),
             23 => self.set_clock(node),
@@ -141,11 +140,8 @@ impl World {
             let ends = self.links[&id].ends;
             self.disturb(ends[0], ends[1]);
             self.links.remove(&id);
-            for (node, peer) in [(ends[0], ends[1]), (ends[1], ends[0])] {
-                let (session, node_name) = (Some(SessionId(id)), self.truth.names[peer].clone());
-                let problem = Some("reset".to_owned());
-                self.give(node, Input::Disconnected { session, node: node_name, problem });
-            }
+            self.later(0, Event::Broken(ends[0], id, ends[1]));
+            self.later(0, Event::Broken(ends[1], id, ends[0]));
         }
     }
 
@@ -158,7 +154,7 @@ impl World {
         self.tell_plan(node);
     }
 
-    fn revoke(&mut self, node: usize) {
+    pub(crate) fn revoke(&mut self, node: usize) {
         let ids: Vec<_> = self.nodes[node].certificates.keys().cloned().collect();
         if let Some(id) = self.random.pick(&ids) {
             self.lose_certificate(node, &id, Refusal::NoCertificate);
@@ -190,7 +186,7 @@ impl World {
                 state.roots.push(root);
             }
         }
-        self.forget_roots(node);
+        self.later(0, Event::ForgetRoots(node));
     }
 
     pub(crate) fn forget_roots(&mut self, node: usize) {
@@ -284,8 +280,8 @@ impl World {
             self.nodes[node].stale = None;
             self.nodes[node].fresh = self.now;
             self.set_wall(node, 0);
-            self.start(node);
-            self.forget_roots(node);
+            self.later(0, Event::Start(node));
+            self.later(0, Event::ForgetRoots(node));
         }
         self.tell_plans();
     }

@@ -22,7 +22,8 @@ impl World {
         let of = match &event {
             Event::Tick(node) | Event::Plan(node, ..) | Event::Issue(node, _) => Some(*node),
             Event::Local(node, ..) | Event::Handshake(node, ..) | Event::Start(node) => Some(*node),
-            Event::Second(node) => Some(*node),
+            Event::Second(node) | Event::Broken(node, ..) => Some(*node),
+            Event::Revoke(node) | Event::ForgetRoots(node) => Some(*node),
             Event::Deliver(id, side) => self.links.get(id).map(|link| link.ends[1 - side]),
             _ => None,
         };
@@ -66,6 +67,13 @@ impl World {
                     self.second(node, is_set);
                 }
             }
+            Event::Broken(node, id, peer) => {
+                let (session, peer) = (Some(SessionId(id)), self.truth.names[peer].clone());
+                let problem = Some("reset".to_owned());
+                self.give(node, Input::Disconnected { session, node: peer, problem });
+            }
+            Event::Revoke(node) => self.revoke(node),
+            Event::ForgetRoots(node) => self.forget_roots(node),
             Event::Arrive(from, to, addresses, memory) => self.arrive(&from, &to, addresses, memory),
             Event::Chaos => self.chaos(),
             Event::Traffic => self.traffic(),

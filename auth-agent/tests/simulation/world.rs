@@ -34,6 +34,12 @@ pub(crate) enum Event {
     Start(usize),
     /// Each second, for the driver of a node.
     Second(usize),
+    /// A session of a node with another is broken.
+    Broken(usize, u64, usize),
+    /// A node loses one of its certificates.
+    Revoke(usize),
+    /// A node forgets all roots but the latest.
+    ForgetRoots(usize),
     Arrive(InstanceName, InstanceName, [IpAddr; 2], Option<Memory>),
     Chaos,
     Traffic,

@@ -15,9 +15,10 @@ use crate::bench::report::{Row, Target};
 use crate::lab::{Mesh, Outcome, Session, binary, wait_until};
 
 const ID: &str = "auth.first";
-/// Ports of the server: who calls the first must be proven, who calls the second need not be.
+/// Ports of the server: who calls the first must be proven, who calls the second need not be, the third is as the first.
 const PROVEN: u16 = 80;
 const PLAIN: u16 = 81;
+const AGAIN: u16 = 82;
 /// Microseconds that a held packet may wait beyond the handshake, and at the 99th percentile.
 const EXTRA: [f64; 2] = [300.0, 2000.0];
 
@@ -32,22 +33,31 @@ pub fn measure(plan: &Plan) -> Vec<Row> {
     let (clients, apart, lost) = if plan.quick { (3, 1, 1) } else { (100, 20, 5) };
     let mut rows = Vec::new();
     let mut cold = Scene::new(clients + apart + lost, ", authenticationAhead: 0");
-    let times = cold.times(clients, true);
+    let times = cold.times(clients);
     rows.extend(compared(plan, &times));
     rows.extend(cold.apart(clients..clients + apart));
     rows.push(cold.lost(clients + apart..clients + apart + lost));
     drop(cold);
-    let warm = Scene::new(clients, "").times(clients, false);
+    rows.extend(warm(plan, &Scene::new(clients, "").warm(clients)));
+    rows
+}
+
+/// Against itself, and against connections that need no proof.
+fn warm(plan: &Plan, [proven, plain, again]: &[Vec<f64>; 3]) -> Vec<Row> {
+    let mut rows = Vec::new();
     for (share, name) in SHARES {
-        let [proven, plain] = [&warm.proven, &warm.plain].map(|times| percentile(times, share));
+        let [proven, plain, again] = [proven, plain, again].map(|times| percentile(times, share));
         let what = format!("connect, proven ahead, {name}");
-        rows.push(
-            Row::new(format!("{ID}.warm"), what, proven, "µs").against("without authentication", plain),
-        );
+        let row = || Row::new(format!("{ID}.warm"), what.clone(), proven, "µs");
+        rows.push(row().against("itself (A/A)", again));
+        let row = row().against("without authentication", plain);
+        rows.push(plan.judge(row, Target::AtMost(1.02), Some(proven / again)));
     }
     rows
 }
 
+/// How often a client of a proven pair calls each port.
+const TURNS: usize = 6;
 const SHARES: [(f64, &str); 2] = [(0.5, "p50"), (0.99, "p99")];
 
 fn row(what: &str, name: &str, value: f64) -> Row {
@@ -82,7 +92,7 @@ struct Times {
 struct Scene {
     mesh: Mesh,
     clients: Vec<Session>,
-    _servers: [Session; 2],
+    _servers: [Session; 3],
     server: IpAddr,
 }
 
@@ -101,15 +111,19 @@ impl Scene {
         mesh.apply("workloads.yaml", &(all + &workload("server", "server", 1)));
         mesh.apply("proven.yaml", &policy(true, PROVEN));
         mesh.apply("plain.yaml", &policy(false, PLAIN));
+        mesh.apply("again.yaml", &policy(true, AGAIN));
         let probe = binary("probe").display().to_string();
         let server = mesh.nodes[1].serve("server", &[], PROVEN);
-        let plain =
-            Session::start(mesh.nodes[1].within("server", &probe).args(["serve", &PLAIN.to_string()]));
-        assert_eq!(plain.line(), "serving");
+        let [plain, again] = [PLAIN, AGAIN].map(|port| {
+            let more =
+                Session::start(mesh.nodes[1].within("server", &probe).args(["serve", &port.to_string()]));
+            assert_eq!(more.line(), "serving");
+            more
+        });
         let address = server.addresses[0];
         let start = |number| mesh.nodes[0].start(&format!("client-{number}"), &[], &[&probe, "ask"]).session;
         let clients: Vec<_> = (0..clients).map(start).collect();
-        let scene = Self { clients, _servers: [server.session, plain], server: address, mesh };
+        let scene = Self { clients, _servers: [server.session, plain, again], server: address, mesh };
         scene.wait();
         scene
     }
@@ -142,11 +156,11 @@ impl Scene {
     }
 
     /// Of the first so many clients; with a handshake alone between two of them.
-    fn times(&mut self, clients: usize, with_alone: bool) -> Times {
+    fn times(&mut self, clients: usize) -> Times {
         let mut times = Times::default();
-        let alone = with_alone.then(|| Alone::new(&self.mesh));
+        let alone = Alone::new(&self.mesh);
         for client in 0..clients {
-            times.alone.extend(alone.as_ref().map(Alone::handshake));
+            times.alone.push(alone.handshake());
             times.plain.push(self.time(client, PLAIN));
             times.proven.push(self.time(client, PROVEN));
         }
@@ -154,6 +168,21 @@ impl Scene {
         let pairs = self.mesh.nodes[1].json(&["auth", "pairs"]);
         let proofs = pairs.as_array().into_iter().flatten().filter_map(|pair| pair["proof_micros"].as_f64());
         times.within.extend(proofs);
+        times
+    }
+
+    /// Connections of pairs that were proven ahead, to each of the ports in turn; each client has called before.
+    fn warm(&mut self, clients: usize) -> [Vec<f64>; 3] {
+        let mut times = [const { Vec::new() }; 3];
+        for client in 0..clients {
+            self.time(client, PLAIN);
+            for turn in 0..TURNS {
+                for place in 0..3 {
+                    let which = (client + turn + place) % 3;
+                    times[which].push(self.time(client, [PROVEN, PLAIN, AGAIN][which]));
+                }
+            }
+        }
         times
     }
 
