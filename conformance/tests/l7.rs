@@ -45,8 +45,9 @@ fn story(node: &Node, deathstar: &Workload) {
 fn proxy(node: &Node) -> i32 {
     let directory = node.state().join("proxy");
     let words = ["proxy", "--directory", directory.to_str().unwrap()];
-    let [pid] = linux::child::with_arguments(&words, 64_252).unwrap()[..] else { panic!("one proxy runs") };
-    pid
+    let pids = linux::child::with_arguments(&words, 64_252).unwrap();
+    assert_eq!(pids.len(), 1, "one proxy runs");
+    pids[0]
 }
 
 #[test]

@@ -5,9 +5,7 @@
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};
 
-use abi::{
-    Address, Assignments, Endpoint, LEASES, MARKS, Mark, Node, Pair, PairKey, Remote, TRIGGERS,
-};
+use abi::{Address, Assignments, Endpoint, LEASES, MARKS, Mark, Node, Pair, PairKey, Remote, TRIGGERS};
 
 const BPF_MAP_CREATE: libc::c_long = 0;
 const HASH: u32 = 1;

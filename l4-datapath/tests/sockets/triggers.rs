@@ -23,7 +23,7 @@ const BESIDE: u32 = 302;
 fn with_proof(peer: u32) -> Arc<Ruleset> {
     let all = Match { identity: Some(identity(peer)), protocol: None, port: 0, port_bits: 0 };
     let authentication = Authentication::Required;
-    let outcome = Outcome { allow: true, by: [].into(), needs: None, authentication };
+    let outcome = Outcome { allow: true, by: [].into(), needs: None, authentication, proxied: false };
     Arc::new(Ruleset {
         enforced: true,
         denied_by_default: Vec::new(),
