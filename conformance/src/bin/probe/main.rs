@@ -8,6 +8,7 @@ mod client;
 mod crowd;
 mod netfilter;
 mod raw;
+mod requests;
 mod serve;
 
 use std::io::{self, ErrorKind};
@@ -46,6 +47,9 @@ clients that stay
                           datagrams from each of so many ports to each of so many, round after round
   crowd ADDRESS COUNT     keep as many TCP connections, half of them busy; each line asks for `COUNT alive, COUNT dead`
   last PORT               tell on each line when the last word to a TCP port came in, and how many did
+  requests ADDRESS COUNT METHOD:PATH …
+                          as many HTTP/1.1 connections that ask all of these over and over; each line of standard input
+                          asks what is answered from then on (`before`: since the last line), and what has broken
   steady ADDRESS          connects over TCP again and again; each line of standard input asks for `COUNT good, COUNT bad`
 with raw sockets
   flood IP COUNT          send a datagram to each of so many ports and source ports, each a connection of its own
@@ -100,6 +104,7 @@ fn run(words: &[&str]) -> io::Result<()> {
         ["pulse", address] => client::pulse(read(address)?),
         ["crowd", address, count] => crowd::crowd(read(address)?, read(count)?),
         ["last", port] => crowd::last(read(port)?),
+        ["requests", address, count, asked @ ..] => requests::requests(read(address)?, read(count)?, asked),
         ["steady", address] => client::steady(read(address)?),
         ["flood", to, count] => raw::flood(read(to)?, read(count)?),
         ["complain", to, about] => raw::complain(read(to)?, read(about)?),

@@ -1,0 +1,149 @@
+//! HTTP/1.1 clients that ask over and over, each on one connection that it keeps.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use crate::PATIENCE;
+
+/// Between two requests of a connection.
+const PAUSE: Duration = Duration::from_millis(1);
+/// How long all connections together may take to ask everything once more.
+const ROUND: Duration = Duration::from_secs(10);
+
+/// What is asked, in turn: method and path.
+type Request = (String, String);
+
+/// What has been answered since somebody asked.
+#[derive(Default)]
+struct Seen {
+    /// Statuses by request.
+    statuses: BTreeMap<String, BTreeSet<u16>>,
+    /// Connections that have asked everything at least once.
+    rounds: BTreeSet<usize>,
+}
+
+struct Shared {
+    /// What was asked before it last moved counts no more.
+    epoch: AtomicU64,
+    seen: Mutex<Seen>,
+    /// Why connections have ended; none should.
+    broken: Mutex<Vec<String>>,
+}
+
+/// So many connections, each of which asks `METHOD:PATH` after `METHOD:PATH`. Each line of standard input asks what was
+/// answered from then on until every connection has asked everything, and which connections have ever ended. The line
+/// `before` asks the same of all since the last line.
+pub(crate) fn requests(address: SocketAddr, count: usize, requests: &[&str]) -> io::Result<()> {
+    let split = |text: &&str| {
+        let (method, path) = text.split_once(':').ok_or_else(|| io::Error::other("METHOD:PATH is wanted"))?;
+        Ok((method.to_owned(), path.to_owned()))
+    };
+    let requests: Arc<[Request]> = requests.iter().map(split).collect::<io::Result<Vec<_>>>()?.into();
+    let shared =
+        Arc::new(Shared { epoch: AtomicU64::new(0), seen: Mutex::default(), broken: Mutex::default() });
+    for number in 0..count {
+        let stream = TcpStream::connect_timeout(&address, PATIENCE * 10)?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(ROUND))?;
+        let (shared, requests) = (Arc::clone(&shared), Arc::clone(&requests));
+        std::thread::spawn(move || {
+            let Err(error) = ask(&stream, address, number, &requests, &shared);
+            shared.broken.lock().push(error.to_string());
+        });
+    }
+    println!("open");
+    for line in io::stdin().lock().lines() {
+        if line? != "before" {
+            let mut seen = shared.seen.lock();
+            shared.epoch.fetch_add(1, Ordering::SeqCst);
+            *seen = Seen::default();
+        }
+        println!("{}", shared.told(count));
+    }
+    Ok(())
+}
+
+/// Asks until the connection ends, which is an error whatever ended it.
+fn ask(
+    stream: &TcpStream,
+    address: SocketAddr,
+    number: usize,
+    requests: &[Request],
+    shared: &Shared,
+) -> io::Result<std::convert::Infallible> {
+    let (mut writer, mut reader) = (stream, BufReader::new(stream));
+    loop {
+        let begun = shared.epoch.load(Ordering::SeqCst);
+        for (method, path) in requests {
+            let epoch = shared.epoch.load(Ordering::SeqCst);
+            write!(writer, "{method} {path} HTTP/1.1\r\nhost: {address}\r\ncontent-length: 0\r\n\r\n")?;
+            let status = answer(&mut reader)?;
+            let mut seen = shared.seen.lock();
+            if epoch == shared.epoch.load(Ordering::SeqCst) {
+                seen.statuses.entry(format!("{method}:{path}")).or_default().insert(status);
+            }
+        }
+        let mut seen = shared.seen.lock();
+        if begun == shared.epoch.load(Ordering::SeqCst) {
+            seen.rounds.insert(number);
+        }
+        drop(seen);
+        std::thread::park_timeout(PAUSE);
+    }
+}
+
+/// Reads an answer whose length is said; its status.
+fn answer(reader: &mut impl BufRead) -> io::Result<u16> {
+    let garbled = || io::Error::new(io::ErrorKind::InvalidData, "not an answer");
+    let mut line = String::new();
+    if reader.read_line(&mut line)? == 0 {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    let status = line.split(' ').nth(1).and_then(|word| word.parse().ok()).ok_or_else(garbled)?;
+    let mut length = 0;
+    loop {
+        line.clear();
+        if reader.read_line(&mut line)? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        match line.trim_end().split_once(':') {
+            None => break,
+            Some((name, value)) if name.eq_ignore_ascii_case("content-length") => {
+                length = value.trim().parse().map_err(|_| garbled())?;
+            }
+            Some(_) => {}
+        }
+    }
+    io::copy(&mut reader.take(length), &mut io::sink())?;
+    Ok(status)
+}
+
+impl Shared {
+    /// Waits until every connection that lives has asked everything, and tells.
+    fn told(&self, count: usize) -> String {
+        let end = Instant::now() + ROUND;
+        loop {
+            let broken = self.broken.lock().clone();
+            let seen = self.seen.lock();
+            if seen.rounds.len() + broken.len() >= count || Instant::now() > end {
+                let statuses = seen.statuses.iter().map(|(request, statuses)| {
+                    let statuses: Vec<_> = statuses.iter().map(ToString::to_string).collect();
+                    format!("{request} {}", statuses.join("|"))
+                });
+                let ended = match broken.first() {
+                    None => "0 broken".to_owned(),
+                    Some(first) => format!("{} broken: {first}", broken.len()),
+                };
+                return statuses.chain([ended]).collect::<Vec<_>>().join(", ");
+            }
+            drop(seen);
+            std::thread::park_timeout(PAUSE);
+        }
+    }
+}
