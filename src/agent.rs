@@ -68,7 +68,13 @@ pub(crate) async fn agent(directories: &Directories) -> Result<(), AgentError> {
             Some(id) = emptied.next() => node.remove(id).await,
             () = own_routes.changed() => node.readdress().await,
             Some(event) = proxied.recv() => node.proxied(event).await,
-            () = node.proven(), if node.is_switching() => node.switch().await,
+            () = node.proven(), if node.is_switching() => {
+                // The kernel knows of a proxy before it sends anybody there.
+                while let Ok(event) = proxied.try_recv() {
+                    node.proxied(event).await;
+                }
+                node.switch().await;
+            }
             _ = housekeeping.tick() => node.housekeeping().await,
             _ = counting.tick() => node.count(),
             () = sleep_until(node.settle_at()), if node.is_unsettled() => node.settle(),

@@ -23,11 +23,12 @@ use observe::{FlowRing, Monitor};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::auth::{self, AHEAD, Auth};
+use super::auth::{self, Auth};
 use super::error::AgentError;
 use super::events::Explanation;
 use super::l7::{L7, Sink};
 use super::node::{Node, context, own_addresses};
+use super::switching::AHEAD;
 use crate::directories::{Directories, RESOLVER};
 
 impl Node {
@@ -73,10 +74,13 @@ impl Node {
             http_metrics: HttpMetrics::register(&mut registry),
         };
         let mut l7 = L7::new(directories, &endpoint_config, sink);
-        l7.lead(&planned.plan, &datapath).await;
+        if l7.lead(&planned.plan, &datapath) {
+            l7.settled(Instant::now() + AHEAD).await;
+        }
         let mut unlisted = BTreeSet::new();
         let mut refused = refusal("the latest edit is", datapath.apply(&planned.plan))?;
         auth.follow(&planned.plan, &BTreeSet::new());
+        l7.follow(&planned.plan);
         adopt(&mut datapath, &endpoints, &opened.adopted, &adoption)?;
         datapath.apply_masquerade(&planned.plan.masquerade, &outward.devices)?;
         let mut called = Arc::default();

@@ -15,8 +15,9 @@ use tokio::time::Instant;
 
 use super::auth;
 use super::error::AgentError;
+use super::l7;
 use super::node::{Node, context};
-use super::switching::{Starting, Switching};
+use super::switching::{Starting, Switching, Waits};
 
 /// What has become of a world.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -72,10 +73,13 @@ impl Node {
             }
         };
         self.auth.place(control::placements(&world, &self.facts, &endpoints));
-        let waits =
-            self.auth.lead(&planned.plan, &self.planned.plan, &mut self.datapath, &self.endpoints).await;
-        let switching = Switching::next(self.switching.take(), world, planned);
-        if waits {
+        let (plan, before) = (&planned.plan, &self.planned.plan);
+        let waits = Waits {
+            proofs: self.auth.lead(plan, before, &mut self.datapath, &self.endpoints).await,
+            rules: self.l7.lead(plan, &self.datapath),
+        };
+        let switching = Switching::next(self.switching.take(), world, planned, waits);
+        if waits.any() {
             self.switching = Some(switching);
             return Ok(Policy::Waits);
         }
@@ -103,6 +107,7 @@ impl Node {
     async fn abandon(&mut self, world: Arc<World>, error: &AgentError) {
         self.world = world;
         if let Some(switching) = self.switching.take() {
+            self.l7.follow(&self.planned.plan);
             self.complete(switching.starting, switching.ended, Some(&error.to_string())).await;
         }
     }
@@ -114,14 +119,23 @@ impl Node {
 
     /// When to [`Node::switch`]. Cancel safe.
     pub(super) async fn proven(&self) {
-        if let Some(switching) = &self.switching {
-            self.auth.settled(switching.until).await;
+        let Some(Switching { waits, until, .. }) = &self.switching else { return };
+        let proofs = waits.proofs.then(|| self.auth.settled(*until));
+        let rules = waits.rules.then(|| self.l7.settled(*until));
+        if let Some(proofs) = proofs {
+            proofs.await;
+        }
+        if let Some(rules) = rules {
+            rules.await;
         }
     }
 
     /// The plan that waits comes into force.
     pub(super) async fn switch(&mut self) {
         let Some(switching) = self.switching.take() else { return };
+        if switching.waits.rules && self.l7.doubts() {
+            self.proxied(l7::Event::Gone).await;
+        }
         match self.put_in_force(switching).await {
             Ok(()) => self.apply_services(),
             Err(error) => self.refuse(format!("the latest edit is not in force: {error}")),
@@ -131,7 +145,6 @@ impl Node {
     async fn put_in_force(&mut self, switching: Switching) -> Result<(), AgentError> {
         let Switching { world, planned, edits, starting, ended, .. } = switching;
         self.world = world;
-        self.l7.lead(&planned.plan, &self.datapath).await;
         let applied = self.datapath.apply(&planned.plan);
         match &applied {
             Ok(_) => {

@@ -46,9 +46,6 @@ pub(super) use self::why::Asked;
 use super::error::AgentError;
 use crate::directories::Directories;
 
-/// How long pairs that must authenticate from now on are given to do so before what they have now is cut.
-pub(super) const AHEAD: Duration = Duration::from_secs(1);
-
 /// What keeps authentication from working, if anything does; a clone shares it.
 #[derive(Clone, Default, Debug)]
 struct Problem(Arc<Mutex<Option<String>>>);

@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use mesh::l7::{L7Endpoint, L7Plan};
@@ -14,7 +15,7 @@ use node_api::proxy::{FromProxy, ProxyAnswer, ProxyQuestion, ToProxy};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
 use super::listeners::Listeners;
 use super::{Event, Refusals, Settings, Sink};
@@ -55,6 +56,8 @@ pub(super) struct Surroundings {
     pub(super) refusals: Refusals,
     pub(super) problem: Arc<Mutex<Option<String>>>,
     pub(super) events: mpsc::Sender<Event>,
+    /// The kernel was told that there is none; when it has answered, [`Event::Ready`] is due once more.
+    pub(super) doubted: Arc<AtomicBool>,
 }
 
 impl Keeper {
@@ -85,9 +88,23 @@ impl Keeper {
     }
 
     /// Waits until it has answered all of the latest plan; false: that takes longer.
-    pub(super) async fn settle(&mut self, patience: Duration) -> bool {
-        let number = self.wanted.borrow().0;
-        matches!(timeout(patience, self.settled.wait_for(|settled| *settled >= number)).await, Ok(Ok(_)))
+    pub(super) fn settle(&self, until: Instant) -> impl Future<Output = bool> + use<> {
+        let (number, mut settled) = (self.wanted.borrow().0, self.settled.clone());
+        async move { matches!(timeout_at(until, settled.wait_for(|settled| *settled >= number)).await, Ok(Ok(_))) }
+    }
+
+    /// Whether it has.
+    pub(super) fn is_settled(&self) -> bool {
+        *self.settled.borrow() >= self.wanted.borrow().0
+    }
+
+    /// One that says nothing.
+    #[cfg(test)]
+    pub(super) fn silent(plan: Arc<L7Plan>) -> (Self, watch::Receiver<Numbered>, watch::Sender<u64>) {
+        let (wanted, wants) = watch::channel((1, plan));
+        let (settles, settled) = watch::channel(0);
+        let task = tokio::spawn(pending());
+        (Self { task, wanted, settled, askers: Askers(mpsc::channel(ASKERS).0) }, wants, settles)
     }
 
     /// Whether there is one that has its rules.
@@ -239,6 +256,9 @@ impl Surroundings {
                     if talk.synced && talk.unanswered.is_empty() {
                         talk.overdue = None;
                         settled.send_replace(talk.number);
+                        if self.doubted.swap(false, Ordering::SeqCst) {
+                            self.ready(listeners).await?;
+                        }
                     }
                 }
                 changed = wanted.changed() => {

@@ -2,7 +2,9 @@
 //!
 //! Promise: nothing of it is made before some policy with HTTP rules is about an endpoint of this node. The process outlives
 //! the agent and is taken over by the next; its listening sockets are kept here too, so that connections wait while it is
-//! started again. What is new or stricter is told to it before the kernel sends anybody there, what goes away after.
+//! started again. What is new or stricter is told to it before the kernel sends anybody there, what goes away after. The
+//! agent's loop never waits for it: a plan that tells it something new waits for its answer, a second at most
+//! ([`super::switching`]).
 
 mod flows;
 mod keeper;
@@ -13,7 +15,7 @@ use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use l4_datapath::Datapath;
 use mesh::l7::L7Plan;
@@ -24,6 +26,7 @@ use node_api::{L7Status, PolicyView};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 pub(super) use self::flows::Sink;
 use self::keeper::{Askers, Keeper, Surroundings};
@@ -32,8 +35,6 @@ use super::auth::place::{Place, Process};
 use super::error::AgentError;
 use crate::directories::Directories;
 
-/// How long a plan waits for the proxy to have its rules.
-const AHEAD: Duration = Duration::from_secs(1);
 /// Workers of a proxy at most; the kernel has room for their listeners.
 const MOST_WORKERS: usize = 64;
 
@@ -70,10 +71,14 @@ pub(super) struct L7 {
     keeper: Option<Keeper>,
     /// What it was told last.
     told: Arc<L7Plan>,
+    /// Rules of the plan that is in force.
+    in_force: Arc<L7Plan>,
     refusals: Refusals,
     problem: Arc<Mutex<Option<String>>>,
     sender: mpsc::Sender<Event>,
     events: Option<mpsc::Receiver<Event>>,
+    /// See [`L7::doubts`].
+    doubted: Arc<AtomicBool>,
 }
 
 impl L7 {
@@ -88,10 +93,12 @@ impl L7 {
             sink,
             keeper: None,
             told: Arc::default(),
+            in_force: Arc::default(),
             refusals: Arc::default(),
             problem: Arc::default(),
             sender,
             events: Some(events),
+            doubted: Arc::default(),
         }
     }
 
@@ -100,26 +107,51 @@ impl L7 {
         self.events.take().unwrap_or_else(|| mpsc::channel(1).1)
     }
 
-    /// Before a plan is in force: whoever has rules by it has them when this returns, or the proxy is slow. Whoever has none
-    /// any more keeps them until [`L7::follow`].
-    pub(super) async fn lead(&mut self, plan: &NodePlan, datapath: &Datapath) {
-        let Some(wanted) = &plan.l7 else { return };
-        let both = join(wanted, &self.told);
-        if let Err(error) = self.tell(both, datapath) {
+    /// Before a plan is in force: whoever has rules by it is to have them. Whoever has none any more keeps them until
+    /// [`L7::follow`]. Whether to wait for [`L7::settled`]: the proxy has not answered, and is told what is not in force.
+    pub(super) fn lead(&mut self, plan: &NodePlan, datapath: &Datapath) -> bool {
+        let Some(wanted) = &plan.l7 else { return false };
+        if let Err(error) = self.tell(join(wanted, &self.told), datapath) {
             // Policy is in force all the same: what must go by the proxy goes nowhere.
-            return self.set_problem(format!("no request can be let through: {error}"));
+            self.set_problem(format!("no request can be let through: {error}"));
+            return false;
         }
-        if let Some(keeper) = &mut self.keeper
-            && !keeper.settle(AHEAD).await
-        {
-            tracing::warn!("the L7 proxy does not have its rules yet; what is to go by it waits");
+        self.waits(wanted)
+    }
+
+    fn waits(&self, wanted: &Arc<L7Plan>) -> bool {
+        *wanted != self.in_force && self.keeper.as_ref().is_some_and(|keeper| !keeper.is_settled())
+    }
+
+    /// Whether the proxy is told what it has not answered. Then the kernel may send nobody there: it could let somebody pass
+    /// by rules that are no more. When it has answered there is [`Event::Ready`] once more.
+    pub(super) fn doubts(&self) -> bool {
+        // First, so that an answer in between is not missed.
+        self.doubted.store(true, Ordering::SeqCst);
+        let is_settled = self.keeper.as_ref().is_none_or(Keeper::is_settled);
+        if is_settled {
+            self.doubted.store(false, Ordering::SeqCst);
+        }
+        !is_settled
+    }
+
+    /// Waits until the proxy has answered all that it was told last, but no longer than until then.
+    pub(super) fn settled(&self, until: Instant) -> impl Future<Output = ()> + use<> {
+        let settled = self.keeper.as_ref().map(|keeper| keeper.settle(until));
+        async move {
+            if let Some(settled) = settled
+                && !settled.await
+            {
+                tracing::warn!("the L7 proxy has not answered; until it has, what is to go by it waits");
+            }
         }
     }
 
-    /// A plan is in force.
+    /// This plan is in force: a new one, or again the one before because another was refused.
     pub(super) fn follow(&mut self, plan: &NodePlan) {
-        let Some(keeper) = &self.keeper else { return };
         let wanted = plan.l7.clone().unwrap_or_default();
+        self.in_force = Arc::clone(&wanted);
+        let Some(keeper) = &self.keeper else { return };
         keeper.tell(Arc::clone(&wanted));
         self.refusals.lock().retain(|id, _| wanted.endpoints.contains_key(id));
         self.told = wanted;
@@ -140,6 +172,7 @@ impl L7 {
             refusals: Arc::clone(&self.refusals),
             problem: Arc::clone(&self.problem),
             events: self.sender.clone(),
+            doubted: Arc::clone(&self.doubted),
         };
         self.keeper = Some(Keeper::start(surroundings, plan));
         Ok(())
@@ -267,6 +300,67 @@ mod tests {
             (id, endpoint)
         };
         Arc::new(L7Plan { endpoints: ids.iter().map(endpoint).collect() })
+    }
+
+    fn node_plan(ids: &[u16]) -> NodePlan {
+        NodePlan { l7: Some(plan(ids)), ..NodePlan::default() }
+    }
+
+    fn l7() -> L7 {
+        let state = std::path::PathBuf::from("/nonexistent");
+        let directories = Directories {
+            config: state.clone(),
+            shared: None,
+            state: state.clone(),
+            run_dir: state.clone(),
+            pins: state,
+        };
+        let mut registry = prometheus_client::registry::Registry::default();
+        let context = l4_datapath::flow::Context::new("node".to_owned(), Arc::default(), Arc::default());
+        let sink = Sink {
+            explanation: Arc::new(Mutex::new(Arc::new(context))),
+            ring: observe::FlowRing::new(observe::ring::CAPACITY),
+            flow_metrics: observe::metrics::FlowMetrics::register(&mut registry),
+            http_metrics: observe::http::HttpMetrics::register(&mut registry),
+        };
+        let endpoints = directories.endpoints(&control::World::default()).unwrap();
+        L7::new(&directories, &endpoints, sink)
+    }
+
+    #[tokio::test]
+    async fn a_plan_waits_for_an_answer_to_what_is_new_in_it() {
+        let mut l7 = l7();
+        l7.follow(&node_plan(&[1]));
+        let (keeper, told, settles) = Keeper::silent(plan(&[1]));
+        l7.keeper = Some(keeper);
+        assert!(!l7.waits(&plan(&[1])), "it is in force, whether or not the proxy has answered");
+        let wanted = plan(&[1, 2]);
+        l7.keeper.as_ref().unwrap().tell(Arc::clone(&wanted));
+        assert!(l7.waits(&wanted));
+        let until = Instant::now() + std::time::Duration::from_secs(1 << 20);
+        let mut waited = Box::pin(l7.settled(until));
+        tokio::select! {
+            biased;
+            () = &mut waited => panic!("it has not answered"),
+            () = std::future::ready(()) => {}
+        }
+        assert!(l7.doubts(), "nobody may be sent there");
+        assert!(l7.doubted.load(Ordering::SeqCst), "the kernel is to be told when it has answered");
+        settles.send_replace(told.borrow().0);
+        waited.await;
+        assert!(!l7.waits(&wanted));
+        assert!(!l7.doubts());
+        assert!(!l7.doubted.load(Ordering::SeqCst));
+    }
+
+    #[tokio::test]
+    async fn a_plan_that_was_refused_leaves_the_proxy_the_rules_before() {
+        let mut l7 = l7();
+        let (keeper, told, _settles) = Keeper::silent(plan(&[1]));
+        l7.keeper = Some(keeper);
+        l7.keeper.as_ref().unwrap().tell(plan(&[1, 2]));
+        l7.follow(&node_plan(&[1]));
+        assert_eq!(told.borrow().1.endpoints.keys().map(|id| id.number()).collect::<Vec<_>>(), [1]);
     }
 
     #[test]
