@@ -1,9 +1,10 @@
-//! HTTP rules on one node: real agents, proxies and workloads, by the real redirect. Needs root, the kernel and curl.
+//! HTTP rules, on one node and between two: real agents, proxies and workloads, by the real redirect. Needs root, the
+//! kernel and curl.
 #![allow(clippy::unwrap_used, reason = "a scenario that cannot go on has failed")]
 
 use std::net::{IpAddr, SocketAddr};
 
-use conformance::lab::{Node, Workload, binary, wait_until};
+use conformance::lab::{Mesh, Node, Outcome, Session, Workload, binary, wait_until};
 
 /// Who may land may ask to, and for nothing else.
 const RULE1: &str = include_str!("../../examples/star-wars/rule1-l7.yaml");
@@ -11,35 +12,93 @@ const EMPIRE: &[&str] = &["org=empire", "class=tiefighter"];
 const ALLIANCE: &[&str] = &["org=alliance", "class=xwing"];
 const DEATHSTAR: &[&str] = &["org=empire", "class=deathstar"];
 const LANDED: &str = "Ship landed\n 200";
+/// Of a connection that never came about.
+const UNHEARD: &str = " 000";
 const DENIED: &str = "Access denied\r\n 403";
 
 /// A node with a deathstar, and the rule in force.
 fn ruled() -> (Node, Workload) {
     let node = Node::up();
-    let serve = format!("echo serving; exec {}", binary("examples/deathstar").display());
-    let deathstar = node.start("deathstar", DEATHSTAR, &["sh", "-c", &serve]);
+    let deathstar = deathstar(&node, DEATHSTAR);
     node.apply("rule1.yaml", RULE1);
+    ready(&node);
+    (node, deathstar)
+}
+
+/// A deathstar that answers.
+fn deathstar(node: &Node, labels: &[&str]) -> Workload {
+    let serve = format!("echo serving; exec {}", binary("examples/deathstar").display());
+    let deathstar = node.start("deathstar", labels, &["sh", "-c", &serve]);
+    let [address, _] = deathstar.addresses;
+    let asked = ["--silent", "--max-time", "1", &format!("http://{address}/v1")];
+    wait_until("the deathstar answers", || Outcome::of(node.inside("curl").args(asked)).code == Some(0));
+    deathstar
+}
+
+/// The proxy has its rules.
+fn ready(node: &Node) {
     wait_until("the proxy has its rules", || {
         let status = node.json(&["status"]);
         status["l7"].is_object() && status["l7"]["problem"].is_null()
     });
-    (node, deathstar)
 }
 
 /// What a ship is answered: body, then status.
 fn ask(node: &Node, address: IpAddr, method: &str, path: &str) -> String {
+    ask_as(node, ("tiefighter", EMPIRE), address, method, path)
+}
+
+fn ask_as(node: &Node, (name, labels): (&str, &[&str]), address: IpAddr, method: &str, path: &str) -> String {
     let url = format!("http://{}{path}", SocketAddr::new(address, 80));
-    let curl =
-        ["curl", "--silent", "--max-time", "5", "--write-out", " %{http_code}", "--request", method, &url];
-    node.run("tiefighter", EMPIRE, &curl).stdout
+    let curl = [
+        "curl",
+        "--silent",
+        "--max-time",
+        "5",
+        "--connect-timeout",
+        "2",
+        "--write-out",
+        " %{http_code}",
+        "--request",
+        method,
+        &url,
+    ];
+    node.run(name, labels, &curl).stdout
 }
 
 /// The ways in and out of the story, over both families.
 fn story(node: &Node, deathstar: &Workload) {
+    story_as(node, ("tiefighter", EMPIRE), deathstar);
+}
+
+fn story_as(node: &Node, ship: (&str, &[&str]), deathstar: &Workload) {
     for address in deathstar.addresses {
-        assert_eq!(ask(node, address, "POST", "/v1/request-landing"), LANDED, "{address}");
-        assert_eq!(ask(node, address, "PUT", "/v1/exhaust-port"), DENIED, "{address}");
+        assert_eq!(ask_as(node, ship, address, "POST", "/v1/request-landing"), LANDED, "{address}");
+        assert_eq!(ask_as(node, ship, address, "PUT", "/v1/exhaust-port"), DENIED, "{address}");
     }
+}
+
+/// Ships that keep asking for what is always allowed, for what the rule's editor lets them or not, and for what never is;
+/// each on a connection that it keeps.
+fn fleet(node: &Node, deathstar: &Workload, family: usize) -> Session {
+    let address = SocketAddr::new(deathstar.addresses[family], 80).to_string();
+    let probe = binary("probe");
+    let asked = ["POST:/v1/request-landing", "PUT:/v1/exhaust-port", "GET:/v1/plans"];
+    let command = [&[probe.to_str().unwrap(), "requests", &address, "20"][..], &asked].concat();
+    node.start(&format!("fleet-{family}"), EMPIRE, &command).session
+}
+
+/// What a fleet is answered where it may land.
+const LANDING: &str = "GET:/v1/plans 403, POST:/v1/request-landing 200, PUT:/v1/exhaust-port 403, 0 broken";
+/// What it is answered where it may use the exhaust port besides.
+const BOMBING: &str = "GET:/v1/plans 403, POST:/v1/request-landing 200, PUT:/v1/exhaust-port 503, 0 broken";
+/// What it is answered while one rule takes the place of the other.
+const BETWEEN: &str =
+    "GET:/v1/plans 403, POST:/v1/request-landing 200, PUT:/v1/exhaust-port 403|503, 0 broken";
+
+/// The rule that lets it.
+fn bombing() -> String {
+    RULE1.to_owned() + "        - method: \"PUT\"\n          path: \"/v1/exhaust-port\"\n"
 }
 
 fn proxy(node: &Node) -> i32 {
@@ -55,7 +114,8 @@ fn a_ship_may_ask_to_land_and_may_not_use_the_exhaust_port() {
     let (node, deathstar) = ruled();
     story(&node, &deathstar);
     for address in deathstar.addresses {
-        assert_eq!(node.attempt("xwing", ALLIANCE, "tcp", address, 80), "silent", "{address}");
+        let answer = ask_as(&node, ("xwing", ALLIANCE), address, "POST", "/v1/request-landing");
+        assert_eq!(answer, UNHEARD, "{address}");
     }
     let [address, _] = deathstar.addresses;
     let seen = || node.ferromesh(&["observe", "--protocol", "http", "--last", "100"]).stdout;
@@ -77,6 +137,26 @@ fn a_ship_may_ask_to_land_and_may_not_use_the_exhaust_port() {
     assert!(!trace.stdout.contains("denied"), "{trace:?}");
 }
 
+/// It has the kernel's maps to read them.
+#[test]
+fn the_proxy_can_write_no_map() {
+    let (node, _deathstar) = ruled();
+    let process = std::path::PathBuf::from(format!("/proc/{}", proxy(&node)));
+    let mut maps = 0;
+    for entry in std::fs::read_dir(process.join("fd")).unwrap() {
+        let entry = entry.unwrap();
+        if !std::fs::read_link(entry.path()).unwrap().to_string_lossy().contains("bpf-map") {
+            continue;
+        }
+        maps += 1;
+        let info = std::fs::read_to_string(process.join("fdinfo").join(entry.file_name())).unwrap();
+        let flags = info.lines().find_map(|line| line.strip_prefix("flags:")).unwrap();
+        let access = u32::from_str_radix(flags.trim(), 8).unwrap() & 3;
+        assert_eq!(access, 0, "O_RDONLY: {info}");
+    }
+    assert_eq!(maps, 3);
+}
+
 #[test]
 fn an_edit_of_the_rule_holds_for_the_next_request() {
     let (node, deathstar) = ruled();
@@ -90,15 +170,49 @@ fn an_edit_of_the_rule_holds_for_the_next_request() {
     assert_eq!(ask(&node, address, "POST", "/v1/request-landing"), DENIED);
 }
 
+/// Verdicts change between two requests of a connection, and nothing else does.
 #[test]
-fn the_proxy_outlives_the_agent_and_the_next_takes_it_over() {
+fn edits_under_load_are_in_force_at_once_and_break_nothing() {
+    let (node, deathstar) = ruled();
+    let mut fleets = [0, 1].map(|family| fleet(&node, &deathstar, family));
+    for _ in 0..10 {
+        for (rule, expected) in [(bombing(), BOMBING), (RULE1.to_owned(), LANDING)] {
+            node.apply("rule1.yaml", &rule);
+            for fleet in &mut fleets {
+                assert_eq!(fleet.ask("now"), expected);
+            }
+        }
+        node.apply("rule1.yaml", &bombing());
+        node.apply("rule1.yaml", RULE1);
+        fleets.iter_mut().for_each(|fleet| assert_eq!(fleet.ask("before"), BETWEEN));
+    }
+    assert_eq!(drops(&node), Vec::<String>::new());
+}
+
+/// What the kernel has dropped, by reason, but for noise.
+fn drops(node: &Node) -> Vec<String> {
+    let rows = node.json(&["drops"]);
+    let reasons = rows.as_array().unwrap().iter().map(|row| row["reason"].as_str().unwrap().to_owned());
+    reasons.filter(|reason| !reason.contains("ulticast")).collect()
+}
+
+#[test]
+fn the_proxy_and_its_connections_outlive_the_agent_and_the_next_takes_them_over() {
     let (mut node, deathstar) = ruled();
+    let mut fleets = [0, 1].map(|family| fleet(&node, &deathstar, family));
     let before = proxy(&node);
-    node.kill_agent();
-    assert_eq!(proxy(&node), before);
-    node.start_agent();
-    story(&node, &deathstar);
-    assert_eq!(proxy(&node), before);
+    for _ in 0..3 {
+        node.kill_agent();
+        assert_eq!(proxy(&node), before);
+        fleets.iter_mut().for_each(|fleet| assert_eq!(fleet.ask("now"), LANDING));
+        node.start_agent();
+        story(&node, &deathstar);
+        node.apply("rule1.yaml", &bombing());
+        fleets.iter_mut().for_each(|fleet| assert_eq!(fleet.ask("now"), BOMBING));
+        node.apply("rule1.yaml", RULE1);
+        fleets.iter_mut().for_each(|fleet| assert_eq!(fleet.ask("now"), LANDING));
+        assert_eq!(proxy(&node), before);
+    }
 }
 
 #[test]
@@ -110,6 +224,126 @@ fn a_proxy_that_is_killed_is_back_before_who_connects_gives_up() {
         story(&node, &deathstar);
         assert_ne!(proxy(&node), before);
     }
+}
+
+/// Where nobody starts it again, nothing passes that it would have judged, and all else does.
+#[test]
+fn without_a_proxy_what_it_would_judge_fails_and_nothing_else_does() {
+    let (mut node, deathstar) = ruled();
+    let other = node.serve("other", &["class=other"], 80);
+    let probe = binary("probe");
+    let mut ship = node.start("tiefighter", EMPIRE, &[probe.to_str().unwrap(), "ask"]).session;
+    let targets = |workload: &Workload| workload.addresses.map(|to| SocketAddr::new(to, 80));
+    let agent = node.json(&["status"])["pid"].as_i64().and_then(|pid| i32::try_from(pid).ok()).unwrap();
+    let stop = |signal| linux::process::send(agent, signal).unwrap();
+    // The listening sockets are there.
+    stop(nix::libc::SIGSTOP);
+    linux::process::send(proxy(&node), 9).unwrap();
+    for (governed, free) in targets(&deathstar).into_iter().zip(targets(&other)) {
+        assert_eq!(ship.ask(&format!("http {governed} POST:/v1/request-landing")), "silent");
+        assert_eq!(ship.ask(&format!("tcp {free}")), "answered");
+    }
+    stop(nix::libc::SIGCONT);
+    wait_until("it is back", || ask(&node, deathstar.addresses[0], "PUT", "/v1/exhaust-port") == DENIED);
+    story(&node, &deathstar);
+    // Nor they.
+    node.kill_agent();
+    linux::process::send(proxy(&node), 9).unwrap();
+    for (governed, free) in targets(&deathstar).into_iter().zip(targets(&other)) {
+        assert_eq!(ship.ask(&format!("http {governed} POST:/v1/request-landing")), "silent");
+        assert_eq!(ship.ask(&format!("tcp {free}")), "answered");
+    }
+    node.start_agent();
+    assert!(drops(&node).contains(&"L7 proxy not ready".to_owned()), "{:?}", drops(&node));
+    wait_until("it is back", || ask(&node, deathstar.addresses[0], "PUT", "/v1/exhaust-port") == DENIED);
+    story(&node, &deathstar);
+}
+
+/// The same port by HTTP rules for some and without for others.
+#[test]
+fn whom_a_plain_rule_allows_never_meets_the_proxy() {
+    let (node, deathstar) = ruled();
+    let plain = RULE1
+        .replace("\"rule1\"", "\"rule2\"")
+        .replace("org: empire\n    toPorts", "org: alliance\n    toPorts");
+    let plain = &plain[..plain.find("      rules:").unwrap()];
+    node.apply("rule2.yaml", plain);
+    let probe = binary("probe");
+    let hold = |name: &str, labels: &[&str], to: IpAddr| {
+        let to = SocketAddr::new(to, 80).to_string();
+        node.start(name, labels, &[probe.to_str().unwrap(), "hold", &to])
+    };
+    for (family, address) in deathstar.addresses.into_iter().enumerate() {
+        let rebel = hold(&format!("xwing-{family}"), ALLIANCE, address);
+        let ship = hold(&format!("tiefighter-{family}"), EMPIRE, address);
+        let met = node.json(&["proxy", "connections"]);
+        let clients: Vec<_> =
+            met.as_array().unwrap().iter().map(|row| row["client"].as_str().unwrap().to_owned()).collect();
+        let has = |ship: &Workload| {
+            let own =
+                format!("{}:", SocketAddr::new(ship.addresses[family], 0).to_string().trim_end_matches(":0"));
+            clients.iter().any(|client| client.starts_with(&own))
+        };
+        assert!(has(&ship) && !has(&rebel), "{clients:?}");
+        let bombed = ask_as(&node, ("xwing", ALLIANCE), address, "PUT", "/v1/exhaust-port");
+        assert!(bombed.starts_with("Panic"), "{bombed}");
+    }
+    let requests = node.ferromesh(&["metrics", "list"]).success();
+    assert!(!requests.contains("default/xwing\",destination"), "{requests}");
+}
+
+const EGRESS: &str = "\
+apiVersion: cilium.io/v2
+kind: CiliumNetworkPolicy
+metadata: {name: out, namespace: default}
+spec:
+  endpointSelector: {matchLabels: {class: tiefighter}}
+  egress:
+  - toEndpoints: [{matchLabels: {class: deathstar}}]
+    toPorts:
+    - ports: [{port: \"80\", protocol: TCP}]
+      rules:
+        http:
+        - {method: POST, path: /v1/request-landing}
+";
+
+/// By the rules of who is called, of who calls, and of both: at one proxy or the other, or at both in turn.
+#[test]
+fn between_two_nodes_the_rules_of_either_end_hold() {
+    let mesh = Mesh::up(2, "");
+    mesh.place("deathstar", DEATHSTAR, 1);
+    mesh.place("tiefighter", EMPIRE, 0);
+    mesh.place("near", EMPIRE, 1);
+    mesh.place("xwing", ALLIANCE, 0);
+    let deathstar = deathstar(&mesh.nodes[1], &[]);
+    let [first, second] = [&mesh.nodes[0], &mesh.nodes[1]];
+    wait_until("the first node knows the deathstar", || {
+        let known = first.ferromesh(&["ip", "list", "-o", "json"]).stdout;
+        deathstar.addresses.iter().all(|address| known.contains(&address.to_string()))
+    });
+    let ships = [(first, "tiefighter"), (second, "near")];
+    let stories = || ships.iter().for_each(|(node, name)| story_as(node, (name, &[]), &deathstar));
+
+    mesh.apply("rule1.yaml", RULE1);
+    ready(second);
+    stories();
+    let rebel = |address| ask_as(first, ("xwing", &[]), address, "POST", "/v1/request-landing");
+    deathstar.addresses.iter().for_each(|address| assert_eq!(rebel(*address), UNHEARD, "{address}"));
+    assert!(first.json(&["status"])["l7"].is_null(), "no rule is about an endpoint of the first node");
+    let line = "http-request DROPPED (HTTP/1.1 PUT http://";
+    let seen = || second.ferromesh(&["observe", "--protocol", "http", "--last", "100"]).stdout;
+    wait_until(line, || seen().lines().any(|it| it.contains("default/tiefighter:") && it.contains(line)));
+
+    mesh.apply("out.yaml", EGRESS);
+    ready(first);
+    stories();
+    // Who is stopped by the rules of who calls never meets those of who is called.
+    let seen = || first.ferromesh(&["observe", "--protocol", "http", "--last", "100"]).stdout;
+    wait_until(line, || seen().lines().any(|it| it.contains("default/tiefighter:") && it.contains(line)));
+
+    mesh.withdraw("rule1.yaml");
+    stories();
+    deathstar.addresses.iter().for_each(|address| assert_eq!(rebel(*address), LANDED, "{address}"));
 }
 
 #[test]

@@ -212,17 +212,17 @@ impl Datapath {
         Ok([auth?, marks?, leases?, triggers?])
     }
 
-    /// Descriptors of `NODE`, `ENDPOINTS`, `ASSIGNMENTS` and `IPCACHE`, in this order, for the L7 proxy to read them by.
+    /// Descriptors of `NODE`, `ENDPOINTS`, `ASSIGNMENTS` and `IPCACHE`, in this order, for the L7 proxy to read them by: all
+    /// but the first can be read only. That one is to be mapped and closed ([`maps::Identities`]).
     ///
     /// # Errors
     /// What the kernel refused.
     pub fn proxy_maps(&self) -> Result<[OwnedFd; 4], Error> {
-        let open = |map| {
-            let opened = crate::sys::pinned_to_read(&self.pins.maps().join(map));
-            opened.map_err(Error::path(map, "opening the map to read it"))
-        };
-        let [node, endpoints] = [open(abi::map::NODE)?, open(abi::map::ENDPOINTS)?];
-        Ok([node, endpoints, open(abi::map::ASSIGNMENTS)?, open(abi::map::IPCACHE)?])
+        let at = |map| self.pins.maps().join(map);
+        let failed = |map| Error::path(map, "opening the map to read it");
+        let read = |map| crate::sys::pinned_to_read(&at(map)).map_err(failed(map));
+        let node = crate::sys::pinned(&at(abi::map::NODE)).map_err(failed(abi::map::NODE))?;
+        Ok([node, read(abi::map::ENDPOINTS)?, read(abi::map::ASSIGNMENTS)?, read(abi::map::IPCACHE)?])
     }
 
     /// Forgets an endpoint: from now on nothing from it or to it passes; then its programs and counters go. One that is

@@ -66,11 +66,12 @@ fn made_in(cgroup: BorrowedFd<'_>, count: usize) -> Result<Vec<OwnedFd>> {
         0 => make(count, writer_number),
         _ => {}
     }
-    drop(writer);
     let mut ended = waitpid(Pid::from_raw(pid as i32), None);
     while ended == Err(nix::Error::EINTR) {
         ended = waitpid(Pid::from_raw(pid as i32), None);
     }
+    // Not before: it is the child's descriptor too.
+    drop(writer);
     let mut numbers = [-1; MOST + 1];
     let length = size_of_val(&numbers);
     // SAFETY: writes at most `length` bytes into `numbers`, for which any are valid.

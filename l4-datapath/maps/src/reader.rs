@@ -1,7 +1,8 @@
 //! Who has which address, for a process that was handed the maps to read: the L7 proxy.
 //!
 //! The descriptors may be read-only, and the process without capabilities: look-ups by descriptor need none since Linux
-//! 5.19, a mapping needs none at all.
+//! 5.19. But for that of `NODE`, which is only mapped, and then closed: the kernel maps no BPF map shared by a descriptor that
+//! is read-only (`do_mmap` takes VM_SHARED away, `bpf_map_mmap` asks for it). A mapping made to be read stays so.
 #![allow(unsafe_code, reason = "the generation is read through a mapping; descriptors are lent by number")]
 
 use std::io;
@@ -17,13 +18,11 @@ use crate::{Error, handed_over};
 
 /// Reads `NODE`, `ENDPOINTS`, `ASSIGNMENTS` and `IPCACHE`; writes none.
 pub struct Identities {
-    /// Keeps the map of the mapping.
-    _node: Array<MapData, Node>,
     generation: NonNull<u64>,
     endpoints: HashMap<MapData, Address, Endpoint>,
     assignments: Array<MapData, abi::Assignments>,
     ipcache: LpmTrie<MapData, AddressKey, Remote>,
-    descriptors: [RawFd; 4],
+    descriptors: [RawFd; 3],
 }
 
 // SAFETY: the pointer is to memory that lives as long as the value and is read atomically; look-ups are system calls.
@@ -41,15 +40,16 @@ pub struct Owner {
 }
 
 impl Identities {
-    /// Over descriptors of the four maps, in the order above.
+    /// Over descriptors of the four maps, in the order above; that of `NODE` is closed.
     pub fn open([node, endpoints, assignments, ipcache]: [OwnedFd; 4]) -> Result<Self, Error> {
         use abi::map::{ASSIGNMENTS, ENDPOINTS, IPCACHE, NODE};
-        let descriptors = [&node, &endpoints, &assignments, &ipcache].map(AsRawFd::as_raw_fd);
+        let descriptors = [&endpoints, &assignments, &ipcache].map(AsRawFd::as_raw_fd);
         let generation =
             mapped(node.as_fd()).map_err(|error| Error::of(NODE, "mapping")(MapError::IoError(error)))?;
         let opening = |map| Error::of(map, "opening");
+        // Only to see that it is what it is said to be.
+        drop(Array::<_, Node>::try_from(handed_over(NODE, node)?).map_err(opening(NODE))?);
         Ok(Self {
-            _node: Array::try_from(handed_over(NODE, node)?).map_err(opening(NODE))?,
             generation,
             endpoints: HashMap::try_from(handed_over(ENDPOINTS, endpoints)?).map_err(opening(ENDPOINTS))?,
             assignments: Array::try_from(handed_over(ASSIGNMENTS, assignments)?)
@@ -59,8 +59,8 @@ impl Identities {
         })
     }
 
-    /// The maps' own descriptors.
-    pub fn descriptors(&self) -> [BorrowedFd<'_>; 4] {
+    /// Descriptors of all but `NODE`, in the order above.
+    pub fn descriptors(&self) -> [BorrowedFd<'_>; 3] {
         // SAFETY: they are open for as long as the maps that own them, which `self` does.
         self.descriptors.map(|fd| unsafe { BorrowedFd::borrow_raw(fd) })
     }
@@ -123,6 +123,17 @@ mod tests {
 
     use super::*;
     use crate::{Assignments, Endpoints, Ipcache, Prefix, scratch};
+
+    /// Whoever takes over the process cannot write the node's element through what it has mapped.
+    #[test]
+    fn the_mapping_can_only_be_read() {
+        let identities = Identities::open(scratch::identities().unwrap()).unwrap();
+        let access = libc::PROT_READ | libc::PROT_WRITE;
+        // SAFETY: a mapping of this size; where the call does nothing, nothing changes.
+        let changed =
+            unsafe { libc::mprotect(identities.generation.as_ptr().cast(), size_of::<Node>(), access) };
+        assert_eq!((changed, io::Error::last_os_error().raw_os_error()), (-1, Some(libc::EACCES)));
+    }
 
     #[test]
     fn an_address_is_an_endpoints_or_its_longest_prefixs_as_of_a_generation() {

@@ -32,6 +32,8 @@ clients, each on a line of its own; an address is ADDRESS:PORT
   call HOW ADDRESS [FROM] ask a witness, over tcp, udp or unconnected (UDP); tell whom the socket thinks it talks to, who
                           answered and what; from local port FROM
   bulk ADDRESS BYTES      send so many bytes over TCP, expect them back
+  http ADDRESS METHOD:PATH
+                          one request over HTTP/1.1; tell the status of the answer
   time ADDRESS            microseconds that a TCP connection takes to open
   datagram ADDRESS BYTES  send one datagram of so many bytes, expect it back
   resolve NAME            the addresses that the workload's resolver gives
@@ -139,6 +141,7 @@ fn one(words: &[&str]) -> io::Result<String> {
         }
         ["call", how, address] => call::call(how, read(address)?, 0),
         ["call", how, address, from] => call::call(how, read(address)?, read(from)?),
+        ["http", address, request] => requests::one(read(address)?, request),
         ["time", address] => crowd::time(read(address)?),
         ["resolve", name] => client::resolve(name),
         _ => Err(io::Error::other(USAGE)),

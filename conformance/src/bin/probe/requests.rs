@@ -36,15 +36,26 @@ struct Shared {
     broken: Mutex<Vec<String>>,
 }
 
+/// One request, and the status it is answered with.
+pub(crate) fn one(address: SocketAddr, request: &str) -> io::Result<String> {
+    let (method, path) = split(request)?;
+    let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    write!(stream, "{method} {path} HTTP/1.1\r\nhost: {address}\r\ncontent-length: 0\r\n\r\n")?;
+    answer(&mut BufReader::new(stream)).map(|status| status.to_string())
+}
+
+fn split(text: &str) -> io::Result<Request> {
+    let (method, path) = text.split_once(':').ok_or_else(|| io::Error::other("METHOD:PATH is wanted"))?;
+    Ok((method.to_owned(), path.to_owned()))
+}
+
 /// So many connections, each of which asks `METHOD:PATH` after `METHOD:PATH`. Each line of standard input asks what was
 /// answered from then on until every connection has asked everything, and which connections have ever ended. The line
 /// `before` asks the same of all since the last line.
 pub(crate) fn requests(address: SocketAddr, count: usize, requests: &[&str]) -> io::Result<()> {
-    let split = |text: &&str| {
-        let (method, path) = text.split_once(':').ok_or_else(|| io::Error::other("METHOD:PATH is wanted"))?;
-        Ok((method.to_owned(), path.to_owned()))
-    };
-    let requests: Arc<[Request]> = requests.iter().map(split).collect::<io::Result<Vec<_>>>()?.into();
+    let requests: Arc<[Request]> =
+        requests.iter().map(|text| split(text)).collect::<io::Result<Vec<_>>>()?.into();
     let shared =
         Arc::new(Shared { epoch: AtomicU64::new(0), seen: Mutex::default(), broken: Mutex::default() });
     for number in 0..count {
