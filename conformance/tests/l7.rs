@@ -68,13 +68,9 @@ fn ask_as(node: &Node, (name, labels): (&str, &[&str]), address: IpAddr, method:
 
 /// The ways in and out of the story, over both families.
 fn story(node: &Node, deathstar: &Workload) {
-    story_as(node, ("tiefighter", EMPIRE), deathstar);
-}
-
-fn story_as(node: &Node, ship: (&str, &[&str]), deathstar: &Workload) {
     for address in deathstar.addresses {
-        assert_eq!(ask_as(node, ship, address, "POST", "/v1/request-landing"), LANDED, "{address}");
-        assert_eq!(ask_as(node, ship, address, "PUT", "/v1/exhaust-port"), DENIED, "{address}");
+        assert_eq!(ask(node, address, "POST", "/v1/request-landing"), LANDED, "{address}");
+        assert_eq!(ask(node, address, "PUT", "/v1/exhaust-port"), DENIED, "{address}");
     }
 }
 
@@ -317,29 +313,63 @@ fn between_two_nodes_the_rules_of_either_end_hold() {
     mesh.place("xwing", ALLIANCE, 0);
     let deathstar = deathstar(&mesh.nodes[1], &[]);
     let [first, second] = [&mesh.nodes[0], &mesh.nodes[1]];
-    wait_until("the first node knows the deathstar", || {
-        let known = first.ferromesh(&["ip", "list", "-o", "json"]).stdout;
-        deathstar.addresses.iter().all(|address| known.contains(&address.to_string()))
+    let probe = binary("probe");
+    let ship = |node: &Node, name: &str| node.start(name, &[], &[probe.to_str().unwrap(), "ask"]);
+    let ships = [ship(first, "tiefighter"), ship(second, "near"), ship(first, "xwing")];
+    wait_until("the nodes know one another's workloads", || {
+        let lists = [first, second].map(|node| node.ferromesh(&["ip", "list", "-o", "json"]).stdout);
+        let mut all = ships.iter().chain([&deathstar]).flat_map(|workload| workload.addresses);
+        all.all(|address| lists.iter().all(|list| list.contains(&format!("{address}"))))
     });
-    let ships = [(first, "tiefighter"), (second, "near")];
-    let stories = || ships.iter().for_each(|(node, name)| story_as(node, (name, &[]), &deathstar));
+    let ask = |node: &Node, name: &str, address: IpAddr, method: &str, path: &str| {
+        let url = format!("http://{}{path}", SocketAddr::new(address, 80));
+        let mut curl = node.within(name, "curl");
+        Outcome::of(curl.args([
+            "--silent",
+            "--max-time",
+            "5",
+            "--write-out",
+            " %{http_code}",
+            "-X",
+            method,
+            &url,
+        ]))
+        .stdout
+    };
+    let stories = || {
+        for (node, name) in [(first, "tiefighter"), (second, "near")] {
+            for address in deathstar.addresses {
+                let landed = ask(node, name, address, "POST", "/v1/request-landing");
+                assert_eq!(landed, LANDED, "{name} {address}");
+                assert_eq!(ask(node, name, address, "PUT", "/v1/exhaust-port"), DENIED, "{name} {address}");
+            }
+        }
+    };
 
     mesh.apply("rule1.yaml", RULE1);
     ready(second);
     stories();
-    let rebel = |address| ask_as(first, ("xwing", &[]), address, "POST", "/v1/request-landing");
+    let rebel = |address| ask(first, "xwing", address, "POST", "/v1/request-landing");
     deathstar.addresses.iter().for_each(|address| assert_eq!(rebel(*address), UNHEARD, "{address}"));
     assert!(first.json(&["status"])["l7"].is_null(), "no rule is about an endpoint of the first node");
-    let line = "http-request DROPPED (HTTP/1.1 PUT http://";
-    let seen = || second.ferromesh(&["observe", "--protocol", "http", "--last", "100"]).stdout;
-    wait_until(line, || seen().lines().any(|it| it.contains("default/tiefighter:") && it.contains(line)));
+    // Who is on another node is known by address.
+    let bombed = |node: &Node, ship: &str| {
+        let line = "http-request DROPPED (HTTP/1.1 PUT http://";
+        wait_until(&format!("{ship} {line}"), || {
+            let seen = node.ferromesh(&["observe", "--protocol", "http", "--last", "100"]).stdout;
+            seen.lines().any(|it| it.contains(ship) && it.contains(line))
+        });
+    };
+    ships[0].addresses.iter().for_each(|address| {
+        let ship = SocketAddr::new(*address, 0).to_string();
+        bombed(second, &format!(" {}", ship.trim_end_matches('0')));
+    });
+    bombed(second, "default/near:");
 
     mesh.apply("out.yaml", EGRESS);
     ready(first);
     stories();
-    // Who is stopped by the rules of who calls never meets those of who is called.
-    let seen = || first.ferromesh(&["observe", "--protocol", "http", "--last", "100"]).stdout;
-    wait_until(line, || seen().lines().any(|it| it.contains("default/tiefighter:") && it.contains(line)));
+    bombed(first, "default/tiefighter:");
 
     mesh.withdraw("rule1.yaml");
     stories();

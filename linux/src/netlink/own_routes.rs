@@ -69,7 +69,28 @@ fn is_default(route: &RouteMessage) -> bool {
     route.header.kind == RouteType::Unicast && route.header.destination_prefix_length == 0
 }
 
-/// A route to the host itself.
+/// A route to the host itself. A `local` route to everywhere is none: where packets with some mark go to a transparent proxy,
+/// ours or another's, no address has come to be the host's by it.
 pub(super) fn is_own(route: &RouteMessage) -> bool {
-    matches!(route.header.kind, RouteType::Local | RouteType::Broadcast | RouteType::Anycast)
+    match route.header.kind {
+        RouteType::Local => route.header.destination_prefix_length != 0,
+        RouteType::Broadcast | RouteType::Anycast => true,
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_way_to_a_transparent_proxy_makes_no_address_the_hosts() {
+        let own = |kind, length| {
+            let mut route = RouteMessage::default();
+            (route.header.kind, route.header.destination_prefix_length) = (kind, length);
+            is_own(&route)
+        };
+        assert!(own(RouteType::Local, 32) && own(RouteType::Local, 8) && own(RouteType::Broadcast, 32));
+        assert!(!own(RouteType::Local, 0) && !own(RouteType::Unicast, 24));
+    }
 }
