@@ -97,12 +97,22 @@ fn bombing() -> String {
     RULE1.to_owned() + "        - method: \"PUT\"\n          path: \"/v1/exhaust-port\"\n"
 }
 
-fn proxy(node: &Node) -> i32 {
+fn proxies(node: &Node) -> Vec<i32> {
     let directory = node.state().join("proxy");
     let words = ["proxy", "--directory", directory.to_str().unwrap()];
-    let pids = linux::child::with_arguments(&words, 64_252).unwrap();
+    linux::child::with_arguments(&words, 64_252).unwrap()
+}
+
+fn proxy(node: &Node) -> i32 {
+    let pids = proxies(node);
     assert_eq!(pids.len(), 1, "one proxy runs");
     pids[0]
+}
+
+/// Ends the proxy where nobody starts it again, and waits until it is gone.
+fn bury_proxy(node: &Node) {
+    linux::process::send(proxy(node), 9).unwrap();
+    wait_until("the proxy is gone", || proxies(node).is_empty());
 }
 
 #[test]
@@ -228,13 +238,13 @@ fn without_a_proxy_what_it_would_judge_fails_and_nothing_else_does() {
     let (mut node, deathstar) = ruled();
     let other = node.serve("other", &["class=other"], 80);
     let probe = binary("probe");
-    let mut ship = node.start("tiefighter", EMPIRE, &[probe.to_str().unwrap(), "ask"]).session;
+    let mut ship = node.start("scout", EMPIRE, &[probe.to_str().unwrap(), "ask"]).session;
     let targets = |workload: &Workload| workload.addresses.map(|to| SocketAddr::new(to, 80));
     let agent = node.json(&["status"])["pid"].as_i64().and_then(|pid| i32::try_from(pid).ok()).unwrap();
     let stop = |signal| linux::process::send(agent, signal).unwrap();
     // The listening sockets are there.
     stop(nix::libc::SIGSTOP);
-    linux::process::send(proxy(&node), 9).unwrap();
+    bury_proxy(&node);
     for (governed, free) in targets(&deathstar).into_iter().zip(targets(&other)) {
         assert_eq!(ship.ask(&format!("http {governed} POST:/v1/request-landing")), "silent");
         assert_eq!(ship.ask(&format!("tcp {free}")), "answered");
@@ -244,7 +254,7 @@ fn without_a_proxy_what_it_would_judge_fails_and_nothing_else_does() {
     story(&node, &deathstar);
     // Nor they.
     node.kill_agent();
-    linux::process::send(proxy(&node), 9).unwrap();
+    bury_proxy(&node);
     for (governed, free) in targets(&deathstar).into_iter().zip(targets(&other)) {
         assert_eq!(ship.ask(&format!("http {governed} POST:/v1/request-landing")), "silent");
         assert_eq!(ship.ask(&format!("tcp {free}")), "answered");
