@@ -5,10 +5,11 @@
 //! What no longer verifies is not shown to anybody. Of another bundle the CA tells as soon as it has one; while it
 //! cannot, it is asked every few seconds.
 
+mod asking;
+mod held;
 mod watch;
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use std::sync::Arc;
 use certs::bundle::Bundle;
 use certs::enrol::client::PATIENCE;
 use certs::enrol::message::HOLD;
-use certs::enrol::{Client, Denied, EnrolError};
+use certs::enrol::{Denied, EnrolError};
 use certs::svid::Svid;
 use certs::verify::Expected;
 use mesh::auth::{AuthPlan, Refusal};
@@ -28,12 +29,11 @@ use tracing::{info, warn};
 use super::clock::{Clock, seconds};
 use super::trust::Trust;
 use crate::event::{Input, Time};
+use held::{Held, RETRY, random};
 use watch::{Watching, Word};
 
 /// Requests under way at once.
 const MAX_ASKING: usize = 8;
-/// A request that failed is made again after so long at first, and at last.
-const RETRY: (Time, Time) = (1_000_000_000, 60_000_000_000);
 /// The first time after the CA has not heard yet of who is placed here: it hears of that at the same time as this node.
 const EARLY: Time = 25_000_000;
 /// How often the CA is asked for its bundle if nothing else is asked of it and it cannot tell of another by itself.
@@ -45,9 +45,6 @@ const ROTATION: Time = 10_000_000_000;
 const MILLISECOND: Time = 1_000_000;
 /// The node's own key and chain, in the directory.
 const NODE: &str = "node.pem";
-/// What the agent leaves there for a node that has no certificate.
-const TOKEN: &str = "join-token";
-
 /// Where certificates come from.
 #[derive(Clone, Debug)]
 pub(super) struct Source {
@@ -75,17 +72,6 @@ pub(super) struct Certificates {
     patience: Option<Time>,
     answers: mpsc::Sender<Heard>,
     answered: mpsc::Receiver<Heard>,
-}
-
-/// One certificate, or the want of it.
-#[derive(Default)]
-struct Held {
-    svid: Option<Arc<Svid>>,
-    problem: Option<(Refusal, String)>,
-    /// When to ask next.
-    due: Time,
-    failures: u32,
-    asking: bool,
 }
 
 /// What the CA has said.
@@ -118,38 +104,6 @@ pub(super) struct Change {
     pub(super) inputs: Vec<Input>,
     /// Another bundle is in force: what was verified has to be judged again.
     pub(super) trust: bool,
-}
-
-impl Held {
-    /// Asks again at half of what is left, a tenth sooner or later.
-    fn renew_at_half(&mut self, clock: Clock, now: Time) {
-        let Some(svid) = &self.svid else { return };
-        let left = clock.at(seconds(svid.not_after())).saturating_sub(now);
-        self.due = now.saturating_add(left / 20 * 9 + random(left / 10));
-        self.failures = 0;
-    }
-
-    fn fail(&mut self, refusal: Refusal, problem: String, first: Time, now: Time) {
-        let wait = first.saturating_mul(1 << self.failures.min(16)).min(RETRY.1);
-        self.due = now.saturating_add(wait / 2 + random(wait / 2));
-        self.failures = self.failures.saturating_add(1);
-        self.problem = Some((refusal, problem));
-    }
-
-    /// Gives up what cannot be shown any more.
-    fn lose(&mut self, refusal: Refusal, problem: String, now: Time) {
-        self.svid = None;
-        self.problem = Some((refusal, problem));
-        self.due = self.due.min(now);
-    }
-
-    fn state(&self, clock: Clock) -> Result<Time, Refusal> {
-        match (&self.svid, &self.problem) {
-            (Some(svid), _) => Ok(clock.end(seconds(svid.not_after()))),
-            (None, Some((refusal, _))) => Err(*refusal),
-            (None, None) => Err(Refusal::NoCertificate),
-        }
-    }
 }
 
 impl Certificates {
@@ -240,70 +194,6 @@ impl Certificates {
     pub(super) fn svid(&self, id: &SpiffeId) -> Result<Arc<Svid>, Refusal> {
         let held = self.workloads.get(id).ok_or(Refusal::NoCertificate)?;
         held.svid.clone().ok_or(held.problem.as_ref().map_or(Refusal::NoCertificate, |(refusal, _)| *refusal))
-    }
-
-    /// Asks for what is due.
-    pub(super) fn ask(&mut self, trust: &Trust, now: Time) {
-        let Some(domain) = self.domain.clone() else { return };
-        let Source { node, ca, .. } = self.source.clone();
-        let age = self.bundle_age;
-        let client = Client::new(ca, domain.clone(), Arc::clone(&trust.bundles), Arc::clone(&trust.clock));
-        if self.node.due <= now && !self.node.asking {
-            self.ask_for_node(&client, &domain, &node, now);
-        }
-        let Some(own) = self.node.svid.clone() else { return };
-        let due = self.workloads.iter_mut().filter(|(_, held)| held.due <= now && !held.asking);
-        for (id, held) in due.take(MAX_ASKING.saturating_sub(self.asking)) {
-            held.asking = true;
-            self.asking += 1;
-            let (client, own, id, answers) = (client.clone(), own.clone(), id.clone(), self.answers.clone());
-            tokio::spawn(async move {
-                let result = client.issue(&own, &id).await.map(|(svid, bundle)| (Some(svid), bundle));
-                answer(&answers, Asked::Workload(id), age, result).await;
-            });
-        }
-        self.watching.ensure(&client, &own, trust, &self.answers, now);
-        if self.bundle_due <= now {
-            self.bundle_due = now.saturating_add(BUNDLE);
-            let answers = self.answers.clone();
-            tokio::spawn(async move {
-                let result = client.bundle(&own).await.map(|bundle| (None, bundle));
-                answer(&answers, Asked::Bundle(domain), age, result).await;
-            });
-        }
-    }
-
-    fn ask_for_node(&mut self, client: &Client, domain: &TrustDomain, node: &str, now: Time) {
-        let id = match domain.node(node) {
-            Ok(id) => id,
-            Err(error) => return self.node.fail(Refusal::NoCertificate, error.to_string(), RETRY.0, now),
-        };
-        let (client, answers, own) = (client.clone(), self.answers.clone(), self.node.svid.clone());
-        let file = self.source.directory.join(TOKEN);
-        let token = match (&own, fs::read_to_string(&file)) {
-            (Some(_), _) => String::new(),
-            (None, Ok(token)) => token.trim().to_owned(),
-            (None, Err(error)) => {
-                let problem = format!(
-                    "it needs a join token: {TOKEN}: {error}; `ferromesh auth token {node}` where the CA is makes one, for \
-                     the file that joinTokenFile of this node's configuration names"
-                );
-                self.node.fail(Refusal::NoCertificate, problem, RETRY.0, now);
-                // Nobody else is asked: it may come at any time.
-                return self.node.due = self.node.due.min(now.saturating_add(RETRY.0));
-            }
-        };
-        self.node.asking = true;
-        let age = self.bundle_age;
-        let node = node.to_owned();
-        tokio::spawn(async move {
-            let result = match own {
-                Some(own) => client.issue(&own, &id).await,
-                None => join(&client, &node, &token, &file).await,
-            };
-            let result = result.map(|(svid, bundle)| (Some(svid), bundle));
-            answer(&answers, Asked::Node(id), age, result).await;
-        });
     }
 
     /// Whom to trust has been said by somebody else: what the CA has been asked before does not count.
@@ -497,57 +387,9 @@ impl Certificates {
     }
 }
 
-async fn answer(
-    answers: &mpsc::Sender<Heard>,
-    to: Asked,
-    age: u64,
-    result: Result<(Option<Svid>, Bundle), EnrolError>,
-) {
-    // Who asked may be gone.
-    let _ = answers.send(Heard::Answer(Box::new(Answer { to, age, result }))).await;
-}
-
-/// A token is good once: it goes unless the CA cannot have seen it.
-async fn join(client: &Client, node: &str, token: &str, file: &Path) -> Result<(Svid, Bundle), EnrolError> {
-    let result = client.join(node, token).await;
-    if !matches!(result, Err(EnrolError::Connection { .. }))
-        && let Err(error) = fs::remove_file(file)
-    {
-        warn!("cannot remove {}: {error}", file.display());
-    }
-    result
-}
-
 fn save(svid: &Svid, directory: &Path) {
     if let Err(error) = svid.save(&directory.join(NODE)) {
         // It is in force all the same; after a restart there may have to be a token.
         warn!("the node certificate is not kept: {error}");
-    }
-}
-
-/// Below a bound.
-fn random(bound: u64) -> u64 {
-    // Without randomness there is no jitter, and no TLS either.
-    getrandom::u64().map_or(0, |number| number % bound.max(1))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::super::testing::TestCa;
-    use super::*;
-
-    #[test]
-    fn a_certificate_is_asked_for_anew_at_half_of_what_is_left_however_long_it_was_backdated() {
-        let ca = TestCa::new("test.example");
-        // As one that lives 20 s and has just come: what is before now does not count.
-        let svid = ca.svid_of(&ca.workload("web"), -3_580);
-        let clock = Clock::read();
-        let now = clock.at(clock.wall());
-        let left = clock.at(seconds(svid.not_after())) - now;
-        let mut held = Held { svid: Some(svid), failures: 3, ..Held::default() };
-        held.renew_at_half(clock, now);
-        let wait = held.due - now;
-        assert!((left * 9 / 20 - 20..=left * 11 / 20).contains(&wait), "{wait} of {left}");
-        assert_eq!(held.failures, 0);
     }
 }

@@ -8,6 +8,7 @@
 mod adopt;
 mod ahead;
 mod attestations;
+mod binds;
 mod blame;
 mod handshakes;
 mod holds;

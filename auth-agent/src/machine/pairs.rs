@@ -9,7 +9,6 @@ use super::proofs::ProofKey;
 use super::timers::Timer;
 use super::{MILLISECOND, Machine, SECOND};
 use crate::event::{Failure, Output, Packet, SessionId, Time};
-use crate::message::Message;
 
 /// A pair, from this node. Of two instances here, the lower is `local`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -199,97 +198,6 @@ impl Machine {
         }
     }
 
-    /// Asks the peer to mark the pair first.
-    fn bind(&mut self, name: &PairName, session: SessionId) {
-        let most = self.settings.binds_at_once;
-        let Some(state) = self.sessions.get_mut(&session) else {
-            return self.fail(name, Refusal::NodeUnreachable);
-        };
-        if state.binds.len() >= most {
-            return self.fail(name, Refusal::Overloaded);
-        }
-        state.last_bind += 1;
-        let bind = state.last_bind;
-        state.binds.insert(bind, name.clone());
-        self.set_work(name, Work::Binding(bind));
-        self.timers.add(self.now + self.settings.bind_time, Timer::Bind(name.clone(), bind));
-        let (initiator, responder) = (name.local, name.peer.instance);
-        self.out.push(Output::Send(session, Message::Bind { bind, initiator, responder }));
-    }
-
-    pub(super) fn bind_timed_out(&mut self, name: &PairName, bind: u64) {
-        if self.pairs.get(name).is_some_and(|pair| pair.work == Work::Binding(bind)) {
-            if let Some(state) = self.current(&name.peer.node).and_then(|id| self.sessions.get_mut(&id)) {
-                state.binds.remove(&bind);
-            }
-            self.fail(name, Refusal::TimedOut);
-        }
-    }
-
-    /// The peer asks for a mark. It is answered only after ours is written.
-    pub(super) fn bind_asked(&mut self, session: SessionId, node: &str, bind: u64, theirs: u64, ours: u64) {
-        let peer = InstanceName { node: node.to_owned(), instance: theirs };
-        let name = PairName { peer, local: ours };
-        let checked = self.grounds(&name).and_then(|(key, _)| {
-            // To the initiator this says: prove again, yours is of no use any more.
-            let expiry = self.live_proof(&key).ok_or(Refusal::Expired)?;
-            self.keep(&name)?;
-            Ok((key, expiry))
-        });
-        let answer = match checked {
-            Ok((key, expiry)) => {
-                self.join(&key, &name);
-                self.mark(&name, expiry);
-                let marked = self.pairs.get(&name).is_some_and(|pair| pair.mark.is_some());
-                if marked {
-                    Message::Bound { bind }
-                } else {
-                    Message::Unbound { bind, why: Refusal::Overloaded }
-                }
-            }
-            Err(why) => {
-                self.tally.refuse(Step::Bind, why);
-                Message::Unbound { bind, why }
-            }
-        };
-        self.out.push(Output::Send(session, answer));
-    }
-
-    /// The peer's mark stands, or not. Only now may ours.
-    pub(super) fn bind_answered(&mut self, session: SessionId, bind: u64, result: Result<(), Refusal>) {
-        let Some(name) = self.sessions.get_mut(&session).and_then(|state| state.binds.remove(&bind)) else {
-            return;
-        };
-        if self.pairs.get(&name).is_none_or(|pair| pair.work != Work::Binding(bind)) {
-            return;
-        }
-        let result = result.map_err(|why| self.unbound(&name, why));
-        let result = result.and_then(|()| self.grounds(&name)).and_then(|(key, current)| {
-            // The peer has marked on the strength of a proof of that session, no other.
-            let same = current == Some(session);
-            self.live_proof(&key).filter(|_| same).ok_or(Refusal::TimedOut)
-        });
-        match result {
-            Ok(expiry) => self.mark(&name, expiry),
-            Err(why) => self.fail(&name, why),
-        }
-    }
-
-    /// What the peer's reason for having no mark means here.
-    fn unbound(&mut self, name: &PairName, why: Refusal) -> Refusal {
-        match why {
-            Refusal::NoCertificate => Refusal::PeerNoCertificate,
-            Refusal::Expired => {
-                if let Ok((key, _)) = self.grounds(name) {
-                    self.outdated(&key);
-                }
-                Refusal::TimedOut
-            }
-            other if passes(other) => other,
-            _ => Refusal::RefusedByPeer,
-        }
-    }
-
     /// A pair has a mark: what waited for it goes on.
     pub(super) fn proven(&mut self, name: &PairName) {
         let Some(pair) = self.pairs.get_mut(name) else {
@@ -409,7 +317,7 @@ impl Machine {
 }
 
 /// Whether a failure may be over in a moment, because the other side is only behind.
-fn passes(why: Refusal) -> bool {
+pub(super) fn passes(why: Refusal) -> bool {
     matches!(
         why,
         Refusal::NodeUnreachable

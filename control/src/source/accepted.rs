@@ -127,8 +127,11 @@ pub(super) fn load(path: &Path, layout: &Layout) -> Result<(Objects, Option<Pool
         };
         let document = documents.iter().find(|document| document.position == object.position);
         let decoded = document.map(|document| layout.writer(&object.file).decode(document));
+        let why = decoded.as_ref().and_then(|decoded| decoded.findings.first());
+        let why = why.map_or_else(String::new, |finding| finding.message.clone());
         let Some((key, value, line)) = decoded.and_then(|d| Some((d.key?, d.object?, d.line))) else {
-            tracing::warn!(file = object.file, "an object accepted earlier is not accepted by this version");
+            // By another version, or another directory is shared now.
+            tracing::warn!(file = object.file, "an object accepted earlier is not accepted any more: {why}");
             continue;
         };
         let text = Arc::clone(text);

@@ -44,7 +44,8 @@ pub const SCHEMA: u32 = 6;
 /// Mark of a packet that our own program made and sends back through a hook of ours (an RST to the stack side).
 /// Only programs can make a packet meet a veth's ingress with a mark: the kernel clears marks on crossing a namespace
 /// (`skb_scrub_packet`), so no workload can forge it. Bits 8–11 are the ones Cilium uses; kube-proxy's 0x4000 and
-/// 0x8000 stay free.
+/// 0x8000 stay free. It stays on the packet until that has left the node: there is no connection by which a device that
+/// masquerades could know whether to.
 pub const MARK_ANSWER: u32 = 0x0e00;
 
 /// Mark of a packet that has waited for a proof and is sent through the hook that stopped it once more: it is judged as

@@ -51,6 +51,8 @@ pub(crate) fn from_pod(ctx: TcContext) -> i32 {
     skb.set_mark(0);
     // Ours, on its way to the stack, or to the workload: a workload's marks are gone once its packets leave its namespace.
     if mark == MARK_ANSWER {
+        // Kept: where it leaves the node it is known by it.
+        skb.set_mark(mark);
         return TC_ACT_OK;
     }
     if mark == MARK_INWARD {

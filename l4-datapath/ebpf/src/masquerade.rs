@@ -11,7 +11,10 @@
 
 use core::ptr::read_volatile;
 
-use abi::{Address, DeviceFlags, DropReason, PacketTuple, ReservedIdentity, Translation, TranslationKind};
+use abi::{
+    Address, DeviceFlags, DropReason, MARK_ANSWER, PacketTuple, ReservedIdentity, Translation,
+    TranslationKind,
+};
 use aya_ebpf::{
     bindings::{__sk_buff, BPF_NOEXIST},
     btf_maps::lpm_trie::Key,
@@ -55,6 +58,9 @@ extern "C" fn masquerade_leaving(skb: *mut __sk_buff, packet: *mut Packet, now: 
     Refusal::encode(leave(Skb::from(skb), packet, now))
 }
 
+const NO_CONNECTION: u32 = DropReason::NoConnection as u32;
+const NO_MAPPING: u32 = DropReason::NoMapping as u32;
+
 #[inline(always)]
 fn leave(skb: Skb, packet: &mut Packet, now: &Moment) -> Result<(), Refusal> {
     let mut address = Address([0; 16]);
@@ -65,8 +71,13 @@ fn leave(skb: Skb, packet: &mut Packet, now: &Moment) -> Result<(), Refusal> {
     }
     parse::transport(skb, packet)?;
     fragment::recall(packet, now)?;
+    // An answer of a program's to who called a workload by its own address: of what was refused there is no connection.
+    let is_answer = skb.mark() == MARK_ANSWER;
     if judge::is_error(packet) {
-        return Refusal::check(masquerade_complain(skb.as_ptr(), packet));
+        return match masquerade_complain(skb.as_ptr(), packet) {
+            NO_MAPPING if is_answer => Ok(()),
+            reason => Refusal::check(reason),
+        };
     }
     let (mut key, mut becomes) = (NO_TUPLE, NO_TUPLE);
     if !fill(&mut key, packet) {
@@ -75,6 +86,7 @@ fn leave(skb: Skb, packet: &mut Packet, now: &Moment) -> Result<(), Refusal> {
     match masquerade_find(&key, &address, now, &mut becomes) {
         FOUND => {}
         UNTOUCHED => return Ok(()),
+        NO_CONNECTION if is_answer => return Ok(()),
         NEW => {
             Refusal::check(masquerade_allocate(skb.as_ptr(), &key, &address))?;
             if masquerade_half(&key, 1, &mut becomes) != FOUND {

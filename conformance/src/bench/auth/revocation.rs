@@ -184,10 +184,12 @@ impl Scene {
     fn withdraw(&mut self, client: &str, count: usize, how: How) -> Ended {
         let crowd = self.crowd(client, count);
         let node = node_of(client) as u8;
-        let ended = self.watch.until_dead(crowd, || match how {
-            How::Labels => self.mesh.place(client, &["app=other"], node),
-            How::Account => self.mesh.apply(&format!("workload-{client}.yaml"), &elsewhere(client, node)),
-        });
+        let [app, account] = match how {
+            How::Labels => ["other", client],
+            How::Account => ["client", "somebody-else"],
+        };
+        let (file, other) = (format!("workload-{client}.yaml"), workload(client, node, app, account));
+        let ended = self.watch.until_dead(crowd, || self.mesh.admin(&file, &other));
         self.mesh.place(client, &["app=client"], node);
         ended
     }
@@ -229,12 +231,12 @@ fn node_of(client: &str) -> usize {
     usize::from(client == "near")
 }
 
-/// The client, with another service account.
-fn elsewhere(client: &str, node: u8) -> String {
+/// The client, as something else.
+fn workload(client: &str, node: u8, app: &str, account: &str) -> String {
     format!(
         "apiVersion: ferromesh.io/v1alpha1\nkind: Workload\n\
-         metadata: {{name: {client}, namespace: default, labels: {{app: client}}}}\n\
-         spec: {{node: node-{node}, serviceAccountName: somebody-else}}\n"
+         metadata: {{name: {client}, namespace: default, labels: {{app: {app}}}}}\n\
+         spec: {{node: node-{node}, serviceAccountName: {account}}}\n"
     )
 }
 

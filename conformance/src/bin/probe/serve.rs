@@ -3,6 +3,8 @@
 use std::io::{self, Read, Write};
 use std::net::{Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 
+use socket2::{Domain, Protocol, Socket, Type};
+
 use crate::word;
 
 /// What is said comes back.
@@ -56,6 +58,15 @@ pub(crate) fn sink(first: u16, count: u16) -> io::Result<()> {
     Ok(())
 }
 
+/// With room for a crowd that calls at once: a SYN that finds none is sent again a second later.
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::IPV6, Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(4096)?;
+    Ok(socket.into())
+}
+
 fn serve(
     port: u16,
     answer: impl Fn(&[u8], SocketAddr) -> Vec<u8> + Clone + Send + 'static,
@@ -63,7 +74,7 @@ fn serve(
 ) -> io::Result<()> {
     let address = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
     let datagrams = UdpSocket::bind(address)?;
-    let listener = TcpListener::bind(address)?;
+    let listener = listen(address)?;
     println!("serving");
     let answer_datagram = answer.clone();
     std::thread::spawn(move || {

@@ -1,11 +1,11 @@
 //! What leaves, as what, and what does not.
 
-use abi::{DeviceFlags, DropReason};
+use abi::{DeviceFlags, DropReason, MARK_ANSWER};
 
 use super::{
     super::{
-        frame::{ACK, RST, SYN, arp, echo, icmp, ip, octets, sctp, tcp, udp},
-        node::{Context, Node, REDIRECT},
+        frame::{ACK, RST, SYN, arp, echo, icmp, ip, octets, sctp, tcp, udp, unreachable},
+        node::{Context, Node, OK, REDIRECT},
         world::{A, B, FAMILIES, Family, NIC},
     },
     PORTS, Talk, UNSPEC, assert_sound, by, gate, inward, outward,
@@ -110,6 +110,26 @@ fn what_is_the_nodes_own_passes_whatever_it_is() {
     );
 }
 
+/// What policy refuses has no connection. Who called is told so by whom it called, and nobody but a program can say so.
+#[test]
+fn our_answers_to_who_called_a_workload_come_from_its_address() {
+    let mut node = gate();
+    for family in FAMILIES {
+        let (into, back) = (family.to(family.peer(), A), family.from(A, family.peer()));
+        let reset = tcp(back, (80, 4000), RST | ACK);
+        let prohibited = unreachable(back, &udp(into, (4000, 53), b"question"));
+        for (answer, otherwise) in [(reset, DropReason::NoConnection), (prohibited, DropReason::NoMapping)] {
+            let outcome =
+                node.run("from_pod", A, Context { mark: MARK_ANSWER, ..Context::default() }, &answer);
+            assert_eq!((outcome.verdict, outcome.mark), (OK, MARK_ANSWER));
+            let context = Context { mark: outcome.mark, ..by(A) };
+            assert_eq!(node.goes_on("to_netdev", context, &answer), answer, "{family:?}");
+            node.stops("to_netdev", by(A), &answer, (otherwise, A.ifindex));
+        }
+    }
+    assert!(node.halves().is_empty());
+}
+
 /// T31, from the node: plain CAP_NET_RAW is enough to write any source.
 #[test]
 fn a_workloads_address_on_a_packet_that_its_veth_did_not_bring_is_refused() {
@@ -117,7 +137,7 @@ fn a_workloads_address_on_a_packet_that_its_veth_did_not_bring_is_refused() {
     for family in FAMILIES {
         let frame = udp(family.from(A, family.peer()), (4000, 53), b"");
         node.passes("from_pod", A, &frame);
-        for forged in [Context::default(), by(B), Context { mark: abi::MARK_ANSWER, ..Context::default() }] {
+        for forged in [Context::default(), by(B), Context { mark: MARK_ANSWER, ..Context::default() }] {
             node.stops("to_netdev", forged, &frame, (DropReason::InvalidSourceIp, A.ifindex));
         }
         let mut nobody = family.from(A, family.peer());
