@@ -27,7 +27,7 @@ use aya_ebpf::{
 use crate::{
     address::words,
     flow::{self, Flow},
-    header::Ethernet,
+    header::{Ethernet, tcp},
     maps::{LISTENERS, NODE},
     parse::{self, Packet},
     proxied::Part,
@@ -134,7 +134,29 @@ fn received(skb: Skb, packet: &mut Packet) -> Result<(), Refusal> {
     Refusal::check(redirect_take(skb.as_ptr(), packet))
 }
 
-/// The IPv4 form of `struct bpf_sock_tuple`.
+/// A `struct bpf_sock_tuple`, of either family.
+trait Tuple {
+    /// Leaves what only one that listens can match.
+    fn forget_source(&mut self);
+}
+
+impl Tuple for Tuple4 {
+    #[inline(always)]
+    fn forget_source(&mut self) {
+        let [_, _, c, d] = self.ports;
+        self.ports = [0, 0, c, d];
+    }
+}
+
+impl Tuple for Tuple6 {
+    #[inline(always)]
+    fn forget_source(&mut self) {
+        let [_, _, c, d] = self.ports;
+        self.ports = [0, 0, c, d];
+    }
+}
+
+/// The IPv4 form.
 #[repr(C)]
 struct Tuple4 {
     source: [u8; 4],
@@ -161,9 +183,9 @@ extern "C" fn redirect_take(skb: *mut __sk_buff, packet: *const Packet) -> u32 {
     let ports = [a, b, c, d];
     let given = if packet.is_v4() {
         let (source, destination) = (packet.source.last4(), packet.destination.last4());
-        give(skb, packet, &Tuple4 { source, destination, ports })
+        give(skb, packet, &mut Tuple4 { source, destination, ports })
     } else {
-        give(skb, packet, &Tuple6 { source: packet.source, destination: packet.destination, ports })
+        give(skb, packet, &mut Tuple6 { source: packet.source, destination: packet.destination, ports })
     };
     if !given {
         skb.set_mark(0);
@@ -175,10 +197,13 @@ extern "C" fn redirect_take(skb: *mut __sk_buff, packet: *const Packet) -> u32 {
 /// itself, once the stack has found it, a SYN on the same ports too: with an ACK, whose answer, an RST, takes it away, so
 /// that the next try of the SYN finds one that listens, a second later. Given to one that listens at once, the SYN would be
 /// dropped as long as that is left: since 6.10 no connection begins where its ports are in use (`inet_ehash_insert`).
+///
+/// But where somebody listens on the node itself, on that port and any address, what is left of a connection would hand him
+/// the SYN (`TCP_TW_SYN` of `tcp_v4_rcv`): a call that nobody has judged. There it is dropped, until nothing is left.
 #[inline(always)]
-fn give<T>(skb: Skb, packet: &Packet, tuple: &T) -> bool {
+fn give<T: Tuple>(skb: Skb, packet: &Packet, tuple: &mut T) -> bool {
     let context: *mut c_void = skb.as_ptr().cast();
-    let (at, size) = ((&raw const *tuple).cast_mut().cast::<bpf_sock_tuple>(), size_of::<T>() as u32);
+    let (at, size) = ((&raw mut *tuple).cast::<bpf_sock_tuple>(), size_of::<T>() as u32);
     // SAFETY: a valid context and a tuple of one of the two sizes the helper takes; each reference is given back once.
     unsafe {
         let socket = bpf_skc_lookup_tcp(context, at, size, CURRENT, 0);
@@ -191,7 +216,15 @@ fn give<T>(skb: Skb, packet: &Packet, tuple: &T) -> bool {
             }
             bpf_sk_release(socket.cast());
             if state == TIME_WAIT {
-                return true;
+                if packet.tcp_flags & tcp::SYN == 0 {
+                    return true;
+                }
+                tuple.forget_source();
+                let listening = bpf_skc_lookup_tcp(context, at, size, CURRENT, 0);
+                if !listening.is_null() {
+                    bpf_sk_release(listening.cast());
+                }
+                return listening.is_null();
             }
         }
         let Some(index) = listener(packet) else { return false };

@@ -2,7 +2,7 @@
 
 use std::{
     io::{Read as _, Write as _},
-    net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream},
+    net::{IpAddr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream},
     sync::atomic::Ordering,
     thread,
     time::Duration,
@@ -114,6 +114,31 @@ fn a_port_that_comes_again_finds_a_new_connection() {
             client.read_to_end(&mut heard).unwrap();
             assert_eq!(heard, b"bye");
         }
+    }
+}
+
+/// A server of the node itself, on the same port and any address, is given nothing of it.
+#[test]
+fn what_is_left_of_a_connection_hands_nobody_on_the_node_a_call() {
+    let world = world();
+    // Of both families.
+    let bystander = TcpListener::bind((Ipv6Addr::UNSPECIFIED, PORT)).unwrap();
+    bystander.set_nonblocking(true).unwrap();
+    for family in FAMILIES {
+        let address = SocketAddr::from((family.pool(B.host), PORT));
+        let listener = world.b.inside(|| TcpListener::bind(address).unwrap());
+        let call = |patience| {
+            let from = SocketAddr::from((family.pool(A.host), 40_000));
+            world.a.inside(|| relay::connect_within(from, address, patience))
+        };
+        let client = call(PATIENCE).unwrap();
+        let (server, _) = listener.accept().unwrap();
+        drop(server);
+        (&client).read_to_end(&mut Vec::new()).unwrap();
+        drop(client);
+        assert!(call(Duration::from_millis(1500)).is_err(), "{family:?}: dropped while something is left");
+        assert!(bystander.accept().is_err(), "{family:?}: nobody but the proxy is called");
+        assert!(drop_reasons(&world.node).contains(&DropReason::NoProxy));
     }
 }
 

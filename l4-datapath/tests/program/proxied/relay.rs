@@ -11,12 +11,17 @@ use std::{
         atomic::{AtomicUsize, Ordering},
     },
     thread,
+    time::Duration,
 };
 
+use nix::sys::{
+    socket::{setsockopt, sockopt::SendTimeout},
+    time::{TimeVal, TimeValLike as _},
+};
 use parking_lot::Mutex;
 
 use super::super::{
-    live::{ip, mac},
+    live::{PATIENCE, ip, mac},
     node::Node,
     world::{FAMILIES, Pod},
 };
@@ -96,8 +101,13 @@ fn pass(from: &mut TcpStream, to: &mut TcpStream) {
 
 /// A connection from this very port, whoever had it last.
 pub(super) fn connect_from(from: SocketAddr, to: SocketAddr) -> io::Result<TcpStream> {
+    connect_within(from, to, PATIENCE)
+}
+
+pub(super) fn connect_within(from: SocketAddr, to: SocketAddr, patience: Duration) -> io::Result<TcpStream> {
     let socket = plain(to)?;
     let fd = socket.as_raw_fd();
+    setsockopt(&socket, SendTimeout, &TimeVal::milliseconds(patience.as_millis() as i64))?;
     set(fd, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
     with_address(from, |at, length| {
         // SAFETY: an address of this length.
