@@ -25,9 +25,8 @@ const BURST: u32 = 2000;
 const RATE: u32 = 200;
 /// What a frame of a body gives back to whom it is sent: window updates for it, and pings that measure the way.
 const EARNED: u32 = 4;
-/// Streams that were answered last; refusals that nobody has asked for.
-const ANSWERED: usize = 32;
-const KEPT: usize = 64;
+/// Answers that nobody has asked for.
+const KEPT: usize = 1024;
 /// How long, and how much, is read of whom we have said the last to.
 const LINGER: Duration = Duration::from_secs(1);
 const MAX_LINGER: usize = 64 << 10;
@@ -44,20 +43,14 @@ pub(super) struct Watch {
     goes_away: Cell<bool>,
     /// Since when something is there in part that only the other end can complete.
     partial: Cell<Option<Instant>>,
-    sent: RefCell<Sent>,
+    answers: RefCell<Vec<Answer>>,
 }
 
-#[derive(Debug, Default)]
-struct Sent {
-    answered: [u32; ANSWERED],
-    next: usize,
-    refusals: Vec<Refusal>,
-}
-
-/// A stream that was reset from this end for what its peer has done.
+/// A stream that was answered from this end, or reset for what its peer has done.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Refusal {
+pub(super) struct Answer {
     pub(super) stream: u32,
+    /// What it means if h2 has done it by itself.
     pub(super) reason: &'static str,
 }
 
@@ -68,7 +61,7 @@ impl Watch {
             offence: Cell::default(),
             goes_away: Cell::default(),
             partial: Cell::default(),
-            sent: RefCell::default(),
+            answers: RefCell::default(),
         })
     }
 
@@ -87,9 +80,9 @@ impl Watch {
         self.partial.get()
     }
 
-    /// Takes what h2 has refused since the last time.
-    pub(super) fn refusals(&self) -> Vec<Refusal> {
-        std::mem::take(&mut self.sent.borrow_mut().refusals)
+    /// Takes what has been answered since the last time.
+    pub(super) fn answers(&self, take: impl FnMut(Answer)) {
+        self.answers.borrow_mut().drain(..).for_each(take);
     }
 
     fn received(&self, frame: Frame) {
@@ -104,26 +97,18 @@ impl Watch {
     }
 
     fn sent(&self, frame: Frame) {
-        match frame.kind {
-            DATA => self.budget.borrow_mut().earn(EARNED),
-            HEADERS => {
-                let mut sent = self.sent.borrow_mut();
-                let next = sent.next;
-                if let Some(place) = sent.answered.get_mut(next) {
-                    *place = frame.stream;
-                }
-                sent.next = (next + 1) % ANSWERED;
-            }
-            RST_STREAM => {
-                let mut sent = self.sent.borrow_mut();
-                let is_answered = sent.answered.contains(&frame.stream);
-                if let Some(reason) = refusal(frame.code(), is_answered)
-                    && sent.refusals.len() < KEPT
-                {
-                    sent.refusals.push(Refusal { stream: frame.stream, reason });
-                }
-            }
-            _ => {}
+        let reason = match frame.kind {
+            DATA => return self.budget.borrow_mut().earn(EARNED),
+            // The only answer that h2 gives by itself is 431.
+            HEADERS => Some("head of more than 64 KB"),
+            RST_STREAM => refusal(frame.code()),
+            _ => None,
+        };
+        let mut answers = self.answers.borrow_mut();
+        if let Some(reason) = reason
+            && answers.len() < KEPT
+        {
+            answers.push(Answer { stream: frame.stream, reason });
         }
     }
 }
@@ -142,10 +127,8 @@ fn flood(kind: u8) -> &'static str {
 }
 
 /// What h2 means by the code it resets a stream with; `None`: a code that we use ourselves, or that is no reproach.
-fn refusal(code: u32, is_answered: bool) -> Option<&'static str> {
+fn refusal(code: u32) -> Option<&'static str> {
     match code {
-        // The only answer that h2 gives by itself is 431.
-        1 if is_answered => Some("head of more than 64 KB"),
         1 => Some("malformed HTTP/2 request"),
         3 => Some("more bytes than the window of the stream"),
         5 => Some("frame on a stream that has ended"),

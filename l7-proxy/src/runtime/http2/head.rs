@@ -44,6 +44,10 @@ impl Head {
         if headers.get_all(CONTENT_LENGTH).iter().nth(1).is_some() {
             return Err(Fault::LengthTwice.text());
         }
+        // h2 has seen to it that there are only digits.
+        if headers.get(CONTENT_LENGTH).is_some_and(HeaderValue::is_empty) {
+            return Err(Fault::Length.text());
+        }
         let authority = authority(uri.authority, &mut headers)?;
         let scheme = uri.scheme.unwrap_or(Scheme::HTTP);
         if scheme != Scheme::HTTP && scheme != Scheme::HTTPS {

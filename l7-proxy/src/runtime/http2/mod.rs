@@ -135,7 +135,7 @@ impl<D: Stream> Driver<D> {
     /// Before anything is moved: what has changed.
     fn prepare<I: Identities>(&mut self, shared: &Shared<'_, I>) {
         shared.refresh();
-        shared.refused(self.watch.refusals());
+        shared.note(&self.watch);
         let is_closing = shared.worker.published.is_draining() || shared.upstream.is_closing();
         if is_closing {
             self.close();
@@ -209,7 +209,7 @@ impl<D: Stream> Driver<D> {
 
     /// The last words to the client, and what is recorded of how it ended.
     async fn end<I: Identities>(&mut self, shared: &Shared<'_, I>, over: Over) {
-        shared.refused(self.watch.refusals());
+        shared.note(&self.watch);
         let reason = match over {
             Over::Ended | Over::Stuck => return,
             Over::Broken(error) if error.is_remote() || error.is_io() => return,

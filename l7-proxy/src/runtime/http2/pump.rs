@@ -3,10 +3,10 @@
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use h2::{Error, RecvStream, SendStream};
+use h2::{Error, Reason, RecvStream, SendStream};
 use http::HeaderMap;
 
-use super::transfer::{End, gone};
+use super::transfer::{End, why};
 use crate::codec::{MAX_TRAILER_LINES, is_forbidden_trailer};
 
 /// A body on its way.
@@ -53,15 +53,9 @@ impl Pump {
         self.to.poll_reset(cx).is_ready()
     }
 
-    /// Why the sender's stream has ended, where the reason is not the sender's; what it had sent before is thrown away.
-    pub(super) fn why(&mut self, cx: &mut Context<'_>) -> Option<End> {
-        loop {
-            match self.from.poll_data(cx) {
-                Poll::Ready(Some(Ok(_))) => {}
-                Poll::Ready(Some(Err(error))) => return Some(gone(&error)),
-                Poll::Ready(None) | Poll::Pending => return None,
-            }
-        }
+    /// Why the sender's stream has ended.
+    pub(super) fn why(&mut self, cx: &mut Context<'_>, reset: Result<Reason, Error>) -> End {
+        why(&mut self.from, cx, reset)
     }
 
     /// Ready once the end has been passed on, too.

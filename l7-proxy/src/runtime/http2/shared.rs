@@ -10,7 +10,7 @@ use mesh::flow::Verdict;
 use tokio::time::Instant;
 
 use super::budget::Budget;
-use super::guard::Refusal;
+use super::guard::{Answer, Watch};
 use super::head::Head;
 use super::upstream::Upstream;
 use crate::runtime::connection::Called;
@@ -22,7 +22,7 @@ use crate::runtime::worker::{Entered, Worker};
 /// Streams that end before they are answered, by the client's doing: at once, and a second.
 const RESETS: u32 = 200;
 const RESET_RATE: u32 = 20;
-/// Streams that have ended last, whose resets may still be on their way out.
+/// Streams that have ended last, whose answers may still be on their way out: those of at most as many streams as may be open.
 const ENDED: usize = 256;
 
 /// A connection of a client.
@@ -164,16 +164,16 @@ impl<'w, I: Identities> Shared<'w, I> {
         self.offence.get()
     }
 
-    /// Records what h2 has refused before it became a request. What a request was refused for is recorded with it.
-    pub(super) fn refused(&self, refusals: Vec<Refusal>) {
-        for Refusal { stream, reason } in refusals {
+    /// Records what h2 has refused before it became a request: what was answered on a stream that never was one.
+    pub(super) fn note(&self, watch: &Watch) {
+        watch.answers(|Answer { stream, reason }| {
             let is_known = self.live.borrow().contains_key(&stream) || self.ended.borrow().contains(&stream);
             if !is_known {
                 self.end(stream);
                 self.dropped(reason);
                 self.wasted();
             }
-        }
+        });
     }
 
     /// Records that something did not pass that is no request.

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use super::head::{Head, is_grpc};
 use super::shared::{Live, Order, Shared};
-use super::transfer::{End, Transfer};
+use super::transfer::{End, Transfer, why};
 use super::upstream::Absent;
 use crate::runtime::connection::ConnectError;
 use crate::runtime::ends::Identities;
@@ -69,7 +69,12 @@ impl<I: Identities> Stream<'_, '_, I> {
         self.described.set(method, authority, path.as_bytes(), server, "HTTP/2");
     }
 
-    async fn run(&mut self, parts: http::request::Parts, body: RecvStream, mut respond: SendResponse<Bytes>) {
+    async fn run(
+        &mut self,
+        parts: http::request::Parts,
+        mut body: RecvStream,
+        mut respond: SendResponse<Bytes>,
+    ) {
         self.shared.refresh();
         let judged = Head::read(parts).map_err(Refused::malformed).and_then(|mut head| {
             let audited = authorize(&mut head, &self.shared.ends.borrow())?;
@@ -85,7 +90,7 @@ impl<I: Identities> Stream<'_, '_, I> {
         self.shared.record(&self.described, audited.map(|(by, _)| by), verdict, reason, None);
         let (is_tunnel, is_extended) = (head.is_tunnel(), head.is_extended());
         self.live.head.replace(Some(head));
-        let mut send = match self.connect(&mut respond).await {
+        let mut send = match self.connect(&mut body, &mut respond).await {
             Ok(send) => send,
             Err(end) => return self.end_early(end, &mut respond),
         };
@@ -106,14 +111,18 @@ impl<I: Identities> Stream<'_, '_, I> {
     }
 
     /// Waits for the connection to the server, and for room on it.
-    async fn connect(&self, respond: &mut SendResponse<Bytes>) -> Result<SendRequest<Bytes>, End> {
+    async fn connect(
+        &self,
+        body: &mut RecvStream,
+        respond: &mut SendResponse<Bytes>,
+    ) -> Result<SendRequest<Bytes>, End> {
         let mut found: Option<SendRequest<Bytes>> = None;
         poll_fn(|cx| {
             if let Some(order) = self.live.order(cx) {
                 return Poll::Ready(Err(self.obey(order, None)));
             }
             if let Poll::Ready(reason) = respond.poll_reset(cx) {
-                return Poll::Ready(Err(End::Gone(reason.unwrap_or(Reason::CANCEL))));
+                return Poll::Ready(Err(why(body, cx, reason)));
             }
             if found.is_none() {
                 match self.shared.upstream.poll(cx) {
@@ -189,7 +198,8 @@ impl<I: Identities> Stream<'_, '_, I> {
         match end {
             End::Failed(reply, reason) => self.reply(reply, Some(reason), respond),
             End::Cut(reason, _) => respond.send_reset(reason),
-            End::Gone(_) | End::Malformed(_) => self.shared.wasted(),
+            End::Gone(_) => self.shared.wasted(),
+            End::Malformed(reason) => self.malformed(reason),
             End::Done => {}
         }
     }
@@ -213,8 +223,7 @@ impl<I: Identities> Stream<'_, '_, I> {
             }
             End::Malformed(reason) => {
                 transfer.reset(None, Reason::CANCEL);
-                self.shared.record(&self.described, None, Verdict::Dropped, Some(reason), None);
-                self.shared.wasted();
+                self.malformed(reason);
             }
             End::Cut(code, reason) => {
                 transfer.reset(Some(code), Reason::CANCEL);
@@ -222,6 +231,12 @@ impl<I: Identities> Stream<'_, '_, I> {
                 self.answer(status, at, Verdict::Dropped, Some(reason));
             }
         }
+    }
+
+    /// What h2 has refused was of this request.
+    fn malformed(&self, reason: &'static str) {
+        self.shared.record(&self.described, None, Verdict::Dropped, Some(reason), None);
+        self.shared.wasted();
     }
 
     /// Answers in the server's place: a call of gRPC as gRPC has it, in trailers alone.

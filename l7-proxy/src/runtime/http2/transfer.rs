@@ -139,7 +139,7 @@ impl Transfer {
             Phase::Done => Ok(false),
             Phase::Head(answer) => {
                 if let Poll::Ready(reason) = self.respond.poll_reset(cx) {
-                    return Err(self.upload.why(cx).unwrap_or(End::Gone(reason.unwrap_or(Reason::CANCEL))));
+                    return Err(self.upload.why(cx, reason));
                 }
                 match answer.poll_informational(cx) {
                     Poll::Ready(Some(Ok(interim))) => return self.interim(interim),
@@ -154,9 +154,7 @@ impl Transfer {
             }
             Phase::Body(pump) => match pump.poll(cx) {
                 Poll::Pending => match pump.to().poll_reset(cx) {
-                    Poll::Ready(reason) => {
-                        Err(self.upload.why(cx).unwrap_or(End::Gone(reason.unwrap_or(Reason::CANCEL))))
-                    }
+                    Poll::Ready(reason) => Err(self.upload.why(cx, reason)),
                     Poll::Pending => Ok(pump.has_moved()),
                 },
                 Poll::Ready(Ok(())) => {
@@ -228,9 +226,20 @@ fn fault(headers: &HeaderMap) -> Option<Fault> {
     has_two.then_some(Fault::LengthTwice)
 }
 
+/// Why a client's stream has been reset: by the client, or by h2 for what came on it. What had come before is thrown away.
+pub(super) fn why(body: &mut RecvStream, cx: &mut Context<'_>, reset: Result<Reason, Error>) -> End {
+    loop {
+        match body.poll_data(cx) {
+            Poll::Ready(Some(Ok(_))) => {}
+            Poll::Ready(Some(Err(error))) if error.is_library() && error.is_reset() => return gone(&error),
+            _ => return End::Gone(reset.unwrap_or(Reason::CANCEL)),
+        }
+    }
+}
+
 /// Why no more comes from the client.
 pub(super) fn gone(error: &Error) -> End {
-    match error.is_library() {
+    match error.is_library() && error.is_reset() {
         true => End::Malformed("body of another length than content-length, or malformed trailers"),
         false => End::Gone(error.reason().unwrap_or(Reason::CANCEL)),
     }
