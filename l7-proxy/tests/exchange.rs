@@ -198,6 +198,19 @@ async fn a_websocket_passes_and_ends_when_rules_change() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_websocket_that_no_rule_lets_through_is_denied_and_what_follows_is_http() {
+    let outcome = run(
+        vec![rule("GET", "/chat")],
+        "GET /other HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n\
+         GET /chat HTTP/1.1\r\nHost: h\r\n\r\n",
+    )
+    .await;
+    assert_eq!(outcome.codes(), [403, 200]);
+    assert_eq!(outcome.received, "GET /chat HTTP/1.1\r\nHost: h\r\n\r\n");
+    assert_eq!(outcome.flows[0], "request DROPPED GET http://h/other (no rule lets it through)");
+}
+
+#[tokio::test(start_paused = true)]
 async fn rules_and_identities_hold_from_the_next_request_on() {
     let peers = |number| Some([mesh::identity::Identity::new(number).unwrap()].into());
     let access = |number| vec![L7Access { peers: peers(number), http: Some(landing().into()) }];
