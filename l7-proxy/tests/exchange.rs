@@ -198,6 +198,19 @@ async fn a_websocket_passes_and_ends_when_rules_change() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_websocket_that_no_rule_lets_through_is_denied_and_what_follows_is_http() {
+    let outcome = run(
+        vec![rule("GET", "/chat")],
+        "GET /other HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n\
+         GET /chat HTTP/1.1\r\nHost: h\r\n\r\n",
+    )
+    .await;
+    assert_eq!(outcome.codes(), [403, 200]);
+    assert_eq!(outcome.received, "GET /chat HTTP/1.1\r\nHost: h\r\n\r\n");
+    assert_eq!(outcome.flows[0], "request DROPPED GET http://h/other (no rule lets it through)");
+}
+
+#[tokio::test(start_paused = true)]
 async fn rules_and_identities_hold_from_the_next_request_on() {
     let peers = |number| Some([mesh::identity::Identity::new(number).unwrap()].into());
     let access = |number| vec![L7Access { peers: peers(number), http: Some(landing().into()) }];
@@ -274,7 +287,6 @@ async fn who_may_do_anything_is_relayed_untouched_until_he_may_not() {
 async fn what_is_not_http_is_closed_with_a_reason() {
     for (input, reason) in [
         ("\x16\x03\x01\x02\x00", "TLS where HTTP is required"),
-        ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "HTTP/2 without TLS where HTTP/1.1 is required"),
         ("SSH-2.0-OpenSSH\r\n", "not HTTP"),
         ("\0\0\0\0", "not HTTP"),
         ("", "silent, where HTTP is required"),

@@ -57,7 +57,8 @@ pub struct HttpRule {
 pub struct HeaderRule {
     /// The name, in lower case.
     pub name: String,
-    /// The value that some line of it must have exactly; `None`: it must be there.
+    /// The value that every line of it must have exactly, one line at least: a server may read any of them. (Envoy compares
+    /// the lines joined by commas.) `None`: it must be there.
     pub value: Option<String>,
     /// What is done where it is not so.
     #[serde(default)]

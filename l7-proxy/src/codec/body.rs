@@ -146,6 +146,12 @@ const FORBIDDEN: [&str; 17] = [
     "x-forwarded-proto",
 ];
 
+/// Whether no trailer may have this name: it is one of those, or a rule looks at it.
+pub(crate) fn is_forbidden_trailer(name: &str, judged: &[Box<str>]) -> bool {
+    FORBIDDEN.iter().any(|other| name.eq_ignore_ascii_case(other))
+        || judged.iter().any(|other| name.eq_ignore_ascii_case(other))
+}
+
 /// Length of the trailer section, once it is all there.
 fn trailers(scan: &mut Scan, rest: &[u8], judged: &[Box<str>]) -> Result<Option<usize>, Fault> {
     match rest {
@@ -161,11 +167,7 @@ fn trailers(scan: &mut Scan, rest: &[u8], judged: &[Box<str>]) -> Result<Option<
     let section = window.get(..end).unwrap_or_default();
     match httparse::parse_headers(section, &mut lines) {
         Ok(httparse::Status::Complete((length, found))) if length == end => {
-            let is_named = |name: &str| {
-                FORBIDDEN.iter().any(|other| name.eq_ignore_ascii_case(other))
-                    || judged.iter().any(|other| name.eq_ignore_ascii_case(other))
-            };
-            if found.iter().any(|line| is_named(line.name)) {
+            if found.iter().any(|line| is_forbidden_trailer(line.name, judged)) {
                 return Err(Fault::Trailers);
             }
             Ok(Some(end))

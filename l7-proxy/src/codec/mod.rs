@@ -12,10 +12,12 @@ mod request;
 mod response;
 
 pub use body::Body;
+pub(crate) use body::is_forbidden_trailer;
 pub use fault::Fault;
 pub(crate) use head::elements;
 pub use head::{Header, Scan, Span};
 pub use request::{Form, Framing, RequestHead};
+pub(crate) use request::{is_authority, is_same_authority};
 pub use response::{Asked, ResponseHead};
 
 /// The longest head, in bytes, request or response.

@@ -178,8 +178,7 @@ impl RequestHead {
     /// Host must say what the target says, or one origin serves another's request.
     fn agree(&mut self, input: &[u8], authority: Span) -> Result<(), Fault> {
         let (host, target) = (self.authority.bytes(input), authority.bytes(input));
-        let plain = |name: &[u8]| name.strip_suffix(b":80").unwrap_or(name).to_ascii_lowercase();
-        if !host.is_empty() && plain(host) != plain(target) || host.is_empty() && self.minor == 1 {
+        if !host.is_empty() && !is_same_authority(host, target) || host.is_empty() && self.minor == 1 {
             return Err(Fault::HostDiffers);
         }
         self.authority = authority;
@@ -194,8 +193,14 @@ impl RequestHead {
 }
 
 /// What may stand in an authority: no user information, no blank, nothing that ends it.
-fn is_authority(byte: u8) -> bool {
+pub(crate) fn is_authority(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~' | b':' | b'[' | b']' | b'%')
+}
+
+/// Whether two authorities name the same: case and the port that goes without saying apart.
+pub(crate) fn is_same_authority(one: &[u8], other: &[u8]) -> bool {
+    let plain = |name: &[u8]| name.strip_suffix(b":80").unwrap_or(name).to_ascii_lowercase();
+    plain(one) == plain(other)
 }
 
 fn is_http2(token: &[u8]) -> bool {

@@ -9,7 +9,6 @@ use mesh::flow::Verdict;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::Stream;
 use super::deadline::Deadline;
 use super::ends::{Ends, Identities};
 use super::log::{Described, Said};
@@ -17,16 +16,17 @@ use super::reply::Reply;
 use super::request::Request;
 use super::transfer::Side;
 use super::worker::{Entered, Worker};
+use super::{Stream, http2};
 use crate::codec::{Fault, ResponseHead, Scan};
 use crate::stage::authorize::Judge;
 use crate::stage::detect::{Protocol, detect};
 
 /// How long a client may be silent before it is known what it speaks.
-const SILENCE: Duration = Duration::from_secs(5);
+pub(super) const SILENCE: Duration = Duration::from_secs(5);
 /// How long a head may take from its first byte to its last.
-const HEAD: Duration = Duration::from_secs(60);
+pub(super) const HEAD: Duration = Duration::from_secs(60);
 /// How long a connection may be idle between requests.
-const IDLE: Duration = Duration::from_secs(3600);
+pub(super) const IDLE: Duration = Duration::from_secs(3600);
 /// The two ends of a client's connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Called {
@@ -137,6 +137,11 @@ where
             Ok(Protocol::Http1) => {
                 self.speaks("HTTP/1.1");
                 self.requests().await;
+            }
+            Ok(Protocol::Http2) => {
+                self.speaks("HTTP/2");
+                // Boxed: an idle connection of HTTP/1 has no room for it.
+                Box::pin(http2::serve(self)).await;
             }
             Ok(other) => self.foreign(other.refusal()).await,
             Err(Some(reason)) => self.foreign(reason).await,

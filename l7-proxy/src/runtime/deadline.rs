@@ -24,7 +24,12 @@ impl Deadline {
 
     /// Moves it to so long from now.
     pub(super) fn set(&mut self, within: Duration) {
-        self.at = Instant::now() + within;
+        self.set_at(Instant::now() + within);
+    }
+
+    /// Moves it to then.
+    pub(super) fn set_at(&mut self, at: Instant) {
+        self.at = at;
         if self.at < self.sleep.deadline() {
             self.sleep.as_mut().reset(self.at);
         }

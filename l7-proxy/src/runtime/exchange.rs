@@ -15,8 +15,8 @@ use super::connection::{After, ConnectError, Mode, Session};
 use super::ends::Identities;
 use super::relay::Relay;
 use super::reply::Reply;
-use super::request::{Audited, Refused};
 use super::transfer::{End, Failure, Side, Transfer};
+use super::verdict::{Audited, Refused};
 use crate::codec::{Asked, Body, Framing};
 
 /// How long an answer of ours may take to be taken, and what is left of its request to arrive.
@@ -49,7 +49,8 @@ where
         self.entered.connection.requests.fetch_add(1, Ordering::Relaxed);
         let (head, server) = (&self.request.head, self.called.server);
         let parts = [head.method, head.authority, head.path].map(|span| span.bytes(input));
-        self.described.set(parts[0], parts[1], parts[2], server, head.minor);
+        let protocol = if head.minor == 0 { "HTTP/1.0" } else { "HTTP/1.1" };
+        self.described.set(parts[0], parts[1], parts[2], server, protocol);
         self.refresh();
         let asked = self.request.asked(self.down.input.bytes());
         let audited = match self.request.authorize(self.down.input.bytes(), &self.ends) {

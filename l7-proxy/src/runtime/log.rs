@@ -64,10 +64,10 @@ impl Described {
         authority: &[u8],
         path: &[u8],
         server: SocketAddr,
-        minor: u8,
+        protocol: &'static str,
     ) {
         self.text.clear();
-        self.protocol = if minor == 0 { "HTTP/1.0" } else { "HTTP/1.1" };
+        self.protocol = protocol;
         self.text.extend_from_slice(method);
         self.method = method.len();
         self.text.extend_from_slice(b"http://");

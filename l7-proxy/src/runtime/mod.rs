@@ -9,12 +9,14 @@ mod connection;
 mod deadline;
 mod ends;
 mod exchange;
+mod http2;
 mod log;
 mod relay;
 mod reply;
 mod request;
 mod rewrite;
 mod transfer;
+mod verdict;
 mod worker;
 
 pub use connection::{Called, ConnectError, serve};

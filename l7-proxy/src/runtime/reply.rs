@@ -40,6 +40,21 @@ impl Reply {
         }
     }
 
+    /// What it says.
+    pub(super) fn body(self) -> &'static str {
+        self.text().1
+    }
+
+    /// The same as a status of gRPC, by the map that its clients use for HTTP statuses.
+    pub(super) fn grpc(self) -> &'static str {
+        match self {
+            Self::BadRequest => "13",
+            Self::Denied => "7",
+            Self::Timeout => "2",
+            Self::BadGateway | Self::Unavailable | Self::GatewayTimeout => "14",
+        }
+    }
+
     /// The whole of it. HEAD is answered without the body that the head announces.
     pub(super) fn write(self, is_head: bool, closes: bool, out: &mut Vec<u8>) {
         let (phrase, body) = self.text();

@@ -1,12 +1,11 @@
 //! One request on its way through the stages: its head as it came, or as it has been written anew.
 
 use super::ends::Ends;
-use super::reply::Reply;
 use super::rewrite::rewrite;
+use super::verdict::{Audited, Judged, Refused, authorize, is_still_allowed};
 use crate::codec::{Fault, Form, RequestHead};
 use crate::index::{Edit, Subject};
-use crate::stage::authorize::Judge;
-use crate::stage::normalise::Path;
+use crate::stage::normalise::{Path, TargetFault};
 
 /// A request. Made to be used again.
 #[derive(Debug, Default)]
@@ -18,18 +17,6 @@ pub(super) struct Request {
     spare: Vec<u8>,
     is_edited: bool,
 }
-
-/// Why a request does not pass.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Refused {
-    pub(super) reply: Reply,
-    pub(super) reason: &'static str,
-    /// Which of [`Ends::judges`] said so; `None`: any would have.
-    pub(super) by: Option<usize>,
-}
-
-/// What audit mode let pass: which judge, and what it said.
-pub(super) type Audited = Option<(usize, &'static str)>;
 
 /// A request as rules look at it.
 pub(super) struct View<'a> {
@@ -75,38 +62,17 @@ impl Request {
 
     /// Brings the head of `input` into its one form and asks both ends' rules.
     pub(super) fn authorize(&mut self, input: &[u8], ends: &Ends) -> Result<Audited, Refused> {
-        let denied = |by, reason| Refused { reply: Reply::Denied, reason, by };
-        if let Some(reason) = ends.refusal {
-            return Err(denied(None, reason));
-        }
-        self.normalise(input, ends)?;
-        let mut audited = None;
-        for (by, judge) in ends.judges.iter().enumerate() {
-            let Some(judge) = judge else { continue };
-            let view = self.view(input);
-            match judge.judge(&view, &self.path) {
-                Ok(rule) => {
-                    let edits = Judge::edits(rule, &view);
-                    if !edits.is_empty() {
-                        self.rewrite(input, false, &edits)?;
-                    }
-                }
-                Err(reason) if judge.audit => audited = Some((by, reason)),
-                Err(reason) => return Err(denied(Some(by), reason)),
-            }
-        }
+        let audited = authorize(&mut Incoming { request: self, input }, ends)?;
         if (self.head.upgrade || self.head.form == Form::Authority) && !self.is_edited {
             // What is asked for is looked at again when it is answered, and whenever rules change.
-            self.rewrite(input, false, &[])?;
+            self.rewrite(input, false, &[]).map_err(Refused::malformed)?;
         }
         Ok(audited)
     }
 
     /// Whether what was asked for may still be: for a connection that has been handed over to it.
     pub(super) fn is_still_allowed(&self, ends: &Ends) -> bool {
-        let view = self.view(&[]);
-        let allows = |judge: &Judge| judge.audit || judge.judge(&view, &self.path).is_ok();
-        ends.refusal.is_none() && ends.judges.iter().flatten().all(allows)
+        is_still_allowed(&self.view(&[]), &self.path, ends)
     }
 
     /// Whether a protocol was asked for.
@@ -119,16 +85,12 @@ impl Request {
         View { bytes: self.source(input), head: &self.head, path: &self.path }
     }
 
-    fn normalise(&mut self, input: &[u8], ends: &Ends) -> Result<(), Refused> {
-        let looks = |judge: &Judge| !judge.is_plain() && judge.asks.as_ref().is_some_and(|asks| asks.path);
+    fn normalise(&mut self, input: &[u8], looks: bool) -> Result<(), &'static str> {
         match self.head.form {
             Form::Asterisk => self.path.keep(b"*"),
             Form::Authority => self.path.keep(b""),
-            Form::Origin | Form::Absolute if ends.judges.iter().flatten().any(looks) => {
-                let path = self.head.path.bytes(input);
-                let refused =
-                    |fault: crate::stage::normalise::TargetFault| bad_request(fault.text(), ends, looks);
-                self.path.normalise(path).map_err(refused)?;
+            Form::Origin | Form::Absolute if looks => {
+                self.path.normalise(self.head.path.bytes(input)).map_err(TargetFault::text)?;
             }
             Form::Origin | Form::Absolute => self.path.keep(self.head.path.bytes(input)),
         }
@@ -139,18 +101,36 @@ impl Request {
     }
 
     /// Writes the head anew and reads it again: what is judged next is what will be sent.
-    fn rewrite(&mut self, input: &[u8], has_path: bool, edits: &[Edit<'_>]) -> Result<(), Refused> {
+    fn rewrite(&mut self, input: &[u8], has_path: bool, edits: &[Edit<'_>]) -> Result<(), &'static str> {
         let mut out = std::mem::take(&mut self.spare);
         let path = has_path.then(|| self.path.canonical());
         rewrite(self.source(input), &self.head, path, edits, &mut out);
         self.spare = std::mem::replace(&mut self.edited, out);
         self.is_edited = true;
-        let refused = |fault: Fault| Refused { reply: Reply::BadRequest, reason: fault.text(), by: None };
-        self.head.parse(&self.edited, 0, self.edited.len()).map_err(refused)
+        self.head.parse(&self.edited, 0, self.edited.len()).map_err(Fault::text)
     }
 }
 
-fn bad_request(reason: &'static str, ends: &Ends, looks: impl Fn(&Judge) -> bool) -> Refused {
-    let by = ends.judges.iter().position(|judge| judge.as_ref().is_some_and(&looks));
-    Refused { reply: Reply::BadRequest, reason, by }
+/// A request, and the bytes that its head came in.
+struct Incoming<'a> {
+    request: &'a mut Request,
+    input: &'a [u8],
+}
+
+impl Judged for Incoming<'_> {
+    fn subject(&self) -> impl Subject {
+        self.request.view(self.input)
+    }
+
+    fn path(&self) -> &Path {
+        &self.request.path
+    }
+
+    fn normalise(&mut self, looks: bool) -> Result<(), &'static str> {
+        self.request.normalise(self.input, looks)
+    }
+
+    fn edit(&mut self, edits: &[Edit<'_>]) -> Result<(), &'static str> {
+        self.request.rewrite(self.input, false, edits)
+    }
 }

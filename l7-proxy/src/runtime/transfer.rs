@@ -17,9 +17,9 @@ use super::request::Request;
 use crate::codec::{Asked, Body, Fault, Form, ResponseHead, Scan, elements};
 
 /// How long a client may stop in the middle of its body, or not take what it is sent.
-const STALL: Duration = Duration::from_secs(300);
+pub(super) const STALL: Duration = Duration::from_secs(300);
 /// How long a server may think, or be silent within its answer.
-const PATIENCE: Duration = Duration::from_secs(3600);
+pub(super) const PATIENCE: Duration = Duration::from_secs(3600);
 /// Interim responses to one request.
 const MAX_INTERIM: u32 = 32;
 /// What is read ahead of a client that has sent its request whole.

@@ -16,11 +16,11 @@ pub enum Protocol {
 }
 
 impl Protocol {
-    /// Why it does not pass where HTTP/1 is asked for.
+    /// Why it does not pass where HTTP is asked for; nobody asks it of what is HTTP.
     pub fn refusal(self) -> &'static str {
         match self {
             Self::Http1 => "HTTP/1",
-            Self::Http2 => "HTTP/2 without TLS where HTTP/1.1 is required",
+            Self::Http2 => "HTTP/2",
             Self::Tls => "TLS where HTTP is required",
             Self::Unknown => "not HTTP",
         }

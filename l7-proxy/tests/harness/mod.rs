@@ -6,6 +6,8 @@
 )]
 #![allow(dead_code, unreachable_pub, reason = "each test binary has it as a module and uses a part")]
 
+pub mod http2;
+
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -176,6 +178,10 @@ pub struct Servers(mpsc::UnboundedReceiver<DuplexStream>);
 impl Servers {
     pub async fn next(&mut self) -> DuplexStream {
         self.0.recv().await.expect("a connection to the server")
+    }
+
+    pub async fn try_next(&mut self) -> Option<DuplexStream> {
+        self.0.recv().await
     }
 
     /// None has been made that was not taken, and none will.

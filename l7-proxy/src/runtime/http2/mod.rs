@@ -1,0 +1,237 @@
+//! HTTP/2 without TLS, by prior knowledge: a client's connection and the one to the server, on h2.
+//!
+//! Promise: each stream is judged by itself, by the rules and identities of now, and again whenever those change: one that
+//! may not be any more is reset, the others go on untouched. What is buffered has a bound by construction: for each of the
+//! two connections [`STREAMS`] × ([`STREAM_WINDOW`] received + [`SEND_BUFFER`] to be sent) and a head for each stream.
+//! Windows of streams add up to the connection's, so one that is not read stalls no other. What costs the sender nothing has
+//! a budget. One future drives all of it; no task is made for a stream.
+
+mod budget;
+mod frames;
+mod guard;
+mod head;
+mod pump;
+mod shared;
+mod stream;
+mod transfer;
+mod upstream;
+
+use std::future::{Future, poll_fn};
+use std::net::SocketAddr;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::Stream as _;
+use futures_util::stream::FuturesUnordered;
+use h2::Reason;
+use tokio::time::{Instant, timeout};
+
+use super::Stream;
+use super::connection::{ConnectError, HEAD, IDLE, SILENCE, Session};
+use super::deadline::Deadline;
+use super::ends::Identities;
+use super::transfer::PATIENCE;
+use crate::codec::MAX_HEAD;
+use guard::{Guard, Watch};
+use shared::Shared;
+
+/// Streams at once.
+const STREAMS: u32 = 100;
+/// What may be received of a stream and not yet passed on.
+const STREAM_WINDOW: u32 = 64 << 10;
+/// The same of a connection.
+const CONNECTION_WINDOW: u32 = STREAMS * STREAM_WINDOW;
+/// What may have been passed on to h2 and not yet been sent, of a stream.
+const SEND_BUFFER: usize = 32 << 10;
+/// The longest head, as HTTP/2 counts.
+const HEADER_LIST: u32 = MAX_HEAD as u32;
+/// How often streams are looked at on which nothing moves.
+const TICK: Duration = Duration::from_secs(15);
+/// How long the last words to either end may take.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+/// How a connection ends.
+#[derive(Debug)]
+enum Over {
+    Ended,
+    Broken(h2::Error),
+    /// The client has done too much of something.
+    Offence(&'static str),
+    /// It has been told to go and does not.
+    Stuck,
+}
+
+/// A connection of a client, as it is driven.
+struct Driver<D: Stream> {
+    connection: h2::server::Connection<Guard<D>, Bytes>,
+    watch: Rc<Watch>,
+    clock: Deadline,
+    looked: Instant,
+    idle: Instant,
+    is_closing: bool,
+    is_extended: bool,
+}
+
+/// Serves a connection whose client has sent the preface.
+pub(super) async fn serve<D, U, I, C>(session: Session<'_, D, U, I, C>)
+where
+    D: Stream,
+    U: Stream,
+    I: Identities,
+    C: AsyncFn() -> Result<(U, Option<SocketAddr>), ConnectError>,
+{
+    let Session { worker, called, connect, down, ends, entered, mut changes, clock, .. } = session;
+    let shared = Shared::new(worker, called, entered, ends);
+    let (guard, watch) = Guard::client(down);
+    let mut builder = h2::server::Builder::new();
+    builder
+        .max_concurrent_streams(STREAMS)
+        .initial_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_header_list_size(HEADER_LIST)
+        .max_send_buffer_size(SEND_BUFFER);
+    let Ok(Ok(connection)) = timeout(SILENCE, builder.handshake::<_, Bytes>(guard)).await else { return };
+    let now = Instant::now();
+    let mut driver =
+        Driver { connection, watch, clock, looked: now, idle: now, is_closing: false, is_extended: false };
+    let mut streams = FuturesUnordered::new();
+    let opened = |local| shared.entered.connection.known.lock().0 = local;
+    let mut upstream = pin!(shared.upstream.drive(&connect, opened));
+    let mut is_driving = true;
+    let over = loop {
+        let over = poll_fn(|cx| {
+            driver.prepare(&shared);
+            if is_driving && upstream.as_mut().poll(cx).is_ready() {
+                is_driving = false;
+            }
+            let open = |request, respond: h2::server::SendResponse<Bytes>| {
+                let live = shared.open(respond.stream_id().as_u32(), PATIENCE);
+                streams.push(stream::serve(&shared, live, request, respond));
+            };
+            if let Poll::Ready(over) = driver.accept(open, cx) {
+                return Poll::Ready(over);
+            }
+            while let Poll::Ready(Some(())) = Pin::new(&mut streams).poll_next(cx) {}
+            driver.look(&shared, cx)
+        });
+        tokio::select! {
+            biased;
+            over = over => break over,
+            _ = changes.changed() => {}
+        }
+    };
+    driver.end(&shared, over).await;
+    drop(streams);
+    shared.upstream.close();
+    if is_driving {
+        let _ = timeout(FAREWELL, upstream).await;
+    }
+}
+
+impl<D: Stream> Driver<D> {
+    /// Before anything is moved: what has changed.
+    fn prepare<I: Identities>(&mut self, shared: &Shared<'_, I>) {
+        shared.refresh();
+        shared.note(&self.watch);
+        let is_closing = shared.worker.published.is_draining() || shared.upstream.is_closing();
+        if is_closing {
+            self.close();
+        }
+        if !self.is_extended && shared.upstream.is_extended() {
+            self.is_extended = true;
+            // It fails while settings are on their way that have not been acknowledged; then a client does without.
+            let _ = self.connection.enable_connect_protocol();
+        }
+    }
+
+    /// Lets the client open no more streams; the connection ends with those that are open.
+    fn close(&mut self) {
+        if !self.is_closing {
+            self.is_closing = true;
+            self.looked = Instant::now();
+            self.connection.graceful_shutdown();
+        }
+    }
+
+    /// Moves what is on the connection, and opens the streams that the client opens.
+    fn accept(
+        &mut self,
+        mut open: impl FnMut(http::Request<h2::RecvStream>, h2::server::SendResponse<Bytes>),
+        cx: &mut Context<'_>,
+    ) -> Poll<Over> {
+        loop {
+            match self.connection.poll_accept(cx) {
+                Poll::Ready(Some(Ok((request, respond)))) => open(request, respond),
+                Poll::Ready(Some(Err(error))) => return Poll::Ready(Over::Broken(error)),
+                Poll::Ready(None) => return Poll::Ready(Over::Ended),
+                Poll::Pending => break,
+            }
+        }
+        match self.watch.offence() {
+            Some(offence) => Poll::Ready(Over::Offence(offence)),
+            None => Poll::Pending,
+        }
+    }
+
+    /// What time tells.
+    fn look<I: Identities>(&mut self, shared: &Shared<'_, I>, cx: &mut Context<'_>) -> Poll<Over> {
+        if let Some(offence) = shared.offence() {
+            return Poll::Ready(Over::Offence(offence));
+        }
+        loop {
+            let is_quiet = shared.is_idle() && self.watch.partial().is_none() && !self.is_closing;
+            if !shared.is_idle() {
+                self.idle = self.looked;
+            }
+            self.clock.set_at(if is_quiet { self.idle + IDLE } else { self.looked + TICK });
+            if self.clock.poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+            let now = Instant::now();
+            self.looked = now;
+            if self.watch.partial().is_some_and(|since| since + HEAD <= now) {
+                return Poll::Ready(Over::Offence("head not complete in time"));
+            }
+            shared.tick(now);
+            match shared.is_idle() {
+                true if self.is_closing => return Poll::Ready(Over::Stuck),
+                true if self.idle + IDLE <= now => {
+                    self.close();
+                    cx.waker().wake_by_ref();
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// The last words to the client, and what is recorded of how it ended.
+    async fn end<I: Identities>(&mut self, shared: &Shared<'_, I>, over: Over) {
+        shared.note(&self.watch);
+        let reason = match over {
+            Over::Ended | Over::Stuck => return,
+            Over::Broken(error) if error.is_remote() || error.is_io() => return,
+            Over::Broken(error) => reproach(error.reason().unwrap_or(Reason::PROTOCOL_ERROR)),
+            Over::Offence(offence) => {
+                self.connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
+                let closed = poll_fn(|cx| self.connection.poll_closed(cx));
+                let _ = timeout(FAREWELL, closed).await;
+                offence
+            }
+        };
+        shared.dropped(reason);
+    }
+}
+
+/// Why h2 has ended a connection.
+fn reproach(reason: Reason) -> &'static str {
+    match reason {
+        Reason::COMPRESSION_ERROR => "malformed HTTP/2 headers",
+        Reason::ENHANCE_YOUR_CALM => "too many resets, frames of a head or empty frames",
+        Reason::FLOW_CONTROL_ERROR => "more bytes than the window of the connection",
+        Reason::FRAME_SIZE_ERROR => "frame of a wrong size",
+        _ => "malformed HTTP/2 frames",
+    }
+}

@@ -1,0 +1,113 @@
+//! One direction of a stream: data as it comes, then trailers.
+
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use h2::{Error, Reason, RecvStream, SendStream};
+use http::HeaderMap;
+
+use super::transfer::{End, why};
+use crate::codec::{MAX_TRAILER_LINES, is_forbidden_trailer};
+
+/// A body on its way.
+pub(super) struct Pump {
+    from: RecvStream,
+    to: SendStream<Bytes>,
+    /// What has been read and not been taken.
+    held: Bytes,
+    /// Names that no trailer may have; `None`: trailers are the other end's affair.
+    judged: Option<Box<[Box<str>]>>,
+    has_moved: bool,
+}
+
+/// Why a body does not go on.
+#[derive(Debug)]
+pub(super) enum Broken {
+    From(Error),
+    To,
+    /// A trailer that no rule could have judged.
+    Trailers,
+}
+
+impl Pump {
+    pub(super) fn new(from: RecvStream, to: SendStream<Bytes>, judged: Option<Box<[Box<str>]>>) -> Self {
+        Self { from, to, held: Bytes::new(), judged, has_moved: false }
+    }
+
+    pub(super) fn to(&mut self) -> &mut SendStream<Bytes> {
+        &mut self.to
+    }
+
+    /// Whether something waits to be taken.
+    pub(super) fn is_holding(&self) -> bool {
+        !self.held.is_empty()
+    }
+
+    /// Whether anything has moved since the last time.
+    pub(super) fn has_moved(&mut self) -> bool {
+        std::mem::take(&mut self.has_moved)
+    }
+
+    /// Whether the receiver has reset the stream.
+    pub(super) fn is_refused(&mut self, cx: &mut Context<'_>) -> bool {
+        self.to.poll_reset(cx).is_ready()
+    }
+
+    /// Why the sender's stream has ended.
+    pub(super) fn why(&mut self, cx: &mut Context<'_>, reset: Result<Reason, Error>) -> End {
+        why(&mut self.from, cx, reset)
+    }
+
+    /// Ready once the end has been passed on, too.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
+        loop {
+            while !self.held.is_empty() {
+                if ready!(self.pass(cx))? {
+                    return Poll::Ready(Ok(()));
+                }
+            }
+            match ready!(self.from.poll_data(cx)) {
+                Some(Ok(data)) if data.is_empty() => {}
+                Some(Ok(data)) => {
+                    self.to.reserve_capacity(data.len());
+                    (self.held, self.has_moved) = (data, true);
+                }
+                Some(Err(error)) => return Poll::Ready(Err(Broken::From(error))),
+                None => break,
+            }
+        }
+        let trailers = ready!(self.from.poll_trailers(cx)).map_err(Broken::From)?;
+        Poll::Ready(self.finish(trailers))
+    }
+
+    /// Passes on as much as is taken; whether that was the end.
+    fn pass(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, Broken>> {
+        while self.to.capacity() == 0 {
+            match ready!(self.to.poll_capacity(cx)) {
+                Some(Ok(_)) => {}
+                Some(Err(_)) | None => return Poll::Ready(Err(Broken::To)),
+            }
+        }
+        let count = self.to.capacity().min(self.held.len());
+        let part = self.held.split_to(count);
+        let is_last = self.held.is_empty() && self.from.is_end_stream();
+        self.to.send_data(part, is_last).map_err(|_| Broken::To)?;
+        // Taken: the sender may send as much again.
+        let _ = self.from.flow_control().release_capacity(count);
+        self.has_moved = true;
+        Poll::Ready(Ok(is_last))
+    }
+
+    fn finish(&mut self, trailers: Option<HeaderMap>) -> Result<(), Broken> {
+        let Some(trailers) = trailers else {
+            return self.to.send_data(Bytes::new(), true).map_err(|_| Broken::To);
+        };
+        if let Some(judged) = &self.judged {
+            let is_named = |name: &http::HeaderName| is_forbidden_trailer(name.as_str(), judged);
+            if trailers.len() > MAX_TRAILER_LINES || trailers.keys().any(is_named) {
+                return Err(Broken::Trailers);
+            }
+        }
+        self.to.send_trailers(trailers).map_err(|_| Broken::To)
+    }
+}

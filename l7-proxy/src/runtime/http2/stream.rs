@@ -1,0 +1,281 @@
+//! One stream, from its head to its end: the stages, and the exchange with the server.
+
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use h2::client::SendRequest;
+use h2::server::SendResponse;
+use h2::{Reason, RecvStream};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HOST};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
+use mesh::flow::Verdict;
+use tokio::time::Instant;
+
+use super::head::{Head, is_grpc};
+use super::shared::{Live, Order, Shared};
+use super::transfer::{End, Transfer, why};
+use super::upstream::Absent;
+use crate::runtime::connection::ConnectError;
+use crate::runtime::ends::Identities;
+use crate::runtime::log::Described;
+use crate::runtime::reply::Reply;
+use crate::runtime::transfer::{PATIENCE, STALL};
+use crate::runtime::verdict::{Refused, authorize};
+
+/// A stream of a client.
+struct Stream<'s, 'w, I> {
+    shared: &'s Shared<'w, I>,
+    live: Rc<Live>,
+    described: Described,
+    arrived: Instant,
+    is_head: bool,
+    is_grpc: bool,
+}
+
+/// Serves a stream to its end.
+pub(super) async fn serve<I: Identities>(
+    shared: &Shared<'_, I>,
+    live: Rc<Live>,
+    request: Request<RecvStream>,
+    respond: SendResponse<Bytes>,
+) {
+    let id = respond.stream_id().as_u32();
+    let (parts, body) = request.into_parts();
+    let mut stream = Stream {
+        shared,
+        live,
+        described: Described::default(),
+        arrived: Instant::now(),
+        is_head: parts.method == Method::HEAD,
+        is_grpc: is_grpc(&parts.headers),
+    };
+    shared.entered.connection.requests.fetch_add(1, Ordering::Relaxed);
+    stream.describe(&parts);
+    stream.run(parts, body, respond).await;
+    shared.end(id);
+}
+
+impl<I: Identities> Stream<'_, '_, I> {
+    fn describe(&mut self, parts: &http::request::Parts) {
+        let authority = parts.uri.authority().map(|authority| authority.as_str().as_bytes());
+        let host = || parts.headers.get(HOST).map(HeaderValue::as_bytes);
+        let path = parts.uri.path_and_query().map_or("", |path| path.as_str());
+        let (method, server) = (parts.method.as_str().as_bytes(), self.shared.called.server);
+        let authority = authority.or_else(host).unwrap_or_default();
+        self.described.set(method, authority, path.as_bytes(), server, "HTTP/2");
+    }
+
+    async fn run(
+        &mut self,
+        parts: http::request::Parts,
+        mut body: RecvStream,
+        mut respond: SendResponse<Bytes>,
+    ) {
+        self.shared.refresh();
+        let judged = Head::read(parts).map_err(Refused::malformed).and_then(|mut head| {
+            let audited = authorize(&mut head, &self.shared.ends.borrow())?;
+            let request = head.forward().map_err(Refused::malformed)?;
+            Ok((head, request, audited))
+        });
+        let (head, request, audited) = match judged {
+            Ok(judged) => judged,
+            Err(refused) => return self.refuse(refused, &mut respond),
+        };
+        let verdict = if audited.is_some() { Verdict::Audit } else { Verdict::Forwarded };
+        let reason = audited.map(|(_, reason)| reason);
+        self.shared.record(&self.described, audited.map(|(by, _)| by), verdict, reason, None);
+        let (is_tunnel, is_extended) = (head.is_tunnel(), head.is_extended());
+        self.live.head.replace(Some(head));
+        let mut send = match self.connect(&mut body, &mut respond).await {
+            Ok(send) => send,
+            Err(end) => return self.end_early(end, &mut respond),
+        };
+        if is_extended && !send.is_extended_connect_protocol_enabled() {
+            let reason = "server does not take CONNECT for other protocols";
+            return self.end_early(End::Failed(Reply::BadGateway, reason), &mut respond);
+        }
+        let is_over = body.is_end_stream();
+        let Ok((answer, up)) = send.send_request(request, is_over) else {
+            let end = End::Failed(Reply::Unavailable, "server takes no more streams");
+            return self.end_early(end, &mut respond);
+        };
+        drop(send);
+        let judged = self.shared.ends.borrow().judged.clone();
+        let mut transfer = Transfer::new(body, up, is_over, answer, respond, judged);
+        let end = poll_fn(|cx| self.poll(&mut transfer, is_tunnel, cx)).await;
+        self.finish(end, &mut transfer);
+    }
+
+    /// Waits for the connection to the server, and for room on it.
+    async fn connect(
+        &self,
+        body: &mut RecvStream,
+        respond: &mut SendResponse<Bytes>,
+    ) -> Result<SendRequest<Bytes>, End> {
+        let mut found: Option<SendRequest<Bytes>> = None;
+        poll_fn(|cx| {
+            if let Some(order) = self.live.order(cx) {
+                return Poll::Ready(Err(self.obey(order, None)));
+            }
+            if let Poll::Ready(reason) = respond.poll_reset(cx) {
+                return Poll::Ready(Err(why(body, cx, reason)));
+            }
+            if found.is_none() {
+                match self.shared.upstream.poll(cx) {
+                    Poll::Pending => return Poll::Pending,
+                    Poll::Ready(Ok(send)) => found = Some(send),
+                    Poll::Ready(Err(absent)) => return Poll::Ready(Err(absence(absent))),
+                }
+            }
+            let Some(send) = &mut found else { return Poll::Pending };
+            match send.poll_ready(cx) {
+                Poll::Pending => Poll::Pending,
+                Poll::Ready(Err(_)) => Poll::Ready(Err(absence(Absent::Over))),
+                Poll::Ready(Ok(())) => Poll::Ready(found.take().ok_or(absence(Absent::Over))),
+            }
+        })
+        .await
+    }
+
+    fn poll(&self, transfer: &mut Transfer, is_tunnel: bool, cx: &mut Context<'_>) -> Poll<End> {
+        if let Some(order) = self.live.order(cx) {
+            return Poll::Ready(self.obey(order, Some(transfer)));
+        }
+        let (has_moved, end) = transfer.poll(cx);
+        if has_moved && end.is_pending() {
+            self.live.moved.set(Instant::now());
+        }
+        self.live.patience.set(self.patience(transfer, is_tunnel));
+        end
+    }
+
+    /// How long nothing may move. Calls of gRPC, once answered, and tunnels may be silent for ever.
+    fn patience(&self, transfer: &Transfer, is_tunnel: bool) -> Option<Duration> {
+        let is_answered = transfer.answered.is_some();
+        match () {
+            () if transfer.is_blocked() => Some(STALL),
+            () if is_answered && (is_tunnel || self.is_grpc) => None,
+            () if !is_answered && !is_tunnel && !self.is_grpc && transfer.is_uploading() => Some(STALL),
+            () => Some(PATIENCE),
+        }
+    }
+
+    fn obey(&self, order: Order, transfer: Option<&Transfer>) -> End {
+        match (order, transfer) {
+            (Order::Withdrawn, _) => {
+                self.shared.record(
+                    &self.described,
+                    None,
+                    Verdict::Dropped,
+                    Some("not allowed any more"),
+                    None,
+                );
+                End::Cut(Reason::CANCEL, "not allowed any more")
+            }
+            (Order::Late, Some(transfer)) if transfer.answered.is_some() => {
+                End::Cut(Reason::CANCEL, "no byte for too long")
+            }
+            (Order::Late, Some(transfer)) if transfer.is_uploading() => {
+                End::Failed(Reply::Timeout, "body not complete in time")
+            }
+            (Order::Late, _) => End::Failed(Reply::GatewayTimeout, "no answer in time"),
+        }
+    }
+
+    /// The request does not pass.
+    fn refuse(&self, refused: Refused, respond: &mut SendResponse<Bytes>) {
+        let Refused { reply, reason, by } = refused;
+        self.shared.record(&self.described, by, Verdict::Dropped, Some(reason), None);
+        self.reply(reply, None, respond);
+    }
+
+    /// Nothing has been sent to the server.
+    fn end_early(&self, end: End, respond: &mut SendResponse<Bytes>) {
+        match end {
+            End::Failed(reply, reason) => self.reply(reply, Some(reason), respond),
+            End::Cut(reason, _) => respond.send_reset(reason),
+            End::Gone(_) => self.shared.wasted(),
+            End::Malformed(reason) => self.malformed(reason),
+            End::Done => {}
+        }
+    }
+
+    fn finish(&self, end: End, transfer: &mut Transfer) {
+        let answered = transfer.answered;
+        if let Some((code, at)) = answered {
+            self.answer(code, at, Verdict::Forwarded, None);
+        }
+        match end {
+            End::Done => self.shared.answered(),
+            End::Failed(reply, reason) => {
+                transfer.reset(None, Reason::CANCEL);
+                self.reply(reply, Some(reason), transfer.respond());
+            }
+            End::Gone(reason) => {
+                transfer.reset(None, reason);
+                if answered.is_none() {
+                    self.shared.wasted();
+                }
+            }
+            End::Malformed(reason) => {
+                transfer.reset(None, Reason::CANCEL);
+                self.malformed(reason);
+            }
+            End::Cut(code, reason) => {
+                transfer.reset(Some(code), Reason::CANCEL);
+                let (status, at) = answered.unwrap_or((Reply::BadGateway.code(), Instant::now()));
+                self.answer(status, at, Verdict::Dropped, Some(reason));
+            }
+        }
+    }
+
+    /// What h2 has refused was of this request.
+    fn malformed(&self, reason: &'static str) {
+        self.shared.record(&self.described, None, Verdict::Dropped, Some(reason), None);
+        self.shared.wasted();
+    }
+
+    /// Answers in the server's place: a call of gRPC as gRPC has it, in trailers alone.
+    fn reply(&self, reply: Reply, reason: Option<&'static str>, respond: &mut SendResponse<Bytes>) {
+        let mut head = Response::new(());
+        let (body, headers) = (reply.body(), head.headers_mut());
+        let text = if self.is_grpc {
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+            headers.insert("grpc-status", HeaderValue::from_static(reply.grpc()));
+            headers.insert("grpc-message", HeaderValue::from_static(body.trim_ascii_end()));
+            ""
+        } else {
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+            headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
+            *head.status_mut() = StatusCode::from_u16(reply.code()).unwrap_or(StatusCode::BAD_GATEWAY);
+            if self.is_head { "" } else { body }
+        };
+        let code = head.status().as_u16();
+        let Ok(mut to) = respond.send_response(head, text.is_empty()) else { return };
+        // Some bytes wait for the client's window in h2; they are fewer than what h2 keeps of a head.
+        let is_sent = text.is_empty() || to.send_data(Bytes::from_static(text.as_bytes()), true).is_ok();
+        if is_sent {
+            self.answer(code, Instant::now(), Verdict::Forwarded, reason);
+        }
+    }
+
+    fn answer(&self, code: u16, at: Instant, verdict: Verdict, reason: Option<&'static str>) {
+        let latency = u64::try_from(at.duration_since(self.arrived).as_nanos()).unwrap_or(u64::MAX);
+        self.shared.record(&self.described, None, verdict, reason, Some((code, latency)));
+    }
+}
+
+fn absence(absent: Absent) -> End {
+    match absent {
+        Absent::Failed(ConnectError::Late) => {
+            End::Failed(Reply::GatewayTimeout, "server not reached in time")
+        }
+        Absent::Failed(ConnectError::Refused) => End::Failed(Reply::Unavailable, "server not reached"),
+        // Nothing has been sent: the client may ask again, on another connection.
+        Absent::Over => End::Cut(Reason::REFUSED_STREAM, "server takes no more streams"),
+    }
+}
