@@ -162,8 +162,9 @@ async fn t12_repeated_and_joined_headers() {
 
 #[tokio::test(start_paused = true)]
 async fn t13_names_that_look_alike_and_broken_lines() {
-    let alike = "header that differs from a judged one by an underscore";
+    let alike = "header that differs from a judged one by an underscore or a dot";
     is_refused(&with("X-Role: user\r\nX_Role: admin\r\n").await, 403, alike);
+    is_refused(&with("X-Role: user\r\nx.rOLE: admin\r\n").await, 403, alike);
     is_refused(&with("X-Role: user\r\n admin\r\n").await, 400, "header line continued on the next");
     is_refused(&with("X-Role : user\r\n").await, 400, "space before a header's colon");
     is_refused(&with("X-Role: user\0admin\r\n").await, 400, "control character in a header value");
@@ -275,6 +276,16 @@ async fn t19_upgrades() {
     )
     .await;
     assert_eq!(outcome.received, "GET /public HTTP/1.1\r\nHost: h\r\n\r\n");
+    // Nor is anything else within which requests go on.
+    for token in ["TLS/1.2", "HTTP/2", "websocket, tls/1.0", "http"] {
+        let asked =
+            format!("GET /public HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: {token}\r\n\r\n");
+        assert_eq!(
+            run(public(), &asked).await.received,
+            "GET /public HTTP/1.1\r\nHost: h\r\n\r\n",
+            "{token}"
+        );
+    }
     let switched = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n";
     let bench = Bench::new(public());
     let asked = b"GET /public HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n";
@@ -283,6 +294,30 @@ async fn t19_upgrades() {
     let connect = vec![HttpRule { method: expression("CONNECT"), ..HttpRule::default() }];
     let early = run(connect, "CONNECT h:80 HTTP/1.1\r\nHost: h:80\r\nContent-Length: 5\r\n\r\nadmin").await;
     is_refused(&early, 400, "body where none may be");
+}
+
+/// Of a client without rules of its own, too.
+#[tokio::test(start_paused = true)]
+async fn t41_what_was_sent_by_one_is_not_judged_as_another_who_has_its_address_by_now() {
+    let bench = Bench::new(public());
+    bench.identify(harness::CLIENT, 300, Some(1));
+    let asked = "GET /public HTTP/1.1\r\nHost: h\r\n\r\n";
+    let answer = "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+    local(async {
+        let (mut client, mut servers) = bench.open();
+        send(&mut client, asked).await;
+        let mut server = servers.next().await;
+        expect(&mut server, asked).await;
+        send(&mut server, answer).await;
+        expect(&mut client, answer).await;
+        bench.identify(harness::CLIENT, 300, Some(2));
+        send(&mut client, asked).await;
+        expect(&mut client, "HTTP/1.1 403").await;
+        drop(client);
+        assert_eq!(rest(&mut server).await, "");
+    })
+    .await;
+    assert!(bench.flows().iter().any(|flow| flow.ends_with("(address of another workload by now)")));
 }
 
 #[tokio::test(start_paused = true)]

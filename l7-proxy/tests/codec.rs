@@ -164,11 +164,11 @@ fn connection_options_name_no_header_of_the_message() {
         Fault::ConnectionOption
     );
     let upgrade = with("Connection: Upgrade\r\nUpgrade: websocket\r\n").unwrap();
-    assert!(upgrade.upgrade && !upgrade.upgrade_http2);
+    assert!(upgrade.upgrade && !upgrade.upgrade_carries_requests);
     assert!(
         with("Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AA\r\n")
             .unwrap()
-            .upgrade_http2
+            .upgrade_carries_requests
     );
     assert!(!with("Upgrade: websocket\r\n").unwrap().upgrade);
 }

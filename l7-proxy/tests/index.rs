@@ -36,6 +36,9 @@ impl Subject for Request<'_> {
     fn header(&self, name: &str) -> impl Iterator<Item = &[u8]> {
         self.headers.iter().filter(move |(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v.as_bytes())
     }
+    fn names(&self) -> impl Iterator<Item = &[u8]> {
+        self.headers.iter().map(|(name, _)| name.as_bytes())
+    }
 }
 
 fn get(path: &str) -> Request<'_> {

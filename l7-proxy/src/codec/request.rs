@@ -58,8 +58,8 @@ pub struct RequestHead {
     pub expects: bool,
     /// It asks for another protocol on this connection.
     pub upgrade: bool,
-    /// That protocol is HTTP/2.
-    pub upgrade_http2: bool,
+    /// That protocol carries requests that nobody could judge: HTTP/2, TLS.
+    pub upgrade_carries_requests: bool,
 }
 
 impl RequestHead {
@@ -95,7 +95,7 @@ impl RequestHead {
     fn judge(&mut self, input: &[u8]) -> Result<(), Fault> {
         let mut lengths = Lengths::default();
         let mut host = None;
-        (self.expects, self.upgrade_http2) = (false, false);
+        (self.expects, self.upgrade_carries_requests) = (false, false);
         let mut has_upgrade = false;
         for header in &self.headers {
             lengths.note(input, *header)?;
@@ -108,7 +108,7 @@ impl RequestHead {
                 self.expects |= value.eq_ignore_ascii_case(b"100-continue");
             } else if name.eq_ignore_ascii_case(b"upgrade") {
                 has_upgrade = true;
-                self.upgrade_http2 |= elements(value).any(is_http2);
+                self.upgrade_carries_requests |= elements(value).any(carries_requests);
             }
         }
         let (length, is_chunked) = lengths.judge(self.minor)?;
@@ -203,9 +203,9 @@ pub(crate) fn is_same_authority(one: &[u8], other: &[u8]) -> bool {
     plain(one) == plain(other)
 }
 
-fn is_http2(token: &[u8]) -> bool {
+/// Protocols within which requests go on that nobody could judge: HTTP/2, TLS with HTTP in it (RFC 2817), HTTP itself; of
+/// any version.
+fn carries_requests(token: &[u8]) -> bool {
     let name = token.split(|byte| *byte == b'/').next().unwrap_or_default();
-    name.eq_ignore_ascii_case(b"h2c")
-        || name.eq_ignore_ascii_case(b"h2")
-        || token.eq_ignore_ascii_case(b"http/2.0")
+    [&b"h2c"[..], b"h2", b"http", b"tls"].iter().any(|one| name.eq_ignore_ascii_case(one))
 }

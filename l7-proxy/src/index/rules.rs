@@ -165,6 +165,8 @@ pub trait Subject {
     fn authority(&self) -> &[u8];
     /// The lines of a header, by its name in lower case.
     fn header(&self, name: &str) -> impl Iterator<Item = &[u8]>;
+    /// The names of all headers, in any case.
+    fn names(&self) -> impl Iterator<Item = &[u8]>;
 }
 
 impl Rule {

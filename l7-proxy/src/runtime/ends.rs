@@ -30,6 +30,8 @@ pub trait Identities {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Ends {
     as_of: Option<(u64, u64)>,
+    /// Which endpoints of this node had the addresses when the connection began.
+    instances: Option<[Option<u64>; 2]>,
     pub(super) client: Option<Identity>,
     pub(super) server: Option<Identity>,
     /// The client's rules for whom it calls, the server's for who calls it; either may be missing.
@@ -65,6 +67,12 @@ impl Ends {
             }
             Some(endpoint)
         });
+        let instances = ends.map(|(_, found)| found.instance);
+        let first = *self.instances.get_or_insert(instances);
+        if first != instances {
+            // What was sent by one is not judged as another's.
+            refusal = refusal.or(Some("address of another workload by now"));
+        }
         let [from, to] = local;
         let egress = from.and_then(|it| Judge::new(it, Egress, server.port(), called.identity));
         let ingress = to.and_then(|it| Judge::new(it, Ingress, server.port(), caller.identity));
@@ -73,6 +81,7 @@ impl Ends {
         let judged = asks.flat_map(|asks| asks.headers.iter().cloned()).collect();
         *self = Self {
             as_of: Some(now),
+            instances: Some(first),
             client: caller.identity,
             server: called.identity,
             judges,

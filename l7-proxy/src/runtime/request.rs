@@ -41,6 +41,10 @@ impl Subject for View<'_> {
     fn header(&self, name: &str) -> impl Iterator<Item = &[u8]> {
         self.head.values(self.bytes, name)
     }
+
+    fn names(&self) -> impl Iterator<Item = &[u8]> {
+        self.head.headers.iter().map(|header| header.name.bytes(self.bytes))
+    }
 }
 
 impl Request {
@@ -94,7 +98,7 @@ impl Request {
             }
             Form::Origin | Form::Absolute => self.path.keep(self.head.path.bytes(input)),
         }
-        if self.path.is_changed() || self.head.upgrade_http2 {
+        if self.path.is_changed() || self.head.upgrade_carries_requests {
             self.rewrite(input, self.path.is_changed(), &[])?;
         }
         Ok(())

@@ -35,7 +35,7 @@ pub(super) fn rewrite(
             Some(next) => next.name.start,
             None => (head.whole.start as usize + whole.len() - 2) as u32,
         };
-        line(input, *header, end, head.upgrade_http2, edits, out);
+        line(input, *header, end, head.upgrade_carries_requests, edits, out);
     }
     for edit in edits {
         if let Edit::Add(name, value) = edit {

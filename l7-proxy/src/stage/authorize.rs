@@ -48,9 +48,9 @@ impl Judge {
             Grant::Nothing(why) => return Err(why),
             Grant::Http(sets) => sets,
         };
-        let names = self.asks.iter().flat_map(|asks| asks.headers.iter());
-        if names.clone().any(|name| has_look_alike(request, name)) {
-            return Err("header that differs from a judged one by an underscore");
+        let mut judged = self.asks.iter().flat_map(|asks| asks.headers.iter());
+        if judged.any(|judged| request.names().any(|name| is_look_alike(name, judged.as_bytes()))) {
+            return Err("header that differs from a judged one by an underscore or a dot");
         }
         let rule = find(sets, request, path.canonical()).ok_or("no rule lets it through")?;
         // Whatever an origin may take the path for must be allowed, too.
@@ -74,7 +74,27 @@ fn find<'a>(sets: &'a [Arc<RuleSet>], request: &impl Subject, path: &[u8]) -> Op
     sets.iter().flat_map(|set| set.rules.iter()).find(|rule| rule.is_match(request, path))
 }
 
-/// Gateways to programs (CGI, WSGI) read `X_Role` as `X-Role`.
-fn has_look_alike(request: &impl Subject, name: &str) -> bool {
-    name.contains('-') && request.header(&name.replace('-', "_")).next().is_some()
+/// Whether somebody may take one name for another: gateways to programs (CGI, WSGI, PHP) make one of `X-Role`, `X_Role` and,
+/// some of them, `X.Role`.
+fn is_look_alike(name: &[u8], judged: &[u8]) -> bool {
+    let fold = |byte: &u8| if matches!(byte, b'-' | b'.') { b'_' } else { byte.to_ascii_lowercase() };
+    name.len() == judged.len()
+        && name.iter().map(fold).eq(judged.iter().map(fold))
+        && !name.eq_ignore_ascii_case(judged)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_look_alike;
+
+    #[test]
+    fn what_gateways_make_one_of_is_a_look_alike_and_the_name_itself_is_not() {
+        for name in ["x_user_role", "X-User_Role", "x_user-role", "X.User.Role", "x-user.role"] {
+            assert!(is_look_alike(name.as_bytes(), b"x-user-role"), "{name}");
+        }
+        for name in ["X-User-Role", "x-user-role", "x-user-roles", "xuserrole", "x-user"] {
+            assert!(!is_look_alike(name.as_bytes(), b"x-user-role"), "{name}");
+        }
+        assert!(is_look_alike(b"X-Role", b"x_role"), "whichever is judged");
+    }
 }

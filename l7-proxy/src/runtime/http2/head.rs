@@ -166,6 +166,10 @@ impl Subject for &Head {
         let host = (name == "host").then_some(self.authority.as_str().as_bytes());
         host.into_iter().chain(self.headers.get_all(name).iter().map(HeaderValue::as_bytes))
     }
+
+    fn names(&self) -> impl Iterator<Item = &[u8]> {
+        self.headers.keys().map(|name| name.as_str().as_bytes())
+    }
 }
 
 impl Judged for Head {
