@@ -10,7 +10,7 @@ use mesh::spiffe::SpiffeId;
 use serde::{Deserialize, Serialize};
 
 /// Version of the messages. Sides of different versions say so and part.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// The longest message, in bytes.
 pub const MAX_MESSAGE: usize = 64 * 1024;
 
@@ -101,7 +101,8 @@ pub enum Message {
         /// Why.
         why: Refusal,
     },
-    /// Mark this pair, on the strength of a proof of their IDs. The responder marks before it answers.
+    /// Mark this pair, on the strength of a proof of their IDs: one that there is, or the sender's handshake that the
+    /// responder has not accepted yet. The responder marks before it answers.
     Bind {
         /// Number of the request.
         bind: u64,

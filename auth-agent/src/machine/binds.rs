@@ -4,7 +4,9 @@ use mesh::auth::{InstanceName, Refusal};
 use node_api::auth::Step;
 
 use super::Machine;
+use super::handshakes::Bind;
 use super::pairs::{PairName, Work, passes};
+use super::proofs::ProofKey;
 use super::timers::Timer;
 use crate::event::{Output, SessionId};
 use crate::message::Message;
@@ -37,18 +39,38 @@ impl Machine {
         }
     }
 
-    /// The peer asks for a mark. It is answered only after ours is written.
-    pub(super) fn bind_asked(&mut self, session: SessionId, node: &str, bind: u64, theirs: u64, ours: u64) {
+    /// Asks for the marks that wait for a proof which this side has and the peer has not accepted yet: it answers when it
+    /// has, one message later. Whoever finds no room is asked for then.
+    pub(super) fn bind_early(&mut self, key: &ProofKey, session: SessionId) {
+        if self.current(&key.node) != Some(session) {
+            return;
+        }
+        for name in self.users(key) {
+            let waits = self.pairs.get(&name).is_some_and(|pair| pair.work == Work::Proving);
+            let most = self.settings.binds_at_once;
+            let has_room = self.sessions.get(&session).is_some_and(|state| state.binds.len() < most);
+            if waits && has_room && self.grounds(&name).is_ok_and(|(_, current)| current == Some(session)) {
+                self.bind(&name, session);
+            }
+        }
+    }
+
+    /// The peer asks for a mark. It is answered only after ours is written; and if its proof is about to be accepted, then.
+    pub(super) fn bind_asked(&mut self, session: SessionId, node: &str, asked: Bind) {
+        let Bind { number: bind, theirs, ours } = asked;
         let peer = InstanceName { node: node.to_owned(), instance: theirs };
         let name = PairName { peer, local: ours };
         let checked = self.grounds(&name).and_then(|(key, _)| {
-            // To the initiator this says: prove again, yours is of no use any more.
-            let expiry = self.live_proof(&key).ok_or(Refusal::Expired)?;
+            let Some(expiry) = self.live_proof(&key) else {
+                // To the initiator an error says: prove again, yours is of no use any more.
+                return self.await_handshake(session, &key, asked).map(|()| None);
+            };
             self.keep(&name)?;
-            Ok((key, expiry))
+            Ok(Some((key, expiry)))
         });
         let answer = match checked {
-            Ok((key, expiry)) => {
+            Ok(None) => return,
+            Ok(Some((key, expiry))) => {
                 self.join(&key, &name);
                 self.mark(&name, expiry);
                 let marked = self.pairs.get(&name).is_some_and(|pair| pair.mark.is_some());

@@ -1,5 +1,6 @@
 //! Handshakes inside sessions: begun by either side, bounded in number, rate, bytes and time. For who begins, one is over
-//! only when the other side has said that it accepts.
+//! only when the other side has said that it accepts; what is to be marked on its strength is asked for before that, right
+//! behind the last bytes, and answered after it.
 
 use std::collections::BTreeSet;
 
@@ -22,6 +23,24 @@ pub(super) struct Handshake {
     pub(super) done: Option<Time>,
     /// Bytes received and sent.
     pub(super) bytes: [usize; 2],
+    /// What the other side wants marked on the strength of this one, which it began.
+    pub(super) binds: Vec<Bind>,
+}
+
+/// A [`Message::Bind`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Bind {
+    pub(super) number: u64,
+    /// Instance of who asks.
+    pub(super) theirs: u64,
+    /// Instance of who is asked.
+    pub(super) ours: u64,
+}
+
+impl Handshake {
+    pub(super) fn new(key: ProofKey, since: Time) -> Self {
+        Self { key, since, done: None, bytes: [0; 2], binds: Vec::new() }
+    }
 }
 
 impl Machine {
@@ -44,7 +63,7 @@ impl Machine {
             state.proofs += 1;
         }
         let key = ProofKey { node: node.to_owned(), local: ours.clone(), remote: theirs.clone() };
-        self.handshakes.insert(id, Handshake { key, since: self.now, done: None, bytes: [0; 2] });
+        self.handshakes.insert(id, Handshake::new(key, self.now));
         self.timers.add(self.now + self.settings.proof_time, Timer::Handshake(id));
         self.out.push(Output::StartProof { proof: id, local: ours, remote: theirs });
     }
@@ -120,7 +139,11 @@ impl Machine {
         match result.and_then(still) {
             Err(failure) => self.proof_failed(id, failure, true),
             // TLS 1.3 tells a client nothing of what the server thinks of its certificate.
-            Ok(expiry) if id.ours => handshake.done = Some(expiry),
+            Ok(expiry) if id.ours => {
+                handshake.done = Some(expiry);
+                let key = handshake.key.clone();
+                self.bind_early(&key, id.session);
+            }
             Ok(expiry) => {
                 self.out.push(Output::Send(id.session, Message::Accept { proof: id.number }));
                 self.proof_succeeded(id, expiry);
@@ -156,7 +179,7 @@ impl Machine {
     }
 
     fn proof_succeeded(&mut self, id: ProofId, expiry: Time) {
-        let Some(Handshake { key, since, .. }) = self.end_handshake(id) else {
+        let Some(Handshake { key, since, binds, .. }) = self.end_handshake(id) else {
             return;
         };
         if let Some(proof) = self.proofs.get_mut(&key).filter(|_| id.ours) {
@@ -166,13 +189,36 @@ impl Machine {
         if self.current(&key.node) == Some(id.session) {
             self.proof_holds(&key, expiry);
         }
+        for bind in binds {
+            self.bind_asked(id.session, &key.node, bind);
+        }
+    }
+
+    /// Keeps what is to be marked until a handshake that the other side began has ended; if none has these ends, or it
+    /// has enough to do, it is given back.
+    pub(super) fn await_handshake(
+        &mut self,
+        session: SessionId,
+        key: &ProofKey,
+        bind: Bind,
+    ) -> Result<(), Refusal> {
+        let first = ProofId { session, ours: false, number: 0 };
+        let of_peer = first..=ProofId { number: u64::MAX, ..first };
+        let waiting: usize = self.handshakes.range(of_peer.clone()).map(|(_, one)| one.binds.len()).sum();
+        let mut running = self.handshakes.range_mut(of_peer).map(|(_, handshake)| handshake);
+        let handshake = running.find(|handshake| handshake.key == *key).ok_or(Refusal::Expired)?;
+        if waiting >= self.settings.binds_at_once {
+            return Err(Refusal::Overloaded);
+        }
+        handshake.binds.push(bind);
+        Ok(())
     }
 
     /// A handshake has failed; `tell` the other side if it does not know.
     pub(super) fn proof_failed(&mut self, id: ProofId, failure: impl Into<Failure>, tell: bool) {
         let failure = failure.into();
         let why = failure.why;
-        let Some(Handshake { key, .. }) = self.end_handshake(id) else {
+        let Some(Handshake { key, binds, .. }) = self.end_handshake(id) else {
             return;
         };
         if tell {
@@ -180,6 +226,10 @@ impl Machine {
             self.out.push(Output::Send(id.session, message));
         }
         self.tally.handshake(why);
+        // Of a session that has ended nobody waits for an answer.
+        for bind in binds.into_iter().filter(|_| self.sessions.contains_key(&id.session)) {
+            self.out.push(Output::Send(id.session, Message::Unbound { bind: bind.number, why }));
+        }
         if id.ours {
             self.proof_refused(&key, failure);
         }

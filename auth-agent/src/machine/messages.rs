@@ -3,6 +3,7 @@
 use mesh::auth::Refusal;
 use node_api::auth::Step;
 
+use super::handshakes::Bind;
 use super::sessions::{Session, Stage};
 use super::{MILLISECOND, Machine};
 use crate::event::{ProofId, SessionId};
@@ -99,7 +100,8 @@ impl Machine {
             }
             Message::Bind { bind, initiator, responder } => {
                 self.next_number(session, bind, |state| &mut state.peer_bind)?;
-                self.bind_asked(session, node, bind, initiator, responder);
+                let asked = Bind { number: bind, theirs: initiator, ours: responder };
+                self.bind_asked(session, node, asked);
             }
             Message::Bound { bind } => self.bind_answered(session, bind, Ok(())),
             Message::Unbound { bind, why } => self.bind_answered(session, bind, Err(why)),

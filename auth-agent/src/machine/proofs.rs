@@ -6,7 +6,7 @@ use mesh::auth::Refusal;
 use mesh::spiffe::SpiffeId;
 
 use super::handshakes::Handshake;
-use super::pairs::{PairName, Work};
+use super::pairs::{Pair, PairName, Work};
 use super::timers::Timer;
 use super::{Machine, SECOND};
 use crate::event::{Failure, Output, ProofId, SessionId, Time};
@@ -93,8 +93,7 @@ impl Machine {
         let id = ProofId { session, ours: true, number };
         proof.running = Running::There(id);
         self.tally.running += 1;
-        self.handshakes
-            .insert(id, Handshake { key: key.clone(), since: self.now, done: None, bytes: [0; 2] });
+        self.handshakes.insert(id, Handshake::new(key.clone(), self.now));
         self.timers.add(deadline, Timer::Handshake(id));
         let (local, remote) = (key.local.clone(), key.remote.clone());
         let (initiator, responder) = (local.clone(), remote.clone());
@@ -126,7 +125,7 @@ impl Machine {
     }
 
     /// The pairs that rest on a proof, or wait for it. A pair may have got other IDs since it joined.
-    fn users(&self, key: &ProofKey) -> Vec<PairName> {
+    pub(super) fn users(&self, key: &ProofKey) -> Vec<PairName> {
         let users =
             self.proofs.get(key).map(|proof| proof.users.iter().filter(|name| self.rests_on(name, key)));
         users.into_iter().flatten().cloned().collect()
@@ -182,7 +181,13 @@ impl Machine {
             let Some(pair) = self.pairs.get(&name) else {
                 continue;
             };
-            let (marked, waits) = (pair.mark, pair.work == Work::Proving);
+            // Who was asked to mark a pair before it had accepted will not.
+            let waits = match pair.work {
+                Work::Proving => true,
+                Work::Binding(_) => self.live_proof(key).is_none(),
+                Work::Idle | Work::Queued => false,
+            };
+            let marked = pair.mark;
             let failure = failure.clone().of_pair(key, &pair.ends);
             if marked.is_some_and(|marked| !marked.confirmed) && disproves(failure.why) {
                 self.clear(&name, failure.clone());
@@ -211,7 +216,9 @@ impl Machine {
         }
         let mut users = self.users(key);
         users.retain(|name| {
-            self.pairs.get(name).is_some_and(|pair| pair.mark.is_some() || pair.work == Work::Proving)
+            let is_user =
+                |pair: &Pair| pair.mark.is_some() || matches!(pair.work, Work::Proving | Work::Binding(_));
+            self.pairs.get(name).is_some_and(is_user)
         });
         let Some(proof) = self.proofs.get_mut(key) else {
             return;

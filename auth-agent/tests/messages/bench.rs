@@ -108,8 +108,9 @@ impl Bench {
     pub(crate) fn prove(&mut self, after: Time) -> Vec<Output> {
         let proof = ProofId { session: SESSION, ours: true, number: 1 };
         self.now += after;
-        self.give(Input::ProofDone(proof, Ok(self.now + 3_600 * SECOND)));
-        self.hear(Message::Accept { proof: 1 })
+        let mut all = self.give(Input::ProofDone(proof, Ok(self.now + 3_600 * SECOND)));
+        all.extend(self.hear(Message::Accept { proof: 1 }));
+        all
     }
 
     /// `web` and `db` are proven, and marked; the mark is what comes of it.

@@ -199,12 +199,60 @@ fn what_we_have_verified_counts_only_when_the_other_side_has_accepted_us() {
     bench.connect(vec![db()]);
     bench.echo();
     let proof = ProofId { session: SESSION, ours: true, number: 1 };
-    assert_eq!(bench.give(Input::ProofDone(proof, Ok(u64::MAX))), []);
+    // The mark is asked for without waiting for that.
+    let bind = Message::Bind { bind: 1, initiator: 1, responder: 2 };
+    assert_eq!(bench.give(Input::ProofDone(proof, Ok(u64::MAX))), [Output::Send(SESSION, bind)]);
     let outputs = bench.hear(Message::Bind { bind: 1, initiator: 2, responder: 1 });
     assert_eq!(outputs, [Output::Send(SESSION, Message::Unbound { bind: 1, why: Refusal::Expired })]);
     let outputs = bench.hear(Message::Accept { proof: 1 });
-    let bind = Message::Bind { bind: 1, initiator: 1, responder: 2 };
-    assert!(outputs.contains(&Output::Send(SESSION, bind)), "{outputs:?}");
+    assert!(!outputs.iter().any(|output| matches!(output, Output::SetMark { .. })), "{outputs:?}");
+    set(bench.hear(Message::Bound { bind: 1 }));
+}
+
+#[test]
+fn a_word_that_the_other_side_has_marked_is_nothing_before_it_has_accepted() {
+    let mut bench = Bench::new();
+    bench.connect(vec![db()]);
+    bench.echo();
+    bench.give(Input::ProofDone(ProofId { session: SESSION, ours: true, number: 1 }, Ok(u64::MAX)));
+    let mut outputs = bench.hear(Message::Bound { bind: 1 });
+    outputs.extend(bench.hear(Message::Refuse { ours: false, proof: 1, why: Refusal::Untrusted }));
+    assert!(!outputs.iter().any(|output| matches!(output, Output::SetMark { .. })), "{outputs:?}");
+}
+
+#[test]
+fn what_is_to_be_marked_is_answered_when_the_handshake_that_it_follows_has_ended() {
+    let begun = || {
+        let mut bench = Bench::new();
+        bench.connect(vec![db()]);
+        bench.echo();
+        bench.hear(Message::Prove { proof: 1, initiator: id("db"), responder: id("web") });
+        let outputs = bench.hear(Message::Bind { bind: 1, initiator: 2, responder: 1 });
+        assert_eq!(outputs, [], "not proven yet");
+        bench
+    };
+    let proof = ProofId { session: SESSION, ours: false, number: 1 };
+    let mut bench = begun();
+    let outputs = bench.give(Input::ProofDone(proof, Ok(bench.now + SECOND)));
+    let place = |wanted: &dyn Fn(&Output) -> bool| outputs.iter().position(wanted).expect("it is there");
+    let accept = place(&|output| *output == Output::Send(SESSION, Message::Accept { proof: 1 }));
+    let mark = place(&|output| matches!(output, Output::SetMark { .. }));
+    let bound = place(&|output| *output == Output::Send(SESSION, Message::Bound { bind: 1 }));
+    assert!(accept < bound && mark < bound, "{outputs:?}");
+    let mut bench = begun();
+    let outputs = bench.give(Input::ProofDone(proof, Err(Refusal::Untrusted.into())));
+    let why = Refusal::Untrusted;
+    let refused = Output::Send(SESSION, Message::Refuse { ours: false, proof: 1, why });
+    assert_eq!(outputs, [refused, Output::Send(SESSION, Message::Unbound { bind: 1, why })]);
+    // A flood of them finds no more room than a handshake has.
+    let mut bench = begun();
+    let most = Settings::new(0).binds_at_once as u64;
+    for bind in 2..=most {
+        assert_eq!(bench.hear(Message::Bind { bind, initiator: 2, responder: 1 }), []);
+    }
+    let outputs = bench.hear(Message::Bind { bind: most + 1, initiator: 2, responder: 1 });
+    let refused = Message::Unbound { bind: most + 1, why: Refusal::Overloaded };
+    assert_eq!(outputs, [Output::Send(SESSION, refused)]);
 }
 
 #[test]

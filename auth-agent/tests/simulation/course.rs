@@ -2,7 +2,7 @@
 
 use auth_agent::event::{Input, Output, SessionId, Time};
 
-use crate::world::{Event, Link, MS, World};
+use crate::world::{Event, Link, MS, RETRANSMISSION, World};
 
 impl World {
     /// One event. False: nothing is to happen any more.
@@ -87,7 +87,7 @@ impl World {
         let [from, to] = [link.ends[side], link.ends[1 - side]];
         if self.cut.contains(&Self::pair(from, to)) {
             // TCP sends it again until it gets through.
-            return self.later(50 * MS, Event::Deliver(id, side));
+            return self.later(RETRANSMISSION, Event::Deliver(id, side));
         }
         let item = link.streams[side].pop_front();
         let open = link.open[1 - side];

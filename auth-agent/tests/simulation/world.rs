@@ -17,6 +17,8 @@ use crate::tls::Certificate;
 use crate::truth::Truth;
 
 pub(crate) const MS: Time = 1_000_000;
+/// After so long TCP sends again what has not got through.
+pub(crate) const RETRANSMISSION: Time = 50 * MS;
 
 /// True time when a world begins: late enough that a clock can be set back.
 pub(crate) const BEGINNING: Time = 1_000_000 * MS;
@@ -277,7 +279,8 @@ impl World {
         self.disturbed.insert(Self::pair(a, b), now);
     }
 
-    /// Since when two nodes could talk to each other without a break; in the future if they cannot now.
+    /// Since when two nodes could talk to each other without a break, and what they said before has arrived; in the future
+    /// if they cannot now.
     pub(crate) fn calm_since(&self, a: usize, b: usize) -> Time {
         let up = |n: usize| {
             let node = &self.nodes[n];
@@ -292,7 +295,10 @@ impl World {
         if !links {
             return Time::MAX / 2;
         }
-        up(a).max(up(b)).max(self.disturbed.get(&Self::pair(a, b)).copied().unwrap_or(0))
+        let disturbed = self.disturbed.get(&Self::pair(a, b));
+        // TCP sends again what was cut off, and the rest behind it.
+        let caught_up = disturbed.map_or(0, |disturbed| disturbed + RETRANSMISSION + self.delay);
+        up(a).max(up(b)).max(caught_up)
     }
 
     /// Starts a node's auth-agent on what the maps hold.
