@@ -289,6 +289,7 @@ async fn what_is_not_http_is_closed_with_a_reason() {
         ("\x16\x03\x01\x02\x00", "TLS where HTTP is required"),
         ("SSH-2.0-OpenSSH\r\n", "not HTTP"),
         ("\0\0\0\0", "not HTTP"),
+        ("INVALID CONNECTION PREFACE\r\n\r\n", "not HTTP"),
         ("", "silent, where HTTP is required"),
     ] {
         let bench = Bench::new(landing());

@@ -97,6 +97,8 @@ pub(super) struct Session<'w, D, U, I, C> {
 pub(super) enum After {
     Next,
     Switch,
+    /// What came is not HTTP.
+    Foreign,
     Close,
 }
 
@@ -218,6 +220,7 @@ where
             match after {
                 After::Next => {}
                 After::Switch => return self.relay(Mode::Switched).await,
+                After::Foreign => return self.foreign(Protocol::Unknown.refusal()).await,
                 After::Close => return,
             }
             self.down.input.rest();

@@ -44,7 +44,11 @@ where
     pub(super) async fn exchange(&mut self, start: usize, end: usize) -> After {
         let input = self.down.input.bytes();
         if let Err(fault) = self.request.parse(input, start, end) {
-            return self.malformed(Reply::BadRequest, fault.text()).await;
+            let is_first = self.entered.connection.requests.load(Ordering::Relaxed) == 0;
+            return match is_first && !names_http(input.get(start..end).unwrap_or_default()) {
+                true => After::Foreign,
+                false => self.malformed(Reply::BadRequest, fault.text()).await,
+            };
         }
         self.entered.connection.requests.fetch_add(1, Ordering::Relaxed);
         let (head, server) = (&self.request.head, self.called.server);
@@ -244,4 +248,10 @@ where
             self.record(judge, Verdict::Dropped, Some("not allowed any more"), None);
         }
     }
+}
+
+/// Whether the first line names HTTP at all: who speaks something else could not read an answer of HTTP.
+fn names_http(head: &[u8]) -> bool {
+    let line = head.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    memchr::memmem::find(line, b" HTTP/").is_some()
 }

@@ -26,6 +26,9 @@ use crate::runtime::reply::Reply;
 use crate::runtime::transfer::{PATIENCE, STALL};
 use crate::runtime::verdict::{Refused, authorize};
 
+/// Why a stream is reset that was let through.
+const WITHDRAWN: &str = "not allowed any more";
+
 /// A stream of a client.
 struct Stream<'s, 'w, I> {
     shared: &'s Shared<'w, I>,
@@ -166,16 +169,7 @@ impl<I: Identities> Stream<'_, '_, I> {
 
     fn obey(&self, order: Order, transfer: Option<&Transfer>) -> End {
         match (order, transfer) {
-            (Order::Withdrawn, _) => {
-                self.shared.record(
-                    &self.described,
-                    None,
-                    Verdict::Dropped,
-                    Some("not allowed any more"),
-                    None,
-                );
-                End::Cut(Reason::CANCEL, "not allowed any more")
-            }
+            (Order::Withdrawn, _) => End::Withdrawn,
             (Order::Late, Some(transfer)) if transfer.answered.is_some() => {
                 End::Cut(Reason::CANCEL, "no byte for too long")
             }
@@ -197,7 +191,14 @@ impl<I: Identities> Stream<'_, '_, I> {
     fn end_early(&self, end: End, respond: &mut SendResponse<Bytes>) {
         match end {
             End::Failed(reply, reason) => self.reply(reply, Some(reason), respond),
-            End::Cut(reason, _) => respond.send_reset(reason),
+            End::Withdrawn => {
+                respond.send_reset(Reason::CANCEL);
+                self.dropped(WITHDRAWN);
+            }
+            End::Cut(code, reason) => {
+                respond.send_reset(code);
+                self.dropped(reason);
+            }
             End::Gone(_) => self.shared.wasted(),
             End::Malformed(reason) => self.malformed(reason),
             End::Done => {}
@@ -227,16 +228,27 @@ impl<I: Identities> Stream<'_, '_, I> {
             }
             End::Cut(code, reason) => {
                 transfer.reset(Some(code), Reason::CANCEL);
-                let (status, at) = answered.unwrap_or((Reply::BadGateway.code(), Instant::now()));
-                self.answer(status, at, Verdict::Dropped, Some(reason));
+                match answered {
+                    Some((status, at)) => self.answer(status, at, Verdict::Dropped, Some(reason)),
+                    None => self.dropped(reason),
+                }
+            }
+            End::Withdrawn => {
+                transfer.reset(Some(Reason::CANCEL), Reason::CANCEL);
+                self.dropped(WITHDRAWN);
             }
         }
     }
 
     /// What h2 has refused was of this request.
     fn malformed(&self, reason: &'static str) {
-        self.shared.record(&self.described, None, Verdict::Dropped, Some(reason), None);
+        self.dropped(reason);
         self.shared.wasted();
+    }
+
+    /// The request was let through and has come to nothing.
+    fn dropped(&self, reason: &'static str) {
+        self.shared.record(&self.described, None, Verdict::Dropped, Some(reason), None);
     }
 
     /// Answers in the server's place: a call of gRPC as gRPC has it, in trailers alone.

@@ -33,6 +33,8 @@ pub(super) enum End {
     Gone(Reason),
     /// What came behind the head of the request is none of its body, and h2 has refused it.
     Malformed(&'static str),
+    /// Rules do not let it pass any more.
+    Withdrawn,
     /// It is for the client to know that there is no answer, or no more of it.
     Cut(Reason, &'static str),
 }
