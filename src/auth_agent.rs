@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use auth_agent::driver::{DriverError, Handed, Options};
+use auth_agent::driver::{DriverError, Handed, Options, WallClock};
 use linux::process;
 use linux::user::Credentials;
 
@@ -39,7 +39,7 @@ pub(crate) fn run(directory: &Path, user: &str, ca: SocketAddr, node: String) ->
     let credentials = Credentials::parse(user)?;
     let opened = Handed { control, hold, pairs, marks, leases, triggers, listeners }.open()?;
     confine(directory, &credentials, &opened.descriptors(), Maps::Used)?;
-    let options = Options { node, ca, directory: PathBuf::from("/") };
+    let options = Options { node, ca, directory: PathBuf::from("/"), wall: WallClock::machine() };
     // After the confinement: a thread has the rights of the one that started it.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     Ok(runtime.block_on(opened.run(options))?)

@@ -42,6 +42,7 @@ use crate::machine::{Adopted, Machine, Settings};
 use calls::Calls;
 use certificates::{Certificates, Heard, Source};
 use clock::Clock;
+pub use clock::WallClock;
 use control::Control;
 use door::{Arrival, Door, Met};
 use hold::Hold;
@@ -117,6 +118,8 @@ pub struct Options {
     pub ca: SocketAddr,
     /// Its directory, as it sees it then.
     pub directory: PathBuf,
+    /// What certificates are valid by.
+    pub wall: WallClock,
 }
 
 impl Handed {
@@ -156,8 +159,9 @@ impl Opened {
             sessions: Sessions::new(),
             proofs: Proofs::default(),
             certificates: Certificates::new(source),
-            trust: Trust::new(bundle, certs::system_clock()),
-            clock: Clock::read(),
+            trust: Trust::new(bundle, Arc::new(options.wall.clone())),
+            clock: Clock::read(&options.wall),
+            wall: options.wall,
             plan: None,
             peers: Arc::default(),
             met: Vec::new(),
@@ -182,6 +186,8 @@ struct Driver {
     proofs: Proofs,
     certificates: Certificates,
     trust: Trust,
+    wall: WallClock,
+    /// What it showed last.
     clock: Clock,
     plan: Option<Arc<AuthPlan>>,
     /// IDs of the nodes in it.

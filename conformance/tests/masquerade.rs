@@ -209,3 +209,23 @@ fn nobody_outside_reaches_a_workload_that_has_not_called() {
         );
     }
 }
+
+/// A refusal has no connection by which the device could know whose it is.
+#[test]
+fn who_is_outside_hears_that_a_workload_wants_a_proof_of_him() {
+    let node = Node::up_with_outside("");
+    node.outside().learn(["10.77.0.0/24", "fd00:77::/112"]);
+    let server = node.serve("server", &["app=server"], 80);
+    node.apply(
+        "proven.yaml",
+        "apiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\nmetadata: {name: server, namespace: default}\n\
+         spec:\n  endpointSelector: {matchLabels: {app: server}}\n  ingress:\n\
+         \x20 - fromEntities: [all]\n    authentication: {mode: required}\n",
+    );
+    for (address, told) in server.addresses.into_iter().zip(["unreachable", "prohibited"]) {
+        let to = SocketAddr::new(address, 80).to_string();
+        let call = |how: &str| Outcome::of(node.outside().run(binary("probe")).args([how, &to])).stdout;
+        assert_eq!(call("tcp"), "refused", "{to}");
+        assert_eq!(call("udp"), told, "{to}");
+    }
+}

@@ -1,9 +1,47 @@
 //! Two clocks: certificates are valid by the wall clock, marks end by the one that is never stepped.
 
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
 use certs::UnixTime;
 use linux::clock::{boottime, realtime};
+use rustls::time_provider::TimeProvider;
 
 use crate::event::Time;
+
+/// What shows the time by which certificates are valid, in nanoseconds since 1970. It may be set, either way.
+#[derive(Clone)]
+pub struct WallClock(Arc<dyn Fn() -> i128 + Send + Sync>);
+
+impl WallClock {
+    /// The machine's.
+    pub fn machine() -> Self {
+        Self::new(realtime)
+    }
+
+    /// One that shows what this says.
+    pub fn new(read: impl Fn() -> i128 + Send + Sync + 'static) -> Self {
+        Self(Arc::new(read))
+    }
+
+    pub(super) fn now(&self) -> i128 {
+        (self.0)()
+    }
+}
+
+impl fmt::Debug for WallClock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("WallClock").field(&self.now()).finish()
+    }
+}
+
+impl TimeProvider for WallClock {
+    fn current_time(&self) -> Option<UnixTime> {
+        let seconds = u64::try_from(self.now() / 1_000_000_000).ok()?;
+        Some(UnixTime::since_unix_epoch(Duration::from_secs(seconds)))
+    }
+}
 
 /// A step of the wall clock that is worth looking at every certificate again, nanoseconds. Less is what slewing does.
 const STEP: i128 = 500_000_000;
@@ -18,13 +56,13 @@ pub(super) struct Clock {
 
 impl Clock {
     /// As it is now.
-    pub(super) fn read() -> Self {
-        Self { offset: realtime() - i128::from(boottime()) }
+    pub(super) fn read(wall: &WallClock) -> Self {
+        Self { offset: wall.now() - i128::from(boottime()) }
     }
 
     /// Reads it again. Whether it was stepped since.
-    pub(super) fn read_again(&mut self) -> bool {
-        let before = std::mem::replace(self, Self::read());
+    pub(super) fn read_again(&mut self, wall: &WallClock) -> bool {
+        let before = std::mem::replace(self, Self::read(wall));
         (self.offset - before.offset).abs() > STEP
     }
 
@@ -58,7 +96,7 @@ mod tests {
 
     #[test]
     fn what_rests_on_a_certificate_ends_a_margin_before_it() {
-        let clock = Clock::read();
+        let clock = Clock::read(&WallClock::machine());
         let now = clock.wall();
         assert_eq!(clock.end(now + 3_600), clock.at(now + 3_540));
         assert_eq!(clock.end(now + 100), clock.at(now + 90));
@@ -70,8 +108,9 @@ mod tests {
 
     #[test]
     fn a_step_is_noticed_once() {
-        let mut clock = Clock { offset: Clock::read().offset - 3_600_000_000_000 };
-        assert!(clock.read_again());
-        assert!(!clock.read_again());
+        let wall = WallClock::machine();
+        let mut clock = Clock { offset: Clock::read(&wall).offset - 3_600_000_000_000 };
+        assert!(clock.read_again(&wall));
+        assert!(!clock.read_again(&wall));
     }
 }

@@ -1,13 +1,14 @@
 //! The control socket: the agent's one connection.
 //!
 //! Promise: only root or this process's own user is listened to; a new connection replaces the one before, and that
-//! there is none changes nothing. What an agent that does not read is not told, the next one learns with its plan.
+//! there is none changes nothing. What an agent that does not read is not told, the next one learns with its plan; but
+//! whose proof has ended meanwhile no plan says, so that is kept for it.
 
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener as Listener;
 
-use node_api::auth::{FromAuthAgent, ToAuthAgent};
+use node_api::auth::{EndedPair, FromAuthAgent, ToAuthAgent};
 use node_api::channel::Channel;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
@@ -18,12 +19,15 @@ use tracing::{debug, info, warn};
 const INCOMING: usize = 8;
 /// Messages that may wait for the agent to read them.
 const OUTGOING: usize = 1024;
+/// Pairs that have ended with no agent to be told, the first of them; an agent looks for others itself.
+const UNTOLD: usize = 1024;
 
 /// The socket and its present connection.
 pub(super) struct Control {
     listener: UnixListener,
     uid: u32,
     present: Option<Present>,
+    untold: Vec<EndedPair>,
     heard: mpsc::Sender<ToAuthAgent>,
     hears: mpsc::Receiver<ToAuthAgent>,
 }
@@ -47,7 +51,8 @@ impl Control {
         // Both ends of a pair are this process.
         let uid = UnixStream::pair()?.0.peer_cred()?.uid();
         let (heard, hears) = mpsc::channel(INCOMING);
-        Ok(Self { listener: UnixListener::from_std(listener)?, uid, present: None, heard, hears })
+        let listener = UnixListener::from_std(listener)?;
+        Ok(Self { listener, uid, present: None, untold: Vec::new(), heard, hears })
     }
 
     /// The agent's next message. Cancel safe.
@@ -76,14 +81,26 @@ impl Control {
         let (outgoing, queue) = mpsc::channel(OUTGOING);
         let task = tokio::spawn(converse(Channel::new(stream), queue, self.heard.clone())).abort_handle();
         self.present = Some(Present { outgoing, task });
+        if !self.untold.is_empty() {
+            let untold = std::mem::take(&mut self.untold);
+            self.tell(FromAuthAgent::Ended(untold));
+        }
     }
 
     /// Tells the agent, if there is one.
     pub(super) fn tell(&mut self, message: FromAuthAgent) {
-        let Some(present) = &self.present else { return };
-        if present.outgoing.try_send(message).is_err() {
+        let Some(present) = &self.present else { return self.keep(message) };
+        if let Err(error) = present.outgoing.try_send(message) {
             debug!("the agent has gone or does not read");
             self.present = None;
+            self.keep(error.into_inner());
+        }
+    }
+
+    /// Keeps of a message that nobody hears what the next agent must know.
+    fn keep(&mut self, message: FromAuthAgent) {
+        if let FromAuthAgent::Ended(pairs) = message {
+            self.untold.extend(pairs.into_iter().take(UNTOLD.saturating_sub(self.untold.len())));
         }
     }
 }
@@ -117,6 +134,7 @@ async fn converse(
 
 #[cfg(test)]
 mod tests {
+    use mesh::auth::Refusal;
     use node_api::auth::AuthQuestion;
 
     use super::*;
@@ -168,6 +186,25 @@ mod tests {
         let mut next = agent(&path).await;
         next.send(&ask(2)).await.unwrap();
         assert_eq!(control.receive().await, ask(2));
+    }
+
+    #[tokio::test]
+    async fn what_has_ended_while_nobody_listened_is_told_to_the_next_once() {
+        let (mut control, path, _directory) = socket();
+        let ended = |epoch| EndedPair { instance: 1, remote: Vec::new(), epoch, why: Refusal::Withdrawn };
+        for epoch in 0..2 * UNTOLD as u64 {
+            control.tell(FromAuthAgent::Ended(vec![ended(epoch)]));
+        }
+        for first in [
+            FromAuthAgent::Ended((0..UNTOLD as u64).map(ended).collect()),
+            FromAuthAgent::Applied { number: 3 },
+        ] {
+            let mut agent = agent(&path).await;
+            agent.send(&ask(1)).await.unwrap();
+            assert_eq!(control.receive().await, ask(1));
+            control.tell(FromAuthAgent::Applied { number: 3 });
+            assert_eq!(agent.receive().await.unwrap(), first);
+        }
     }
 
     #[tokio::test]

@@ -170,7 +170,7 @@ impl Driver {
     /// Each second: what has ended, what is due, what has changed.
     pub(super) fn second(&mut self) {
         let now = boottime();
-        let is_stepped = self.clock.read_again();
+        let is_stepped = self.clock.read_again(&self.wall);
         self.inputs.push_back(Input::Tick);
         self.inputs.extend(self.proofs.expire(now));
         self.inputs.extend(self.proofs.lose_ended(self.clock.wall()));

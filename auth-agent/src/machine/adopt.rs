@@ -2,7 +2,7 @@
 //! when it is proven again, cleared otherwise; without a certificate that could prove it again, after one grace.
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use abi::{Mark, PairKey};
 use mesh::auth::{InstanceName, Refusal};
@@ -132,20 +132,25 @@ impl Machine {
     }
 
     fn end_adopted(&mut self, number: u32, mark: &Mark, keys: Vec<PairKey>) {
-        self.out.push(Output::ClearMark { number, keys });
         self.marks.give_back(number);
         let instances = mark.instances.into_iter().filter(|half| *half != 0);
-        let remote = if mark.instances[1] == 0 {
-            vec![Ipv4Addr::from(mark.ipv4).into(), Ipv6Addr::from(mark.ipv6).into()]
-        } else {
-            Vec::new()
-        };
         for half in instances {
             let known =
                 self.plan.as_ref().and_then(|plan| plan.endpoints.keys().find(|full| low(**full) == half));
             let instance = known.copied().unwrap_or(u64::from(half));
-            let (remote, epoch) = (remote.clone(), mark.epoch);
+            let (remote, epoch) = (peer_of(half, mark, &keys), mark.epoch);
             self.ended.push(EndedPair { instance, remote, epoch, why: Refusal::Withdrawn });
         }
+        self.out.push(Output::ClearMark { number, keys });
     }
+}
+
+/// Addresses of the peer of one end of a mark. The mark itself has those of an end elsewhere; of two ends here the keys have
+/// them, whoever is still in the plan.
+fn peer_of(half: u32, mark: &Mark, keys: &[PairKey]) -> Vec<IpAddr> {
+    if mark.instances[1] == 0 {
+        return vec![Ipv4Addr::from(mark.ipv4).into(), Ipv6Addr::from(mark.ipv6).into()];
+    }
+    let its = keys.iter().filter(|key| key.instance == half);
+    its.map(|key| IpAddr::from(Ipv6Addr::from(key.remote.0)).to_canonical()).collect()
 }

@@ -7,6 +7,7 @@
     reason = "a test file: they are how a test fails"
 )]
 
+mod clock;
 mod door;
 mod mesh_of_two;
 mod world;

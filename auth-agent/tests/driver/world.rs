@@ -1,18 +1,20 @@
 //! A CA, nodes, and their agents.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use abi::{Address, Mark, PairKey};
-use auth_agent::driver::{Handed, Options};
+use auth_agent::driver::{Handed, Options, WallClock};
 use certs::UnixTime;
 use certs::ca::{Authority, Files, Lifetimes, SVID_LIFETIME};
 use certs::enrol::server::{Allowed, Server};
 use certs::svid::{KeyRequest, Svid};
+use linux::clock::realtime;
 use maps::{Leases, Marks, Pairs, handed_over};
 use mesh::auth::{AuthEndpoint, AuthNode, AuthPlan, IdentityPair, InstanceName};
 use mesh::identity::Identity;
@@ -46,7 +48,7 @@ pub(crate) async fn until<T>(what: &str, mut is_so: impl AsyncFnMut() -> Option<
 }
 
 pub(crate) struct Ca {
-    directory: TempDir,
+    directory: Arc<TempDir>,
     pub(crate) domain: TrustDomain,
     pub(crate) server: Arc<Server>,
     pub(crate) address: SocketAddr,
@@ -54,7 +56,13 @@ pub(crate) struct Ca {
 }
 
 impl Ca {
+    /// It has been there for some hours.
     pub(crate) async fn start(nodes: &[(&str, &[&str])]) -> Self {
+        Self::start_behind(nodes, SVID_LIFETIME, 0).await
+    }
+
+    /// Its certificates last that long, and its clock is so many seconds behind.
+    pub(crate) async fn start_behind(nodes: &[(&str, &[&str])], lifetime: Duration, behind: u32) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let domain: TrustDomain = "td".parse().unwrap();
         let files = Files {
@@ -64,8 +72,26 @@ impl Ca {
             trust_domain: domain.clone(),
             lifetimes: Lifetimes::default(),
         };
-        files.prepare(UnixTime::now()).unwrap();
-        let server = Arc::new(Server::open(&files.directory, SVID_LIFETIME, certs::system_clock()).unwrap());
+        let earlier = UnixTime::now().as_secs() - 4 * 3_600;
+        files.prepare(UnixTime::since_unix_epoch(Duration::from_secs(earlier))).unwrap();
+        Self::open(Arc::new(directory), domain, nodes, lifetime, behind).await
+    }
+
+    /// Another process of the same CA.
+    pub(crate) async fn beside(&self, nodes: &[(&str, &[&str])], lifetime: Duration, behind: u32) -> Self {
+        Self::open(Arc::clone(&self.directory), self.domain.clone(), nodes, lifetime, behind).await
+    }
+
+    async fn open(
+        directory: Arc<TempDir>,
+        domain: TrustDomain,
+        nodes: &[(&str, &[&str])],
+        lifetime: Duration,
+        behind: u32,
+    ) -> Self {
+        let clock = WallClock::new(move || realtime() - i128::from(behind) * 1_000_000_000);
+        let server = Server::open(&directory.path().join("ca"), lifetime, Arc::new(clock)).unwrap();
+        let server = Arc::new(server);
         let ids =
             |names: &[&str]| names.iter().map(|name| domain.workload("default", name).unwrap()).collect();
         let nodes = nodes.iter().map(|(node, names)| ((*node).to_owned(), ids(names))).collect();
@@ -125,6 +151,8 @@ pub(crate) struct Node {
     pub(crate) device: UnixDatagram,
     task: JoinHandle<()>,
     ca: SocketAddr,
+    /// Seconds by which its wall clock is ahead of everybody else's.
+    ahead: Arc<AtomicI64>,
     agent: Channel<ToAuthAgent, FromAuthAgent>,
     asked: u64,
 }
@@ -137,15 +165,21 @@ impl Node {
         write("join-token", &ca.server.token(name).unwrap());
         let maps = maps::scratch::auth().unwrap();
         let address = SocketAddr::from(([127, 0, 0, number], 4250));
-        let (task, agent, device) = run(&directory, &maps, name, address, ca.address).await;
-        Self { name, number, directory, maps, address, device, task, ca: ca.address, agent, asked: 0 }
+        let ahead = Arc::new(AtomicI64::new(0));
+        let (task, agent, device) = run(&directory, &maps, name, address, ca.address, &ahead).await;
+        Self { name, number, directory, maps, address, device, task, ca: ca.address, ahead, agent, asked: 0 }
     }
 
     /// As by kill -9, and a new start.
     pub(crate) async fn restart(&mut self) {
         self.stop().await;
         (self.task, self.agent, self.device) =
-            run(&self.directory, &self.maps, self.name, self.address, self.ca).await;
+            run(&self.directory, &self.maps, self.name, self.address, self.ca, &self.ahead).await;
+    }
+
+    /// Sets its wall clock so many seconds ahead of everybody else's.
+    pub(crate) fn set_clock(&self, ahead: i64) {
+        self.ahead.store(ahead, Ordering::Relaxed);
     }
 
     pub(crate) async fn stop(&mut self) {
@@ -175,15 +209,26 @@ impl Node {
 
     /// The plan of this node: `own` here, `other` on the other, and they must authenticate.
     pub(crate) fn plan(&self, ca: &Ca, own: &str, other: &Node, name: &str) -> AuthPlan {
+        self.plan_of(ca, own, &[(other, name)])
+    }
+
+    /// The same with several others.
+    pub(crate) fn plan_of(&self, ca: &Ca, own: &str, others: &[(&Node, &str)]) -> AuthPlan {
+        let others = || others.iter().copied();
+        let node =
+            |(other, _): (&Node, &str)| (other.name.to_owned(), auth_node(ca, other.name, other.address));
+        let remote = |(other, name): (&Node, &str)| (other.instance(), endpoint(ca, other.number, name));
+        let pair =
+            |(other, _): (&Node, &str)| IdentityPair::new(identity(self.number), identity(other.number));
         AuthPlan {
             trust_domain: ca.domain.clone(),
             node: self.name.to_owned(),
             grace: 10_000,
             ahead: 20_000,
-            nodes: BTreeMap::from([(other.name.to_owned(), auth_node(ca, other.name, other.address))]),
+            nodes: others().map(node).collect(),
             endpoints: BTreeMap::from([(u64::from(self.number), endpoint(ca, self.number, own))]),
-            remotes: BTreeMap::from([(other.instance(), endpoint(ca, other.number, name))]),
-            pairs: BTreeSet::from([IdentityPair::new(identity(self.number), identity(other.number))]),
+            remotes: others().map(remote).collect(),
+            pairs: others().map(pair).collect(),
         }
     }
 
@@ -257,6 +302,7 @@ async fn run(
     name: &str,
     address: SocketAddr,
     ca: SocketAddr,
+    ahead: &Arc<AtomicI64>,
 ) -> (JoinHandle<()>, Channel<ToAuthAgent, FromAuthAgent>, UnixDatagram) {
     let socket = directory.path().join("auth.sock");
     let _ = std::fs::remove_file(&socket);
@@ -269,7 +315,9 @@ async fn run(
     let triggers = maps::scratch::triggers().unwrap();
     let (control, hold) = (control.into(), hold.into());
     let handed = Handed { control, hold, pairs, marks, leases, triggers, listeners };
-    let options = Options { node: name.to_owned(), ca, directory: directory.path().to_owned() };
+    let ahead = Arc::clone(ahead);
+    let wall = WallClock::new(move || realtime() + i128::from(ahead.load(Ordering::Relaxed)) * 1_000_000_000);
+    let options = Options { node: name.to_owned(), ca, directory: directory.path().to_owned(), wall };
     let opened = handed.open().unwrap();
     assert_eq!(opened.descriptors().len(), 7);
     let task = spawn_local(async move { opened.run(options).await.unwrap() });

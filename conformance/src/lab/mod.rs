@@ -17,3 +17,4 @@ pub use command::{Outcome, Session, wait_until};
 pub use mesh::Mesh;
 pub use node::{Node, Workload, binary};
 pub use outside::{Outside, UPLINK};
+pub use proof::{HASTY, REQUIRED, REQUIRED_BY_CALLER, is_dead, policy};

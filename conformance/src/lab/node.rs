@@ -122,6 +122,12 @@ impl Node {
         self.agent.take().expect("an agent runs").kill();
     }
 
+    /// Process id of the agent.
+    pub fn agent_pid(&self) -> i32 {
+        let pid = self.agent.as_ref().expect("an agent runs").pid();
+        i32::try_from(pid).expect("a process id")
+    }
+
     /// A program of the node's own: in its namespace and its cgroup.
     pub fn inside(&self, program: impl AsRef<Path>) -> Command {
         within(&self.network.path(), &self.cgroup, program)

@@ -7,6 +7,47 @@ use super::command::wait_until;
 use super::mesh::Mesh;
 use super::node::{Node, Workload, binary};
 
+/// Whoever is called `app: client` may call whoever is called `app: server`, if it proves who it is: the called one asks.
+pub const REQUIRED: &str = "\
+apiVersion: cilium.io/v2
+kind: CiliumNetworkPolicy
+metadata: {name: proven, namespace: default}
+spec:
+  endpointSelector: {matchLabels: {app: server}}
+  ingress:
+  - fromEndpoints: [{matchLabels: {app: client}}]
+    authentication: {mode: required}
+";
+
+/// The same, and the caller asks.
+pub const REQUIRED_BY_CALLER: &str = "\
+apiVersion: cilium.io/v2
+kind: CiliumNetworkPolicy
+metadata: {name: caller, namespace: default}
+spec:
+  endpointSelector: {matchLabels: {app: client}}
+  egress:
+  - toEndpoints: [{matchLabels: {app: server}}]
+    authentication: {mode: required}
+";
+
+/// A policy: its name, whom it is about (`KEY: VALUE`), and its rules, a line or more of YAML each.
+pub fn policy(name: &str, of: &str, rules: &[&str]) -> String {
+    let rules: String = rules.iter().map(|rule| format!("  {rule}\n")).collect();
+    format!(
+        "apiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\nmetadata: {{name: {name}, namespace: default}}\n\
+         spec:\n  endpointSelector: {{matchLabels: {{{of}}}}}\n{rules}"
+    )
+}
+
+/// A short grace, so that what waits for its end ends within a test: more of a mesh's settings.
+pub const HASTY: &str = ", authenticationGrace: 2s";
+
+/// Whether the other side has gone, by whichever word `probe` has for it.
+pub fn is_dead(word: &str) -> bool {
+    ["reset", "aborted", "refused", "unreachable"].contains(&word)
+}
+
 impl Node {
     /// Waits until the certificate of a service account is there.
     #[track_caller]

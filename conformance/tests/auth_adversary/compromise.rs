@@ -126,17 +126,8 @@ fn claims_to_what_is_anothers_are_refused_with_the_files_name() {
              metadata: {{name: {file}, namespace: default}}\n\
              spec: {{workload: {workload}, instance: 4711, ipv4: {address}, ipv6: 'fd00:77::1:77'}}\n"
         );
-        std::fs::write(scene.mesh.shared().join(format!("nodes/node-1/{file}.yaml")), yaml).unwrap();
-        let node = &scene.mesh.nodes[0];
-        wait_until(&format!("{file} is refused by name"), || {
-            let list = node.json(&["policy", "list"]);
-            let its = |row: &serde_json::Value| {
-                let location = row["location"].as_str().unwrap_or_default();
-                row["valid"] == false && location.contains(&format!("nodes/node-1/{file}.yaml"))
-            };
-            list.as_array().unwrap().iter().any(its)
-        });
-        let known = node.ferromesh(&["ip", "list", "-o", "json"]).success();
+        refused_by_name(&scene, file, &yaml);
+        let known = scene.mesh.nodes[0].ferromesh(&["ip", "list", "-o", "json"]).success();
         assert!(!known.contains("10.77.1.77") && !known.contains("198.51.100.7/"), "{known}");
         assert_eq!(scene.mesh.nodes.each_ref_marks(), before, "{file}");
     }
@@ -148,16 +139,7 @@ fn claims_to_what_is_anothers_are_refused_with_the_files_name() {
         ("label", placed_on("server", "app: client", "server", 1)),
         ("policy", REQUIRED.replace("client", "other")),
     ] {
-        std::fs::write(scene.mesh.shared().join(format!("nodes/node-1/{file}.yaml")), yaml).unwrap();
-        let node = &scene.mesh.nodes[0];
-        wait_until(&format!("{file} is refused by name"), || {
-            let list = node.json(&["policy", "list"]);
-            let its = |row: &serde_json::Value| {
-                let location = row["location"].as_str().unwrap_or_default();
-                row["valid"] == false && location.contains(&format!("nodes/node-1/{file}.yaml"))
-            };
-            list.as_array().unwrap().iter().any(its)
-        });
+        refused_by_name(&scene, file, &yaml);
         assert_eq!(scene.mesh.nodes.each_ref_marks(), before, "{file}");
     }
     let mut near = scene.hold("near", 0);
@@ -165,6 +147,20 @@ fn claims_to_what_is_anothers_are_refused_with_the_files_name() {
     let ids = scene.mesh.nodes[1].json(&["auth", "list"]).to_string();
     assert!(ids.contains("/sa/near") && !ids.contains("/sa/client"), "{ids}");
     assert_eq!(scene.attempt("stranger", "tcp", 0), "silent");
+}
+
+/// Writes a file into the second node's part of the shared directory; the first node takes nothing from it, and says so.
+#[track_caller]
+fn refused_by_name(scene: &Scene, file: &str, yaml: &str) {
+    let file = format!("nodes/node-1/{file}.yaml");
+    std::fs::write(scene.mesh.shared().join(&file), yaml).unwrap();
+    wait_until(&format!("{file} is refused by name"), || {
+        let list = scene.mesh.nodes[0].json(&["policy", "list"]);
+        let its = |row: &serde_json::Value| {
+            row["valid"] == false && row["location"].as_str().is_some_and(|it| it.contains(&file))
+        };
+        list.as_array().unwrap().iter().any(its)
+    });
 }
 
 /// Marks of the client by node.

@@ -7,7 +7,7 @@ use conformance::lab::{Node, Session, binary, wait_until};
 
 use crate::compromise::{loot, on_the_second};
 use crate::scene::{
-    HASTY, Scene, Stopped, at, certified_asker, is_dead, marks_of, placed, processes, proven,
+    HASTY, Scene, Stopped, at, certified_asker, is_dead, kill, marks_of, placed, placed_on, processes, proven,
 };
 
 /// A server that tells of each connection how it has ended, beside the one that is there.
@@ -100,9 +100,7 @@ fn with_all_user_space_dead_connections_end_with_the_grace() {
     assert_eq!(live.each_mut().map(|live| live.ask("before")), ["answered"; 2]);
     scene.mesh.nodes.iter_mut().for_each(Node::kill_agent);
     for node in &scene.mesh.nodes {
-        for pid in ["ca", "auth-agent"].iter().flat_map(|verb| processes(node, verb)) {
-            linux::process::send(pid, 9).unwrap();
-        }
+        ["ca", "auth-agent"].iter().for_each(|verb| kill(node, verb));
     }
     for live in &mut live {
         let mut last = String::new();
@@ -137,6 +135,73 @@ fn a_certificate_that_nobody_renews_takes_its_connections_along() {
         let said = conformance::lab::Outcome::of(again.args(["tcp", &scene.to(0).to_string()])).stdout;
         assert_ne!(said, "answered", "{name}");
     }
+}
+
+/// Two connections to the server that tells, over which nothing is ever said.
+fn idle(scene: &Scene, from: &str) -> Session {
+    let to = at(scene.server.addresses[0], TOLD).to_string();
+    let mut idle = inside(scene.node_of(from), from, &["idle", &to, "2"]);
+    assert_eq!(idle.ask(""), "2 alive, 0 dead", "{from}");
+    idle
+}
+
+/// The auth-agents, the agents or all of both nodes are killed, and clients are relabelled before anybody is back.
+#[test]
+fn who_is_relabelled_while_nobody_looks_loses_what_says_nothing_too() {
+    let mut scene = Scene::required("");
+    let ends = told(&scene);
+    let clients = [("client", 0), ("near", 1)];
+    let _there = ["client", "near", "twin"].map(|name| certified_asker(scene.node_of(name), name));
+    let mut bystander = idle(&scene, "twin");
+    for dead in [&["auth-agent"][..], &["agent"], &["agent", "auth-agent"]] {
+        let mut live = clients.map(|(name, _)| idle(&scene, name));
+        let agents_are_dead = dead.contains(&"agent");
+        let stopped = if agents_are_dead {
+            scene.mesh.nodes.iter_mut().for_each(Node::kill_agent);
+            Vec::new()
+        } else {
+            // Nobody starts another auth-agent before the clients are somebody else.
+            scene.mesh.nodes.iter().map(Stopped::agent).collect()
+        };
+        if dead.contains(&"auth-agent") {
+            scene.mesh.nodes.iter().for_each(|node| kill(node, "auth-agent"));
+        }
+        for (name, number) in clients {
+            let object = placed_on(name, "app: other", name, number);
+            scene.mesh.admin(&format!("workload-{name}.yaml"), &object);
+        }
+        drop(stopped);
+        if agents_are_dead {
+            scene.mesh.nodes.iter_mut().for_each(Node::start_agent);
+        }
+        broken(&ends, 4);
+        for live in &mut live {
+            wait_until(&format!("{dead:?}: its own sockets are dead"), || live.ask("") == "0 alive, 2 dead");
+        }
+        drop(live);
+        for (name, number) in clients {
+            scene.mesh.place(name, &["app=client"], u8::try_from(number).unwrap());
+        }
+    }
+    assert_eq!(bystander.ask(""), "2 alive, 0 dead");
+}
+
+/// What has lost its proof while there was no agent, and whoever could tell of it is dead, too: the next agent looks itself.
+#[test]
+fn what_ended_with_nobody_left_to_tell_of_it_is_found_by_the_next_agent() {
+    let mut scene = Scene::required("");
+    let ends = told(&scene);
+    let _there = certified_asker(scene.node_of("near"), "near");
+    let mut live = idle(&scene, "near");
+    scene.mesh.nodes[1].kill_agent();
+    std::fs::write(scene.mesh.nodes[0].state().join("ca/bundle.pem"), "").unwrap();
+    let node = &scene.mesh.nodes[1];
+    wait_until("it has lost what it has proven", || node.log("auth").contains("no proof: "));
+    kill(node, "auth-agent");
+    assert_eq!(live.ask(""), "2 alive, 0 dead", "nothing was sent, and nobody has ended it");
+    scene.mesh.start(1);
+    broken(&ends, 2);
+    wait_until("its own sockets are dead", || live.ask("") == "0 alive, 2 dead");
 }
 
 /// The administrator takes one workload's certificate away: its object is removed, or says that it runs elsewhere. The

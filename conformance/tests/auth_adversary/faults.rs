@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use conformance::lab::{Node, Outcome, Session, binary, wait_until};
 
-use crate::scene::{HASTY, Scene, asker, certified_asker, is_dead, marks_of, processes, proven};
+use crate::scene::{HASTY, Scene, asker, at, certified_asker, is_dead, known, marks_of, processes, proven};
 
 /// The CA is killed and nobody is there to start it again: who has certificates proves itself anew, who is new waits.
 #[test]
@@ -45,10 +45,23 @@ fn down_of_a_node_leaves_nothing_there_and_no_mark_elsewhere() {
     wait_until("no mark is left", || proven(&scene.mesh.nodes[0]).is_empty());
 }
 
-/// T52. Every root is taken out of the bundle: every mark dies, on both nodes.
+/// T52. Every root is taken out of the bundle: every mark dies, on both nodes. Whoever needs none sees nothing of it.
 #[test]
 fn a_root_that_is_removed_takes_marks_and_connections_along() {
     let scene = Scene::required("");
+    scene.mesh.place("open", &["app=open"], 1);
+    let open = scene.mesh.nodes[1].serve("open", &[], 80);
+    known(&scene.mesh.nodes[0], &open);
+    let bystanders = ["steady", "hold", "hold-udp"].map(|mode| (mode, at(open.addresses[0], 80)));
+    let _stranger = asker(&scene.mesh.nodes[0], "stranger");
+    let [mut steady, tcp, udp] = bystanders.map(|(mode, to)| {
+        let mut probe = scene.mesh.nodes[0].within("stranger", binary("probe"));
+        let session = Session::start(probe.args([mode, &to.to_string()]));
+        assert_eq!(session.line(), "open");
+        session
+    });
+    let mut bystanders = [tcp, udp];
+    assert_eq!(bystanders.each_mut().map(|live| live.ask("before")), ["answered"; 2]);
     let mut live = [scene.hold("client", 0), scene.hold("near", 1)];
     for live in &mut live {
         assert_eq!(live.ask("before"), "answered");
@@ -61,6 +74,9 @@ fn a_root_that_is_removed_takes_marks_and_connections_along() {
         wait_until("the connection is dead", || is_dead(&live.ask("after")));
     }
     assert_eq!(scene.attempt("twin", "tcp", 0), "silent");
+    assert_eq!(bystanders.each_mut().map(|live| live.ask("after")), ["answered"; 2]);
+    let counts = steady.ask("");
+    assert!(counts.ends_with(" good, 0 bad") && !counts.starts_with("0 "), "{counts}");
 }
 
 /// Serial numbers of a node's certificates.

@@ -5,23 +5,12 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use conformance::lab::{Mesh, Node, Session, Workload, binary, wait_until};
+use conformance::lab::{Mesh, Node, REQUIRED_BY_CALLER, Session, Workload, binary, wait_until};
 use serde_json::Value;
 
 use crate::scene::{asker, known, proven, stay};
 
 const FULL: &str = "Too many packets wait for authentication";
-
-const POLICY: &str = "\
-apiVersion: cilium.io/v2
-kind: CiliumNetworkPolicy
-metadata: {name: proven, namespace: default}
-spec:
-  endpointSelector: {matchLabels: {app: client}}
-  egress:
-  - toEndpoints: [{matchLabels: {app: server}}]
-    authentication: {mode: required}
-";
 
 struct Scene {
     mesh: Mesh,
@@ -46,7 +35,7 @@ impl Scene {
         let server = mesh.nodes[0].serve("server", &[], 80);
         let absent = mesh.nodes[1].serve("absent", &[], 80);
         known(&mesh.nodes[0], &absent);
-        mesh.apply("proven.yaml", POLICY);
+        mesh.apply("proven.yaml", REQUIRED_BY_CALLER);
         mesh.partition(1, true);
         Self { mesh, server, absent }
     }

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::process::Stdio;
 
-use conformance::lab::{Node, Outcome, Session, binary, wait_until};
+use conformance::lab::{Node, Outcome, Session, Workload, binary, policy, wait_until};
 use serde_json::Value;
 
 use crate::scene::{
@@ -14,26 +14,19 @@ use crate::scene::{
 /// T45. The policy says port 80 over TCP; the mark of the pair lives, and everything else is tried with it.
 #[test]
 fn a_mark_opens_no_other_port_protocol_or_direction() {
-    const NARROW: &str = "\
-apiVersion: cilium.io/v2
-kind: CiliumNetworkPolicy
-metadata: {name: proven, namespace: default}
-spec:
-  endpointSelector: {matchLabels: {app: server}}
-  ingress:
-  - fromEndpoints: [{matchLabels: {app: client}}]
-    toPorts: [{ports: [{port: '80', protocol: TCP}]}]
-    authentication: {mode: required}
----
-apiVersion: cilium.io/v2
-kind: CiliumNetworkPolicy
-metadata: {name: nobody, namespace: default}
-spec:
-  endpointSelector: {matchLabels: {app: client}}
-  ingress: [{}]
-";
+    let narrow = policy(
+        "proven",
+        "app: server",
+        &[
+            "ingress:",
+            "- fromEndpoints: [{matchLabels: {app: client}}]",
+            "  toPorts: [{ports: [{port: '80', protocol: TCP}]}]",
+            "  authentication: {mode: required}",
+        ],
+    );
+    let nobody = policy("nobody", "app: client", &["ingress: [{}]"]);
     let scene = Scene::required("");
-    scene.mesh.apply("proven.yaml", NARROW);
+    scene.mesh.apply("proven.yaml", &[narrow, nobody].join("---\n"));
     let node = &scene.mesh.nodes[0];
     let client = node.serve("client", &[], 80);
     known(&scene.mesh.nodes[1], &client);
@@ -127,6 +120,16 @@ impl OneAddress {
         Self { scene, others: Vec::new() }
     }
 
+    /// The one address of the first node is a client's that has just called the server, and would do so again by this.
+    fn of_a_client() -> (Self, Workload, String) {
+        let mut one = Self::new(0);
+        let mut client = certified_asker(&one.scene.mesh.nodes[0], "client");
+        one.fill(0);
+        let call = format!("tcp {}", one.scene.to(0));
+        assert_eq!(client.session.ask(&call), "answered");
+        (one, client, call)
+    }
+
     /// Nobody else gets an address from now on.
     fn fill(&mut self, node: usize) {
         let node = &self.scene.mesh.nodes[node];
@@ -171,13 +174,9 @@ fn callers(node: &Node, workload: &str, from: IpAddr) -> Vec<String> {
 /// what it asked of the client, and he has no certificate of his own yet.
 #[test]
 fn whoever_gets_a_proven_clients_address_gets_nothing_with_it() {
-    let mut one = OneAddress::new(0);
-    let mut client = certified_asker(&one.scene.mesh.nodes[0], "client");
-    one.fill(0);
+    let (one, mut client, call) = OneAddress::of_a_client();
     let OneAddress { scene, .. } = &one;
     let (node, address) = (&scene.mesh.nodes[0], client.addresses[0]);
-    let call = format!("tcp {}", scene.to(0));
-    assert_eq!(client.session.ask(&call), "answered");
     let mute = Stopped::new(node, "ca");
     client.session.kill();
     let mut thief = successor(node, "twin", address, &["ask"]);
@@ -222,13 +221,9 @@ fn whoever_gets_a_proven_servers_address_is_not_taken_for_it() {
 /// T44. The same behind a partition: the other node hears nothing of it.
 #[test]
 fn whoever_gets_the_address_behind_a_partition_gets_nothing_with_it() {
-    let mut one = OneAddress::new(0);
-    let mut client = certified_asker(&one.scene.mesh.nodes[0], "client");
-    one.fill(0);
+    let (one, mut client, call) = OneAddress::of_a_client();
     let OneAddress { scene, .. } = &one;
     let (node, address) = (&scene.mesh.nodes[0], client.addresses[0]);
-    let call = format!("tcp {}", scene.to(0));
-    assert_eq!(client.session.ask(&call), "answered");
     let mute = Stopped::new(node, "ca");
     scene.mesh.partition(0, true);
     client.session.kill();
@@ -257,12 +252,9 @@ fn known_as(node: &Node, address: IpAddr) -> Value {
 /// the network does not stop. The one who has the address meanwhile may call the server, and has a certificate.
 #[test]
 fn a_node_whose_authority_is_stale_takes_nobody_for_who_had_the_address() {
-    let mut one = OneAddress::new(0);
-    let mut client = certified_asker(&one.scene.mesh.nodes[0], "client");
-    one.fill(0);
+    let (mut one, mut client, call) = OneAddress::of_a_client();
     let OneAddress { scene, .. } = &mut one;
-    let (call, address) = (format!("tcp {}", scene.to(0)), client.addresses[0]);
-    assert_eq!(client.session.ask(&call), "answered");
+    let address = client.addresses[0];
     scene.mesh.blindfold(1, true);
     let before = known_as(&scene.mesh.nodes[1], address);
     assert_eq!(client.session.ask(&call), "answered");

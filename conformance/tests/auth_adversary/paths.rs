@@ -2,23 +2,11 @@
 
 use std::net::SocketAddr;
 
-use conformance::lab::{Outcome, Session, Workload, binary, wait_until};
+use conformance::lab::{Node, Outcome, REQUIRED_BY_CALLER, Session, Workload, binary, policy, wait_until};
 
 use crate::scene::{
     REQUIRED, Scene, Stopped, asker, at, certified_asker, drops, is_dead, placed_on, proven, restless,
 };
-
-/// The caller's policy asks.
-const EGRESS: &str = "\
-apiVersion: cilium.io/v2
-kind: CiliumNetworkPolicy
-metadata: {name: caller, namespace: default}
-spec:
-  endpointSelector: {matchLabels: {app: client}}
-  egress:
-  - toEndpoints: [{matchLabels: {app: server}}]
-    authentication: {mode: required}
-";
 
 const SERVICE: &str = "\
 apiVersion: v1
@@ -50,8 +38,10 @@ fn calls(scene: &Scene, from: &mut Workload) -> Vec<String> {
 fn whoever_asks_and_whichever_way_the_call_takes_the_proof_is_the_same() {
     let scene = Scene::required("");
     scene.mesh.apply("service.yaml", SERVICE);
-    let both = [REQUIRED, EGRESS].join("---\n");
-    for (what, policy) in [("both", both.as_str()), ("the caller", EGRESS), ("the server", REQUIRED)] {
+    let both = [REQUIRED, REQUIRED_BY_CALLER].join("---\n");
+    for (what, policy) in
+        [("both", both.as_str()), ("the caller", REQUIRED_BY_CALLER), ("the server", REQUIRED)]
+    {
         scene.mesh.apply("proven.yaml", policy);
         let [client, near] = ["client", "near"].map(|name| certified_asker(scene.node_of(name), name));
         let mut here = [client, near, asker(scene.node_of("stranger"), "stranger")];
@@ -116,19 +106,14 @@ fn withdrawn(scene: &Scene, here: &mut [Workload; 3], what: &str) {
 /// Who is no workload has nothing to show: outside, another node, and the server's own, which may look after its workloads.
 #[test]
 fn nobody_but_a_workload_passes_where_everybody_must_prove_himself() {
-    const EVERYBODY: &str = "\
-apiVersion: cilium.io/v2
-kind: CiliumNetworkPolicy
-metadata: {name: proven, namespace: default}
-spec:
-  endpointSelector: {matchLabels: {app: server}}
-  ingress:
-  - fromEntities: [all]
-    authentication: {mode: required}
-";
+    let everybody = policy(
+        "proven",
+        "app: server",
+        &["ingress: [{fromEntities: [all], authentication: {mode: required}}]"],
+    );
     let scene = Scene::required("");
     scene.mesh.intrude();
-    scene.mesh.apply("proven.yaml", EVERYBODY);
+    scene.mesh.apply("proven.yaml", &everybody);
     let probe = binary("probe");
     let [other, own] = &scene.mesh.nodes[..] else { panic!("two nodes") };
     for which in [0, 1] {
@@ -167,4 +152,84 @@ fn nothing_passes_while_agents_go_and_come_back() {
     assert!(counts.ends_with(" good, 0 bad") && !counts.starts_with("0 "), "{counts}");
     let counts = stranger.ask("");
     assert!(counts.starts_with("0 good, ") && !counts.ends_with(" 0 bad"), "{counts}");
+}
+
+/// What leaves under the node's address goes to somebody who has no certificate to show.
+#[test]
+fn what_would_leave_masqueraded_stays_where_it_must_be_proven_to_whom() {
+    let node = Node::up_with_outside("");
+    let outside = |port| node.outside().addresses().map(|address| at(address, port));
+    let _servers = [53, 54].map(|port| node.outside().serve(&["serve", &port.to_string()]));
+    let ask = |name: &str| node.start(name, &["app=client"], &[binary("probe").to_str().unwrap(), "ask"]);
+    let mut client = ask("client");
+    let hold = |how: &str, port| {
+        outside(port).map(|to| {
+            let mut probe = node.within("client", binary("probe"));
+            let mut session = Session::start(probe.args([how, &to.to_string()]));
+            assert_eq!((session.line(), session.ask("before")), ("open".to_owned(), "answered".to_owned()));
+            session
+        })
+    };
+    let mut live = [hold("hold", 53), hold("hold-udp", 53)];
+    let mut bystanders = [hold("hold", 54), hold("hold-udp", 54)];
+
+    let capture = node.outside().serve(&["capture"]);
+    let mut words = Session::start(node.outside().run(binary("probe")).args(["last", "53"]));
+    assert_eq!(words.line(), "open");
+    let rule = |port: u16, authentication: &str| {
+        format!(
+            "- {{toCIDR: [198.51.100.2/32, '2001:db8:51::2/128'], \
+             toPorts: [{{ports: [{{port: '{port}', protocol: ANY}}]}}]{authentication}}}"
+        )
+    };
+    let rules = [rule(53, ", authentication: {mode: required}"), rule(54, "")];
+    let yaml = policy("proven", "app: client", &["egress:", &rules[0], &rules[1]]);
+    node.apply("proven.yaml", &yaml);
+    let last = outside(54)[1];
+    let heard = |client: &mut Workload| {
+        assert_eq!(client.session.ask(&format!("udp {last}")), "answered");
+        let answer = format!("udp {last} > ");
+        let lines = std::iter::repeat_with(|| capture.line());
+        lines.take_while(|line| !line.starts_with(&answer)).collect::<Vec<_>>()
+    };
+    for live in live.as_flattened_mut() {
+        let said = live.ask("after");
+        assert!(["reset", "unreachable", "prohibited"].contains(&said.as_str()), "{said}");
+    }
+    // Of what was open the other side may hear that it is no more, and nothing else.
+    assert!(!heard(&mut client).iter().any(|line| line.starts_with("udp") && line.ends_with(":53")));
+    assert_eq!(words.ask(""), "0 0");
+    for (to, prohibited) in outside(53).into_iter().zip(["unreachable", "prohibited"]) {
+        assert_eq!(client.session.ask(&format!("tcp {to}")), "refused", "{to}");
+        assert_eq!(client.session.ask(&format!("udp {to}")), prohibited, "{to}");
+    }
+    assert_eq!(client.session.ask(&format!("tcp {}", outside(54)[0])), "answered");
+    let left = heard(&mut client);
+    assert!(left.iter().any(|line| line.ends_with(":54")), "{left:#?}");
+    assert!(!left.iter().any(|line| line.ends_with(":53")), "{left:#?}");
+    for bystander in bystanders.as_flattened_mut() {
+        assert_eq!(bystander.ask("after"), "answered");
+    }
+    no_principal(&node, &outside(53));
+}
+
+/// Drops of both protocols towards each of these, with their reason.
+#[track_caller]
+fn no_principal(node: &Node, to: &[SocketAddr]) {
+    let told = |flow: &serde_json::Value, to: &SocketAddr, protocol: u8| {
+        let (drop, destination) = (&flow["drop"], &flow["destination"]);
+        destination["address"] == to.ip().to_string()
+            && destination["port"] == to.port()
+            && flow["protocol"] == protocol
+            && drop["reason"] == 237
+            && drop["text"] == "Peer has no SPIFFE ID"
+    };
+    for (to, protocol) in to.iter().flat_map(|to| [(to, 6), (to, 17)]) {
+        wait_until(&format!("the drop to {to}, protocol {protocol}, is told with its reason"), || {
+            let all = ["observe", "--verdict", "DROPPED", "--last", "100", "-o", "json"];
+            let flows = node.ferromesh(&all).success();
+            let mut flows = flows.lines().map(|line| serde_json::from_str(line).unwrap());
+            flows.any(|flow| told(&flow, to, protocol))
+        });
+    }
 }

@@ -1,144 +1,15 @@
 //! A member node that says again what others, or it itself, have said before: with its own keys, in sessions of its own.
-//!
-//! The node is taken over: its agent and auth-agent are killed, and what its auth-agent held speaks the protocol for it.
 
-use std::net::SocketAddr;
-use std::sync::Arc;
-use std::time::Duration;
-
-use auth_agent::message::{Attestation, MAX_MESSAGE, Message, VERSION};
-use certs::bundle::{Bundle, Bundles};
-use certs::enrol::Client;
-use certs::svid::Svid;
-use certs::tls::{client_config, server_name};
-use certs::verify::Expected;
+use auth_agent::message::{Attestation, Message, VERSION};
 use conformance::lab::{Mesh, Node, Outcome, Session, binary, wait_until};
 use linux::namespace::NetworkNamespace;
 use mesh::auth::Refusal;
-use mesh::spiffe::{SpiffeId, TrustDomain};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
-use tokio::time::timeout;
-use tokio_rustls::TlsConnector;
-use tokio_rustls::client::TlsStream;
-use tokio_rustls::rustls::{ClientConnection, Connection};
 
-use crate::scene::{Scene, marks_of, processes, proven};
+use crate::member::{INCARNATION, Member, Talk, written};
+use crate::scene::{Scene, marks_of, proven};
 
 /// Number of the node that is taken over.
 const MEMBER: usize = 2;
-/// Longer than anything here takes.
-const PATIENCE: Duration = Duration::from_secs(20);
-/// What it says its auth-agent's start was; nobody else's number.
-const INCARNATION: u64 = 0x6d65_6d62_6572;
-
-/// What the member node held, and where the others are.
-struct Member {
-    domain: TrustDomain,
-    svid: Svid,
-    bundles: Arc<Bundles>,
-    addresses: Vec<SocketAddr>,
-    ca: SocketAddr,
-}
-
-impl Member {
-    /// Takes the node over.
-    fn of(mesh: &mut Mesh) -> Self {
-        let directory = mesh.nodes[MEMBER].state().join("auth");
-        mesh.nodes[MEMBER].kill_agent();
-        let [pid] = processes(&mesh.nodes[MEMBER], "auth-agent")[..] else { panic!("one auth-agent runs") };
-        linux::process::send(pid, 9).unwrap();
-        wait_until("it is dead", || processes(&mesh.nodes[MEMBER], "auth-agent").is_empty());
-        let domain: TrustDomain = "cluster.local".parse().unwrap();
-        let id = domain.node("node-2").unwrap();
-        let svid = Svid::load(&id, &directory.join("node.pem")).unwrap().unwrap();
-        let roots = std::fs::read_to_string(directory.join("bundle.pem")).unwrap();
-        let bundles = Arc::new(Bundles::new(Bundle::from_pem(domain.clone(), &roots).unwrap()));
-        let addresses = [0, 1].map(|node| SocketAddr::new(mesh.address(node), 4250)).to_vec();
-        let ca = SocketAddr::new(mesh.address(0), 4251);
-        Self { domain, svid, bundles, addresses, ca }
-    }
-
-    fn workload(&self, account: &str) -> SpiffeId {
-        self.domain.workload("default", account).unwrap()
-    }
-
-    /// A session with another node, in its own name.
-    async fn call(&self, node: usize) -> Talk {
-        let expected = Expected::Id(self.domain.node(&format!("node-{node}")).unwrap());
-        let config = client_config(&self.svid, expected, &self.bundles, &certs::system_clock()).unwrap();
-        let stream = TcpStream::connect(self.addresses[node]).await.unwrap();
-        let stream = TlsConnector::from(config).connect(server_name(), stream).await.unwrap();
-        Talk { stream, said: Vec::new() }
-    }
-
-    /// The side of a proof that begins it.
-    async fn client(&self, own: &SpiffeId, other: &SpiffeId) -> Connection {
-        let ca = Client::new(self.ca, self.domain.clone(), Arc::clone(&self.bundles), certs::system_clock());
-        let (svid, _) = ca.issue(&self.svid, own).await.unwrap();
-        let expected = Expected::Id(other.clone());
-        let config = client_config(&svid, expected, &self.bundles, &certs::system_clock()).unwrap();
-        ClientConnection::new(config, server_name()).unwrap().into()
-    }
-}
-
-/// One session, as the member speaks it.
-struct Talk {
-    stream: TlsStream<TcpStream>,
-    /// Every message it has said, as it went.
-    said: Vec<Vec<u8>>,
-}
-
-impl Talk {
-    async fn say(&mut self, message: &Message) {
-        self.repeat(&postcard::to_allocvec(message).unwrap()).await;
-    }
-
-    /// Bytes of a message that somebody has said before.
-    async fn repeat(&mut self, message: &[u8]) {
-        let length = u32::try_from(message.len()).unwrap().to_be_bytes();
-        // A session that was closed meanwhile is for who hears to notice.
-        let _ = self.stream.write_all(&[&length[..], message].concat()).await;
-        let _ = self.stream.flush().await;
-        self.said.push(message.to_vec());
-    }
-
-    /// The next message; none: the other side has closed the session.
-    async fn hear(&mut self) -> Option<Vec<u8>> {
-        let read = async {
-            let length = self.stream.read_u32().await.ok()? as usize;
-            assert!(length <= MAX_MESSAGE);
-            let mut message = vec![0; length];
-            self.stream.read_exact(&mut message).await.ok()?;
-            Some(message)
-        };
-        timeout(PATIENCE, read).await.expect("the other side says something, or goes")
-    }
-
-    /// Messages until one is the right one; are you there is answered meanwhile.
-    async fn until<T>(&mut self, what: &str, right: impl Fn(&Message) -> Option<T>) -> T {
-        loop {
-            let Some(bytes) = self.hear().await else { panic!("the session was closed before {what}") };
-            let message: Message = postcard::from_bytes(&bytes).unwrap();
-            if let Message::Probe { nonce } = message {
-                // Not recorded: it answers a number that is asked once.
-                let echo = Message::Echo { nonce, withdrawal: 0, grace: 10_000 };
-                self.say(&echo).await;
-                self.said.pop();
-            }
-            if let Some(found) = right(&message) {
-                return found;
-            }
-        }
-    }
-
-    /// Says who it is and what it attests, as every session begins.
-    async fn greet(&mut self, attested: Vec<Attestation>) {
-        self.say(&Message::Hello { version: VERSION, incarnation: INCARNATION }).await;
-        self.say(&Message::Attest(attested)).await;
-        self.say(&Message::Complete).await;
-    }
-}
 
 /// What the other side says up to the end of all it attests, as bytes, and that itself.
 async fn record(talk: &mut Talk) -> (Vec<Vec<u8>>, Vec<Attestation>) {
@@ -174,7 +45,7 @@ fn scene() -> (Scene, Member, [Session; 2]) {
     let mut live = workload.session;
     let mut client = scene.hold("client", 0);
     assert_eq!([client.ask("before"), live.ask("before")], ["answered", "answered"]);
-    let member = Member::of(&mut scene.mesh);
+    let member = Member::of(&mut scene.mesh, MEMBER);
     (scene, member, [client, live])
 }
 
@@ -266,12 +137,11 @@ fn is_attestation(bytes: &[u8]) -> bool {
 #[test]
 fn what_was_said_in_a_session_proves_nothing_in_a_later_one() {
     let (scene, member, live) = scene();
-    // The instance that the member's agent has made known.
-    let own = instance_of(&scene);
+    let own = member.attestation("member");
     inside(&scene, || async {
         let [own_id, server_id] = ["member", "server"].map(|account| member.workload(account));
         let mut talk = member.call(1).await;
-        talk.greet(vec![Attestation { instance: own.0, addresses: own.1, id: own_id.clone() }]).await;
+        talk.greet(vec![own.clone()]).await;
         let (_, servers) = record(&mut talk).await;
         let server = servers.iter().find(|it| it.id == server_id).expect("a server").instance;
         let mut connection = member.client(&own_id, &server_id).await;
@@ -291,7 +161,7 @@ fn what_was_said_in_a_session_proves_nothing_in_a_later_one() {
         talk.say(&Message::Handshake { ours: true, proof: 1, bytes: written(&mut connection) }).await;
         let accepted = |message: &Message| matches!(message, Message::Accept { proof: 1 }).then_some(());
         talk.until("it accepts", accepted).await;
-        talk.say(&Message::Bind { bind: 1, initiator: own.0, responder: server }).await;
+        talk.say(&Message::Bind { bind: 1, initiator: own.instance, responder: server }).await;
         assert_eq!(talk.until("it is bound", unbound).await, None, "what is true is believed");
 
         let recorded = std::mem::take(&mut talk.said);
@@ -322,26 +192,4 @@ fn what_was_said_in_a_session_proves_nothing_in_a_later_one() {
 
 fn either<A, B>(a: Option<A>, b: Option<B>) -> Option<(Option<A>, Option<B>)> {
     (a.is_some() || b.is_some()).then_some((a, b))
-}
-
-fn written(connection: &mut Connection) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    while connection.wants_write() {
-        connection.write_tls(&mut bytes).unwrap();
-    }
-    bytes
-}
-
-/// Number and addresses of the member's workload, as its node has made them known.
-fn instance_of(scene: &Scene) -> (u64, [std::net::IpAddr; 2]) {
-    let directory = scene.mesh.shared().join("nodes/node-2");
-    let files = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
-    let text = files.map(|path| std::fs::read_to_string(path).unwrap()).find(|text| text.contains("member"));
-    let text = text.expect("its endpoint is known");
-    let word = |key: &str| {
-        let rest = text.split(&format!("{key}:")).nth(1).unwrap_or_else(|| panic!("{key} in {text}"));
-        rest.trim_start().split([',', '}', '\n']).next().unwrap().trim().trim_matches(['\'', '"']).to_owned()
-    };
-    let address = |key: &str| word(key).parse().unwrap();
-    (word("instance").parse().unwrap(), [address("ipv4"), address("ipv6")])
 }

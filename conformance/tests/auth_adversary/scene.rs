@@ -2,23 +2,9 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+pub(crate) use conformance::lab::{HASTY, REQUIRED, is_dead};
 use conformance::lab::{Mesh, Node, Session, Workload, binary, wait_until};
 use serde_json::Value;
-
-/// Whoever is called `app: client` may call whoever is called `app: server`, if it proves who it is.
-pub(crate) const REQUIRED: &str = "\
-apiVersion: cilium.io/v2
-kind: CiliumNetworkPolicy
-metadata: {name: proven, namespace: default}
-spec:
-  endpointSelector: {matchLabels: {app: server}}
-  ingress:
-  - fromEndpoints: [{matchLabels: {app: client}}]
-    authentication: {mode: required}
-";
-
-/// A short grace, so that what waits for its end ends within a test.
-pub(crate) const HASTY: &str = ", authenticationGrace: 2s";
 
 /// `client` and `twin` on the first node, with the labels that policy asks for, and `stranger` without; `server` and
 /// `near`, a client, on the second.
@@ -118,6 +104,15 @@ impl Stopped {
 
     pub(crate) fn new(node: &Node, verb: &str) -> Self {
         let [pid] = processes(node, verb)[..] else { panic!("one {verb} runs") };
+        Self::process(pid)
+    }
+
+    /// The same of its agent.
+    pub(crate) fn agent(node: &Node) -> Self {
+        Self::process(node.agent_pid())
+    }
+
+    fn process(pid: i32) -> Self {
         linux::process::send(pid, Self::STOP).unwrap();
         Self(pid)
     }
@@ -160,11 +155,6 @@ pub(crate) fn certified_asker(node: &Node, name: &str) -> Workload {
     asker
 }
 
-/// The other side has gone, by whichever word the socket has for it.
-pub(crate) fn is_dead(word: &str) -> bool {
-    ["reset", "aborted", "refused", "unreachable"].contains(&word)
-}
-
 /// Rows of `auth pairs` that are proven.
 pub(crate) fn proven(node: &Node) -> Vec<Value> {
     let pairs = node.json(&["auth", "pairs"]);
@@ -188,6 +178,13 @@ pub(crate) fn processes(node: &Node, verb: &str) -> Vec<i32> {
     let (directory, uid) = if verb == "ca" { ("ca", 64_250) } else { ("auth", 64_251) };
     let directory = node.state().join(directory);
     linux::child::with_arguments(&[verb, "--directory", directory.to_str().unwrap()], uid).unwrap()
+}
+
+/// Ends the node's processes of this verb by SIGKILL.
+pub(crate) fn kill(node: &Node, verb: &str) {
+    for pid in processes(node, verb) {
+        linux::process::send(pid, 9).unwrap();
+    }
 }
 
 /// An address of the same port.

@@ -62,15 +62,20 @@ pub(super) fn random(bound: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use linux::clock::realtime;
+
+    use super::super::super::clock::WallClock;
     use super::super::super::testing::TestCa;
+    use super::super::{Certificates, Source};
     use super::*;
+    use crate::event::Input;
 
     #[test]
     fn a_certificate_is_asked_for_anew_at_half_of_what_is_left_however_long_it_was_backdated() {
         let ca = TestCa::new("test.example");
         // As one that lives 20 s and has just come: what is before now does not count.
         let svid = ca.svid_of(&ca.workload("web"), -3_580);
-        let clock = Clock::read();
+        let clock = Clock::read(&WallClock::machine());
         let now = clock.at(clock.wall());
         let left = clock.at(seconds(svid.not_after())) - now;
         let mut held = Held { svid: Some(svid), failures: 3, ..Held::default() };
@@ -78,5 +83,35 @@ mod tests {
         let wait = held.due - now;
         assert!((left * 9 / 20 - 20..=left * 11 / 20).contains(&wait), "{wait} of {left}");
         assert_eq!(held.failures, 0);
+    }
+    #[test]
+    fn when_the_wall_clock_is_set_each_is_told_and_asked_for_anew_by_what_is_left_of_it_then() {
+        const MINUTE: Time = 60_000_000_000;
+        let ca = TestCa::new("test.example");
+        let ids = ["web", "db", "lost"].map(|name| ca.workload(name));
+        let address = ([127, 0, 0, 1], 1).into();
+        let source = Source { node: "n".to_owned(), ca: address, directory: ca.directory.path().to_owned() };
+        let mut certificates = Certificates::new(source);
+        for (id, failures) in ids.iter().zip([0, 2, 0]) {
+            let svid = (failures == 0 && *id != ids[2]).then(|| ca.svid(id));
+            let svid = svid.or_else(|| (failures > 0).then(|| ca.svid(id)));
+            let held = Held { svid, due: 1, failures, ..Held::default() };
+            certificates.workloads.insert(id.clone(), held);
+        }
+        // Of the hour half is left.
+        let clock = Clock::read(&WallClock::new(|| realtime() + 30 * i128::from(MINUTE)));
+        let now = clock.at(clock.wall());
+        let told = certificates.tell_again(clock, now);
+        let end = now + 29 * MINUTE;
+        let is_told = |id| {
+            told.iter().any(|input| match input {
+                Input::Certificate(of, Ok(until)) => of == id && until.abs_diff(end) < MINUTE / 6,
+                _ => false,
+            })
+        };
+        assert!(told.len() == 2 && is_told(&ids[0]) && is_told(&ids[1]), "{told:?}");
+        let due = |id| certificates.workloads[id].due;
+        assert!((now + 13 * MINUTE..now + 17 * MINUTE).contains(&due(&ids[0])));
+        assert_eq!(due(&ids[1]), 1, "who does not answer is asked again when that was to be");
     }
 }

@@ -1,4 +1,5 @@
 use super::*;
+use crate::driver::clock::WallClock;
 use crate::driver::testing::TestCa;
 use crate::event::SessionId;
 
@@ -33,7 +34,7 @@ impl End {
     fn work(&mut self) -> Vec<Vec<u8>> {
         let mut bytes = Vec::new();
         while self.proofs.has_work() {
-            for input in self.proofs.work(&self.own, &self.trust, Clock::read()) {
+            for input in self.proofs.work(&self.own, &self.trust, Clock::read(&WallClock::machine())) {
                 match input {
                     Input::ProofBytes(_, chunk) => bytes.push(chunk),
                     Input::ProofDone(_, result) => self.results.push(result),
@@ -188,7 +189,7 @@ fn of_what_was_dropped_nothing_more_comes() {
 
 fn locally(end: &mut End, a: &SpiffeId, b: &SpiffeId) -> Result<(), (Refusal, Option<Side>)> {
     end.proofs.prove_locally(a.clone(), b.clone());
-    match &end.proofs.work(&end.own, &end.trust, Clock::read())[..] {
+    match &end.proofs.work(&end.own, &end.trust, Clock::read(&WallClock::machine()))[..] {
         [Input::LocalProofDone { result, .. }] => {
             result.clone().map(drop).map_err(|failure| (failure.why, failure.side))
         }
@@ -240,7 +241,7 @@ fn what_has_ended_by_the_wall_clock_is_lost_even_if_that_was_set() {
     let [a, b] = ["a", "b"].map(|name| ca.workload(name));
     let mut end = End::new(ca.trust(), [ca.svid(&a), ca.svid(&b)]);
     locally(&mut end, &a, &b).unwrap();
-    let wall = Clock::read().wall();
+    let wall = Clock::read(&WallClock::machine()).wall();
     assert!(end.proofs.lose_ended(wall + 3_500).is_empty());
     let why = Failure { why: Refusal::Expired, side: Some(Side::Own), shown: Some(a.clone()), said: None };
     let lost = Input::ProofLost { node: None, local: a, remote: b, why };

@@ -23,9 +23,9 @@ pub(crate) fn time(address: SocketAddr) -> io::Result<String> {
     Ok(format!("{:.1}", taken.as_secs_f64() * 1e6))
 }
 
-/// So many connections of which every other one says a word again and again, without waiting for answers. Each line of
-/// standard input asks how many are alive.
-pub(crate) fn crowd(address: SocketAddr, count: usize) -> io::Result<()> {
+/// So many connections. Of a busy crowd every other one says a word again and again, without waiting for answers; nobody
+/// else says anything. Each line of standard input asks how many are alive.
+pub(crate) fn crowd(address: SocketAddr, count: usize, is_busy: bool) -> io::Result<()> {
     let connect = |_| {
         let stream = TcpStream::connect_timeout(&address, PATIENCE * 10)?;
         stream.set_nodelay(true)?;
@@ -34,7 +34,7 @@ pub(crate) fn crowd(address: SocketAddr, count: usize) -> io::Result<()> {
     };
     let streams: Vec<TcpStream> = (0..count).map(connect).collect::<io::Result<_>>()?;
     let busy: Vec<TcpStream> =
-        streams.iter().step_by(2).map(TcpStream::try_clone).collect::<Result<_, _>>()?;
+        streams.iter().step_by(2).filter(|_| is_busy).map(TcpStream::try_clone).collect::<Result<_, _>>()?;
     std::thread::spawn(move || {
         loop {
             for mut stream in &busy {

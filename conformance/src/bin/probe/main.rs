@@ -48,6 +48,7 @@ clients that stay
   flows ADDRESS FROM SOURCES PORTS
                           datagrams from each of so many ports to each of so many, round after round
   crowd ADDRESS COUNT     keep as many TCP connections, half of them busy; each line asks for `COUNT alive, COUNT dead`
+  idle ADDRESS COUNT      the same, and none of them ever says anything
   last PORT               tell on each line when the last word to a TCP port came in, and how many did
   requests ADDRESS COUNT METHOD:PATH …
                           as many HTTP/1.1 connections that ask all of these over and over; each line of standard input
@@ -104,7 +105,8 @@ fn run(words: &[&str]) -> io::Result<()> {
         ["hold-udp", address] => client::hold_udp(read(address)?),
         ["many", address, count] => client::many(read(address)?, read(count)?),
         ["pulse", address] => client::pulse(read(address)?),
-        ["crowd", address, count] => crowd::crowd(read(address)?, read(count)?),
+        ["crowd", address, count] => crowd::crowd(read(address)?, read(count)?, true),
+        ["idle", address, count] => crowd::crowd(read(address)?, read(count)?, false),
         ["last", port] => crowd::last(read(port)?),
         ["requests", address, count, asked @ ..] => requests::requests(read(address)?, read(count)?, asked),
         ["steady", address] => client::steady(read(address)?),

@@ -270,7 +270,7 @@ impl Node {
     }
 
     /// Refuses a pair until then.
-    fn refuse(&mut self, pod: Pod, peer: Peer, refusal: u8, until: u64) {
+    pub(crate) fn refuse(&mut self, pod: Pod, peer: Peer, refusal: u8, until: u64) {
         for family in FAMILIES {
             let pair = Pair { refusal, until, ..Pair::default() };
             self.put(map::AUTH, key_of(pod, peer, family), pair);
