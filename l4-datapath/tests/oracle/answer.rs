@@ -5,7 +5,7 @@ use l4_datapath::flow::Attribution;
 use mesh::flow::TrafficDirection;
 use mesh::policy::arbitrary::peer_ports;
 use mesh::policy::oracle::{self, Packet, Reason};
-use mesh::policy::{Asked, Outcome, PolicyName};
+use mesh::policy::{Asked, Enforcement, Outcome, Policy, PolicyName, Ruleset};
 use mesh::workload::EndpointId;
 
 use super::scene::{Call, Scene};
@@ -100,6 +100,20 @@ impl End {
 
     /// What the oracle says here.
     pub(crate) fn oracle(self, scene: &Scene, call: &Call) -> Reason {
+        self.ask(scene, call, oracle::judge)
+    }
+
+    /// Whether the oracle wants what passes here to go by the proxy.
+    fn is_proxied_by_oracle(self, scene: &Scene, call: &Call) -> bool {
+        self.ask(scene, call, oracle::is_proxied)
+    }
+
+    fn ask<T>(
+        self,
+        scene: &Scene,
+        call: &Call,
+        asked: impl Fn(&Packet<'_>, &[Policy], Enforcement) -> T,
+    ) -> T {
         let (subject, peer) = (scene.party(self.subject), scene.party(self.peer));
         let packet = Packet {
             direction: self.direction,
@@ -112,17 +126,27 @@ impl End {
             protocol: call.protocol,
             port: call.port,
         };
-        oracle::judge(&packet, &scene.world.policies, scene.world.enforcement)
+        asked(&packet, &scene.world.policies, scene.world.enforcement)
+    }
+
+    /// The same of the compiled ruleset.
+    fn is_proxied_by_ruleset(self, scene: &Scene, call: &Call) -> bool {
+        let peer = scene.identity(self.peer, self.peer_address(call));
+        self.side(scene).is_proxied(peer, call.protocol, call.port)
+    }
+
+    fn side(self, scene: &Scene) -> &Ruleset {
+        let planned = scene.planned(self.subject).expect("ends are local");
+        match self.direction {
+            TrafficDirection::Ingress => &planned.ingress,
+            TrafficDirection::Egress => &planned.egress,
+        }
     }
 
     /// What the compiled ruleset says here: whether it passes, and the entry that decided.
     fn ruleset<'a>(self, scene: &'a Scene, call: &Call) -> (bool, Option<&'a Outcome>) {
-        let planned = scene.planned(self.subject).expect("ends are local");
-        let ruleset = match self.direction {
-            TrafficDirection::Ingress => &planned.ingress,
-            TrafficDirection::Egress => &planned.egress,
-        };
-        ruleset.judge(scene.identity(self.peer, self.peer_address(call)), call.protocol, call.port)
+        let peer = scene.identity(self.peer, self.peer_address(call));
+        self.side(scene).judge(peer, call.protocol, call.port)
     }
 
     /// What the entry that decided asks of the peer.
@@ -132,20 +156,33 @@ impl End {
     }
 }
 
+/// What both ends let pass, but one of them by way of the proxy, which there is none of here: the hook says so that the packet
+/// meets, which is the opener's if he is on this node.
+fn passing(scene: &Scene, call: &Call, is_proxied: impl Fn(End) -> bool) -> Result<(), Refusal> {
+    let ends = ends(scene, call);
+    match ends.first() {
+        Some(hook) if ends.iter().any(|end| is_proxied(*end)) => {
+            Err(hook.refuses(scene, DropReason::NoProxy))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// The oracle's answer. Nobody has proven anything here.
 pub(crate) fn by_oracle(scene: &Scene, call: &Call) -> Result<(), Refusal> {
-    ends(scene, call).into_iter().try_for_each(|end| match end.oracle(scene, call) {
+    let judged = ends(scene, call).into_iter().try_for_each(|end| match end.oracle(scene, call) {
         Reason::DenyRule(_) => Err(end.refuses(scene, DropReason::PolicyDeny)),
         Reason::Authenticated(_) => Err(end.refuses(scene, DropReason::AuthenticationRequired)),
         Reason::NoPrincipal(_) => Err(end.refuses(scene, DropReason::NoPrincipal)),
         Reason::NotEnforced | Reason::Node | Reason::AllowRule(_) => Ok(()),
         Reason::Unmet(_) | Reason::Default => Err(end.refuses(scene, DropReason::PolicyDenied)),
-    })
+    });
+    judged.and_then(|()| passing(scene, call, |end| end.is_proxied_by_oracle(scene, call)))
 }
 
 /// The rulesets' answer.
 pub(crate) fn by_rulesets(scene: &Scene, call: &Call) -> Result<(), Refusal> {
-    ends(scene, call).into_iter().try_for_each(|end| match end.ruleset(scene, call) {
+    let judged = ends(scene, call).into_iter().try_for_each(|end| match end.ruleset(scene, call) {
         (true, entry) => match end.asked(scene, call, entry) {
             Asked::Nothing => Ok(()),
             Asked::Proof => Err(end.refuses(scene, DropReason::AuthenticationRequired)),
@@ -155,7 +192,8 @@ pub(crate) fn by_rulesets(scene: &Scene, call: &Call) -> Result<(), Refusal> {
             Err(end.refuses(scene, DropReason::PolicyDeny))
         }
         (false, _) => Err(end.refuses(scene, DropReason::PolicyDenied)),
-    })
+    });
+    judged.and_then(|()| passing(scene, call, |end| end.is_proxied_by_ruleset(scene, call)))
 }
 
 /// The events of a packet of this call: of the first one, or (`reply` set) of a later one in either direction. `ids`
@@ -175,6 +213,10 @@ pub(crate) fn expected(
         let from = scene.identity(call.from, call.addresses.0).number();
         let to = scene.identity(call.to, call.addresses.1).number();
         let reply = reply == Some(true);
+        // No rule has decided that.
+        let is_named = refused.is_none_or(|it| it.reason != DropReason::NoProxy);
+        let ruleset = if end.direction == TrafficDirection::Ingress { ingress } else { egress };
+        let by = end.ruleset(scene, call).1.map_or_else(Vec::new, |entry| names(&entry.by));
         Some(Told {
             kind: if refused.is_some() { EventKind::Drop } else { EventKind::Allowed } as u8,
             reason: refused.map_or(0, |it| it.reason as u8),
@@ -182,8 +224,8 @@ pub(crate) fn expected(
             direction: refusal.direction,
             identities: if reply { (to, from) } else { (from, to) },
             reply,
-            ruleset: if end.direction == TrafficDirection::Ingress { ingress } else { egress },
-            policies: end.ruleset(scene, call).1.map_or_else(Vec::new, |entry| names(&entry.by)),
+            ruleset: if is_named { ruleset } else { 0 },
+            policies: if is_named { by } else { Vec::new() },
         })
     };
     let told = ends(scene, call).into_iter().filter_map(told);

@@ -83,11 +83,13 @@ impl Scene {
         Self { plan: plan(&world, &self.actors), world, actors: self.actors.clone() }
     }
 
-    /// The same without rules that require authentication: what those end does not go on when they are taken back.
-    pub(crate) fn without_authentication(mut self) -> Self {
+    /// The same without rules that require authentication or the L7 proxy: what those end does not go on when they are taken
+    /// back.
+    pub(crate) fn with_plain_rules(mut self) -> Self {
         for rule in self.world.policies.iter_mut().flat_map(|policy| &mut policy.rules) {
             for statement in rule.ingress.allow.iter_mut().chain(&mut rule.egress.allow) {
                 statement.authentication = Authentication::None;
+                statement.http = None;
             }
         }
         self.plan = plan(&self.world, &self.actors);
