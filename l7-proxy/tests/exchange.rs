@@ -5,7 +5,7 @@
 mod harness;
 
 use harness::{Bench, anybody, expect, local, rest, rule, run, send};
-use l7_proxy::runtime::ConnectError;
+use l7_proxy::runtime::{ConnectError, Snapshot};
 use mesh::l7::{HeaderRule, HttpRule, L7Access, Mismatch};
 use tokio::io::AsyncWriteExt;
 
@@ -257,6 +257,30 @@ async fn before_all_rules_are_known_nothing_passes() {
         servers.none().await;
     })
     .await;
+}
+
+/// The net under mistakes in the order of changes: that there are no rules is no leave.
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_no_rules_are_about_is_closed() {
+    for told in [false, true] {
+        let mut bench = Bench::new(landing());
+        if told {
+            bench.enforce_at(8080, anybody(landing()), false);
+        } else {
+            let mut snapshot = Snapshot::default();
+            snapshot.is_synced = true;
+            bench.published.set(snapshot);
+        }
+        local(async {
+            let (mut client, mut servers) = bench.open();
+            send(&mut client, "GET / HTTP/1.1\r\nHost: h\r\n\r\n").await;
+            assert_eq!(rest(&mut client).await, "");
+            servers.none().await;
+        })
+        .await;
+        let flows: &[&str] = if told { &["request DROPPED (no rules for it)"] } else { &[] };
+        assert_eq!(bench.flows(), flows);
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use l7_proxy::index::{Compiler, Edit, Endpoint, ExpressionError, Grant, Matcher, Subject};
 use l7_proxy::stage::authorize::Judge;
 use l7_proxy::stage::normalise::Path;
-use mesh::flow::TrafficDirection::Ingress;
+use mesh::flow::TrafficDirection::{Egress, Ingress};
 use mesh::identity::Identity;
 use mesh::l7::{Expression, HeaderRule, HttpRule, L7Access, L7Endpoint, L7Ports, L7Rules, Mismatch};
 use mesh::workload::EndpointId;
@@ -235,7 +235,34 @@ fn what_several_accesses_let_a_peer_do_adds_up() {
     assert!(!may(304, "/a") && !may(0, "/a"));
     let outside = Judge::new(&endpoint, Ingress, 91, None).unwrap();
     assert!(matches!(outside.grant, Grant::Open));
-    assert!(Judge::new(&endpoint, mesh::flow::TrafficDirection::Egress, 85, None).is_none());
+    assert!(Judge::new(&endpoint, Egress, 85, None).is_none());
+}
+
+#[test]
+fn after_a_refused_edit_only_what_was_allowed_is() {
+    let mut before = endpoint(anybody(vec![path("/a")]));
+    let kept = Compiler::default().endpoint(&before).unwrap();
+    let ports = |first, last| L7Ports { first, last, access: anybody(vec![path("(")]) };
+    let refused = L7Rules { ports: vec![ports(70, 85), ports(8080, 8080)] };
+    (before.ingress, before.egress) = (Some(Arc::new(refused.clone())), Some(Arc::new(refused)));
+    before.audit = true;
+    let kept = Compiler::kept(&kept, &before);
+    assert!(!kept.audit);
+    let grant = |direction, port| Judge::new(&kept, direction, port, Some(identity(300))).unwrap().grant;
+    for port in [80, 85, 90] {
+        assert!(matches!(grant(Ingress, port), Grant::Http(_)), "{port}");
+    }
+    for port in [70, 79, 8080] {
+        assert!(matches!(grant(Ingress, port), Grant::Nothing("rules that cannot be used")), "{port}");
+    }
+    assert!(matches!(grant(Ingress, 8081), Grant::Open));
+    for port in [70, 80, 85, 8080] {
+        assert!(matches!(grant(Egress, port), Grant::Nothing(_)), "{port}");
+    }
+    // An edit after it that is refused too opens nothing of that.
+    before.egress = None;
+    let again = Compiler::kept(&kept, &before);
+    assert!(matches!(Judge::new(&again, Egress, 80, Some(identity(300))).unwrap().grant, Grant::Nothing(_)));
 }
 
 #[test]

@@ -103,6 +103,29 @@ pub struct L7Ports {
     pub access: Vec<L7Access>,
 }
 
+/// What of a range of ports, both ends inclusive, others leave. They must not overlap, and come first port ascending.
+pub fn left_of(range: (u16, u16), others: impl IntoIterator<Item = (u16, u16)>) -> Vec<(u16, u16)> {
+    let (mut from, last) = range;
+    let mut left = Vec::new();
+    for (other_first, other_last) in others {
+        if other_last < from {
+            continue;
+        }
+        if other_first > last {
+            break;
+        }
+        if other_first > from {
+            left.push((from, other_first - 1));
+        }
+        match other_last.checked_add(1) {
+            Some(next) if next <= last => from = next,
+            _ => return left,
+        }
+    }
+    left.push((from, last));
+    left
+}
+
 /// What some peers may do. Whom none names is denied.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 pub struct L7Access {
@@ -178,4 +201,20 @@ pub enum HttpKind {
     Request,
     /// On its way back.
     Response,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::left_of;
+
+    #[test]
+    fn what_is_left_of_a_range_is_what_no_other_has() {
+        assert_eq!(left_of((80, 90), []), [(80, 90)]);
+        assert_eq!(left_of((80, 90), [(1, 79), (91, 99)]), [(80, 90)]);
+        assert_eq!(left_of((80, 90), [(80, 80), (84, 85), (90, 95)]), [(81, 83), (86, 89)]);
+        assert_eq!(left_of((80, 90), [(70, 85)]), [(86, 90)]);
+        assert_eq!(left_of((80, 90), [(1, 65_535)]), []);
+        assert_eq!(left_of((0, 65_535), [(1, 65_534)]), [(0, 0), (65_535, 65_535)]);
+        assert_eq!(left_of((65_535, 65_535), [(65_535, 65_535)]), []);
+    }
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use mesh::l7::{HeaderRule, HttpRule, L7Endpoint, L7Ports, L7Rules, Mismatch};
+use mesh::l7::{HeaderRule, HttpRule, L7Endpoint, L7Ports, L7Rules, Mismatch, left_of};
 
 use super::{Access, Asks, Endpoint, HeaderMatcher, Matcher, Ports, Rule, RuleSet, Side};
 
@@ -34,6 +34,17 @@ impl Compiler {
         let ingress = side("ingress", &endpoint.ingress)?;
         let egress = side("egress", &endpoint.egress)?;
         Ok(Endpoint { ingress, egress, ..Self::nothing(endpoint) })
+    }
+
+    /// An endpoint whose rules cannot be used, after those that it had before: these stay, and nothing passes where only the
+    /// new ones say anything, for the kernel may send it here by them.
+    pub fn kept(before: &Endpoint, refused: &L7Endpoint) -> Endpoint {
+        Endpoint {
+            ingress: keep(before.ingress.as_ref(), refused.ingress.as_deref()),
+            egress: keep(before.egress.as_ref(), refused.egress.as_deref()),
+            audit: before.audit && refused.audit,
+            ..before.clone()
+        }
     }
 
     /// An endpoint whose rules cannot be used and never could: nothing passes where it has any.
@@ -116,6 +127,23 @@ impl Compiler {
         self.matchers.insert(key, Arc::clone(&matcher));
         Ok(matcher)
     }
+}
+
+/// A side with ranges besides that nobody may use: those of `refused` that it has not.
+fn keep(before: Option<&Side>, refused: Option<&L7Rules>) -> Option<Side> {
+    let Some(refused) = refused else { return before.cloned() };
+    let kept: &[Ports] = match before {
+        Some(Side::Refused) => return Some(Side::Refused),
+        Some(Side::Ports(ports)) => ports,
+        None => &[],
+    };
+    let has = || kept.iter().map(|ports| (ports.first, ports.last));
+    let closed = refused.ports.iter().flat_map(|ports| left_of((ports.first, ports.last), has()));
+    let closed =
+        closed.map(|(first, last)| Ports { first, last, access: Box::default(), asks: Arc::default() });
+    let mut ports: Vec<Ports> = kept.iter().cloned().chain(closed).collect();
+    ports.sort_by_key(|ports| ports.first);
+    Some(Side::Ports(ports.into()))
 }
 
 fn header(field: &str, rule: &HeaderRule) -> Result<HeaderMatcher, Refused> {

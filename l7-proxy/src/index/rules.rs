@@ -53,7 +53,7 @@ pub struct Ports {
     pub first: u16,
     /// Last port, inclusive.
     pub last: u16,
-    /// What holds for whom.
+    /// What holds for whom; empty for ranges of rules that could not be compiled: nothing passes.
     pub access: Box<[Access]>,
     /// What of requests any rule of these ports looks at.
     pub asks: Arc<Asks>,
@@ -130,13 +130,19 @@ pub enum Grant {
     Nothing(&'static str),
 }
 
+/// Why nothing passes where rules could not be compiled.
+const REFUSED: &str = "rules that cannot be used";
+
 impl Side {
     /// What a peer may do at a port; rules of several accesses that name him add up. With what the port's rules look at.
     pub fn grant(&self, port: u16, peer: Option<Identity>) -> (Grant, Option<Arc<Asks>>) {
-        let Self::Ports(ports) = self else { return (Grant::Nothing("rules that cannot be used"), None) };
+        let Self::Ports(ports) = self else { return (Grant::Nothing(REFUSED), None) };
         let Some(ports) = ports.iter().find(|ports| (ports.first..=ports.last).contains(&port)) else {
             return (Grant::Open, None);
         };
+        if ports.access.is_empty() {
+            return (Grant::Nothing(REFUSED), None);
+        }
         let asks = Some(Arc::clone(&ports.asks));
         let Some(peer) = peer else { return (Grant::Nothing("peer of no known identity"), asks) };
         let mut sets = Vec::new();

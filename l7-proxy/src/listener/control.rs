@@ -2,7 +2,7 @@
 //!
 //! Promise: only root or this process's own user is listened to; a new connection replaces the one before; that there is
 //! none changes nothing but that flows are kept, the latest few. An object that cannot be used leaves the one before it in
-//! force; where there is none before it, nothing passes.
+//! force; where that says nothing and the new one does, nothing passes.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::io;
@@ -163,11 +163,11 @@ impl Rules {
                 FromProxy::Accepted { generation, endpoint: id }
             }
             Err(refused) => {
-                let snapshot = self.workers.published.snapshot();
-                let has_any = snapshot.get(id).is_some_and(|before| before.instance == endpoint.instance);
-                if !has_any {
-                    self.change(|snapshot| snapshot.insert(Compiler::nothing(endpoint)));
-                }
+                self.change(|snapshot| {
+                    let before = snapshot.get(id).filter(|before| before.instance == endpoint.instance);
+                    let kept = before.map(|before| Compiler::kept(before, endpoint));
+                    snapshot.insert(kept.unwrap_or_else(|| Compiler::nothing(endpoint)));
+                });
                 self.compiler.collect();
                 let (field, why) = (refused.field, refused.why);
                 FromProxy::Refused { generation, endpoint: id, field, why }
@@ -208,5 +208,63 @@ impl Flows {
     fn batch(&mut self) -> Option<Vec<ProxyFlow>> {
         let count = self.waiting.len().min(BATCH);
         (count > 0).then(|| self.waiting.drain(..count).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, Ipv6Addr};
+    use std::sync::Arc;
+
+    use mesh::flow::TrafficDirection::Ingress;
+    use mesh::identity::Identity;
+    use mesh::l7::{Expression, HttpRule, L7Access, L7Ports, L7Rules};
+
+    use super::*;
+    use crate::index::Grant;
+
+    fn rules() -> Rules {
+        let workers = Workers { published: Arc::default(), shared: Vec::new() };
+        Rules { workers, compiler: Compiler::default(), told: BTreeSet::new() }
+    }
+
+    /// Endpoint 1, with a path for each port.
+    fn set(ports: &[(u16, &str)]) -> ToProxy {
+        let ports = ports.iter().map(|(port, path)| {
+            let path = Some(Expression((*path).to_owned()));
+            let http = Some([HttpRule { path, ..HttpRule::default() }].into());
+            L7Ports { first: *port, last: *port, access: vec![L7Access { peers: None, http }] }
+        });
+        let endpoint = Box::new(L7Endpoint {
+            id: EndpointId::new(1).unwrap(),
+            instance: 1,
+            workload: "default/w".parse().unwrap(),
+            ipv4: Ipv4Addr::LOCALHOST,
+            ipv6: Ipv6Addr::LOCALHOST,
+            identity: Identity::new(256).unwrap(),
+            ingress: Some(Arc::new(L7Rules { ports: ports.collect() })),
+            egress: None,
+            audit: false,
+        });
+        ToProxy::Set { generation: 1, endpoint }
+    }
+
+    /// What anybody may do at a port of it.
+    fn grant(rules: &Rules, port: u16) -> Grant {
+        let snapshot = rules.workers.published.snapshot();
+        let endpoint = snapshot.get(EndpointId::new(1).unwrap()).unwrap();
+        endpoint.side(Ingress).unwrap().grant(port, Identity::new(300)).0
+    }
+
+    #[test]
+    fn a_refused_edit_opens_no_port() {
+        let mut rules = rules();
+        assert!(matches!(rules.obey(set(&[(80, "/a")])), FromProxy::Accepted { .. }));
+        let refused = rules.obey(set(&[(80, "/b"), (8080, "(a|b)*a(a|b){30}")]));
+        assert!(matches!(refused, FromProxy::Refused { .. }), "{refused:?}");
+        assert!(matches!(grant(&rules, 80), Grant::Http(_)), "as before");
+        assert!(matches!(grant(&rules, 8080), Grant::Nothing(_)));
+        assert!(matches!(rules.obey(set(&[(8080, "/b")])), FromProxy::Accepted { .. }));
+        assert!(matches!(grant(&rules, 8080), Grant::Http(_)));
     }
 }

@@ -133,7 +133,11 @@ where
             return self.record(self.ends.speaker(), Verdict::Dropped, Some(reason), None);
         }
         if self.ends.strict().is_none() {
-            return self.relay(Mode::Plain).await;
+            return match self.ends.is_granted() {
+                true => self.relay(Mode::Plain).await,
+                // The kernel sends nobody here whom no rules are about, but for what rules that are gone still had on the way.
+                false => self.record(self.ends.speaker(), Verdict::Dropped, Some("no rules for it"), None),
+            };
         }
         match self.detect().await {
             Ok(Protocol::Http1) => {

@@ -6,6 +6,7 @@ use mesh::flow::TrafficDirection::{Egress, Ingress};
 use mesh::identity::Identity;
 
 use super::worker::Published;
+use crate::index::Grant;
 use crate::stage::authorize::Judge;
 
 /// What is known of an address.
@@ -94,6 +95,11 @@ impl Ends {
     /// Whether anything may pass, HTTP or not; else by whose word and why it does not.
     pub(super) fn plain(&self) -> bool {
         self.refusal.is_none() && self.judges.iter().flatten().all(|judge| judge.is_plain() || judge.audit)
+    }
+
+    /// Whether somebody's rules let everything through, and not just nobody's forbid it.
+    pub(super) fn is_granted(&self) -> bool {
+        self.judges.iter().flatten().any(|judge| matches!(judge.grant, Grant::Plain))
     }
 
     /// Who speaks of the connection in flows: the server's rules, else the client's.

@@ -112,7 +112,12 @@ impl Bench {
 
     /// Puts other rules in force.
     pub fn enforce(&mut self, access: Vec<L7Access>, audit: bool) {
-        let rules = L7Rules { ports: vec![L7Ports { first: 80, last: 80, access }] };
+        self.enforce_at(80, access, audit);
+    }
+
+    /// The same for another port than the one that is called, 80.
+    pub fn enforce_at(&mut self, port: u16, access: Vec<L7Access>, audit: bool) {
+        let rules = L7Rules { ports: vec![L7Ports { first: port, last: port, access }] };
         let endpoint = L7Endpoint {
             id: EndpointId::new(1).unwrap(),
             instance: 7,

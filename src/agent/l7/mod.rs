@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use l4_datapath::Datapath;
-use mesh::l7::L7Plan;
+use mesh::l7::{L7Plan, L7Ports, L7Rules, left_of};
 use mesh::plan::NodePlan;
 use mesh::policy::PolicyName;
 use mesh::workload::{EndpointId, WorkloadName};
@@ -107,8 +107,8 @@ impl L7 {
         self.events.take().unwrap_or_else(|| mpsc::channel(1).1)
     }
 
-    /// Before a plan is in force: whoever has rules by it is to have them. Whoever has none any more keeps them until
-    /// [`L7::follow`]. Whether to wait for [`L7::settled`]: the proxy has not answered, and is told what is not in force.
+    /// Before a plan is in force: whoever has rules by it is to have them. What is about nothing any more by it (an endpoint,
+    /// a direction, a range of ports) keeps its rules until [`L7::follow`]. Whether to wait for [`L7::settled`]: the proxy has not answered, and is told what is not in force.
     pub(super) fn lead(&mut self, plan: &NodePlan, datapath: &Datapath) -> bool {
         let Some(wanted) = &plan.l7 else { return false };
         if let Err(error) = self.tell(join(wanted, &self.told), datapath) {
@@ -268,15 +268,40 @@ struct Refused {
     why: String,
 }
 
-/// A plan, and whoever had rules before and has none by it.
+/// A plan, and beside it what was enforced before and is not by it: whoever has no rules any more, and directions and ranges
+/// of ports that those who have rules had before. The kernel sends connections by these until it has switched.
 fn join(plan: &Arc<L7Plan>, before: &L7Plan) -> Arc<L7Plan> {
-    let gone = || before.endpoints.iter().filter(|(id, _)| !plan.endpoints.contains_key(id));
-    if gone().next().is_none() {
-        return Arc::clone(plan);
-    }
     let mut both = L7Plan::clone(plan);
-    both.endpoints.extend(gone().map(|(id, endpoint)| (*id, endpoint.clone())));
-    Arc::new(both)
+    for (id, earlier) in &before.endpoints {
+        let Some(endpoint) = both.endpoints.get_mut(id) else {
+            both.endpoints.insert(*id, earlier.clone());
+            continue;
+        };
+        // Of another creation nothing holds any more.
+        if endpoint.instance == earlier.instance {
+            endpoint.ingress = beside(endpoint.ingress.take(), earlier.ingress.as_ref());
+            endpoint.egress = beside(endpoint.egress.take(), earlier.egress.as_ref());
+        }
+    }
+    if both == **plan { Arc::clone(plan) } else { Arc::new(both) }
+}
+
+/// Rules, and those of before for the ports that they do not name.
+fn beside(rules: Option<Arc<L7Rules>>, before: Option<&Arc<L7Rules>>) -> Option<Arc<L7Rules>> {
+    let Some(before) = before else { return rules };
+    let Some(rules) = rules else { return Some(Arc::clone(before)) };
+    let named = || rules.ports.iter().map(|ports| (ports.first, ports.last));
+    let parts = before.ports.iter().flat_map(|ports| {
+        let left = left_of((ports.first, ports.last), named());
+        left.into_iter().map(|(first, last)| L7Ports { first, last, access: ports.access.clone() })
+    });
+    let mut ports: Vec<L7Ports> = parts.collect();
+    if ports.is_empty() {
+        return Some(rules);
+    }
+    ports.extend(rules.ports.iter().cloned());
+    ports.sort_by_key(|ports| ports.first);
+    Some(Arc::new(L7Rules { ports }))
 }
 
 #[cfg(test)]
@@ -369,5 +394,38 @@ mod tests {
         let both: Vec<u16> = join(&after, &before).endpoints.keys().map(|id| id.number()).collect();
         assert_eq!(both, [1, 2, 3]);
         assert!(Arc::ptr_eq(&join(&before, &plan(&[1])), &before), "nobody to keep");
+    }
+
+    /// Ranges of ports; the peer tells by which plan.
+    fn rules(peer: u32, ranges: &[(u16, u16)]) -> Option<Arc<L7Rules>> {
+        let peers = Some([mesh::identity::Identity::new(peer).unwrap()].into());
+        let access = vec![mesh::l7::L7Access { peers, http: None }];
+        let ports = ranges.iter().map(|&(first, last)| L7Ports { first, last, access: access.clone() });
+        Some(Arc::new(L7Rules { ports: ports.collect() }))
+    }
+
+    #[test]
+    fn ports_and_directions_without_rules_keep_those_of_before_until_the_kernel_knows() {
+        let of = |ingress, egress| {
+            let mut plan = L7Plan::clone(&plan(&[1]));
+            let endpoint = plan.endpoints.values_mut().next().unwrap();
+            (endpoint.ingress, endpoint.egress) = (ingress, egress);
+            Arc::new(plan)
+        };
+        let before = of(rules(300, &[(80, 90), (8080, 8080)]), rules(300, &[(443, 443)]));
+        let after = of(rules(301, &[(79, 80), (85, 86), (8080, 8080)]), None);
+        let both = join(&after, &before);
+        let endpoint = both.endpoints.values().next().unwrap();
+        let told = endpoint.ingress.as_ref().unwrap().ports.iter().map(|ports| {
+            let peer = ports.access[0].peers.as_ref().unwrap()[0].number();
+            (ports.first, ports.last, peer)
+        });
+        let expected = [(79, 80, 301), (81, 84, 300), (85, 86, 301), (87, 90, 300), (8080, 8080, 301)];
+        assert_eq!(told.collect::<Vec<_>>(), expected);
+        assert_eq!(endpoint.egress, rules(300, &[(443, 443)]));
+        let mut reborn = L7Plan::clone(&after);
+        reborn.endpoints.values_mut().for_each(|endpoint| endpoint.instance = 2);
+        assert_eq!(*join(&Arc::new(reborn.clone()), &before), reborn, "the address may be another");
+        assert!(Arc::ptr_eq(&join(&before, &before), &before));
     }
 }
