@@ -399,3 +399,21 @@ async fn a_draining_proxy_ends_idle_connections_and_finishes_requests() {
     })
     .await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_is_withdrawn_while_the_server_is_being_reached_is_not_sent() {
+    let mut bench = Bench::new(landing());
+    bench.takes.set(std::time::Duration::from_secs(5));
+    let request = "POST /v1/request-landing HTTP/1.1\r\nHost: h\r\n\r\n";
+    local(async {
+        let (mut client, mut servers) = bench.open();
+        send(&mut client, request).await;
+        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+        bench.enforce(anybody(vec![rule("GET", "/other")]), false);
+        expect(&mut client, DENIED).await;
+        let mut server = servers.next().await;
+        drop(client);
+        assert_eq!(rest(&mut server).await, "");
+    })
+    .await;
+}

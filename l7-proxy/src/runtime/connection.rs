@@ -155,10 +155,10 @@ where
         }
     }
 
-    /// Looks again at who the ends are, if anything has changed.
-    pub(super) fn refresh(&mut self) {
+    /// Looks again at who the ends are, and says whether anything may have changed.
+    pub(super) fn refresh(&mut self) -> bool {
         let Called { client, server } = self.called;
-        self.ends.refresh(client, server, &self.worker.published, &self.worker.identities);
+        self.ends.refresh(client, server, &self.worker.published, &self.worker.identities)
     }
 
     pub(super) fn speaks(&self, protocol: &'static str) {

@@ -57,19 +57,32 @@ where
         self.described.set(parts[0], parts[1], parts[2], server, protocol);
         self.refresh();
         let asked = self.request.asked(self.down.input.bytes());
-        let audited = match self.request.authorize(self.down.input.bytes(), &self.ends) {
-            Ok(audited) => audited,
-            Err(refused) => return self.refuse(refused, end, asked).await,
+        let audited = loop {
+            let audited = match self.request.authorize(self.down.input.bytes(), &self.ends) {
+                Ok(audited) => audited,
+                Err(refused) => return self.refuse(refused, end, asked).await,
+            };
+            if let Err(error) = self.connect().await {
+                self.admit(audited);
+                let (reply, reason) = match error {
+                    ConnectError::Late => (Reply::GatewayTimeout, "server not reached in time"),
+                    ConnectError::Refused => (Reply::Unavailable, "server not reached"),
+                };
+                return self.fail(reply, reason, asked.is_head).await;
+            }
+            // That may have taken seconds, and what is sent is judged by the rules of now.
+            if !self.refresh() {
+                break audited;
+            }
+            if let Err(fault) = self.request.parse(self.down.input.bytes(), start, end) {
+                return self.malformed(Reply::BadRequest, fault.text()).await;
+            }
         };
         self.admit(audited);
         let is_as_it_came = self.request.lead().is_empty();
         self.down.input.consume(if is_as_it_came { start } else { end });
         let length = if is_as_it_came { end - start } else { 0 };
-        match self.connect().await {
-            Ok(()) => self.transfer(asked, length).await,
-            Err(ConnectError::Late) => self.fail(Reply::GatewayTimeout, "server not reached in time").await,
-            Err(ConnectError::Refused) => self.fail(Reply::Unavailable, "server not reached").await,
-        }
+        self.transfer(asked, length).await
     }
 
     fn admit(&self, audited: Audited) {
@@ -114,7 +127,7 @@ where
                     Failure::Late => (Reply::GatewayTimeout, "no answer in time"),
                     Failure::Stalled => (Reply::Timeout, "body not complete in time"),
                 };
-                self.fail(reply, reason).await
+                self.fail(reply, reason, asked.is_head).await
             }
         }
     }
@@ -152,12 +165,12 @@ where
         self.refresh();
         self.described.clear();
         self.record(self.ends.strict().or(self.ends.speaker()), Verdict::Dropped, Some(reason), None);
-        self.fail(reply, reason).await
+        self.fail(reply, reason, false).await
     }
 
     /// Answers in the server's place, and ends the connection.
-    async fn fail(&mut self, reply: Reply, reason: &'static str) -> After {
-        if !self.reply(reply, false, true).await {
+    async fn fail(&mut self, reply: Reply, reason: &'static str, is_head: bool) -> After {
+        if !self.reply(reply, is_head, true).await {
             return After::Close;
         }
         self.answered(reply.code(), Instant::now(), Verdict::Forwarded, Some(reason));

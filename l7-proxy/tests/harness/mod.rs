@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use l7_proxy::index::Compiler;
 use l7_proxy::runtime::{
@@ -59,6 +60,8 @@ pub struct Bench {
     compiler: Compiler,
     /// What a connection to the server comes to; none: it does.
     pub refuses: Rc<Cell<Option<ConnectError>>>,
+    /// How long it takes to reach the server.
+    pub takes: Rc<Cell<Duration>>,
 }
 
 pub fn expression(text: &str) -> Option<Expression> {
@@ -97,6 +100,7 @@ impl Bench {
             worker: Rc::new(worker),
             compiler: Compiler::default(),
             refuses: Rc::default(),
+            takes: Rc::default(),
         };
         bench.identify(CLIENT, 300, None);
         bench.identify(SERVER, 256, Some(7));
@@ -140,6 +144,7 @@ impl Bench {
         let (client, down) = duplex(256 << 10);
         let (connected, servers) = mpsc::unbounded_channel();
         let (worker, refuses) = (Rc::clone(&self.worker), Rc::clone(&self.refuses));
+        let takes = Rc::clone(&self.takes);
         let called = Called {
             client: SocketAddr::new(CLIENT.into(), 40000),
             server: SocketAddr::new(SERVER.into(), 80),
@@ -148,6 +153,9 @@ impl Bench {
             let connect = async || {
                 if let Some(error) = refuses.get() {
                     return Err(error);
+                }
+                if !takes.get().is_zero() {
+                    tokio::time::sleep(takes.get()).await;
                 }
                 let (up, server) = duplex(256 << 10);
                 let _ = connected.send(server);
