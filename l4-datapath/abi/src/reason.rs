@@ -104,6 +104,8 @@ reasons! {
     /// A packet in a workload's name that neither the workload nor the L7 proxy has sent, or one of the proxy's for which
     /// no workload has asked.
     ProxyForged = 243, "Not sent for a proxied connection";
+    /// The L7 proxy has a connection of its own to the same end in this workload's name on these ports.
+    ProxyPorts = 244, "Ports in use by the L7 proxy";
     /// A map the program cannot do without has no entry: the node is not configured yet.
     NotReady = 232, "Datapath not ready";
 }

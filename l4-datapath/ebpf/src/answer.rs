@@ -64,6 +64,12 @@ pub(crate) fn refuse(skb: Skb, packet: &Packet, flow: &Flow, reason: u8, sender:
     answer_refuse(skb.as_ptr(), packet, reason.into(), flow.mtu, sender as u32)
 }
 
+/// The same for the L7 proxy, who is told of whatever is not let out.
+#[inline(always)]
+pub(crate) fn refuse_proxy(skb: Skb, packet: &Packet, reason: u8) -> i32 {
+    answer_refuse(skb.as_ptr(), packet, reason.into(), 0, Sender::Proxy as u32)
+}
+
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn answer_refuse(
@@ -108,12 +114,13 @@ fn answer(skb: Skb, packet: &Packet, reason: u8, mtu: u32) -> Option<()> {
     const NO_PRINCIPAL: u8 = DropReason::NoPrincipal as u8;
     const NOT_PROXIED: u8 = DropReason::NotProxied as u8;
     const NO_PROXY: u8 = DropReason::NoProxy as u8;
+    const PROXY_PORTS: u8 = DropReason::ProxyPorts as u8;
     // Whoever reads an answer wants the ports of what it is about (RFC 1122 section 3.2.2).
     if packet.is_later() {
         return None;
     }
     let (kind, code, rest) = match (reason, packet.is_v4()) {
-        (NO_CONNECTION | NO_BACKEND | ENDED | REFUSED | NO_PRINCIPAL | NOT_PROXIED, _)
+        (NO_CONNECTION | NO_BACKEND | ENDED | REFUSED | NO_PRINCIPAL | NOT_PROXIED | PROXY_PORTS, _)
             if packet.protocol == protocol::TCP =>
         {
             return reset(skb, packet);

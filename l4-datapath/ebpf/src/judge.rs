@@ -194,6 +194,9 @@ pub(crate) fn begin(
     if verdict.proxied() && !redirect::is_ready() {
         return Err(DropReason::NoProxy);
     }
+    if !verdict.proxied() && packet.protocol == protocol::TCP && proxied::has_ports(flow, tuple, now.second) {
+        return Err(DropReason::ProxyPorts);
+    }
     if let Some(dead) = found {
         // Read before it is deleted; deleting succeeds for only one of the CPUs that may try.
         let charged = dead.charged();

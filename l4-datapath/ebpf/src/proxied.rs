@@ -145,6 +145,21 @@ fn alive(packet: &Packet, flow: &Flow, now: &Moment, tuple: &Tuple) -> Option<(E
     judge::belongs(packet, flow, tuple, entry, now.second).then_some((entry, reply))
 }
 
+/// Whether a connection that would begin directly has the ports of one of the second leg that lives: the end that is called
+/// could not tell the two apart.
+#[inline(never)]
+pub(crate) fn has_ports(flow: &Flow, tuple: &Tuple, second: u32) -> bool {
+    if tuple.is_on_proxy_leg() || !redirect::is_ready() {
+        return false;
+    }
+    let mut proxys = *tuple;
+    proxys.set_proxy_leg();
+    let between = tuple.instances(flow.source.instance, flow.destination.instance);
+    conntrack::find(&proxys).is_some_and(|entry| {
+        entry.is_between(between) && !entry.is_closing() && entry.is_alive(tuple.protocol(), second)
+    })
+}
+
 /// Judges a packet that is part of no connection of the first leg: of the second one?
 #[inline(always)]
 pub(crate) fn answer(packet: &Packet, flow: &mut Flow, now: &Moment) -> Result<(), Refusal> {

@@ -5,11 +5,11 @@
 //! - Reads `NODE`, `ENDPOINTS`, `ASSIGNMENTS`, `IPCACHE`, `DEVICES`, `UNMASQUERADED`, `BOUND`, `RULES`, `AUTH`, `MARKS`,
 //!   `LEASES`.
 //! - Writes `CONNECTIONS4`, `CONNECTIONS6`, `USAGE`, `TRANSLATIONS`, `FRAGMENTS`, `DROPS`, `EVENTS`, `LOST`.
-//! - Verdicts: UNSPEC, on to the next program on the device; SHOT.
+//! - Verdicts: UNSPEC, on to the next program on the device; SHOT; REDIRECT with an answer of ours back to the L7 proxy.
 //!
 //! Policy is not asked: what a workload sends has passed `from_pod`, and only what its own veth handed to the stack may
 //! bear its address here. Whoever else wears one has forged it: plain CAP_NET_RAW on the node is enough for that. But the
-//! L7 proxy sends in workloads' names, and what it sends is judged here ([`proxied`]).
+//! L7 proxy sends in workloads' names, and what it sends is judged here ([`proxied`]); what is refused is reset.
 //! What is the node's own passes untouched, whatever it is.
 
 use abi::{Direction, DropReason, Endpoint};
@@ -20,11 +20,13 @@ use aya_ebpf::{
 };
 
 use crate::{
+    answer,
     flow::Flow,
     identity::{self, Moment},
     masquerade, netdev,
     parse::{self, Packet},
-    proxied, redirect,
+    proxied::{self, Part},
+    redirect,
     refusal::Refusal,
     skb::Skb,
     space::Space,
@@ -40,7 +42,17 @@ pub(crate) fn to_netdev(ctx: TcContext) -> i32 {
     let Ok(now) = Moment::current() else { return TC_ACT_UNSPEC };
     match admit(skb, packet, &now) {
         Ok(()) => TC_ACT_UNSPEC,
-        Err(refusal) => netdev::stop(skb, packet, &now, Direction::Egress, refusal),
+        Err(refusal) => {
+            let reason = refusal.number();
+            let verdict = netdev::stop(skb, packet, &now, Direction::Egress, refusal);
+            // What time may cure it tries again by itself; of all else it hears at once.
+            let may_pass_yet = reason == DropReason::AuthenticationRequired as u8
+                || reason == DropReason::PendingAddress as u8;
+            if may_pass_yet || redirect::sender(skb) & Part::SENT == 0 {
+                return verdict;
+            }
+            answer::refuse_proxy(skb, packet, reason)
+        }
     }
 }
 

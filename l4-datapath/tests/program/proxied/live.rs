@@ -235,3 +235,42 @@ fn calls_into_the_node_go_by_way_of_the_proxy() {
     assert_eq!(relay.accepted.load(Ordering::Relaxed), 2);
     assert_eq!(drop_reasons(&node), []);
 }
+
+/// What the proxy may not open it hears of at once, wherever it would go.
+#[test]
+fn a_call_of_the_proxys_that_policy_refuses_is_refused_at_once() {
+    let (mut node, a, _beyond, relay) = gateway();
+    node.rule(A.egress, 0, Ports::One(TCP, PORT + 1), RuleVerdict::Deny);
+    relay.astray.store(1, Ordering::Relaxed);
+    for family in FAMILIES {
+        let address = SocketAddr::from((family.peer(), PORT));
+        let mut client = a.inside(|| TcpStream::connect_timeout(&address, PATIENCE).unwrap());
+        client.set_read_timeout(Some(PATIENCE)).unwrap();
+        // The relay goes away, and with it the connection.
+        assert_eq!(client.read(&mut [0]).unwrap(), 0);
+        assert_eq!(relay.failures.lock().pop(), Some(std::io::ErrorKind::ConnectionRefused), "{family:?}");
+    }
+    assert_eq!(drop_reasons(&node), [DropReason::PolicyDeny]);
+}
+
+/// Whom it calls could not tell the two apart.
+#[test]
+fn a_direct_call_from_a_port_that_the_proxy_uses_in_its_name_is_refused() {
+    for family in FAMILIES {
+        let mut world = world();
+        let address = SocketAddr::from((family.pool(B.host), PORT));
+        let listener = world.b.inside(|| TcpListener::bind(address).unwrap());
+        let client = world.a.inside(|| TcpStream::connect_timeout(&address, PATIENCE).unwrap());
+        let (server, proxys) = listener.accept().unwrap();
+        world.node.rule(B.ingress, A.identity, Ports::One(TCP, PORT), RuleVerdict::Allow);
+        world.node.set_proxy(3, own_cgroup(), 1);
+        let direct = || world.a.inside(|| relay::connect_from(proxys, address).map(drop));
+        let called = direct();
+        assert_eq!(called.unwrap_err().kind(), std::io::ErrorKind::ConnectionRefused, "{family:?}");
+        assert_eq!(drop_reasons(&world.node), [DropReason::ProxyPorts]);
+        // Another one is free.
+        let other = world.a.inside(|| TcpStream::connect_timeout(&address, PATIENCE).unwrap());
+        assert_eq!(listener.accept().unwrap().1, other.local_addr().unwrap());
+        drop((client, server, other));
+    }
+}

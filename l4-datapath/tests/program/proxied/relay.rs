@@ -8,7 +8,7 @@ use std::{
     os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU16, AtomicUsize, Ordering},
     },
     thread,
     time::Duration,
@@ -33,6 +33,10 @@ pub(super) struct Relay {
     pub(super) accepted: Arc<AtomicUsize>,
     /// Who called, and whom.
     pub(super) calls: Arc<Mutex<Vec<(SocketAddr, SocketAddr)>>>,
+    /// It calls so many ports beyond the one that was called.
+    pub(super) astray: Arc<AtomicU16>,
+    /// Why its calls failed.
+    pub(super) failures: Arc<Mutex<Vec<io::ErrorKind>>>,
 }
 
 impl Relay {
@@ -40,7 +44,13 @@ impl Relay {
     pub(super) fn new() -> Self {
         let listeners = [SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), (Ipv6Addr::LOCALHOST, 0).into()]
             .map(|at| listener(at).unwrap());
-        Self { listeners, accepted: Arc::default(), calls: Arc::default() }
+        Self {
+            listeners,
+            accepted: Arc::default(),
+            calls: Arc::default(),
+            astray: Arc::default(),
+            failures: Arc::default(),
+        }
     }
 
     pub(super) fn listeners(&self) -> [&TcpListener; 2] {
@@ -52,12 +62,18 @@ impl Relay {
         for listener in &self.listeners {
             let listener = listener.try_clone().unwrap();
             let (accepted, calls) = (self.accepted.clone(), self.calls.clone());
+            let (astray, failures) = (self.astray.clone(), self.failures.clone());
             thread::spawn(move || {
                 while let Ok((client, from)) = listener.accept() {
                     accepted.fetch_add(1, Ordering::Relaxed);
                     let to = client.local_addr().unwrap();
                     calls.lock().push((from, to));
-                    thread::spawn(move || relay(client, from, to));
+                    let whom = SocketAddr::new(to.ip(), to.port() + astray.load(Ordering::Relaxed));
+                    let failures = failures.clone();
+                    thread::spawn(move || match call(from, whom) {
+                        Ok(server) => relay(client, server),
+                        Err(error) => failures.lock().push(error.kind()),
+                    });
                 }
             });
         }
@@ -73,8 +89,7 @@ impl Drop for Relay {
     }
 }
 
-fn relay(client: TcpStream, from: SocketAddr, to: SocketAddr) {
-    let Ok(server) = call(from, to) else { return };
+fn relay(client: TcpStream, server: TcpStream) {
     let (mut client2, mut server2) = (client.try_clone().unwrap(), server.try_clone().unwrap());
     let back = thread::spawn(move || pass(&mut server2, &mut client2));
     let (mut client, mut server) = (client, server);
