@@ -77,10 +77,16 @@ impl Node {
         if l7.lead(&planned.plan, &datapath) {
             l7.settled(Instant::now() + AHEAD).await;
         }
+        if l7.doubts() {
+            // One that an earlier agent has left has rules for another plan than the one that comes now.
+            datapath.proxy_gone()?;
+        }
         let mut unlisted = BTreeSet::new();
         let mut refused = refusal("the latest edit is", datapath.apply(&planned.plan))?;
         auth.follow(&planned.plan, &BTreeSet::new());
-        l7.follow(&planned.plan);
+        if refused.is_none() {
+            l7.follow(&planned.plan);
+        }
         adopt(&mut datapath, &endpoints, &opened.adopted, &adoption)?;
         datapath.apply_masquerade(&planned.plan.masquerade, &outward.devices)?;
         let mut called = Arc::default();

@@ -47,6 +47,16 @@ impl Compiler {
         }
     }
 
+    /// An endpoint with the rules that it had before for the ports and directions that it has none for any more: by those the
+    /// kernel may send connections here still.
+    pub fn joined(endpoint: Endpoint, before: &Endpoint) -> Endpoint {
+        Endpoint {
+            ingress: beside(endpoint.ingress, before.ingress.as_ref()),
+            egress: beside(endpoint.egress, before.egress.as_ref()),
+            ..endpoint
+        }
+    }
+
     /// An endpoint whose rules cannot be used and never could: nothing passes where it has any.
     pub fn nothing(endpoint: &L7Endpoint) -> Endpoint {
         Endpoint {
@@ -144,6 +154,24 @@ fn keep(before: Option<&Side>, refused: Option<&L7Rules>) -> Option<Side> {
     let mut ports: Vec<Ports> = kept.iter().cloned().chain(closed).collect();
     ports.sort_by_key(|ports| ports.first);
     Some(Side::Ports(ports.into()))
+}
+
+/// A side with those ranges besides that only `before` has.
+fn beside(side: Option<Side>, before: Option<&Side>) -> Option<Side> {
+    let Some(Side::Ports(earlier)) = before else { return side.or_else(|| before.cloned()) };
+    let ports: &[Ports] = match &side {
+        Some(Side::Refused) => return side,
+        Some(Side::Ports(ports)) => ports,
+        None => &[],
+    };
+    let has = || ports.iter().map(|ports| (ports.first, ports.last));
+    let parts = earlier.iter().flat_map(|ports| {
+        let left = left_of((ports.first, ports.last), has());
+        left.into_iter().map(|(first, last)| Ports { first, last, ..ports.clone() })
+    });
+    let mut all: Vec<Ports> = ports.iter().cloned().chain(parts).collect();
+    all.sort_by_key(|ports| ports.first);
+    Some(Side::Ports(all.into()))
 }
 
 fn header(field: &str, rule: &HeaderRule) -> Result<HeaderMatcher, Refused> {

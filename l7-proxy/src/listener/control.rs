@@ -2,9 +2,10 @@
 //!
 //! Promise: only root or this process's own user is listened to; a new connection replaces the one before; that there is
 //! none changes nothing but that flows are kept, the latest few. An object that cannot be used leaves the one before it in
-//! force; where that says nothing and the new one does, nothing passes.
+//! force; where that says nothing and the new one does, nothing passes. What an agent that has come does not speak of goes
+//! when it says that it has told all.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener as Listener;
@@ -19,7 +20,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tracing::{info, warn};
 
 use super::workers::Workers;
-use crate::index::Compiler;
+use crate::index::{Compiler, Endpoint};
 use crate::runtime::Snapshot;
 
 /// How often flows are told.
@@ -42,7 +43,7 @@ pub async fn run(listener: OwnedFd, workers: Workers) -> io::Result<()> {
     let listener = UnixListener::from_std(listener)?;
     // Both ends of a pair are this process.
     let uid = UnixStream::pair()?.0.peer_cred()?.uid();
-    let mut rules = Rules { workers, compiler: Compiler::default(), told: BTreeSet::new() };
+    let mut rules = Rules::new(workers);
     let mut flows = Flows::default();
     let mut agent: Option<Agent> = None;
     let mut end: Option<Instant> = None;
@@ -56,7 +57,7 @@ pub async fn run(listener: OwnedFd, workers: Workers) -> io::Result<()> {
                 Ok((stream, peer))
             }) {
                 Ok((stream, peer)) if peer == 0 || peer == uid => {
-                    rules.told.clear();
+                    rules.begin();
                     agent = Some(Channel::new(stream));
                 }
                 Ok((_, peer)) => warn!(peer, "control socket: only root is listened to"),
@@ -117,14 +118,31 @@ struct Rules {
     compiler: Compiler,
     /// What has been told since the agent came.
     told: BTreeSet<EndpointId>,
+    /// Whether it has told all. Until then the kernel may send connections by what an agent before it has told.
+    is_synced: bool,
+    /// What of the told is in force together with what was before it, as it is to be from then on.
+    alone: BTreeMap<EndpointId, Endpoint>,
 }
 
 impl Rules {
+    fn new(workers: Workers) -> Self {
+        let (told, alone) = (BTreeSet::new(), BTreeMap::new());
+        Self { workers, compiler: Compiler::default(), told, is_synced: false, alone }
+    }
+
+    /// Another agent has come.
+    fn begin(&mut self) {
+        self.told.clear();
+        self.alone.clear();
+        self.is_synced = false;
+    }
+
     fn obey(&mut self, message: ToProxy) -> FromProxy {
         match message {
             ToProxy::Set { generation, endpoint } => self.set(generation, &endpoint),
             ToProxy::Remove { generation, endpoint } => {
                 self.told.remove(&endpoint);
+                self.alone.remove(&endpoint);
                 self.change(|snapshot| snapshot.remove(endpoint));
                 self.compiler.collect();
                 FromProxy::Accepted { generation, endpoint }
@@ -135,7 +153,9 @@ impl Rules {
                 for id in snapshot.ids().into_iter().filter(|id| !told.contains(id)) {
                     snapshot.remove(id);
                 }
+                std::mem::take(&mut self.alone).into_values().for_each(|alone| snapshot.insert(alone));
                 snapshot.is_synced = true;
+                self.is_synced = true;
                 self.workers.published.set(snapshot);
                 self.compiler.collect();
                 FromProxy::Synced { generation }
@@ -156,9 +176,10 @@ impl Rules {
     fn set(&mut self, generation: u64, endpoint: &L7Endpoint) -> FromProxy {
         let id = endpoint.id;
         self.told.insert(id);
+        self.alone.remove(&id);
         match self.compiler.endpoint(endpoint) {
             Ok(compiled) => {
-                self.change(|snapshot| snapshot.insert(compiled));
+                self.put(compiled);
                 self.compiler.collect();
                 FromProxy::Accepted { generation, endpoint: id }
             }
@@ -173,6 +194,20 @@ impl Rules {
                 FromProxy::Refused { generation, endpoint: id, field, why }
             }
         }
+    }
+
+    /// Puts an endpoint in force, beside what the agent before this one has told of it until this one has told all.
+    fn put(&mut self, endpoint: Endpoint) {
+        let snapshot = self.workers.published.snapshot();
+        let before = snapshot.get(endpoint.id).filter(|before| before.instance == endpoint.instance);
+        let now = match before {
+            Some(before) if !self.is_synced => {
+                self.alone.insert(endpoint.id, endpoint.clone());
+                Compiler::joined(endpoint, before)
+            }
+            _ => endpoint,
+        };
+        self.change(|snapshot| snapshot.insert(now));
     }
 
     fn change(&self, change: impl FnOnce(&mut Snapshot)) {
@@ -225,7 +260,7 @@ mod tests {
 
     fn rules() -> Rules {
         let workers = Workers { published: Arc::default(), shared: Vec::new() };
-        Rules { workers, compiler: Compiler::default(), told: BTreeSet::new() }
+        Rules::new(workers)
     }
 
     /// Endpoint 1, with a path for each port.
@@ -266,5 +301,29 @@ mod tests {
         assert!(matches!(grant(&rules, 8080), Grant::Nothing(_)));
         assert!(matches!(rules.obey(set(&[(8080, "/b")])), FromProxy::Accepted { .. }));
         assert!(matches!(grant(&rules, 8080), Grant::Http(_)));
+    }
+    /// Synced comes when the kernel has the plan of the agent that says it.
+    #[test]
+    fn another_agent_takes_nothing_away_before_it_has_told_all() {
+        let mut rules = rules();
+        rules.obey(set(&[(80, "/a"), (8080, "/a")]));
+        rules.obey(ToProxy::Synced { generation: 1 });
+        rules.begin();
+        rules.obey(set(&[(81, "/b"), (8080, "/b")]));
+        for port in [80, 81, 8080] {
+            assert!(matches!(grant(&rules, port), Grant::Http(_)), "{port}");
+        }
+        rules.obey(ToProxy::Synced { generation: 2 });
+        assert!(matches!(grant(&rules, 80), Grant::Open), "the kernel sends nobody here for that any more");
+        assert!(matches!(grant(&rules, 81), Grant::Http(_)));
+        // From now on the agent keeps what is to be kept.
+        rules.obey(set(&[(80, "/b")]));
+        assert!(matches!(grant(&rules, 81), Grant::Open));
+        // What is refused meanwhile stays closed.
+        rules.begin();
+        rules.obey(set(&[(80, "/c")]));
+        rules.obey(set(&[(80, "/c"), (82, "(")]));
+        rules.obey(ToProxy::Synced { generation: 3 });
+        assert!(matches!(grant(&rules, 82), Grant::Nothing(_)));
     }
 }

@@ -36,6 +36,13 @@ pub(in crate::agent) struct Link<S, R> {
     _child: Option<Child>,
 }
 
+impl<S: Serialize, R: DeserializeOwned> Link<S, R> {
+    /// To a process that another agent has started.
+    pub(in crate::agent) fn adopted(stream: UnixStream) -> Self {
+        Self { channel: Channel::new(stream), adopted: true, _child: None }
+    }
+}
+
 /// What a process is started with: more arguments, and descriptors from number 4 on.
 pub(in crate::agent) struct Start {
     pub(in crate::agent) arguments: Vec<String>,
@@ -60,7 +67,7 @@ pub(in crate::agent) async fn obtain<S: Serialize, R: DeserializeOwned>(
     if was_started_with(process, place, settings)
         && let Ok(stream) = UnixStream::connect(&socket).await
     {
-        return Ok(Link { channel: Channel::new(stream), adopted: true, _child: None });
+        return Ok(Link::adopted(stream));
     }
     end(process, place).await.map_err(|error| error.to_string())?;
     place.make(process)?;

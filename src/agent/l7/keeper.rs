@@ -33,11 +33,16 @@ type Numbered = (u64, Arc<L7Plan>);
 /// Somebody who asks.
 type Asked = (ProxyQuestion, oneshot::Sender<ProxyAnswer>);
 
+/// What the task is told: plans, questions, and that the kernel follows.
+type Told<'a> =
+    (&'a mut watch::Receiver<Numbered>, &'a mut mpsc::Receiver<Asked>, &'a mut watch::Receiver<bool>);
+
 /// The task that keeps it running, and what it is told.
 pub(super) struct Keeper {
     task: JoinHandle<()>,
     wanted: watch::Sender<Numbered>,
     settled: watch::Receiver<u64>,
+    followed: watch::Sender<bool>,
     pub(super) askers: Askers,
 }
 
@@ -66,9 +71,10 @@ impl Keeper {
         // Higher than all that an earlier agent has told one that lives on.
         let (wanted, wants) = watch::channel((linux::clock::boottime(), plan));
         let (settles, settled) = watch::channel(0);
+        let (followed, follows) = watch::channel(false);
         let (askers, asked) = mpsc::channel(ASKERS);
-        let task = tokio::spawn(surroundings.keep(wants, asked, settles));
-        Self { task, wanted, settled, askers: Askers(askers) }
+        let task = tokio::spawn(surroundings.keep(wants, asked, settles, follows));
+        Self { task, wanted, settled, followed, askers: Askers(askers) }
     }
 
     pub(super) fn into_task(self) -> JoinHandle<()> {
@@ -85,6 +91,11 @@ impl Keeper {
             }
             differs
         });
+    }
+
+    /// The kernel has what was told last, and goes by no plan of an earlier agent.
+    pub(super) fn follow(&self) {
+        self.followed.send_replace(true);
     }
 
     /// Waits until it has answered all of the latest plan; false: that takes longer.
@@ -104,7 +115,8 @@ impl Keeper {
         let (wanted, wants) = watch::channel((1, plan));
         let (settles, settled) = watch::channel(0);
         let task = tokio::spawn(pending());
-        (Self { task, wanted, settled, askers: Askers(mpsc::channel(ASKERS).0) }, wants, settles)
+        let (followed, askers) = (watch::Sender::new(false), Askers(mpsc::channel(ASKERS).0));
+        (Self { task, wanted, settled, followed, askers }, wants, settles)
     }
 
     /// Whether there is one that has its rules.
@@ -137,7 +149,19 @@ struct Talk {
     /// What it has not answered, with the generation; until when it must have.
     unanswered: BTreeMap<EndpointId, u64>,
     overdue: Option<Instant>,
-    synced: bool,
+    sync: Sync,
+    /// The kernel is to be told that it is there.
+    ready: bool,
+}
+
+/// Whether it has been told that it was told everything.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sync {
+    /// Not yet.
+    Due,
+    /// It has not answered that yet.
+    Asked,
+    Done,
 }
 
 impl Surroundings {
@@ -146,6 +170,7 @@ impl Surroundings {
         mut wanted: watch::Receiver<Numbered>,
         mut asked: mpsc::Receiver<Asked>,
         settled: watch::Sender<u64>,
+        mut followed: watch::Receiver<bool>,
     ) {
         let mut backoff = Backoff::new();
         let mut listeners = None;
@@ -153,7 +178,8 @@ impl Surroundings {
         loop {
             let result = match self.obtain(&mut listeners).await {
                 Ok(link) => {
-                    self.serve(link, &listeners, &mut wanted, &mut asked, &settled, &mut absence).await
+                    let told = (&mut wanted, &mut asked, &mut followed);
+                    self.serve(link, &listeners, told, &settled, &mut absence).await
                 }
                 Err(error) => Err(error),
             };
@@ -210,8 +236,7 @@ impl Surroundings {
         &self,
         link: Link<ToProxy, FromProxy>,
         listeners: &Option<Listeners>,
-        wanted: &mut watch::Receiver<Numbered>,
-        asked: &mut mpsc::Receiver<Asked>,
+        (wanted, asked, followed): Told<'_>,
         settled: &watch::Sender<u64>,
         absence: &mut Option<JoinHandle<()>>,
     ) -> Result<(), String> {
@@ -223,11 +248,17 @@ impl Surroundings {
             number: 0,
             unanswered: BTreeMap::new(),
             overdue: None,
-            synced: false,
+            sync: Sync::Due,
+            ready: false,
         };
         talk.tell(wanted).await?;
-        talk.say(ToProxy::Synced { generation: talk.number }).await?;
-        talk.overdue = Some(Instant::now() + PATIENCE);
+        // What one that lives on was told by an earlier agent goes only when the kernel sends nobody there by it.
+        if !talk.link.adopted || *followed.borrow_and_update() {
+            talk.sync().await?;
+        }
+        if talk.has_answered() {
+            settled.send_replace(talk.number);
+        }
         loop {
             tokio::select! {
                 biased;
@@ -243,20 +274,25 @@ impl Surroundings {
                             self.refusals.lock().insert(endpoint, format!("{field}: {why}"));
                         }
                         FromProxy::Synced { .. } => {
-                            talk.synced = true;
+                            talk.sync = Sync::Done;
+                            talk.ready = true;
                             if let Some(absence) = absence.take() {
                                 absence.abort();
                             }
                             *self.problem.lock() = None;
-                            self.ready(listeners).await?;
                         }
                         FromProxy::Flows(flows) => self.sink.take(flows),
                         FromProxy::Answer { number, answer } => talk.reply(number, *answer),
                     }
-                    if talk.synced && talk.unanswered.is_empty() {
+                    // Who answers is there, however much there is to answer.
+                    talk.overdue = talk.overdue.map(|_| Instant::now() + PATIENCE);
+                    if talk.has_answered() {
                         talk.overdue = None;
                         settled.send_replace(talk.number);
-                        if self.doubted.swap(false, Ordering::SeqCst) {
+                    }
+                    if talk.has_answered() && talk.sync == Sync::Done {
+                        talk.ready |= self.doubted.swap(false, Ordering::SeqCst);
+                        if std::mem::take(&mut talk.ready) {
                             self.ready(listeners).await?;
                         }
                     }
@@ -266,8 +302,13 @@ impl Surroundings {
                         return Ok(());
                     }
                     talk.tell(wanted).await?;
-                    if talk.synced && talk.unanswered.is_empty() {
+                    if talk.has_answered() {
                         settled.send_replace(talk.number);
+                    }
+                }
+                Ok(()) = followed.changed() => {
+                    if talk.sync == Sync::Due {
+                        talk.sync().await?;
                     }
                 }
                 Some((question, asker)) = asked.recv() => talk.ask(question, asker).await?,
@@ -319,6 +360,17 @@ impl Talk {
         Ok(())
     }
 
+    /// That this was everything.
+    async fn sync(&mut self) -> Result<(), String> {
+        self.sync = Sync::Asked;
+        self.overdue = Some(Instant::now() + PATIENCE);
+        self.say(ToProxy::Synced { generation: self.number }).await
+    }
+
+    fn has_answered(&self) -> bool {
+        self.unanswered.is_empty() && self.sync != Sync::Asked
+    }
+
     fn answered(&mut self, generation: u64, endpoint: EndpointId) {
         if self.unanswered.get(&endpoint).is_some_and(|waiting| *waiting <= generation) {
             self.unanswered.remove(&endpoint);
@@ -349,5 +401,68 @@ impl Talk {
             Ok(sent) => sent.map_err(|error| format!("it has ended: {error}")),
             Err(_) => Err("it does not listen".to_owned()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use node_api::channel::Channel;
+    use tokio::net::UnixStream;
+
+    use super::super::tests as l7;
+    use super::*;
+
+    type Proxy = Channel<FromProxy, ToProxy>;
+
+    /// In a directory of its own.
+    fn surroundings(directory: &std::path::Path) -> (Surroundings, mpsc::Receiver<Event>) {
+        let (events, said) = mpsc::channel(4);
+        let directories = l7::directories(directory);
+        let surroundings = Surroundings {
+            place: Place::new(&directories),
+            cgroup: directory.to_owned(),
+            settings: Settings { build: "test".to_owned(), workers: 1 },
+            maps: Vec::new(),
+            sink: l7::sink(),
+            refusals: Arc::default(),
+            problem: Arc::default(),
+            events,
+            doubted: Arc::default(),
+        };
+        (surroundings, said)
+    }
+
+    #[tokio::test]
+    async fn what_an_earlier_agent_told_goes_when_the_kernel_has_this_ones_plan() {
+        let directory = tempfile::tempdir().unwrap();
+        let (surroundings, mut said) = surroundings(directory.path());
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let mut proxy: Proxy = Channel::new(theirs);
+        let (wants, mut wanted) = watch::channel((7, l7::plan(&[1])));
+        let (_asker, mut asked) = mpsc::channel(1);
+        let (settles, mut settled) = watch::channel(0);
+        let (follows, mut followed) = watch::channel(false);
+        let serving = tokio::spawn(async move {
+            let told = (&mut wanted, &mut asked, &mut followed);
+            surroundings.serve(Link::adopted(ours), &None, told, &settles, &mut None).await
+        });
+        let set = proxy.receive().await.unwrap();
+        let ToProxy::Set { generation: 7, endpoint } = set else { panic!("{set:?}") };
+        let answer = FromProxy::Accepted { generation: 7, endpoint: endpoint.id };
+        proxy.send(&answer).await.unwrap();
+        settled.wait_for(|settled| *settled == 7).await.unwrap();
+        // By now it would have been told that this was everything; the next that it hears is another plan.
+        wants.send_replace((8, l7::plan(&[1, 2])));
+        let set = proxy.receive().await.unwrap();
+        let ToProxy::Set { generation: 8, endpoint } = set else { panic!("{set:?}") };
+        assert!(said.try_recv().is_err(), "the kernel is told of it only after that");
+        follows.send_replace(true);
+        assert_eq!(proxy.receive().await.unwrap(), ToProxy::Synced { generation: 8 });
+        proxy.send(&FromProxy::Synced { generation: 8 }).await.unwrap();
+        proxy.send(&FromProxy::Accepted { generation: 8, endpoint: endpoint.id }).await.unwrap();
+        assert!(matches!(said.recv().await, Some(Event::Ready { .. })));
+        settled.wait_for(|settled| *settled == 8).await.unwrap();
+        drop(wants);
+        assert!(serving.await.unwrap().is_ok());
     }
 }

@@ -114,7 +114,7 @@ impl L7 {
         if let Err(error) = self.tell(join(wanted, &self.told), datapath) {
             // Policy is in force all the same: what must go by the proxy goes nowhere.
             self.set_problem(format!("no request can be let through: {error}"));
-            return false;
+            return true;
         }
         self.waits(wanted)
     }
@@ -128,7 +128,11 @@ impl L7 {
     pub(super) fn doubts(&self) -> bool {
         // First, so that an answer in between is not missed.
         self.doubted.store(true, Ordering::SeqCst);
-        let is_settled = self.keeper.as_ref().is_none_or(Keeper::is_settled);
+        let is_settled = match &self.keeper {
+            Some(keeper) => keeper.is_settled(),
+            // One of an earlier agent may run that nobody talks to.
+            None => self.told.endpoints.is_empty(),
+        };
         if is_settled {
             self.doubted.store(false, Ordering::SeqCst);
         }
@@ -153,6 +157,7 @@ impl L7 {
         self.in_force = Arc::clone(&wanted);
         let Some(keeper) = &self.keeper else { return };
         keeper.tell(Arc::clone(&wanted));
+        keeper.follow();
         self.refusals.lock().retain(|id, _| wanted.endpoints.contains_key(id));
         self.told = wanted;
     }
@@ -308,7 +313,7 @@ fn beside(rules: Option<Arc<L7Rules>>, before: Option<&Arc<L7Rules>>) -> Option<
 mod tests {
     use super::*;
 
-    fn plan(ids: &[u16]) -> Arc<L7Plan> {
+    pub(super) fn plan(ids: &[u16]) -> Arc<L7Plan> {
         let endpoint = |number: &u16| {
             let id = EndpointId::new(*number).unwrap();
             let endpoint = mesh::l7::L7Endpoint {
@@ -331,25 +336,40 @@ mod tests {
         NodePlan { l7: Some(plan(ids)), ..NodePlan::default() }
     }
 
-    fn l7() -> L7 {
-        let state = std::path::PathBuf::from("/nonexistent");
-        let directories = Directories {
-            config: state.clone(),
+    pub(super) fn directories(path: &std::path::Path) -> Directories {
+        let path = path.to_owned();
+        Directories {
+            config: path.clone(),
             shared: None,
-            state: state.clone(),
-            run_dir: state.clone(),
-            pins: state,
-        };
+            state: path.clone(),
+            run_dir: path.clone(),
+            pins: path,
+        }
+    }
+
+    pub(super) fn sink() -> Sink {
         let mut registry = prometheus_client::registry::Registry::default();
         let context = l4_datapath::flow::Context::new("node".to_owned(), Arc::default(), Arc::default());
-        let sink = Sink {
+        Sink {
             explanation: Arc::new(Mutex::new(Arc::new(context))),
             ring: observe::FlowRing::new(observe::ring::CAPACITY),
             flow_metrics: observe::metrics::FlowMetrics::register(&mut registry),
             http_metrics: observe::http::HttpMetrics::register(&mut registry),
-        };
+        }
+    }
+
+    fn l7() -> L7 {
+        let directories = directories(std::path::Path::new("/nonexistent"));
         let endpoints = directories.endpoints(&control::World::default()).unwrap();
-        L7::new(&directories, &endpoints, sink)
+        L7::new(&directories, &endpoints, sink())
+    }
+
+    #[test]
+    fn a_proxy_that_nobody_talks_to_may_have_other_rules() {
+        let mut l7 = l7();
+        assert!(!l7.doubts(), "nothing is to go by it");
+        l7.told = plan(&[1]);
+        assert!(l7.doubts());
     }
 
     #[tokio::test]
