@@ -91,6 +91,8 @@ pub struct Rule {
     pub path: Option<Arc<Matcher>>,
     /// The method.
     pub method: Option<Arc<Matcher>>,
+    /// Whether the method's expression is the word CONNECT, or words of which it is one.
+    pub names_connect: bool,
     /// The authority.
     pub host: Option<Arc<Matcher>>,
     /// The headers.
@@ -174,8 +176,8 @@ pub trait Subject {
 }
 
 impl Rule {
-    /// Whether a request matches, its path read as `path`. CONNECT only where the rule says so: it names its method, and
-    /// no path, which CONNECT has not.
+    /// Whether a request matches, its path read as `path`. CONNECT only where the rule says so: it names that method, not
+    /// just any, and no path, which CONNECT has not.
     pub fn is_match(&self, request: &impl Subject, path: &[u8]) -> bool {
         let method = request.method();
         let part = |matcher: &Option<Arc<Matcher>>, text: &[u8]| {
@@ -183,7 +185,7 @@ impl Rule {
         };
         let is_connect = method == b"CONNECT";
         part(&self.method, method)
-            && !(is_connect && (self.method.is_none() || self.path.is_some()))
+            && !(is_connect && (!self.names_connect || self.path.is_some()))
             && part(&self.path, path)
             && part(&self.host, request.authority())
             && self.headers.iter().all(|header| header.mismatch != Mismatch::Deny || header.is_met(request))
