@@ -1,7 +1,7 @@
 //! `ferromesh proxy`: the process that judges the HTTP requests of this node.
 //!
 //! It opens the maps it was handed, then gives up every right but NET_RAW and the file system but its directory, then reads
-//! its first byte from anybody. Killed at any moment it leaves its listening sockets with the agent: who connects waits for
+//! its first byte from anybody. Before that it takes leave for as many descriptors as its workers may use. Killed at any moment it leaves its listening sockets with the agent: who connects waits for
 //! the next one.
 
 use std::io;
@@ -11,6 +11,7 @@ use std::path::Path;
 use l7_proxy::listener::{self, Listeners};
 use linux::process;
 use linux::user::Credentials;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::confine::confine_proxy;
 
@@ -45,6 +46,7 @@ pub(crate) fn run(directory: &Path, user: &str, workers: usize) -> Result<(), Fa
     let sockets: Vec<Listeners> =
         (0..workers).map(|_| Ok([next()?, next()?])).collect::<Result<_, Failure>>()?;
     let credentials = Credentials::parse(user)?;
+    raise_descriptors(workers)?;
     let own = [control.as_fd()].into_iter().chain(sockets.iter().flatten().map(OwnedFd::as_fd));
     let kept: Vec<_> = own.chain(identities.descriptors()).collect();
     confine_proxy(directory, &credentials, &kept)?;
@@ -52,4 +54,22 @@ pub(crate) fn run(directory: &Path, user: &str, workers: usize) -> Result<(), Fa
     let workers = listener::start(sockets, identities)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     Ok(runtime.block_on(listener::run(control, workers))?)
+}
+
+/// As root it may lift the hard limit too, where the kernel and its container let it.
+fn raise_descriptors(workers: usize) -> io::Result<()> {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    let needed = listener::descriptors(workers);
+    let lifted = needed > hard && setrlimit(Resource::RLIMIT_NOFILE, needed, needed).is_ok();
+    if !lifted {
+        setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
+    }
+    if !lifted && needed > hard {
+        tracing::warn!(
+            limit = hard,
+            needed,
+            "connections will be refused before the workers have all they may have"
+        );
+    }
+    Ok(())
 }

@@ -23,6 +23,7 @@ use linux::scratch;
 use mesh::identity::Identity;
 use mesh::l7::{Expression, HttpKind, HttpRule, L7Access, L7Endpoint, L7Ports, L7Rules};
 use mesh::workload::EndpointId;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use node_api::channel::Channel;
 use node_api::proxy::{FromProxy, ProxyAnswer, ProxyFlow, ProxyQuestion, ToProxy};
 use socket2::{Domain, Socket, Type};
@@ -107,7 +108,7 @@ fn start(socket: &Path, directory: &Path, maps: &[OwnedFd; 4], log: &Path) -> Pr
     let handed: Vec<OwnedFd> = [UnixListener::bind(socket).unwrap().into()]
         .into_iter()
         .chain(maps.iter().map(|map| map.try_clone().unwrap()))
-        .chain([transparent(SERVER.into()), transparent(Ipv6Addr::LOCALHOST.into())])
+        .chain([transparent(Ipv4Addr::UNSPECIFIED.into()), transparent(Ipv6Addr::LOCALHOST.into())])
         .collect();
     let mut command = Command::new(env!("CARGO_BIN_EXE_ferromesh"));
     command.args(["proxy", "--workers", "1", "--user", &USER.to_string()]);
@@ -203,6 +204,15 @@ fn with_one_right_it_judges_calls_in_the_clients_name_and_tells() {
     node.namespace().inside_async(judges_calls_and_tells).unwrap();
 }
 
+/// It may open as many files as it was allowed to, not as few as most do.
+fn may_have_many_descriptors(pid: u32) {
+    let limits = fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files")).unwrap();
+    let numbers: Vec<u64> = line.split_whitespace().take(2).map(|number| number.parse().unwrap()).collect();
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    assert!(numbers[0] == numbers[1] && numbers[0] >= hard, "{line}, this process: {hard}");
+}
+
 const DENIED: &str =
     "HTTP/1.1 403 Forbidden\r\ncontent-type: text/plain\r\ncontent-length: 15\r\n\r\nAccess denied\r\n";
 const PUT: &str = "PUT /v1/exhaust-port HTTP/1.1\r\nHost: deathstar\r\n\r\n";
@@ -214,6 +224,9 @@ async fn judges_calls_and_tells() {
     fs::create_dir(&directory).unwrap();
     let (socket, log) = (files.path().join("proxy.sock"), files.path().join("log"));
     let maps = maps();
+    // As most programs are started.
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, soft.min(1024), hard).unwrap();
     let mut process = start(&socket, &directory, &maps, &log);
     let told = || fs::read_to_string(&log).unwrap();
 
@@ -236,6 +249,14 @@ async fn judges_calls_and_tells() {
     ask(&mut client, PUT, DENIED);
     ask(&mut client, POST, &passed);
     has_one_right(process.0.id(), &directory);
+    may_have_many_descriptors(process.0.id());
+
+    // Nobody on this host gets anything by the listeners' own addresses, whoever has rules there.
+    for own in [IpAddr::from(Ipv6Addr::LOCALHOST), Ipv4Addr::LOCALHOST.into()] {
+        let mut stranger = TcpStream::connect((own, 80)).unwrap();
+        let _ = stranger.write_all(PUT.as_bytes());
+        assert_eq!(stranger.read(&mut [0; 16]).unwrap_or(0), 0, "{own}");
+    }
 
     // What cannot be used leaves what is in force.
     agent.send(&set(2, vec![rule("(", "/")])).await.unwrap();

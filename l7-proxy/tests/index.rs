@@ -185,7 +185,13 @@ fn connect_needs_a_rule_that_names_it() {
     let connect = Request { method: "CONNECT", path: "", authority: "h:443", headers: &[] };
     assert!(!passes(vec![HttpRule::default()], &connect));
     assert!(!passes(vec![path(".*")], &connect));
-    assert!(passes(vec![HttpRule { method: expression("CONNECT"), ..HttpRule::default() }], &connect));
+    let method = |text| vec![HttpRule { method: expression(text), ..HttpRule::default() }];
+    for names in ["CONNECT", "GET|CONNECT", "(?:CONNECT|GET)", "^(CONNECT)$"] {
+        assert!(passes(method(names), &connect), "{names}");
+    }
+    for matches in [".*", "[A-Z]+", "CONNECT|.*", "CON+ECT", "(GET)|CONNEC[T]", "(CONNECT)?"] {
+        assert!(!passes(method(matches), &connect), "{matches}");
+    }
 }
 
 #[test]
@@ -263,6 +269,18 @@ fn after_a_refused_edit_only_what_was_allowed_is() {
     before.egress = None;
     let again = Compiler::kept(&kept, &before);
     assert!(matches!(Judge::new(&again, Egress, 80, Some(identity(300))).unwrap().grant, Grant::Nothing(_)));
+}
+
+#[test]
+fn rules_that_cost_too_much_together_are_refused() {
+    let hard = |number| path(&format!("/{number}(a|b)*a(a|b){{9}}"));
+    let one = Matcher::new(&hard(0).path.unwrap().0, false).unwrap().memory();
+    let most = (16 << 20) / one;
+    let mut compiler = Compiler::default();
+    assert!(compiler.endpoint(&endpoint(anybody((0..most / 2).map(hard).collect()))).is_ok());
+    let error = compiler.endpoint(&endpoint(anybody((0..most + 100).map(hard).collect()))).unwrap_err();
+    assert!(error.why.contains("16 MiB"), "{error:?}");
+    assert!(compiler.endpoint(&endpoint(anybody(vec![hard(0)]))).is_ok(), "another is not charged for it");
 }
 
 #[test]

@@ -20,7 +20,12 @@ pub struct Refused {
 #[derive(Debug, Default)]
 pub struct Compiler {
     matchers: BTreeMap<(String, bool), Arc<Matcher>>,
+    /// What the automata of the endpoint under way take, bytes.
+    spent: usize,
 }
+
+/// The most that the automata of one endpoint may take, bytes: making them takes time in which nobody else is told anything.
+const MAX_MEMORY: usize = 16 << 20;
 
 /// The most rules of one access.
 const MAX_RULES: usize = 20_000;
@@ -28,6 +33,7 @@ const MAX_RULES: usize = 20_000;
 impl Compiler {
     /// Compiles an endpoint's rules.
     pub fn endpoint(&mut self, endpoint: &L7Endpoint) -> Result<Endpoint, Refused> {
+        self.spent = 0;
         let mut side = |name: &str, rules: &Option<Arc<L7Rules>>| {
             rules.as_ref().map(|rules| self.side(name, rules)).transpose()
         };
@@ -123,17 +129,27 @@ impl Compiler {
         let host = part("host", &rule.host)?;
         let headers = rule.headers.iter().enumerate();
         let headers = headers.map(|(number, rule)| header(&format!("{field}.headers[{number}]"), rule));
-        Ok(Rule { path, method, host, headers: headers.collect::<Result<_, _>>()? })
+        let names_connect = rule.method.as_ref().is_some_and(|method| names_connect(&method.0));
+        Ok(Rule { path, method, names_connect, host, headers: headers.collect::<Result<_, _>>()? })
     }
 
     fn matcher(&mut self, pattern: &str, ignores_case: bool) -> Result<Arc<Matcher>, String> {
+        if self.spent > MAX_MEMORY {
+            return Err(format!(
+                "the expressions before it take more than {} MiB when compiled; write shorter repetitions",
+                MAX_MEMORY >> 20
+            ));
+        }
         let key = (pattern.to_owned(), ignores_case);
+        // Also where it is there already: what an endpoint may have does not depend on others.
         if let Some(matcher) = self.matchers.get(&key) {
+            self.spent += matcher.memory();
             return Ok(Arc::clone(matcher));
         }
         let shown: String = pattern.chars().take(100).collect();
         let matcher = Matcher::new(pattern, ignores_case).map_err(|error| format!("{shown:?}: {error}"))?;
         let matcher = Arc::new(matcher);
+        self.spent += matcher.memory();
         self.matchers.insert(key, Arc::clone(&matcher));
         Ok(matcher)
     }
@@ -172,6 +188,18 @@ fn beside(side: Option<Side>, before: Option<&Side>) -> Option<Side> {
     let mut all: Vec<Ports> = ports.iter().cloned().chain(parts).collect();
     all.sort_by_key(|ports| ports.first);
     Some(Side::Ports(all.into()))
+}
+
+/// Whether an expression is the word CONNECT, or words of which it is one: what else matches it (`.*`, `[A-Z]+`) was hardly
+/// meant to open a tunnel.
+fn names_connect(expression: &str) -> bool {
+    let inner = expression.strip_prefix('^').unwrap_or(expression);
+    let inner = inner.strip_suffix('$').unwrap_or(inner);
+    let group = inner.strip_prefix("(?:").or_else(|| inner.strip_prefix('('));
+    let inner = group.and_then(|group| group.strip_suffix(')')).unwrap_or(inner);
+    let mut words = inner.split('|');
+    let is_word = |word: &str| word.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));
+    words.clone().all(is_word) && words.any(|word| word == "CONNECT")
 }
 
 fn header(field: &str, rule: &HeaderRule) -> Result<HeaderMatcher, Refused> {

@@ -91,6 +91,8 @@ pub struct Rule {
     pub path: Option<Arc<Matcher>>,
     /// The method.
     pub method: Option<Arc<Matcher>>,
+    /// Whether the method's expression is the word CONNECT, or words of which it is one.
+    pub names_connect: bool,
     /// The authority.
     pub host: Option<Arc<Matcher>>,
     /// The headers.
@@ -176,8 +178,8 @@ pub trait Subject {
 }
 
 impl Rule {
-    /// Whether a request matches, its path read as `path`. CONNECT only where the rule says so: it names its method, and
-    /// no path, which CONNECT has not unless it asks for a protocol (RFC 8441).
+    /// Whether a request matches, its path read as `path`. CONNECT only where the rule says so: it names that method, not
+    /// just any, and no path, which CONNECT has not unless it asks for a protocol (RFC 8441).
     pub fn is_match(&self, request: &impl Subject, path: &[u8]) -> bool {
         let method = request.method();
         let part = |matcher: &Option<Arc<Matcher>>, text: &[u8]| {
@@ -185,7 +187,7 @@ impl Rule {
         };
         let is_connect = method == b"CONNECT";
         part(&self.method, method)
-            && !(is_connect && (self.method.is_none() || self.path.is_some() && path.is_empty()))
+            && !(is_connect && (!self.names_connect || self.path.is_some() && path.is_empty()))
             && part(&self.path, path)
             && part(&self.host, request.authority())
             && self.headers.iter().all(|header| header.mismatch != Mismatch::Deny || header.is_met(request))

@@ -9,4 +9,4 @@ mod kernel;
 mod workers;
 
 pub use control::run;
-pub use workers::{Listeners, Workers, start};
+pub use workers::{Listeners, Workers, descriptors, start};

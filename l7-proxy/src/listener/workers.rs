@@ -11,7 +11,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::LocalSet;
-use tracing::warn;
+use tracing::{debug, warn};
 
 use super::call::call;
 use super::kernel::Kernel;
@@ -19,11 +19,18 @@ use crate::runtime::{Called, Connection, FlowLog, Published, Worker, serve};
 
 /// The most connections of a worker.
 const MAX_CONNECTIONS: usize = 16_384;
+/// Descriptors of a process beside those of its connections: maps, sockets, those of the runtimes.
+const OTHERS: u64 = 256;
 /// What a worker waits after it could not accept, for want of descriptors mostly.
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// Listening sockets of a worker: one for each family.
 pub type Listeners = [OwnedFd; 2];
+
+/// How many descriptors a process with so many workers may come to have: two for each connection.
+pub fn descriptors(workers: usize) -> u64 {
+    workers as u64 * MAX_CONNECTIONS as u64 * 2 + OTHERS
+}
 
 /// Workers that are running; they end with the process.
 pub struct Workers {
@@ -79,6 +86,7 @@ async fn accept(listener: OwnedFd, worker: Rc<Worker<Kernel>>) -> io::Result<()>
     let listener = Listener::from(listener);
     listener.set_nonblocking(true)?;
     let listener = TcpListener::from_std(listener)?;
+    let own = canonical(listener.local_addr()?);
     let mut changes = worker.published.subscribe();
     while !worker.published.is_draining() {
         let accepted = tokio::select! {
@@ -92,6 +100,10 @@ async fn accept(listener: OwnedFd, worker: Rc<Worker<Kernel>>) -> io::Result<()>
             Ok((stream, Called { client: canonical(client), server: canonical(server) }))
         });
         match opened {
+            // Somebody of this host, by the listener's own address: a call to that would come back here, without end.
+            Ok((_, called)) if called.server == own || called.server.ip().is_loopback() => {
+                debug!(client = %called.client, "called by its own address; closed");
+            }
             Ok(_) if worker.connections.lock().len() >= MAX_CONNECTIONS => {
                 warn!("more than {MAX_CONNECTIONS} connections; this one is closed");
             }

@@ -20,10 +20,10 @@ use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 use super::listeners::Listeners;
 use super::{Event, Refusals, Settings, Sink};
 use crate::agent::auth::place::{Place, Process};
-use crate::agent::auth::process::{Backoff, Link, Start, obtain, running};
+use crate::agent::auth::process::{Backoff, Link, Start, end, obtain, running};
 
 /// How long it may take to answer, and to take a message.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 /// For so long without a proxy connections wait for the next one.
 const ABSENCE: Duration = Duration::from_secs(1);
 /// Questions that may wait.
@@ -60,9 +60,13 @@ pub(super) struct Surroundings {
     pub(super) sink: Sink,
     pub(super) refusals: Refusals,
     pub(super) problem: Arc<Mutex<Option<String>>>,
+    /// What it has too little of; it works all the same.
+    pub(super) shortage: Arc<Mutex<Option<String>>>,
     pub(super) events: mpsc::Sender<Event>,
     /// The kernel was told that there is none; when it has answered, [`Event::Ready`] is due once more.
     pub(super) doubted: Arc<AtomicBool>,
+    /// How long it may take to answer, and to take a message.
+    pub(super) patience: Duration,
 }
 
 impl Keeper {
@@ -137,6 +141,21 @@ impl Askers {
     }
 }
 
+/// How it was lost.
+enum Lost {
+    /// It has ended, or was never there.
+    Ended(String),
+    /// It is there and does nothing. Who connects to it again would wait again, and what it lets through it lets through by
+    /// old rules.
+    Hangs(String),
+}
+
+impl From<String> for Lost {
+    fn from(why: String) -> Self {
+        Self::Ended(why)
+    }
+}
+
 /// One connection to it.
 struct Talk {
     link: Link<ToProxy, FromProxy>,
@@ -149,6 +168,7 @@ struct Talk {
     /// What it has not answered, with the generation; until when it must have.
     unanswered: BTreeMap<EndpointId, u64>,
     overdue: Option<Instant>,
+    patience: Duration,
     sync: Sync,
     /// The kernel is to be told that it is there.
     ready: bool,
@@ -181,7 +201,7 @@ impl Surroundings {
                     let told = (&mut wanted, &mut asked, &mut followed);
                     self.serve(link, &listeners, told, &settled, &mut absence).await
                 }
-                Err(error) => Err(error),
+                Err(error) => Err(Lost::Ended(error)),
             };
             settled.send_replace(0);
             if absence.is_none() {
@@ -192,8 +212,14 @@ impl Surroundings {
                     let _ = events.send(Event::Gone).await;
                 }));
             }
-            let Err(error) = result else { return };
-            self.report(error);
+            let Err(lost) = result else { return };
+            if let Lost::Hangs(_) = lost
+                && let Err(error) = end(Process::Proxy, &self.place).await
+            {
+                self.report(format!("it hangs and cannot be ended: {error}"));
+            }
+            let (Lost::Ended(why) | Lost::Hangs(why)) = lost;
+            self.report(why);
             backoff.wait().await;
         }
     }
@@ -239,7 +265,7 @@ impl Surroundings {
         (wanted, asked, followed): Told<'_>,
         settled: &watch::Sender<u64>,
         absence: &mut Option<JoinHandle<()>>,
-    ) -> Result<(), String> {
+    ) -> Result<(), Lost> {
         let mut talk = Talk {
             link,
             asked: BTreeMap::new(),
@@ -248,6 +274,7 @@ impl Surroundings {
             number: 0,
             unanswered: BTreeMap::new(),
             overdue: None,
+            patience: self.patience,
             sync: Sync::Due,
             ready: false,
         };
@@ -280,12 +307,13 @@ impl Surroundings {
                                 absence.abort();
                             }
                             *self.problem.lock() = None;
+                            *self.shortage.lock() = self.shortage();
                         }
                         FromProxy::Flows(flows) => self.sink.take(flows),
                         FromProxy::Answer { number, answer } => talk.reply(number, *answer),
                     }
                     // Who answers is there, however much there is to answer.
-                    talk.overdue = talk.overdue.map(|_| Instant::now() + PATIENCE);
+                    talk.overdue = talk.overdue.map(|_| Instant::now() + self.patience);
                     if talk.has_answered() {
                         talk.overdue = None;
                         settled.send_replace(talk.number);
@@ -312,9 +340,18 @@ impl Surroundings {
                     }
                 }
                 Some((question, asker)) = asked.recv() => talk.ask(question, asker).await?,
-                () = over(talk.overdue) => return Err("it does not answer".to_owned()),
+                () = over(talk.overdue) => {
+                    return Err(Lost::Hangs("it did not answer, and was ended".to_owned()));
+                }
             }
         }
+    }
+
+    /// What it has too little of for all that it may do.
+    fn shortage(&self) -> Option<String> {
+        let pid = *running(Process::Proxy, &self.place).ok()?.first()?;
+        let limits = std::fs::read_to_string(format!("/proc/{pid}/limits")).ok()?;
+        too_few_files(&limits, self.settings.workers)
     }
 
     /// The kernel may send connections to it.
@@ -329,6 +366,19 @@ impl Surroundings {
     }
 }
 
+/// By `/proc/PID/limits`.
+fn too_few_files(limits: &str, workers: usize) -> Option<String> {
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
+    let files: u64 = line.split_whitespace().next()?.parse().ok()?;
+    let needed = l7_proxy::listener::descriptors(workers);
+    (files < needed).then(|| {
+        format!(
+            "it may open {files} files, and its {workers} workers up to {needed}: connections beyond that wait; start the \
+             agent with a higher limit (LimitNOFILE={needed})"
+        )
+    })
+}
+
 async fn over(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => sleep_until(deadline).await,
@@ -338,7 +388,7 @@ async fn over(deadline: Option<Instant>) {
 
 impl Talk {
     /// Tells what differs from what it was told.
-    async fn tell(&mut self, wanted: &mut watch::Receiver<Numbered>) -> Result<(), String> {
+    async fn tell(&mut self, wanted: &mut watch::Receiver<Numbered>) -> Result<(), Lost> {
         let (number, plan) = wanted.borrow_and_update().clone();
         self.number = number;
         let mut gone = std::mem::take(&mut self.told);
@@ -355,15 +405,15 @@ impl Talk {
         }
         self.told = plan.endpoints.clone();
         if !self.unanswered.is_empty() {
-            self.overdue = Some(Instant::now() + PATIENCE);
+            self.overdue = Some(Instant::now() + self.patience);
         }
         Ok(())
     }
 
     /// That this was everything.
-    async fn sync(&mut self) -> Result<(), String> {
+    async fn sync(&mut self) -> Result<(), Lost> {
         self.sync = Sync::Asked;
-        self.overdue = Some(Instant::now() + PATIENCE);
+        self.overdue = Some(Instant::now() + self.patience);
         self.say(ToProxy::Synced { generation: self.number }).await
     }
 
@@ -381,7 +431,7 @@ impl Talk {
         &mut self,
         question: ProxyQuestion,
         asker: oneshot::Sender<ProxyAnswer>,
-    ) -> Result<(), String> {
+    ) -> Result<(), Lost> {
         // Who asked and has gone is forgotten.
         self.asked.retain(|_, asker| !asker.is_closed());
         self.last += 1;
@@ -396,10 +446,10 @@ impl Talk {
         }
     }
 
-    async fn say(&mut self, message: ToProxy) -> Result<(), String> {
-        match timeout(PATIENCE, self.link.channel.send(&message)).await {
-            Ok(sent) => sent.map_err(|error| format!("it has ended: {error}")),
-            Err(_) => Err("it does not listen".to_owned()),
+    async fn say(&mut self, message: ToProxy) -> Result<(), Lost> {
+        match timeout(self.patience, self.link.channel.send(&message)).await {
+            Ok(sent) => sent.map_err(|error| Lost::Ended(format!("it has ended: {error}"))),
+            Err(_) => Err(Lost::Hangs("it did not listen, and was ended".to_owned())),
         }
     }
 }
@@ -426,16 +476,28 @@ mod tests {
             sink: l7::sink(),
             refusals: Arc::default(),
             problem: Arc::default(),
+            shortage: Arc::default(),
             events,
             doubted: Arc::default(),
+            patience: Duration::from_millis(20),
         };
         (surroundings, said)
+    }
+
+    #[test]
+    fn too_few_files_are_named() {
+        let limits =
+            |files: &str| format!("Limit  Soft  Hard  Units\nMax open files   {files}   {files}   files\n");
+        let said = too_few_files(&limits("1024"), 2).unwrap();
+        assert!(said.starts_with("it may open 1024 files, and its 2 workers up to 65792:"), "{said}");
+        assert_eq!(too_few_files(&limits("65792"), 2), None);
     }
 
     #[tokio::test]
     async fn what_an_earlier_agent_told_goes_when_the_kernel_has_this_ones_plan() {
         let directory = tempfile::tempdir().unwrap();
-        let (surroundings, mut said) = surroundings(directory.path());
+        let (mut surroundings, mut said) = surroundings(directory.path());
+        surroundings.patience = PATIENCE;
         let (ours, theirs) = UnixStream::pair().unwrap();
         let mut proxy: Proxy = Channel::new(theirs);
         let (wants, mut wanted) = watch::channel((7, l7::plan(&[1])));
@@ -464,5 +526,39 @@ mod tests {
         settled.wait_for(|settled| *settled == 8).await.unwrap();
         drop(wants);
         assert!(serving.await.unwrap().is_ok());
+    }
+
+    /// Needs root: it is another user's.
+    #[tokio::test]
+    async fn one_that_does_not_answer_is_ended() {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut surroundings, _said) = surroundings(directory.path());
+        // It has no listening sockets to copy.
+        surroundings.settings.workers = 0;
+        let place = surroundings.place.clone();
+        std::fs::write(place.started(Process::Proxy), serde_json::to_vec(&surroundings.settings).unwrap())
+            .unwrap();
+        let socket = tokio::net::UnixListener::bind(place.socket(Process::Proxy)).unwrap();
+        let script = directory.path().join("proxy");
+        std::fs::write(&script, "read line").unwrap();
+        // Stands for it: it has its arguments and its user, and waits for what never comes.
+        let mut command = tokio::process::Command::new("/bin/sh");
+        command.arg0("ferromesh").arg("proxy").arg("--directory").arg(place.directory(Process::Proxy));
+        let (user, _) = Process::Proxy.owner().unwrap();
+        let readable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(directory.path(), readable).unwrap();
+        command
+            .current_dir(directory.path())
+            .uid(user)
+            .stdin(std::process::Stdio::piped())
+            .kill_on_drop(true);
+        let mut child = command.spawn().unwrap();
+        // Its file descriptor of what never comes stays open.
+        let _line = child.stdin.take();
+        let keeper = Keeper::start(surroundings, l7::plan(&[1]));
+        let (_stream, _) = socket.accept().await.unwrap();
+        let ended = child.wait().await.unwrap();
+        assert_eq!(std::os::unix::process::ExitStatusExt::signal(&ended), Some(9));
+        keeper.into_task().abort();
     }
 }

@@ -75,6 +75,7 @@ pub(super) struct L7 {
     in_force: Arc<L7Plan>,
     refusals: Refusals,
     problem: Arc<Mutex<Option<String>>>,
+    shortage: Arc<Mutex<Option<String>>>,
     sender: mpsc::Sender<Event>,
     events: Option<mpsc::Receiver<Event>>,
     /// See [`L7::doubts`].
@@ -96,6 +97,7 @@ impl L7 {
             in_force: Arc::default(),
             refusals: Arc::default(),
             problem: Arc::default(),
+            shortage: Arc::default(),
             sender,
             events: Some(events),
             doubted: Arc::default(),
@@ -176,8 +178,10 @@ impl L7 {
             sink: self.sink.clone(),
             refusals: Arc::clone(&self.refusals),
             problem: Arc::clone(&self.problem),
+            shortage: Arc::clone(&self.shortage),
             events: self.sender.clone(),
             doubted: Arc::clone(&self.doubted),
+            patience: keeper::PATIENCE,
         };
         self.keeper = Some(Keeper::start(surroundings, plan));
         Ok(())
@@ -209,12 +213,13 @@ impl L7 {
 
     /// What does not work, a sentence each.
     pub(super) fn problems(&self, plan: &NodePlan) -> Vec<String> {
-        let problem = self.problem.lock().clone().map(|problem| format!("the L7 proxy: {problem}"));
+        let texts = [self.problem.lock().clone(), self.shortage.lock().clone()];
+        let problem = texts.into_iter().flatten().map(|problem| format!("the L7 proxy: {problem}"));
         let refused = self.refused(plan).into_iter().map(|Refused { workload, policies, why }| {
             let names: Vec<String> = policies.iter().map(ToString::to_string).collect();
             format!("HTTP rules of {} are not in force at {workload}: {why}", names.join(", "))
         });
-        problem.into_iter().chain(refused).collect()
+        problem.chain(refused).collect()
     }
 
     /// Says it of the policies too whose rules the proxy does not take.

@@ -8,6 +8,7 @@ use mesh::l7::{
     EXPRESSION_SIZE, EXPRESSION_TEXT, Expression, HeaderRule, HttpRule, HttpRules, Mismatch, expression,
 };
 
+use super::expression::differs;
 use crate::yaml::{At, Fields};
 
 /// Longest name or value of a header, bytes.
@@ -72,6 +73,10 @@ fn pattern(fields: &Fields<'_>, name: &'static str) -> Option<Expression> {
     }
     if let Err(error) = compiles(&text) {
         at.error(error);
+        return None;
+    }
+    if let Some(form) = differs(&text) {
+        at.error(form);
         return None;
     }
     Some(Expression(text))

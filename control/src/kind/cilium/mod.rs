@@ -4,6 +4,7 @@
 //! cannot enforce is refused too, unless the model can say "denied until there is an enforcer" (layer 7).
 
 mod authentication;
+mod expression;
 mod http;
 mod icmp;
 mod layer7;
