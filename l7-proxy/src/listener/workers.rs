@@ -88,6 +88,12 @@ async fn accept(listener: OwnedFd, worker: Rc<Worker<Kernel>>) -> io::Result<()>
     let listener = TcpListener::from_std(listener)?;
     let own = canonical(listener.local_addr()?);
     let mut changes = worker.published.subscribe();
+    // Who connects before the rules are there waits for them.
+    while !worker.published.snapshot().is_synced && !worker.published.is_draining() {
+        if changes.changed().await.is_err() {
+            return Ok(());
+        }
+    }
     while !worker.published.is_draining() {
         let accepted = tokio::select! {
             biased;
