@@ -556,8 +556,9 @@ mod tests {
         // Its file descriptor of what never comes stays open.
         let _line = child.stdin.take();
         let keeper = Keeper::start(surroundings, l7::plan(&[1]));
-        let (_stream, _) = socket.accept().await.unwrap();
-        let ended = child.wait().await.unwrap();
+        let bound = std::time::Duration::from_secs(60);
+        let (_stream, _) = tokio::time::timeout(bound, socket.accept()).await.unwrap().unwrap();
+        let ended = tokio::time::timeout(bound, child.wait()).await.unwrap().unwrap();
         assert_eq!(std::os::unix::process::ExitStatusExt::signal(&ended), Some(9));
         keeper.into_task().abort();
     }
