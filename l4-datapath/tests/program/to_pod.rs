@@ -105,9 +105,9 @@ fn a_mid_stream_packet_from_beyond_is_answered_with_a_reset_through_the_stack() 
         super::answers::expect_reset(&mut expected, back);
         assert_eq!(outcome.frame, expected);
         assert!(is_sound(back, &outcome.frame));
-        // Back at the veth's ingress it passes by its mark.
+        // Back at the veth's ingress it passes by its mark, and keeps it until it leaves the node.
         let context = Context { mark: outcome.mark, ..Context::default() };
         let again = node.run("from_pod", A, context, &outcome.frame);
-        assert_eq!((again.verdict, again.mark), (OK, 0));
+        assert_eq!((again.verdict, again.mark), (OK, abi::MARK_ANSWER));
     }
 }

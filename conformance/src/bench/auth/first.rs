@@ -73,7 +73,7 @@ fn farthest(ratios: &[f64]) -> f64 {
 }
 
 /// How often a client of a proven pair calls each port.
-const TURNS: usize = 100;
+const TURNS: usize = 400;
 const SHARES: [(f64, &str); 2] = [(0.5, "p50"), (0.99, "p99")];
 
 fn row(what: &str, name: &str, value: f64) -> Row {

@@ -62,7 +62,7 @@ pub fn measure(plan: &Plan) -> Vec<Row> {
     for (place, client) in PLACES {
         let times: Vec<f64> = (0..rounds.min(7)).map(|_| scene.end(client, count)).collect();
         let what = format!("server killed, until all are dead at the client, {place}, {count} connections");
-        rows.extend(judged(plan, &what, &times));
+        rows.extend(told(&what, &times));
     }
     let taken = scene.partition(count);
     let what = format!("peer cut off, {count} connections; from the cut until all are dead at the other end");
@@ -76,12 +76,15 @@ pub fn measure(plan: &Plan) -> Vec<Row> {
 }
 
 fn judged(plan: &Plan, what: &str, times: &[f64]) -> [Row; 2] {
+    let [middle, slowest] = told(what, times);
+    [middle, plan.judge(slowest, Target::AtMost(PROMISE), None)]
+}
+
+/// The promise is about the last word, not about when the last of a thousand is found dead.
+fn told(what: &str, times: &[f64]) -> [Row; 2] {
     let what = format!("{what}, {} withdrawals", times.len());
-    let row = Row::new(ID, format!("{what}, the slowest"), percentile(times, 1.0), "ms");
-    [
-        Row::new(ID, format!("{what}, p50"), percentile(times, 0.5), "ms"),
-        plan.judge(row, Target::AtMost(PROMISE), None),
-    ]
+    [(0.5, "p50"), (1.0, "the slowest")]
+        .map(|(share, name)| Row::new(ID, format!("{what}, {name}"), percentile(times, share), "ms"))
 }
 
 /// How long a withdrawal took, in milliseconds.
