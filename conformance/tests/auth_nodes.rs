@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::process::Stdio;
 
 use conformance::lab::{
-    HASTY, Mesh, Node, Outcome, REQUIRED, Session, Workload, binary, is_dead, wait_until,
+    HASTY, Mesh, Node, Outcome, REQUIRED, Session, Workload, binary, is_dead, placed_on, wait_until,
 };
 use serde_json::Value;
 
@@ -192,12 +192,7 @@ fn another_account_is_another_identity() {
     let scene = Scene::required("");
     let mut live = scene.hold("client", 0);
     assert_eq!(live.ask("before"), "answered");
-    scene.mesh.apply(
-        "workload-client.yaml",
-        "apiVersion: ferromesh.io/v1alpha1\nkind: Workload\n\
-         metadata: {name: client, namespace: default, labels: {app: client}}\n\
-         spec: {node: node-0, serviceAccountName: somebody-else}\n",
-    );
+    scene.mesh.apply("workload-client.yaml", &placed_on("client", "app: client", "somebody-else", 0));
     wait_until("the connection is dead", || is_dead(&live.ask("after")));
 }
 

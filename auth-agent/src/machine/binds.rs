@@ -45,11 +45,11 @@ impl Machine {
         if self.current(&key.node) != Some(session) {
             return;
         }
+        let most = self.settings.binds_at_once;
         for name in self.users(key) {
             let waits = self.pairs.get(&name).is_some_and(|pair| pair.work == Work::Proving);
-            let most = self.settings.binds_at_once;
             let has_room = self.sessions.get(&session).is_some_and(|state| state.binds.len() < most);
-            if waits && has_room && self.grounds(&name).is_ok_and(|(_, current)| current == Some(session)) {
+            if waits && has_room && self.grounds(&name).is_ok() {
                 self.bind(&name, session);
             }
         }

@@ -206,20 +206,22 @@ impl Mesh {
     pub fn place(&self, name: &str, labels: &[&str], node: u8) {
         let labels: Vec<_> = labels.iter().filter_map(|label| label.split_once('=')).collect();
         let labels: String = labels.iter().map(|(key, value)| format!("{key}: {value}, ")).collect();
-        self.apply(
-            &format!("workload-{name}.yaml"),
-            &format!(
-                "apiVersion: ferromesh.io/v1alpha1\nkind: Workload\n\
-                 metadata: {{name: {name}, namespace: default, labels: {{{labels}}}}}\n\
-                 spec: {{node: node-{node}, serviceAccountName: {name}}}\n"
-            ),
-        );
+        self.apply(&format!("workload-{name}.yaml"), &placed_on(name, &labels, name, node.into()));
     }
 
     /// The directory all nodes share.
     pub fn shared(&self) -> PathBuf {
         self.shared.path().to_owned()
     }
+}
+
+/// A workload's object: its labels as YAML has them (`KEY: VALUE, …`), its service account, and the number of its node.
+pub fn placed_on(name: &str, labels: &str, account: &str, node: usize) -> String {
+    format!(
+        "apiVersion: ferromesh.io/v1alpha1\nkind: Workload\n\
+         metadata: {{name: {name}, namespace: default, labels: {{{labels}}}}}\n\
+         spec: {{node: node-{node}, serviceAccountName: {account}}}\n"
+    )
 }
 
 fn made(number: u8, settings: &str, shared: &TempDir, family: usize) -> Node {

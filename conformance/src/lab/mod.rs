@@ -14,7 +14,7 @@ pub(crate) use command::wait_within;
 pub(crate) use namespace::Namespace;
 
 pub use command::{Outcome, Session, wait_until};
-pub use mesh::Mesh;
+pub use mesh::{Mesh, placed_on};
 pub use node::{Node, Workload, binary};
 pub use outside::{Outside, UPLINK};
 pub use proof::{HASTY, REQUIRED, REQUIRED_BY_CALLER, is_dead, policy};

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-pub(crate) use conformance::lab::{HASTY, REQUIRED, is_dead};
+pub(crate) use conformance::lab::{HASTY, REQUIRED, is_dead, placed_on};
 use conformance::lab::{Mesh, Node, Session, Workload, binary, wait_until};
 use serde_json::Value;
 
@@ -84,15 +84,6 @@ fn place_all(mesh: &Mesh) {
 /// A workload's object on the first node: labels and account as given.
 pub(crate) fn placed(name: &str, labels: &str, account: &str) -> String {
     placed_on(name, labels, account, 0)
-}
-
-/// The same on any node.
-pub(crate) fn placed_on(name: &str, labels: &str, account: &str, node: usize) -> String {
-    format!(
-        "apiVersion: ferromesh.io/v1alpha1\nkind: Workload\n\
-         metadata: {{name: {name}, namespace: default, labels: {{{labels}}}}}\n\
-         spec: {{node: node-{node}, serviceAccountName: {account}}}\n"
-    )
 }
 
 /// A node's process of this verb, which neither answers nor ends until this is dropped.

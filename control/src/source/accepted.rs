@@ -16,6 +16,7 @@ use tokio::sync::oneshot;
 use super::SourceError;
 use super::layout::Layout;
 use crate::durable;
+use crate::kind::Decoded;
 use crate::objects::{Accepted, Objects, Pools};
 use crate::yaml::documents;
 
@@ -127,10 +128,10 @@ pub(super) fn load(path: &Path, layout: &Layout) -> Result<(Objects, Option<Pool
         };
         let document = documents.iter().find(|document| document.position == object.position);
         let decoded = document.map(|document| layout.writer(&object.file).decode(document));
-        let why = decoded.as_ref().and_then(|decoded| decoded.findings.first());
-        let why = why.map_or_else(String::new, |finding| finding.message.clone());
-        let Some((key, value, line)) = decoded.and_then(|d| Some((d.key?, d.object?, d.line))) else {
+        let Some(Decoded { key: Some(key), object: Some(value), line, .. }) = decoded else {
             // By another version, or another directory is shared now.
+            let finding = decoded.and_then(|decoded| decoded.findings.into_iter().next());
+            let why = finding.map_or_else(String::new, |finding| finding.message);
             tracing::warn!(file = object.file, "an object accepted earlier is not accepted any more: {why}");
             continue;
         };

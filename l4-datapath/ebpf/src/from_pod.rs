@@ -48,13 +48,12 @@ use crate::{
 pub(crate) fn from_pod(ctx: TcContext) -> i32 {
     let skb = Skb::new(&ctx);
     let mark = skb.mark();
-    skb.set_mark(0);
     // Ours, on its way to the stack, or to the workload: a workload's marks are gone once its packets leave its namespace.
+    // The first is known by its mark again where it leaves the node.
     if mark == MARK_ANSWER {
-        // Kept: where it leaves the node it is known by it.
-        skb.set_mark(mark);
         return TC_ACT_OK;
     }
+    skb.set_mark(0);
     if mark == MARK_INWARD {
         skb.address_to_receiver();
         return deliver::redirect(skb.ifindex());

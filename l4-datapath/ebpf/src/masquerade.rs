@@ -58,9 +58,6 @@ extern "C" fn masquerade_leaving(skb: *mut __sk_buff, packet: *mut Packet, now: 
     Refusal::encode(leave(Skb::from(skb), packet, now))
 }
 
-const NO_CONNECTION: u32 = DropReason::NoConnection as u32;
-const NO_MAPPING: u32 = DropReason::NoMapping as u32;
-
 #[inline(always)]
 fn leave(skb: Skb, packet: &mut Packet, now: &Moment) -> Result<(), Refusal> {
     let mut address = Address([0; 16]);
@@ -166,6 +163,9 @@ const UNTOUCHED: u32 = 1;
 const TAKEN: u32 = 2;
 /// The connection needs a port.
 const NEW: u32 = 3;
+/// Reasons, as patterns.
+const NO_CONNECTION: u32 = DropReason::NoConnection as u32;
+const NO_MAPPING: u32 = DropReason::NoMapping as u32;
 
 /// Finds the translation of the connection with this tuple: [`FOUND`], [`UNTOUCHED`], [`NEW`] or a reason.
 #[unsafe(no_mangle)]

@@ -12,7 +12,7 @@ use super::alone::Alone;
 use super::{percentile, policy};
 use crate::bench::plan::Plan;
 use crate::bench::report::{Row, Target};
-use crate::lab::{Mesh, Outcome, Session, binary, wait_until};
+use crate::lab::{Mesh, Outcome, Session, binary, placed_on, wait_until};
 
 const ID: &str = "auth.first";
 /// Ports of the server: who calls the first must be proven, who calls the second need not be, the third is as the first.
@@ -115,13 +115,8 @@ struct Scene {
 impl Scene {
     fn new(clients: usize, settings: &str) -> Self {
         let mesh = Mesh::up(2, settings);
-        let workload = |name: &str, app: &str, node: u8| {
-            format!(
-                "apiVersion: ferromesh.io/v1alpha1\nkind: Workload\n\
-                 metadata: {{name: {name}, namespace: default, labels: {{app: {app}}}}}\n\
-                 spec: {{node: node-{node}, serviceAccountName: {name}}}\n---\n"
-            )
-        };
+        let workload =
+            |name: &str, app: &str, node| placed_on(name, &format!("app: {app}"), name, node) + "---\n";
         let all: String =
             (0..clients).map(|number| workload(&format!("client-{number}"), "client", 0)).collect();
         mesh.apply("workloads.yaml", &(all + &workload("server", "server", 1)));

@@ -9,21 +9,10 @@ use std::time::{Duration, SystemTime};
 use super::{percentile, policy};
 use crate::bench::plan::Plan;
 use crate::bench::report::{Row, Target};
-use crate::lab::{Mesh, Node, Session, binary, wait_until};
+use crate::lab::{Mesh, Node, REQUIRED_BY_CALLER, Session, binary, placed_on, wait_until};
 
 const ID: &str = "auth.revocation";
 const PORT: u16 = 80;
-/// Callers too ask for proof, so that either end has a mark of its own to lose when nobody can tell it anything.
-const CALLERS: &str = "\
-apiVersion: cilium.io/v2
-kind: CiliumNetworkPolicy
-metadata: {name: client, namespace: default}
-spec:
-  endpointSelector: {matchLabels: {app: client}}
-  egress:
-  - toEndpoints: [{matchLabels: {app: server}}]
-    authentication: {mode: required}
-";
 /// Milliseconds; the promise.
 const PROMISE: f64 = 50.0;
 /// Milliseconds; the grace of a node that cannot be reached.
@@ -110,7 +99,7 @@ fn ended(plan: &Plan, what: &str, times: &[Ended]) -> Vec<Row> {
 fn root(count: usize) -> Ended {
     let node = Node::up();
     node.apply("proven.yaml", &policy(true, PORT));
-    node.apply("callers.yaml", CALLERS);
+    node.apply("callers.yaml", REQUIRED_BY_CALLER);
     let server = node.serve("server", &["app=server"], PORT);
     let mut watch = Watch::start(&node);
     let crowd = crowd(&node, "client", &["app=client"], server.addresses[0], count);
@@ -161,6 +150,7 @@ fn millis(end: u128, begin: u128) -> f64 {
     end.saturating_sub(begin) as f64 / 1e6
 }
 
+/// Callers too ask for proof, so that either end has a mark of its own to lose when nobody can tell it anything.
 struct Scene {
     mesh: Mesh,
     server: crate::lab::Workload,
@@ -171,7 +161,7 @@ impl Scene {
     fn new() -> Self {
         let mesh = Mesh::up(2, ", authenticationGrace: 2s");
         mesh.apply("proven.yaml", &policy(true, PORT));
-        mesh.apply("callers.yaml", CALLERS);
+        mesh.apply("callers.yaml", REQUIRED_BY_CALLER);
         mesh.place("server", &["app=server"], 1);
         mesh.place("near", &["app=client"], 1);
         mesh.place("far", &["app=client"], 0);
@@ -186,14 +176,15 @@ impl Scene {
 
     fn withdraw(&mut self, client: &str, count: usize, how: How) -> Ended {
         let crowd = self.crowd(client, count);
-        let node = node_of(client) as u8;
+        let node = node_of(client);
         let [app, account] = match how {
             How::Labels => ["other", client],
             How::Account => ["client", "somebody-else"],
         };
-        let (file, other) = (format!("workload-{client}.yaml"), workload(client, node, app, account));
+        let (file, other) =
+            (format!("workload-{client}.yaml"), placed_on(client, &format!("app: {app}"), account, node));
         let ended = self.watch.until_dead(crowd, || self.mesh.admin(&file, &other));
-        self.mesh.place(client, &["app=client"], node);
+        self.mesh.place(client, &["app=client"], node as u8);
         ended
     }
 
@@ -232,15 +223,6 @@ impl Scene {
 /// The number of the client's node.
 fn node_of(client: &str) -> usize {
     usize::from(client == "near")
-}
-
-/// The client, as something else.
-fn workload(client: &str, node: u8, app: &str, account: &str) -> String {
-    format!(
-        "apiVersion: ferromesh.io/v1alpha1\nkind: Workload\n\
-         metadata: {{name: {client}, namespace: default, labels: {{app: {app}}}}}\n\
-         spec: {{node: node-{node}, serviceAccountName: {account}}}\n"
-    )
 }
 
 fn now() -> u128 {
