@@ -10,6 +10,7 @@ mod netfilter;
 mod raw;
 mod requests;
 mod serve;
+mod speak;
 
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
@@ -37,6 +38,7 @@ clients, each on a line of its own; an address is ADDRESS:PORT
   time ADDRESS            microseconds that a TCP connection takes to open
   datagram ADDRESS BYTES  send one datagram of so many bytes, expect it back
   resolve NAME            the addresses that the workload's resolver gives
+  speak ADDRESS           say each line of standard input, in hexadecimal, on a connection of its own; tell each answer
   ask                     for each line of standard input, one of the above
   later MODE ARGUMENTS    say `open`, wait for a line of standard input, then be that
 clients that stay
@@ -99,6 +101,7 @@ fn run(words: &[&str]) -> io::Result<()> {
         ["flows", to, from, sources, ports] => {
             client::flows(read(to)?, read(from)?, read(sources)?, read(ports)?)
         }
+        ["speak", address] => speak::speak(read(address)?),
         ["ask"] => client::ask(),
         ["hold", address] => client::hold(read(address)?, 0),
         ["hold", address, from] => client::hold(read(address)?, read(from)?),
