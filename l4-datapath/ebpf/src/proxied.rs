@@ -5,6 +5,14 @@
 //! the end that was called, is one of [`Leg::Proxy`], judged as any other: policy of both ends, proofs, quotas. It may have
 //! the very ports of a connection of the opener's own, hence the legs.
 //!
+//! The proxy begins nothing unasked: each SYN of its own names the port of the opener for whom it calls, and passes only
+//! while that opener has an open, proxied connection from that port to the very end that is called ([`is_asked_for`]). So
+//! whoever takes the proxy over can say to servers what HTTP rules deny, in the names of those who are just calling them
+//! by way of it, and no more. The port is named by the socket's priority (SO_PRIORITY), taken out of the packet here, before
+//! a queue sees it. It is a hint, not a claim: the connection table decides. Rejected: to call from the opener's own port,
+//! which needs no hint. Binding to it fails where the node itself listens on that port with any address, below 1024, and
+//! while an earlier call of the same ports still ends at the server; then another way would be needed, which is this one.
+//!
 //! Who may send what: on the first leg the opener, and the proxy answers; on the second the proxy, and the end that was
 //! called answers. What the kernel sends for the proxy without a socket (an RST, an ACK after the end, a SYN-ACK with a
 //! cookie) passes without payload, and only as part of what is open: whoever may forge it here could end a connection,
@@ -25,6 +33,7 @@ use crate::{
     policy::Verdict,
     redirect,
     refusal::Refusal,
+    skb::Skb,
     space::Space,
 };
 
@@ -81,29 +90,35 @@ fn is_kernels(packet: &Packet, flow: &Flow) -> bool {
 
 /// Judges what the proxy has sent, or may have.
 #[inline(always)]
-pub(crate) fn judge(packet: &Packet, flow: &mut Flow, now: &Moment) -> Result<(), Refusal> {
-    Refusal::check(proxied_judge(packet, flow, now))
+pub(crate) fn judge(skb: Skb, packet: &Packet, flow: &mut Flow, now: &Moment) -> Result<(), Refusal> {
+    let port = skb.priority();
+    skb.set_priority(0);
+    Refusal::check(proxied_judge(packet, flow, now, port))
 }
 
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn proxied_judge(packet: *const Packet, flow: *mut Flow, now: *const Moment) -> u32 {
+extern "C" fn proxied_judge(packet: *const Packet, flow: *mut Flow, now: *const Moment, port: u32) -> u32 {
     // SAFETY: the caller passes references; the tests for null are for the verifier.
     let (Some(packet), Some(flow), Some(now)) = (unsafe { (packet.as_ref(), flow.as_mut(), now.as_ref()) })
     else {
         return Refusal::ABSURD;
     };
-    Refusal::encode(sent(packet, flow, now))
+    Refusal::encode(sent(packet, flow, now, port as u16))
 }
 
+/// `port`: of the opener for whom the proxy calls.
 #[inline(always)]
-fn sent(packet: &Packet, flow: &mut Flow, now: &Moment) -> Result<(), DropReason> {
+fn sent(packet: &Packet, flow: &mut Flow, now: &Moment, port: u16) -> Result<(), DropReason> {
     let is_suspect = flow.proxy & Part::SUSPECT != 0;
     if packet.protocol != protocol::TCP || packet.is_later() || (is_suspect && !is_kernels(packet, flow)) {
         return Err(DropReason::ProxyForged);
     }
     if !judge::is_legal(packet.tcp_flags) {
         return Err(DropReason::InvalidTcpFlags);
+    }
+    if judge::is_first(packet.tcp_flags) && !is_asked_for(packet, flow, now, port) {
+        return Err(DropReason::ProxyForged);
     }
     let mut tuple = Tuple::of(packet);
     if let Some((entry, reply)) = alive(packet, flow, now, &tuple) {
@@ -135,6 +150,17 @@ fn sent(packet: &Packet, flow: &mut Flow, now: &Moment) -> Result<(), DropReason
     }
     let mut verdict = Space::<Verdict>::new();
     judge::begin(packet, flow, now, (&tuple, found), verdict.zero())
+}
+
+/// Whether the end in whose name a packet calls has an open connection by way of the proxy, from `port`, to the end and port
+/// that it calls.
+#[inline(never)]
+fn is_asked_for(packet: &Packet, flow: &Flow, now: &Moment, port: u16) -> bool {
+    let (source, destination) = packet.addresses();
+    let ports = (port, packet.destination_port);
+    let tuple = Tuple::of_words(source, destination, ports, packet.protocol, packet.is_v4());
+    alive(packet, flow, now, &tuple)
+        .is_some_and(|(entry, reply)| entry.is_proxied() && !reply && !entry.is_closing())
 }
 
 /// The entry of these very ends, if it is alive, and whether the packet is a reply in it.
