@@ -22,6 +22,7 @@
 //! [`Leg::Proxy`]: abi::Leg::Proxy
 
 use abi::{DropReason, ReservedIdentity};
+use aya_ebpf::bindings::__sk_buff;
 
 use crate::{
     conntrack::{self, Entry, Tuple},
@@ -91,34 +92,61 @@ fn is_kernels(packet: &Packet, flow: &Flow) -> bool {
 /// Judges what the proxy has sent, or may have.
 #[inline(always)]
 pub(crate) fn judge(skb: Skb, packet: &Packet, flow: &mut Flow, now: &Moment) -> Result<(), Refusal> {
-    let port = skb.priority();
-    skb.set_priority(0);
-    Refusal::check(proxied_judge(packet, flow, now, port))
+    // One after the other, for the stack's sake.
+    Refusal::check(proxied_asked(skb.as_ptr(), packet, flow, now))?;
+    Refusal::check(proxied_judge(packet, flow, now))
 }
 
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn proxied_judge(packet: *const Packet, flow: *mut Flow, now: *const Moment, port: u32) -> u32 {
+extern "C" fn proxied_asked(
+    skb: *mut __sk_buff,
+    packet: *const Packet,
+    flow: *const Flow,
+    now: *const Moment,
+) -> u32 {
+    // SAFETY: the caller passes references; the tests for null are for the verifier.
+    let (Some(packet), Some(flow), Some(now)) = (unsafe { (packet.as_ref(), flow.as_ref(), now.as_ref()) })
+    else {
+        return Refusal::ABSURD;
+    };
+    let skb = Skb::from(skb);
+    let port = skb.priority() as u16;
+    skb.set_priority(0);
+    let passes = !judge::is_first(packet.tcp_flags) || is_asked_for(packet, flow, now, port);
+    Refusal::encode(if passes { Ok(()) } else { Err(DropReason::ProxyForged) })
+}
+
+/// Whether the end in whose name a packet calls has an open connection by way of the proxy, from `port`, to the end and port
+/// that it calls.
+#[inline(always)]
+fn is_asked_for(packet: &Packet, flow: &Flow, now: &Moment, port: u16) -> bool {
+    let (source, destination) = packet.addresses();
+    let ports = (port, packet.destination_port);
+    let tuple = Tuple::of_words(source, destination, ports, packet.protocol, packet.is_v4());
+    alive(packet, flow, now, &tuple)
+        .is_some_and(|(entry, reply)| entry.is_proxied() && !reply && !entry.is_closing())
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn proxied_judge(packet: *const Packet, flow: *mut Flow, now: *const Moment) -> u32 {
     // SAFETY: the caller passes references; the tests for null are for the verifier.
     let (Some(packet), Some(flow), Some(now)) = (unsafe { (packet.as_ref(), flow.as_mut(), now.as_ref()) })
     else {
         return Refusal::ABSURD;
     };
-    Refusal::encode(sent(packet, flow, now, port as u16))
+    Refusal::encode(sent(packet, flow, now))
 }
 
-/// `port`: of the opener for whom the proxy calls.
 #[inline(always)]
-fn sent(packet: &Packet, flow: &mut Flow, now: &Moment, port: u16) -> Result<(), DropReason> {
+fn sent(packet: &Packet, flow: &mut Flow, now: &Moment) -> Result<(), DropReason> {
     let is_suspect = flow.proxy & Part::SUSPECT != 0;
     if packet.protocol != protocol::TCP || packet.is_later() || (is_suspect && !is_kernels(packet, flow)) {
         return Err(DropReason::ProxyForged);
     }
     if !judge::is_legal(packet.tcp_flags) {
         return Err(DropReason::InvalidTcpFlags);
-    }
-    if judge::is_first(packet.tcp_flags) && !is_asked_for(packet, flow, now, port) {
-        return Err(DropReason::ProxyForged);
     }
     let mut tuple = Tuple::of(packet);
     if let Some((entry, reply)) = alive(packet, flow, now, &tuple) {
@@ -150,17 +178,6 @@ fn sent(packet: &Packet, flow: &mut Flow, now: &Moment, port: u16) -> Result<(),
     }
     let mut verdict = Space::<Verdict>::new();
     judge::begin(packet, flow, now, (&tuple, found), verdict.zero())
-}
-
-/// Whether the end in whose name a packet calls has an open connection by way of the proxy, from `port`, to the end and port
-/// that it calls.
-#[inline(never)]
-fn is_asked_for(packet: &Packet, flow: &Flow, now: &Moment, port: u16) -> bool {
-    let (source, destination) = packet.addresses();
-    let ports = (port, packet.destination_port);
-    let tuple = Tuple::of_words(source, destination, ports, packet.protocol, packet.is_v4());
-    alive(packet, flow, now, &tuple)
-        .is_some_and(|(entry, reply)| entry.is_proxied() && !reply && !entry.is_closing())
 }
 
 /// The entry of these very ends, if it is alive, and whether the packet is a reply in it.
