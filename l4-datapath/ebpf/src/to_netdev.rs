@@ -22,6 +22,7 @@ use aya_ebpf::{
 use crate::{
     answer,
     flow::Flow,
+    header::protocol,
     identity::{self, Moment},
     masquerade, netdev,
     parse::{self, Packet},
@@ -63,8 +64,8 @@ fn admit(skb: Skb, packet: &mut Packet, now: &Moment) -> Result<(), Refusal> {
     }
     let parsed = parse::network(skb, packet);
     let Some(endpoint) = identity::endpoint(&packet.source) else {
-        // The proxy calls out of the node in the names of its workloads alone.
-        if redirect::sender(skb) & Part::SENT != 0 {
+        // The proxy, which has no other sockets, calls out of the node in the names of its workloads alone.
+        if packet.protocol == protocol::TCP && redirect::sender(skb) & Part::SENT != 0 {
             return Err(DropReason::ProxyForged.into());
         }
         return netdev::stranger(packet, now).map(|_| ());

@@ -53,8 +53,12 @@ fn what_is_about_the_proxys_call_goes_to_the_proxy() {
     for family in FAMILIES {
         let mut node = called(family);
         let back = family.between(B, A);
-        let outcome =
-            node.passes("from_pod", B, &unreachable(back, &about(family.between(A, B), (PROXYS, PORT))));
+        let outcome = node.run(
+            "from_pod",
+            B,
+            RECEIVED,
+            &unreachable(back, &about(family.between(A, B), (PROXYS, PORT))),
+        );
         assert_eq!((outcome.verdict, outcome.mark), (OK, MARK_TO_PROXY), "{family:?}");
         // Of the opener's own packets the workload sees none, nor of a call that there is not.
         for port in [OWN, PROXYS + 1] {
@@ -71,9 +75,9 @@ fn what_is_about_the_proxys_call_goes_to_the_proxy() {
 #[test]
 fn what_is_about_the_proxys_answer_goes_to_the_proxy() {
     for family in FAMILIES {
-        let mut node = called(family);
+        let node = called(family);
         let error = unreachable(family.between(A, B), &about(family.between(B, A), (PORT, OWN)));
-        let outcome = node.passes("from_pod", A, &error);
+        let outcome = node.run("from_pod", A, RECEIVED, &error);
         assert_eq!((outcome.verdict, outcome.mark), (OK, MARK_TO_PROXY), "{family:?}");
 
         // Somebody beyond calls B; a router between says that the answer is too big.
@@ -97,6 +101,7 @@ fn an_error_on_its_way_to_the_proxy_arrives_at_the_stack() {
         let mut node = called(family);
         let error = unreachable(family.to(family.peer(), A), &about(family.between(A, B), (PROXYS, PORT)));
         let context = Context { mark: MARK_TO_PROXY, ..Context::default() };
+        node.events();
         let outcome = node.run("from_pod", A, context, &error);
         assert_eq!((outcome.verdict, outcome.mark), (OK, MARK_TO_PROXY), "{family:?}");
         assert!(node.events().iter().all(|event| event.reason == 0));
