@@ -273,6 +273,20 @@ fn what_cilium_takes_as_http_rules_is_taken() {
 }
 
 #[test]
+fn http_rules_for_the_node_itself_are_warned_of() {
+    let rule = |entities: &str| {
+        cilium(&format!(
+            "  egress:\n  - toEntities: {entities}\n    toPorts:\n    - ports: [{{port: \"80\", protocol: TCP}}]\n      rules: {{http: [{{}}]}}\n"
+        ))
+    };
+    let warning = "rule1.yaml:7 spec.egress[0].toEntities: rules.http cannot hold for the node itself (host): connections to it are refused; name its ports in a rule without http";
+    says(&rule("[host]"), &[warning]);
+    says(&rule("[world, host]"), &[warning]);
+    says(&rule("[all]"), &[]);
+    says(&rule("[remote-node]"), &[]);
+}
+
+#[test]
 fn http_rules_that_could_not_be_enforced_are_refused_with_field_and_reason() {
     let at = "rule1.yaml:9 spec.ingress[0].toPorts[0].rules.http";
     let large = format!("[{{path: '{}'}}]", "(a{200}b){200}");

@@ -2,7 +2,7 @@
 //! its meaning waits for its enforcer.
 
 use mesh::l7::HttpRules;
-use mesh::policy::{Needs, PortMatch, protocol};
+use mesh::policy::{Entity, Needs, Peer, Peers, PortMatch, protocol};
 
 use super::{Direction, http};
 use crate::yaml::{At, Fields};
@@ -53,6 +53,18 @@ pub(super) fn demand(fields: &Fields<'_>, direction: Direction, ports: &[PortMat
     let Some(first) = first else { return Demand { needs: None, http } };
     first.warn("needs what the layer-7 proxy of this version cannot do: what it would allow is denied");
     Demand { needs: Some(Needs::L7Proxy), http: None }
+}
+
+/// Says where HTTP rules for what a workload calls name the node itself, which the proxy cannot call in its name. Of peers
+/// that have the node among others (`all`, `cluster`) nothing is said.
+pub(super) fn warn_of_host(fields: &Fields<'_>, peers: &Peers) {
+    let Peers::Selected(peers) = peers else { return };
+    let Some(at) = fields.get("toEntities") else { return };
+    if peers.contains(&Peer::Entity(Entity::Host)) {
+        at.warn(
+            "rules.http cannot hold for the node itself (host): connections to it are refused; name its ports in a rule without http",
+        );
+    }
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]

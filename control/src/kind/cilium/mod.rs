@@ -168,6 +168,9 @@ fn statements(
             }
             None => Peers::Any,
         };
+        if direction == Direction::Egress && ports.iter().any(|(_, demand)| demand.http.is_some()) {
+            layer7::warn_of_host(fields, &peers);
+        }
         if ports.is_empty() {
             ports.push((Vec::new(), Demand::default()));
         }
