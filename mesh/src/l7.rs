@@ -18,21 +18,6 @@ use crate::workload::{EndpointId, WorkloadName};
 #[serde(transparent)]
 pub struct Expression(pub String);
 
-/// Longest text of an [`Expression`], bytes.
-pub const EXPRESSION_TEXT: usize = 4096;
-
-/// What an [`Expression`] may take as the NFA that `regex-automata` makes of it, bytes: whoever accepts it and whoever
-/// matches by it hold it to the same bound.
-pub const EXPRESSION_SIZE: usize = 256 << 10;
-
-/// How the text of an [`Expression`] is read: bytes, as RE2 reads them in Latin-1.
-pub mod expression {
-    /// Classes are of ASCII: `\w` does not grow to the letters of all scripts.
-    pub const UNICODE: bool = false;
-    /// Groups within groups.
-    pub const DEPTH: u32 = 64;
-}
-
 /// One item of `rules.http` of a CiliumNetworkPolicy: every part that is there must match.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -80,6 +65,75 @@ pub enum Mismatch {
     Delete,
     /// The header is taken away and added with the value.
     Replace,
+}
+
+/// Headers that say where messages begin and end, and to whom they go: who changes them changes what is requested.
+const FRAMING: [&str; 9] = [
+    "connection",
+    "content-length",
+    "expect",
+    "host",
+    "keep-alive",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];
+
+/// Longest name or value of a header that a rule may have, bytes.
+pub const MAX_HEADER: usize = 4096;
+
+/// What cannot be used of a [`HeaderRule`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum HeaderFault {
+    /// It names none.
+    #[error("not the name of a header: letters, digits and -")]
+    Name,
+    /// No header can have that value.
+    #[error("not the value of a header: one line, without spaces around it")]
+    Value,
+    /// There is nothing that could mismatch.
+    #[error("needs a value: without one there is nothing that could mismatch")]
+    NoValue,
+    /// It must not be changed.
+    #[error("a header that says what is requested and of whom; LOG is all that can be")]
+    Framing,
+}
+
+impl HeaderFault {
+    /// The field that is at fault.
+    pub fn part(self) -> &'static str {
+        match self {
+            Self::Name => "name",
+            Self::Value => "value",
+            Self::NoValue | Self::Framing => "mismatch",
+        }
+    }
+}
+
+impl HeaderRule {
+    /// Whether it can be enforced: by the same word `control` accepts it and the proxy uses it.
+    pub fn check(&self) -> Result<(), HeaderFault> {
+        let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+        if self.name.is_empty() || self.name.len() > MAX_HEADER || !self.name.bytes().all(is_token) {
+            return Err(HeaderFault::Name);
+        }
+        let fits = |byte: u8| byte == b'\t' || (byte >= b' ' && byte != 0x7f);
+        let is_value = |text: &str| text.len() <= MAX_HEADER && text.bytes().all(fits) && text.trim() == text;
+        if !self.value.as_deref().is_none_or(is_value) {
+            return Err(HeaderFault::Value);
+        }
+        if !matches!(self.mismatch, Mismatch::Add | Mismatch::Delete | Mismatch::Replace) {
+            return Ok(());
+        }
+        if self.value.is_none() {
+            return Err(HeaderFault::NoValue);
+        }
+        match FRAMING.iter().any(|name| self.name.eq_ignore_ascii_case(name)) {
+            true => Err(HeaderFault::Framing),
+            false => Ok(()),
+        }
+    }
 }
 
 /// Rules of which one must match; none: no request passes.
