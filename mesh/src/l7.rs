@@ -245,6 +245,10 @@ pub struct HttpFlow {
     pub code: Option<u16>,
     /// From the request's first byte to the answer's first one, nanoseconds; `None` on a request.
     pub latency: Option<u64>,
+    /// What else there is to say of what was let pass: a header that a rule with `mismatch: LOG` looks at is not as it should
+    /// be, an answer is the proxy's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
 }
 
 /// Which of the two.
