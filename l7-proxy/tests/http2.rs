@@ -387,6 +387,18 @@ async fn audit_mode_reports_and_lets_pass() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn audit_mode_leaves_paths_as_they_are() {
+    let bench = Bench::with(anybody(landing()), true);
+    local(async {
+        let (mut client, servers) = client(&bench).await;
+        let _received = serve_all(servers);
+        assert_eq!(client.ask(request("PUT", "/%zz")).await.unwrap().status, 200);
+    })
+    .await;
+    assert_eq!(bench.flows()[0], "request AUDIT PUT http://h/%zz (malformed escape in the path)");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_draining_proxy_ends_idle_connections_and_finishes_streams() {
     let bench = Bench::new(landing());
     local(async {

@@ -18,21 +18,6 @@ use crate::workload::{EndpointId, WorkloadName};
 #[serde(transparent)]
 pub struct Expression(pub String);
 
-/// Longest text of an [`Expression`], bytes.
-pub const EXPRESSION_TEXT: usize = 4096;
-
-/// What an [`Expression`] may take as the NFA that `regex-automata` makes of it, bytes: whoever accepts it and whoever
-/// matches by it hold it to the same bound.
-pub const EXPRESSION_SIZE: usize = 256 << 10;
-
-/// How the text of an [`Expression`] is read: bytes, as RE2 reads them in Latin-1.
-pub mod expression {
-    /// Classes are of ASCII: `\w` does not grow to the letters of all scripts.
-    pub const UNICODE: bool = false;
-    /// Groups within groups.
-    pub const DEPTH: u32 = 64;
-}
-
 /// One item of `rules.http` of a CiliumNetworkPolicy: every part that is there must match.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -82,14 +67,142 @@ pub enum Mismatch {
     Replace,
 }
 
+/// Headers that say where messages begin and end, and to whom they go: who changes them changes what is requested.
+const FRAMING: [&str; 9] = [
+    "connection",
+    "content-length",
+    "expect",
+    "host",
+    "keep-alive",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];
+
+/// Longest name or value of a header that a rule may have, bytes.
+pub const MAX_HEADER: usize = 4096;
+
+/// What cannot be used of a [`HeaderRule`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum HeaderFault {
+    /// It names none.
+    #[error("not the name of a header: letters, digits and -")]
+    Name,
+    /// No header can have that value.
+    #[error("not the value of a header: one line, without spaces around it")]
+    Value,
+    /// There is nothing that could mismatch.
+    #[error("needs a value: without one there is nothing that could mismatch")]
+    NoValue,
+    /// It must not be changed.
+    #[error("a header that says what is requested and of whom; LOG is all that can be")]
+    Framing,
+}
+
+impl HeaderFault {
+    /// The field that is at fault.
+    pub fn part(self) -> &'static str {
+        match self {
+            Self::Name => "name",
+            Self::Value => "value",
+            Self::NoValue | Self::Framing => "mismatch",
+        }
+    }
+}
+
+impl HeaderRule {
+    /// Whether it can be enforced: by the same word `control` accepts it and the proxy uses it.
+    pub fn check(&self) -> Result<(), HeaderFault> {
+        let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+        if self.name.is_empty() || self.name.len() > MAX_HEADER || !self.name.bytes().all(is_token) {
+            return Err(HeaderFault::Name);
+        }
+        let fits = |byte: u8| byte == b'\t' || (byte >= b' ' && byte != 0x7f);
+        let is_value = |text: &str| text.len() <= MAX_HEADER && text.bytes().all(fits) && text.trim() == text;
+        if !self.value.as_deref().is_none_or(is_value) {
+            return Err(HeaderFault::Value);
+        }
+        if !matches!(self.mismatch, Mismatch::Add | Mismatch::Delete | Mismatch::Replace) {
+            return Ok(());
+        }
+        if self.value.is_none() {
+            return Err(HeaderFault::NoValue);
+        }
+        match FRAMING.iter().any(|name| self.name.eq_ignore_ascii_case(name)) {
+            true => Err(HeaderFault::Framing),
+            false => Ok(()),
+        }
+    }
+}
+
 /// Rules of which one must match; none: no request passes.
 pub type HttpRules = Arc<[HttpRule]>;
 
-/// What the proxy judges by, for one direction of one endpoint: TCP only. Shared by endpoints whose rules are equal.
+/// What the proxy judges by, for one direction of one endpoint: TCP only. Shared by endpoints whose rules are equal. Written
+/// down, what several ranges of ports have stands there once.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Serialize, Deserialize)]
+#[serde(from = "Grouped", into = "Grouped")]
 pub struct L7Rules {
     /// By ports, which never overlap, first port ascending.
     pub ports: Vec<L7Ports>,
+}
+
+/// [`L7Rules`] as they are written down.
+#[derive(Serialize, Deserialize)]
+struct Grouped {
+    ports: Vec<L7Ports>,
+    /// Ranges, both ends inclusive, that have what the one of `ports` of that place has.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    also: Vec<(usize, u16, u16)>,
+}
+
+impl From<L7Rules> for Grouped {
+    fn from(rules: L7Rules) -> Self {
+        let (mut ports, mut also): (Vec<L7Ports>, _) = (Vec::new(), Vec::new());
+        for range in rules.ports {
+            // Lists that are shared are found equal at one look.
+            let is_alike =
+                |other: &L7Ports| *other == L7Ports { first: other.first, last: other.last, ..range.clone() };
+            match ports.iter().position(is_alike) {
+                Some(place) => also.push((place, range.first, range.last)),
+                None => ports.push(range),
+            }
+        }
+        Self { ports, also }
+    }
+}
+
+impl From<Grouped> for L7Rules {
+    fn from(Grouped { mut ports, also }: Grouped) -> Self {
+        let alike = also.into_iter().filter_map(|(place, first, last)| {
+            let range = ports.get(place)?.clone();
+            Some(L7Ports { first, last, ..range })
+        });
+        let alike: Vec<L7Ports> = alike.collect();
+        ports.extend(alike);
+        ports.sort_by_key(|ports| ports.first);
+        Self { ports }
+    }
+}
+
+impl L7Rules {
+    /// About how many bytes its HTTP rules take, lists that are shared once.
+    fn size(&self) -> usize {
+        let lists =
+            self.ports.iter().flat_map(|ports| &ports.access).filter_map(|access| access.http.as_ref());
+        let lists: BTreeMap<*const HttpRule, &HttpRules> = lists.map(|list| (list.as_ptr(), list)).collect();
+        lists.values().flat_map(|list| list.iter()).map(HttpRule::size).sum()
+    }
+}
+
+impl HttpRule {
+    fn size(&self) -> usize {
+        let parts = [&self.path, &self.method, &self.host].into_iter().flatten().map(|part| part.0.len());
+        let headers = self.headers.iter();
+        let headers = headers.map(|it| 64 + it.name.len() + it.value.as_ref().map_or(0, String::len));
+        64 + parts.sum::<usize>() + headers.sum::<usize>()
+    }
 }
 
 /// Rules of a range of ports.
@@ -159,6 +272,28 @@ pub struct L7Endpoint {
 }
 
 impl L7Endpoint {
+    /// The most bytes that its HTTP rules may take, about: written down as JSON, where some bytes take six, they must fit a
+    /// message of `node-api`.
+    pub const MAX_SIZE: usize = 8 << 20;
+
+    /// About how many bytes its HTTP rules take.
+    pub fn size(&self) -> usize {
+        [&self.ingress, &self.egress].into_iter().flatten().map(|rules| rules.size()).sum()
+    }
+
+    /// The same with no requests for anybody whom HTTP rules are for.
+    pub fn closed(&self) -> Self {
+        let closed = |rules: &Arc<L7Rules>| {
+            let mut rules = L7Rules::clone(rules);
+            for http in rules.ports.iter_mut().flat_map(|ports| &mut ports.access) {
+                http.http = http.http.as_ref().map(|_| Arc::default());
+            }
+            Arc::new(rules)
+        };
+        let (ingress, egress) = (self.ingress.as_ref().map(closed), self.egress.as_ref().map(closed));
+        Self { ingress, egress, ..self.clone() }
+    }
+
     /// The rules of a direction.
     pub fn rules(&self, direction: TrafficDirection) -> Option<&Arc<L7Rules>> {
         match direction {
@@ -191,6 +326,10 @@ pub struct HttpFlow {
     pub code: Option<u16>,
     /// From the request's first byte to the answer's first one, nanoseconds; `None` on a request.
     pub latency: Option<u64>,
+    /// What else there is to say of what was let pass: a header that a rule with `mismatch: LOG` looks at is not as it should
+    /// be, an answer is the proxy's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
 }
 
 /// Which of the two.
@@ -205,7 +344,60 @@ pub enum HttpKind {
 
 #[cfg(test)]
 mod tests {
-    use super::left_of;
+    use super::*;
+
+    fn rule(path: &str) -> HttpRule {
+        HttpRule { path: Some(Expression(path.to_owned())), ..HttpRule::default() }
+    }
+
+    #[test]
+    fn lists_that_ranges_share_are_counted_once_and_can_be_emptied() {
+        let list: HttpRules = [rule(&"a".repeat(4000))].into();
+        let ports = |first| {
+            let access = vec![
+                L7Access { peers: None, http: Some(Arc::clone(&list)) },
+                L7Access { peers: None, http: None },
+            ];
+            L7Ports { first, last: first, access }
+        };
+        let rules = Arc::new(L7Rules { ports: (1..100).map(ports).collect() });
+        assert!((4000..5000).contains(&rules.size()), "{}", rules.size());
+        let endpoint = L7Endpoint {
+            id: EndpointId::new(1).unwrap(),
+            instance: 1,
+            workload: "default/w".parse().unwrap(),
+            ipv4: Ipv4Addr::LOCALHOST,
+            ipv6: Ipv6Addr::LOCALHOST,
+            identity: Identity::new(256).unwrap(),
+            ingress: Some(Arc::clone(&rules)),
+            egress: None,
+            audit: false,
+        };
+        let closed = endpoint.closed();
+        assert_eq!(closed.size(), 0);
+        let closed = closed.ingress.unwrap();
+        assert_eq!(closed.ports.len(), 99);
+        let access = closed.ports.iter().flat_map(|ports| &ports.access);
+        assert!(access.clone().all(|access| access.http.as_ref().is_none_or(|rules| rules.is_empty())));
+        assert_eq!(access.filter(|access| access.http.is_none()).count(), 99, "who needs no rules has none");
+    }
+
+    #[test]
+    fn what_ranges_share_is_written_down_once() {
+        let ports = |first, path: &str| {
+            let access = vec![L7Access { peers: None, http: Some([rule(path)].into()) }];
+            L7Ports { first, last: first + 1, access }
+        };
+        let rules =
+            L7Rules { ports: vec![ports(80, "/a"), ports(90, "/b"), ports(100, "/a"), ports(443, "/a")] };
+        let grouped = Grouped::from(rules.clone());
+        assert_eq!(grouped.ports, rules.ports[..2]);
+        assert_eq!(grouped.also, [(0, 100, 101), (0, 443, 444)]);
+        let back = L7Rules::from(grouped);
+        assert_eq!(back, rules);
+        let http = |at: usize| back.ports[at].access[0].http.clone().unwrap();
+        assert!(Arc::ptr_eq(&http(0), &http(3)), "and is shared again");
+    }
 
     #[test]
     fn what_is_left_of_a_range_is_what_no_other_has() {

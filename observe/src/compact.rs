@@ -142,7 +142,7 @@ struct Request<'a>(&'a HttpFlow);
 
 impl fmt::Display for Request<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let HttpFlow { kind, method, url, protocol, code, latency } = self.0;
+        let HttpFlow { kind, method, url, protocol, code, latency, note: _ } = self.0;
         // Clients and servers have chosen these: they must not command the terminal.
         let [method, url, protocol] = [method, url, protocol].map(|text| tame(text));
         match kind {
@@ -216,14 +216,16 @@ impl fmt::Display for By<'_> {
     }
 }
 
-/// Why a proof was refused.
+/// Why a proof was refused, or what else there is to say of a request.
 struct Why<'a>(&'a Flow);
 
 impl fmt::Display for Why<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0.authentication.as_ref().and_then(Authentication::refusal) {
-            Some(why) => write!(f, " ({why})"),
-            None => Ok(()),
+        let note = self.0.l7.as_ref().and_then(|http| http.note.as_deref());
+        match (self.0.authentication.as_ref().and_then(Authentication::refusal), note) {
+            (Some(why), _) => write!(f, " ({why})"),
+            (None, Some(note)) => write!(f, " ({note})"),
+            (None, None) => Ok(()),
         }
     }
 }
@@ -282,6 +284,7 @@ pub(crate) mod tests {
             protocol: "HTTP/1.1".to_owned(),
             code: None,
             latency: None,
+            note: None,
         };
         let source = peer("10.1.0.2", 49_920, 56_650, "tiefighter", "org=empire,class=tiefighter");
         Flow { source, l7: Some(http), is_reply: Some(false), tcp_flags: 0, length: 0, ..dropped() }
@@ -321,6 +324,12 @@ pub(crate) mod tests {
         assert_eq!(
             plain(&response()),
             format!("{back} http-response FORWARDED (HTTP/1.1 403 0ms (PUT {url}))")
+        );
+        let mut noted = Flow { verdict: Verdict::Forwarded, drop: None, ..request() };
+        noted.l7.as_mut().unwrap().note = Some("header other than it should be".to_owned());
+        assert_eq!(
+            plain(&noted),
+            format!("{out} http-request FORWARDED (HTTP/1.1 PUT {url}) (header other than it should be)")
         );
         let mut odd = request();
         odd.l7.as_mut().unwrap().url = "http://a/\u{1b}[2J".to_owned();

@@ -272,6 +272,43 @@ fn what_cilium_takes_as_http_rules_is_taken() {
     }
 }
 
+/// What one object may have is counted over all of it, and by the function that the proxy counts by.
+#[test]
+fn more_http_rules_than_one_object_may_have_are_refused_at_the_first_that_is_too_much() {
+    let list =
+        |rules: &mut dyn Iterator<Item = String>| format!("[{}]", rules.collect::<Vec<_>>().join(", "));
+    let paths = |count: u32| list(&mut (0..count).map(|number| format!("{{path: '/v1/resource-{number}'}}")));
+    says(&http(&paths(10_000)), &[]);
+    let at = "rule1.yaml:9 spec.ingress[0].toPorts[0].rules.http";
+    let most = "with the expressions before it, it takes more than one object may have (10000 expressions, 8 MiB compiled); \
+                repeat less in them, or write fewer";
+    says(&http(&paths(12_000)), &[&format!("{at}[10000].path: {most}")]);
+    let hard = list(&mut (0..90).map(|number| format!("{{method: '(a|b)*a(a|b){{{{12}}}}{number}'}}")));
+    let text = http(&hard);
+    let found = say(&text);
+    assert!(found.len() == 1 && found[0].contains("8 MiB compiled"), "{found:?}");
+    let many = list(&mut (0..20_001).map(|_| "{}".to_owned()));
+    says(
+        &http(&many),
+        &[&format!("{at}: with these, 20001 rules in one object, at most 20000 can be used; write several")],
+    );
+}
+
+#[test]
+fn paths_that_no_request_can_have_are_warned_of() {
+    for (path, why) in [
+        ("/a%2fb", "escapes are written in capitals (%2F) before they are judged"),
+        ("//x", "// is made / before it is judged"),
+        ("/a/[.]\\./b", "/./ and /../ are resolved before they are judged"),
+        ("v1/.*", "it does not begin with /"),
+    ] {
+        let warning =
+            format!("rule1.yaml:9 spec.ingress[0].toPorts[0].rules.http[0].path: no path matches it: {why}");
+        says(&http(&format!("[{{path: '{path}'}}]")), &[&warning]);
+    }
+    says(&http("[{path: '/a%2Fb'}, {path: '.*'}]"), &[]);
+}
+
 #[test]
 fn http_rules_for_the_node_itself_are_warned_of() {
     let rule = |entities: &str| {
@@ -301,7 +338,7 @@ fn http_rules_that_could_not_be_enforced_are_refused_with_field_and_reason() {
         ),
         (
             &large,
-            "[0].path: an expression that takes more than 256 KiB when compiled; repeat less in it, or write several rules",
+            "[0].path: an expression that takes more than 512 KiB when compiled; repeat less in it, or write several rules",
         ),
         (&long, "[0].path: an expression of 5000 bytes, at most 4096 are read; write several rules"),
         ("[{}, {methods: GET}]", "[1].methods: unknown, did you mean method"),

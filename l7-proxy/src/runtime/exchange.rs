@@ -16,7 +16,7 @@ use super::ends::Identities;
 use super::relay::Relay;
 use super::reply::Reply;
 use super::transfer::{End, Failure, Side, Transfer};
-use super::verdict::{Audited, Refused};
+use super::verdict::{Noted, Refused};
 use crate::codec::{Asked, Body, Framing};
 
 /// How long an answer of ours may take to be taken, and what is left of its request to arrive.
@@ -57,13 +57,13 @@ where
         self.described.set(parts[0], parts[1], parts[2], server, protocol);
         self.refresh();
         let asked = self.request.asked(self.down.input.bytes());
-        let audited = loop {
-            let audited = match self.request.authorize(self.down.input.bytes(), &self.ends) {
-                Ok(audited) => audited,
+        let noted = loop {
+            let noted = match self.request.authorize(self.down.input.bytes(), &self.ends) {
+                Ok(noted) => noted,
                 Err(refused) => return self.refuse(refused, end, asked).await,
             };
             if let Err(error) = self.connect().await {
-                self.admit(audited);
+                self.admit(noted);
                 let (reply, reason) = match error {
                     ConnectError::Late => (Reply::GatewayTimeout, "server not reached in time"),
                     ConnectError::Refused => (Reply::Unavailable, "server not reached"),
@@ -72,23 +72,22 @@ where
             }
             // That may have taken seconds, and what is sent is judged by the rules of now.
             if !self.refresh() {
-                break audited;
+                break noted;
             }
             if let Err(fault) = self.request.parse(self.down.input.bytes(), start, end) {
                 return self.malformed(Reply::BadRequest, fault.text()).await;
             }
         };
-        self.admit(audited);
+        self.admit(noted);
         let is_as_it_came = self.request.lead().is_empty();
         self.down.input.consume(if is_as_it_came { start } else { end });
         let length = if is_as_it_came { end - start } else { 0 };
         self.transfer(asked, length).await
     }
 
-    fn admit(&self, audited: Audited) {
-        let by = audited.and_then(|(by, _)| self.ends.judges.get(by)?.as_ref());
-        let verdict = if audited.is_some() { Verdict::Audit } else { Verdict::Forwarded };
-        self.record(by.or(self.ends.speaker()), verdict, audited.map(|(_, reason)| reason), None);
+    fn admit(&self, Noted { by, verdict, reason }: Noted) {
+        let by = by.and_then(|by| self.ends.judges.get(by)?.as_ref());
+        self.record(by.or(self.ends.speaker()), verdict, reason, None);
     }
 
     /// One connection to the server, made for the first request that may pass.

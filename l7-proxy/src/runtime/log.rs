@@ -162,6 +162,7 @@ impl Entry {
                 protocol: self.protocol.to_owned(),
                 code: self.code,
                 latency: self.latency,
+                note: None,
             },
         }
     }

@@ -35,13 +35,15 @@ impl Sink {
     }
 }
 
-fn flow(context: &Context, seen: ProxyFlow) -> Flow {
+fn flow(context: &Context, mut seen: ProxyFlow) -> Flow {
     let is_reply = seen.http.kind == HttpKind::Response;
     let drop = (seen.verdict != Verdict::Forwarded).then(|| Drop {
         reason: DropReason::PolicyDenied as u8,
         text: seen.reason.clone().unwrap_or_else(|| DropReason::PolicyDenied.text().to_owned()),
         policies: policies(context, &seen),
     });
+    // What is said of what was let pass.
+    seen.http.note = seen.reason.take().filter(|_| seen.verdict == Verdict::Forwarded);
     let client = context.at(seen.client, seen.client_identity);
     let server = context.at(seen.server, seen.server_identity);
     let (source, destination) = if is_reply { (server, client) } else { (client, server) };

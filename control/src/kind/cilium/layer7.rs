@@ -4,7 +4,7 @@
 use mesh::l7::HttpRules;
 use mesh::policy::{Entity, Needs, Peer, Peers, PortMatch, protocol};
 
-use super::{Direction, http};
+use super::{Direction, Scope, http};
 use crate::yaml::{At, Fields};
 
 /// What must hold of a connection beside its peers and ports.
@@ -17,8 +17,13 @@ pub(super) struct Demand {
 }
 
 /// What an item asks for. Says so with a warning where nothing enforces it: until something does it allows nothing.
-pub(super) fn demand(fields: &Fields<'_>, direction: Direction, ports: &[PortMatch]) -> Demand {
-    let rules = fields.get("rules").and_then(|at| Some((kind_of_rules(&at)?, at)));
+pub(super) fn demand(
+    fields: &Fields<'_>,
+    scope: Scope<'_>,
+    direction: Direction,
+    ports: &[PortMatch],
+) -> Demand {
+    let rules = fields.get("rules").and_then(|at| Some((kind_of_rules(&at, scope)?, at)));
     let names = fields.get("serverNames").filter(|at| !at.list().is_empty());
     let terminating = fields.get("terminatingTLS");
     let originating = fields.get("originatingTLS");
@@ -76,7 +81,7 @@ enum Rules {
 }
 
 /// Which one kind of rules is given; `rules: {}` is none.
-fn kind_of_rules(at: &At<'_>) -> Option<Rules> {
+fn kind_of_rules(at: &At<'_>, scope: Scope<'_>) -> Option<Rules> {
     at.mapping(|fields| {
         fields.refuse(&["kafka"], "withdrawn by Cilium; allow the port, or use http");
         let http = fields.get("http");
@@ -88,7 +93,7 @@ fn kind_of_rules(at: &At<'_>) -> Option<Rules> {
         for name in dns.iter().flat_map(At::list) {
             name.mapping(|fields| fields.ignore(&["matchName", "matchPattern"]));
         }
-        let http = http.map(|at| (Rules::Http(http::rules(&at)), at));
+        let http = http.map(|at| (Rules::Http(http::rules(&at, scope.taken)), at));
         let others = [(dns, Rules::Dns), (protocol, Rules::Custom)];
         let others = others.into_iter().filter_map(|(at, kind)| Some((kind, at?)));
         let given: Vec<_> = http.into_iter().chain(others).collect();
