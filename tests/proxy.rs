@@ -66,7 +66,9 @@ fn endpoint(rules: Vec<HttpRule>) -> Box<L7Endpoint> {
         ipv4: SERVER,
         ipv6: Ipv6Addr::LOCALHOST,
         identity: Identity::new(256).unwrap(),
-        ingress: Some(Arc::new(L7Rules { ports: vec![L7Ports { first: 80, last: 80, access }] })),
+        ingress: Some(Arc::new(L7Rules {
+            ports: vec![L7Ports { first: 80, last: 80, access, tls: Vec::new() }],
+        })),
         egress: None,
         audit: false,
     })
@@ -151,6 +153,10 @@ fn serve(listener: &TcpListener) {
 }
 
 /// The next message that is not of flows; flows go into `flows`.
+fn http(flow: &ProxyFlow) -> &HttpFlow {
+    flow.l7.http().unwrap()
+}
+
 async fn said(agent: &mut Agent, flows: &mut Vec<ProxyFlow>) -> FromProxy {
     loop {
         match timeout(PATIENCE, agent.receive()).await.unwrap().unwrap() {
@@ -283,14 +289,14 @@ async fn judges_calls_and_tells() {
         }
         other => panic!("{other:?}"),
     }
-    while flows.iter().filter(|flow| flow.http.kind == HttpKind::Response).count() < 5 {
+    while flows.iter().filter(|flow| http(flow).kind == HttpKind::Response).count() < 5 {
         match timeout(PATIENCE, agent.receive()).await.unwrap().unwrap() {
             FromProxy::Flows(more) => flows.extend(more),
             other => panic!("{other:?}"),
         }
     }
-    let denied = flows.iter().find(|flow| flow.http.code == Some(403)).unwrap();
-    assert_eq!(denied.http.url, "http://deathstar/v1/exhaust-port");
+    let denied = flows.iter().find(|flow| http(flow).code == Some(403)).unwrap();
+    assert_eq!(http(denied).url, "http://deathstar/v1/exhaust-port");
     assert_eq!(denied.client_identity, Identity::new(300));
     assert_eq!(denied.server_identity, Identity::new(256));
 

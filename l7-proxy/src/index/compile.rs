@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use mesh::l7::{HeaderRule, HttpRule, L7Endpoint, L7Ports, L7Rules, Mismatch, left_of};
 
+use super::names;
 use super::{Access, Asks, Endpoint, HeaderMatcher, Matcher, Ports, Rule, RuleSet, Side};
 
 /// What cannot be used of an endpoint's rules.
@@ -22,6 +23,8 @@ pub struct Compiler {
     matchers: BTreeMap<(String, bool), Arc<Matcher>>,
     /// What the automata of the endpoint under way take, bytes.
     spent: usize,
+    /// How many of its names of servers can only be tried.
+    tried: usize,
 }
 
 /// The most that the automata of one endpoint may take, bytes: making them takes time in which nobody else is told anything.
@@ -33,7 +36,7 @@ const MAX_RULES: usize = 20_000;
 impl Compiler {
     /// Compiles an endpoint's rules.
     pub fn endpoint(&mut self, endpoint: &L7Endpoint) -> Result<Endpoint, Refused> {
-        self.spent = 0;
+        (self.spent, self.tried) = (0, 0);
         let mut side = |name: &str, rules: &Option<Arc<L7Rules>>| {
             rules.as_ref().map(|rules| self.side(name, rules)).transpose()
         };
@@ -86,11 +89,11 @@ impl Compiler {
         Ok(Side::Ports(compiled.collect::<Result<_, _>>()?))
     }
 
-    fn ports(&mut self, field: &str, ports: &L7Ports) -> Result<Ports, Refused> {
+    fn ports(&mut self, base: &str, ports: &L7Ports) -> Result<Ports, Refused> {
         let mut access = Vec::with_capacity(ports.access.len());
         let mut asks = (false, BTreeSet::new());
         for (number, one) in ports.access.iter().enumerate() {
-            let field = format!("{field}.access[{number}].http");
+            let field = format!("{base}.access[{number}].http");
             let peers = one.peers.as_ref().map(|peers| {
                 let mut peers = peers.to_vec();
                 peers.sort_unstable();
@@ -104,7 +107,8 @@ impl Compiler {
             access.push(Access { peers, http: http.map(Arc::new) });
         }
         let asks = Arc::new(Asks { path: asks.0, headers: asks.1.into_iter().collect() });
-        Ok(Ports { first: ports.first, last: ports.last, access: access.into(), asks })
+        let tls = names::compile(base, &ports.tls, &mut self.tried)?;
+        Ok(Ports { first: ports.first, last: ports.last, access: access.into(), tls, asks })
     }
 
     fn rules(&mut self, field: &str, rules: &[HttpRule]) -> Result<RuleSet, Refused> {
@@ -165,8 +169,13 @@ fn keep(before: Option<&Side>, refused: Option<&L7Rules>) -> Option<Side> {
     };
     let has = || kept.iter().map(|ports| (ports.first, ports.last));
     let closed = refused.ports.iter().flat_map(|ports| left_of((ports.first, ports.last), has()));
-    let closed =
-        closed.map(|(first, last)| Ports { first, last, access: Box::default(), asks: Arc::default() });
+    let closed = closed.map(|(first, last)| Ports {
+        first,
+        last,
+        access: Box::default(),
+        tls: Box::default(),
+        asks: Arc::default(),
+    });
     let mut ports: Vec<Ports> = kept.iter().cloned().chain(closed).collect();
     ports.sort_by_key(|ports| ports.first);
     Some(Side::Ports(ports.into()))

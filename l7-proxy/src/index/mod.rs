@@ -5,8 +5,10 @@
 
 mod compile;
 mod expression;
+mod names;
 mod rules;
 
 pub use compile::{Compiler, Refused};
 pub use expression::{ExpressionError, Matcher};
+pub use names::{Names, Tls};
 pub use rules::{Access, Asks, Edit, Endpoint, Grant, HeaderMatcher, Ports, Rule, RuleSet, Side, Subject};

@@ -8,7 +8,7 @@ use mesh::identity::Identity;
 use mesh::l7::Mismatch;
 use mesh::workload::EndpointId;
 
-use super::Matcher;
+use super::{Matcher, Tls};
 
 /// An endpoint of this node with rules.
 #[derive(Clone, Debug)]
@@ -53,8 +53,10 @@ pub struct Ports {
     pub first: u16,
     /// Last port, inclusive.
     pub last: u16,
-    /// What holds for whom; empty for ranges of rules that could not be compiled: nothing passes.
+    /// What holds for whom; empty, as `tls` is, for ranges of rules that could not be compiled: nothing passes.
     pub access: Box<[Access]>,
+    /// Which TLS may pass untouched, beside that.
+    pub tls: Box<[Tls]>,
     /// What of requests any rule of these ports looks at.
     pub asks: Arc<Asks>,
 }
@@ -142,7 +144,7 @@ impl Side {
         let Some(ports) = ports.iter().find(|ports| (ports.first..=ports.last).contains(&port)) else {
             return (Grant::Open, None);
         };
-        if ports.access.is_empty() {
+        if ports.access.is_empty() && ports.tls.is_empty() {
             return (Grant::Nothing(REFUSED), None);
         }
         let asks = Some(Arc::clone(&ports.asks));

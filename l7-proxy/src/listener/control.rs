@@ -268,7 +268,12 @@ mod tests {
         let ports = ports.iter().map(|(port, path)| {
             let path = Some(Expression((*path).to_owned()));
             let http = Some([HttpRule { path, ..HttpRule::default() }].into());
-            L7Ports { first: *port, last: *port, access: vec![L7Access { peers: None, http }] }
+            L7Ports {
+                first: *port,
+                last: *port,
+                access: vec![L7Access { peers: None, http }],
+                tls: Vec::new(),
+            }
         });
         let endpoint = Box::new(L7Endpoint {
             id: EndpointId::new(1).unwrap(),

@@ -1,4 +1,4 @@
-//! Requests and answers that the proxy has seen, as flows.
+//! Requests, answers and TLS connections that the proxy has seen, as flows.
 
 use std::sync::Arc;
 
@@ -36,7 +36,7 @@ impl Sink {
 }
 
 fn flow(context: &Context, seen: ProxyFlow) -> Flow {
-    let is_reply = seen.http.kind == HttpKind::Response;
+    let is_reply = seen.l7.http().is_some_and(|http| http.kind == HttpKind::Response);
     let drop = (seen.verdict != Verdict::Forwarded).then(|| Drop {
         reason: DropReason::PolicyDenied as u8,
         text: seen.reason.clone().unwrap_or_else(|| DropReason::PolicyDenied.text().to_owned()),
@@ -62,12 +62,12 @@ fn flow(context: &Context, seen: ProxyFlow) -> Flow {
             .endpoint(seen.endpoint)
             .map_or_else(String::new, |it| it.endpoint.interface.clone()),
         authentication: None,
-        l7: Some(seen.http),
+        l7: Some(seen.l7),
         trace: false,
     }
 }
 
-/// Those whose HTTP rules did not let it.
+/// Those whose rules did not let it.
 fn policies(context: &Context, seen: &ProxyFlow) -> Vec<PolicyName> {
     let Some(planned) = context.endpoint(seen.endpoint) else { return Vec::new() };
     let (ruleset, peer) = match seen.direction {
