@@ -39,16 +39,27 @@ spec:
       rules: {http: [{method: GET, path: /chat}]}
 ";
 
-/// A node with a deathstar that serves by this mode of the probe, and rules in force.
-fn ruled(mode: &str, port: &str, rules: &str) -> (Node, Workload) {
+/// A node with a deathstar that serves by this mode of the probe.
+fn served(mode: &str, port: &str) -> (Node, Workload) {
     let node = Node::up();
     let probe = binary("probe");
     let deathstar = node.start("deathstar", DEATHSTAR, &[probe.to_str().unwrap(), mode, port]);
+    (node, deathstar)
+}
+
+/// Puts rules in force, for the proxy too.
+fn enforce(node: &Node, rules: &str) {
     node.apply("rule1.yaml", rules);
     wait_until("the proxy has its rules", || {
         let status = node.json(&["status"]);
         status["l7"].is_object() && status["l7"]["problem"].is_null()
     });
+}
+
+/// Both.
+fn ruled(mode: &str, port: &str, rules: &str) -> (Node, Workload) {
+    let (node, deathstar) = served(mode, port);
+    enforce(&node, rules);
     (node, deathstar)
 }
 
@@ -166,9 +177,9 @@ fn edits_under_load_end_what_may_not_be_any_more_and_nothing_else() {
 
 #[test]
 fn the_callers_rules_and_the_servers_must_both_name_it() {
-    let (node, deathstar) = ruled("tls-serve", "443", EGRESS);
+    let (node, deathstar) = served("tls-serve", "443");
     let mut tiefighter = ship(&node, "tiefighter", EMPIRE);
-    wait_until("the caller's rules are in force", || node.json(&["status"])["l7"]["problem"].is_null());
+    enforce(&node, EGRESS);
     let mut story = |expected: [&str; 3]| {
         for to in at(&deathstar, 443) {
             let names = ["port.deathstar.example", "deathstar.example", "evil.example"];

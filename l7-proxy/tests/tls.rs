@@ -202,7 +202,8 @@ async fn what_is_no_client_hello_is_refused() {
         ("a ServerHello", record(22, &message(2, &body)), "TLS that does not begin with a ClientHello"),
         ("SSL 4", with(2, 9), "malformed TLS record"),
         ("an empty record", [&record(22, b"")[..], &good].concat(), "malformed TLS record"),
-        ("a record of 16 KB and more", vec![22, 3, 1, 0x40, 1], "malformed TLS record"),
+        ("a record of 17 KB", vec![22, 3, 1, 0x44, 1], "malformed TLS record"),
+        ("a record of 16 KB and more", vec![22, 3, 1, 0x40, 1], "ClientHello of more than 16 KB"),
         (
             "an alert in between",
             [&record(22, &message(1, &body)[..20])[..], &record(21, &[1, 0])].concat(),
@@ -357,6 +358,120 @@ async fn both_ends_have_their_say() {
     assert_eq!(flow, "tls DROPPED (not TLS, which alone may pass)");
 }
 
+fn server_hello(random: [u8; 32]) -> Vec<u8> {
+    record(22, &message(2, &[&[3, 3][..], &random, &[0, 0x13, 1, 0, 0, 0]].concat()))
+}
+
+/// That of a HelloRetryRequest.
+const RETRY: &str = "cf21ad74e59a6111be1d8c021e65b891c2a211167abb8c5e079e09e2c8a8339c";
+
+fn retry() -> Vec<u8> {
+    let byte = |at: usize| u8::from_str_radix(&RETRY[2 * at..2 * at + 2], 16).unwrap();
+    server_hello(std::array::from_fn(byte))
+}
+
+/// A server that asks for a second ClientHello must not be told another name in it, before it asks or after.
+#[tokio::test(start_paused = true)]
+async fn t10_a_second_client_hello_names_the_same_server() {
+    let change = [20, 3, 3, 0, 1, 1];
+    let early = [23, 3, 3, 0, 2, 7, 7];
+    for is_asked in [true, false] {
+        for (second, passes) in [("a.example", true), ("b.example", false), ("evil.example", false)] {
+            for comes_early in [true, false] {
+                let bench = bench(&["a.example", "b.example"]);
+                let (first, second) = (hello(&[naming(b"a.example")]), hello(&[naming(second.as_bytes())]));
+                local(async {
+                    let (mut client, mut servers) = bench.open();
+                    let head = [&first[..], &early, &change].concat();
+                    client.write_all(&head).await.unwrap();
+                    if comes_early {
+                        client.write_all(&second).await.unwrap();
+                    }
+                    let mut server = servers.next().await;
+                    let mut came = vec![0; head.len()];
+                    server.read_exact(&mut came).await.unwrap();
+                    assert_eq!(came, head);
+                    let answer = if is_asked { retry() } else { server_hello([9; 32]) };
+                    // However the answer is cut.
+                    for byte in &answer {
+                        // It is ended as soon as it is known what it must not be told.
+                        let _ = server.write_all(&[*byte]).await;
+                        tokio::task::yield_now().await;
+                    }
+                    if !comes_early {
+                        let _ = client.write_all(&second).await;
+                    }
+                    if passes || !is_asked {
+                        client.read_exact(&mut answer.clone()).await.unwrap();
+                        let mut came = vec![0; second.len()];
+                        server.read_exact(&mut came).await.unwrap();
+                        assert_eq!(came, second);
+                        send(&mut client, "anything").await;
+                        expect(&mut server, "anything").await;
+                    } else {
+                        assert_eq!(rest(&mut server).await, "", "nothing more reaches it");
+                    }
+                })
+                .await;
+                let reason = "tls DROPPED a.example (another server name in the second ClientHello)";
+                let dropped = bench.flows().iter().any(|flow| flow == reason);
+                assert_eq!(dropped, is_asked && !passes, "asked {is_asked}, {passes}, early {comes_early}");
+            }
+        }
+    }
+}
+
+/// Neither an end that goes while something waits for the other, nor one that never answers, keeps the rest for ever.
+#[tokio::test(start_paused = true)]
+async fn what_waits_for_an_answer_ends_with_who_should_answer() {
+    let bench = bench(&["a.example"]);
+    local(async {
+        let first = hello(&[naming(b"a.example")]);
+        let (mut client, mut servers) = bench.open();
+        client.write_all(&[&first[..], &first].concat()).await.unwrap();
+        client.shutdown().await.unwrap();
+        let mut server = servers.next().await;
+        let mut came = vec![0; first.len()];
+        server.read_exact(&mut came).await.unwrap();
+        server.write_all(&[22, 3]).await.unwrap();
+        server.shutdown().await.unwrap();
+        assert_eq!(rest(&mut client).await, "\u{16}\u{3}");
+        assert_eq!(rest(&mut server).await, "");
+    })
+    .await;
+}
+
+/// A real one: the client's first share is of a group that the server does not take.
+#[tokio::test(start_paused = true)]
+async fn a_handshake_that_the_server_asks_to_begin_again_passes() {
+    use rustls::crypto::aws_lc_rs::kx_group;
+    let bench = bench(&["a.example"]);
+    let client_config = hello::client_config_with(vec![kx_group::X25519, kx_group::SECP384R1]);
+    let server_config = hello::server_config_with(vec![kx_group::SECP384R1]);
+    local(async {
+        let (client, mut servers) = bench.open();
+        let name = ServerName::try_from("a.example").unwrap();
+        let called = TlsConnector::from(client_config).connect(name, client);
+        let answered = async {
+            let server = servers.next().await;
+            let mut server = TlsAcceptor::from(server_config).accept(server).await.unwrap();
+            server.write_all(b"landed").await.unwrap();
+            server.shutdown().await.unwrap();
+            server.get_ref().1.handshake_kind()
+        };
+        let asked = async {
+            let mut heard = Vec::new();
+            called.await.unwrap().read_to_end(&mut heard).await.unwrap();
+            heard
+        };
+        let (kind, heard) = tokio::join!(answered, asked);
+        assert_eq!(kind, Some(rustls::HandshakeKind::FullWithHelloRetryRequest));
+        assert_eq!(heard, b"landed");
+    })
+    .await;
+    assert_eq!(bench.flows(), ["tls FORWARDED a.example"]);
+}
+
 /// T42: an edit or another identity ends what may not be any more, and nothing else.
 #[tokio::test(start_paused = true)]
 async fn an_open_connection_is_judged_again_whenever_anything_changes() {
@@ -369,6 +484,8 @@ async fn an_open_connection_is_judged_again_whenever_anything_changes() {
             let mut server = servers.next().await;
             let mut came = vec![0; hello.len()];
             server.read_exact(&mut came).await.unwrap();
+            server.write_all(&server_hello([9; 32])).await.unwrap();
+            client.read_exact(&mut server_hello([9; 32])).await.unwrap();
             for _ in 0..100 {
                 bench.enforce_tls(Vec::new(), vec![of(None, &["*.example", "b.example"])], false);
                 send(&mut client, "ping").await;

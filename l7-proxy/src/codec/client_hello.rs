@@ -53,17 +53,22 @@ pub struct HelloScan {
     message: Vec<u8>,
 }
 
-const HANDSHAKE: u8 = 22;
+pub(super) const HANDSHAKE: u8 = 22;
 const CLIENT_HELLO: u8 = 1;
 const SERVER_NAME: u16 = 0;
 const HOST_NAME: u8 = 0;
-/// What a record may carry.
-const MAX_RECORD: usize = 1 << 14;
-/// Type and length of a record, type and length of a message of the handshake.
-const RECORD: usize = 5;
+/// What a record may carry; encrypted, a little more.
+const MAX_RECORD: usize = (1 << 14) + 256;
+/// Type, version and length of a record; type and length of a message of the handshake.
+pub(super) const RECORD: usize = 5;
 const MESSAGE: usize = 4;
 
 impl HelloScan {
+    /// How many bytes the records have taken that were read.
+    pub fn read(&self) -> usize {
+        self.at
+    }
+
     /// Reads on in all that has come so far; `None`: more is needed.
     pub fn find(&mut self, input: &[u8]) -> Result<Option<ClientHello>, HelloFault> {
         loop {
@@ -77,7 +82,7 @@ impl HelloScan {
                 }
             }
             let left = input.get(self.at..).unwrap_or_default();
-            let Some(length) = record(left)? else { return Ok(None) };
+            let Some(length) = record_of(HANDSHAKE, left)? else { return Ok(None) };
             if self.at + RECORD + length > MAX_HELLO {
                 return Err(HelloFault::TooLong);
             }
@@ -100,14 +105,14 @@ impl HelloScan {
     }
 }
 
-/// How much the record that begins here carries; `None`: its header has not come yet.
-fn record(bytes: &[u8]) -> Result<Option<usize>, HelloFault> {
+/// How much the record of this type that begins here carries; `None`: its header has not come yet.
+pub(super) fn record_of(wanted: u8, bytes: &[u8]) -> Result<Option<usize>, HelloFault> {
     match bytes {
-        [kind, ..] if *kind != HANDSHAKE => Err(HelloFault::Record),
+        [kind, ..] if *kind != wanted => Err(HelloFault::Record),
         [_, major, ..] if *major != 3 => Err(HelloFault::Record),
         [_, _, minor, ..] if *minor > 4 => Err(HelloFault::Record),
         [_, _, _, high, low, ..] => match usize::from(*high) << 8 | usize::from(*low) {
-            0 => Err(HelloFault::Record),
+            0 if wanted == HANDSHAKE => Err(HelloFault::Record),
             length if length > MAX_RECORD => Err(HelloFault::Record),
             length => Ok(Some(length)),
         },

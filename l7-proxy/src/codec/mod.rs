@@ -11,6 +11,7 @@ mod fault;
 mod head;
 mod request;
 mod response;
+mod second_hello;
 
 pub use body::Body;
 pub(crate) use body::is_forbidden_trailer;
@@ -21,6 +22,7 @@ pub use head::{Header, Scan, Span};
 pub use request::{Form, Framing, RequestHead};
 pub(crate) use request::{is_authority, is_same_authority};
 pub use response::{Asked, ResponseHead};
+pub use second_hello::SecondHello;
 
 /// The longest head, in bytes, request or response.
 pub const MAX_HEAD: usize = 64 << 10;

@@ -17,7 +17,7 @@ use super::request::Request;
 use super::transfer::Side;
 use super::worker::{Entered, Worker};
 use super::{Stream, http2};
-use crate::codec::{Fault, ResponseHead, Scan};
+use crate::codec::{Fault, ResponseHead, Scan, SecondHello};
 use crate::stage::authorize::{Judge, NOT_TLS};
 use crate::stage::detect::{Protocol, detect};
 use crate::stage::server_name::Greeting;
@@ -104,12 +104,12 @@ pub(super) enum After {
 }
 
 /// Why bytes are relayed untouched.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Debug)]
 pub(super) enum Mode {
     /// The client may do anything.
     Plain,
-    /// It is TLS whose client says this, to a server that rules name.
-    Tls(Greeting),
+    /// It is TLS whose client says this, to a server that rules name; a second ClientHello says the same.
+    Tls(Greeting, Option<Box<SecondHello>>),
     /// A request has been answered with another protocol.
     Switched,
 }

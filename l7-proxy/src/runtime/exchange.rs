@@ -229,11 +229,14 @@ where
     }
 
     /// Bytes both ways, for as long as they may pass.
-    pub(super) async fn relay(mut self, mode: Mode) {
+    pub(super) async fn relay(mut self, mut mode: Mode) {
         if self.connect().await.is_err() {
             return;
         }
-        let mut relay = Relay::default();
+        let mut relay = Relay::new(match &mut mode {
+            Mode::Tls(_, gate) => gate.take(),
+            Mode::Plain | Mode::Switched => None,
+        });
         let over = loop {
             let Self { down, up: Some(up), changes, ends, worker, called, request, .. } = &mut self else {
                 return;
@@ -243,7 +246,7 @@ where
                     ends.refresh(called.client, called.server, &worker.published, &worker.identities);
                 let may = || match &mode {
                     Mode::Plain => ends.plain(),
-                    Mode::Tls(said) => ends.denies_tls(said).is_none(),
+                    Mode::Tls(said, _) => ends.denies_tls(said).is_none(),
                     Mode::Switched => request.is_still_allowed(ends),
                 };
                 if changed && !may() {
@@ -257,9 +260,17 @@ where
                 _ = changes.changed() => {}
             }
         };
+        if let Some(fault) = relay.fault {
+            return self.record(
+                self.ends.strict().or(self.ends.speaker()),
+                Verdict::Dropped,
+                Some(fault),
+                None,
+            );
+        }
         if over == Over::Withdrawn {
             let judge = match &mode {
-                Mode::Tls(said) => self.ends.denies_tls(said).and_then(|(judge, _)| judge),
+                Mode::Tls(said, _) => self.ends.denies_tls(said).and_then(|(judge, _)| judge),
                 Mode::Plain | Mode::Switched => self.ends.strict(),
             };
             let judge = judge.or(self.ends.speaker());

@@ -12,7 +12,7 @@ use super::Stream;
 use super::connection::{ConnectError, Mode, Session};
 use super::ends::{Ends, Identities};
 use super::exchange::ANSWER;
-use crate::codec::HelloScan;
+use crate::codec::{HelloScan, SecondHello};
 use crate::stage::authorize::Judge;
 use crate::stage::server_name::Greeting;
 
@@ -52,13 +52,14 @@ where
     pub(super) async fn tls(mut self) {
         self.speaks("TLS");
         let has_names = |judge: &Judge| !judge.is_plain() && !judge.names.is_empty();
+        let mut scan = HelloScan::default();
         let said = match self.ends.judges.iter().flatten().any(has_names) {
-            true => match self.hello().await {
+            true => match self.hello(&mut scan).await {
                 Some(said) => said,
                 None => return,
             },
             // Whatever it says, nothing depends on it.
-            false => match HelloScan::default().find(self.down.input.bytes()) {
+            false => match scan.find(self.down.input.bytes()) {
                 Ok(Some(hello)) => Ok(hello.server_name),
                 Ok(None) | Err(_) => Ok(None),
             },
@@ -74,12 +75,18 @@ where
             Some((judge, reason)) => self.record(Some(judge), Verdict::Audit, Some(reason), None),
             None => self.record(self.ends.speaker(), Verdict::Forwarded, None, None),
         }
-        self.relay(Mode::Tls(said)).await;
+        let enforces = |judge: &Judge| !judge.is_plain() && !judge.audit;
+        let gate = match &said {
+            Ok(name) if self.ends.judges.iter().flatten().any(enforces) => {
+                Some(Box::new(SecondHello::new(name.clone(), scan.read())))
+            }
+            _ => None,
+        };
+        self.relay(Mode::Tls(said, gate)).await;
     }
 
     /// What its ClientHello says, in the time that is left of that for the first bytes; `None`: it has gone.
-    async fn hello(&mut self) -> Option<Greeting> {
-        let mut scan = HelloScan::default();
+    async fn hello(&mut self, scan: &mut HelloScan) -> Option<Greeting> {
         let Self { down, clock, .. } = self;
         poll_fn(|cx| {
             loop {

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::aws_lc_rs::default_provider;
+use rustls::crypto::{CryptoProvider, SupportedKxGroup};
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
 use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, Error, ServerConfig, SignatureScheme};
 
@@ -41,13 +43,18 @@ impl ServerCertVerifier for Credulous {
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        rustls::crypto::aws_lc_rs::default_provider().signature_verification_algorithms.supported_schemes()
+        default_provider().signature_verification_algorithms.supported_schemes()
     }
 }
 
 /// A client as programs have it: ML-KEM first, so that its first message fills more than one segment.
 pub fn client_config() -> Arc<ClientConfig> {
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    client_config_with(default_provider().kx_groups)
+}
+
+/// The same with these groups, the first of which it guesses that the server takes.
+pub fn client_config_with(kx_groups: Vec<&'static dyn SupportedKxGroup>) -> Arc<ClientConfig> {
+    let provider = Arc::new(CryptoProvider { kx_groups, ..default_provider() });
     let builder =
         ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
     let builder = builder.dangerous().with_custom_certificate_verifier(Arc::new(Credulous));
@@ -56,9 +63,14 @@ pub fn client_config() -> Arc<ClientConfig> {
 
 /// A server with a certificate of its own making.
 pub fn server_config() -> Arc<ServerConfig> {
+    server_config_with(default_provider().kx_groups)
+}
+
+/// The same that takes these groups.
+pub fn server_config_with(kx_groups: Vec<&'static dyn SupportedKxGroup>) -> Arc<ServerConfig> {
     let made = rcgen::generate_simple_self_signed(["server.example".to_owned()]).unwrap();
     let key = PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let provider = Arc::new(CryptoProvider { kx_groups, ..default_provider() });
     let builder =
         ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
     Arc::new(
