@@ -72,14 +72,14 @@ impl HelloScan {
     /// Reads on in all that has come so far; `None`: more is needed.
     pub fn find(&mut self, input: &[u8]) -> Result<Option<ClientHello>, HelloFault> {
         loop {
-            if let Some(length) = self.length()? {
-                if let Some(body) = self.message.get(MESSAGE..MESSAGE + length) {
-                    // What follows in the same record would be read under keys that are not there yet.
-                    if self.message.len() > MESSAGE + length {
-                        return Err(HelloFault::Malformed);
-                    }
-                    return parse(body).map(Some);
+            if let Some(length) = self.length()?
+                && let Some(body) = self.message.get(MESSAGE..MESSAGE + length)
+            {
+                // What follows in the same record would be read under keys that are not there yet.
+                if self.message.len() > MESSAGE + length {
+                    return Err(HelloFault::Malformed);
                 }
+                return parse(body).map(Some);
             }
             let left = input.get(self.at..).unwrap_or_default();
             let Some(length) = record_of(HANDSHAKE, left)? else { return Ok(None) };
