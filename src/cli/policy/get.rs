@@ -284,10 +284,6 @@ mod tests {
                     ),
                     statement(true, None, &["ICMPv6"]),
                     required(statement(true, Some(vec![peer("class=tiefighter", 1, &[257])]), &["443/TCP"])),
-                    StatementView {
-                        l7: Some(L7Demand::ServerNames(["*.example.com".parse().unwrap()].into())),
-                        ..statement(true, None, &["443/TCP"])
-                    },
                 ],
             },
             egress: SideView { default_deny: false, statements: vec![statement(true, Some(vec![]), &[])] },
