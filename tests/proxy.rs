@@ -21,7 +21,7 @@ use std::time::Duration;
 use abi::Address;
 use linux::scratch;
 use mesh::identity::Identity;
-use mesh::l7::{Expression, HttpKind, HttpRule, L7Access, L7Endpoint, L7Ports, L7Rules};
+use mesh::l7::{Expression, HttpFlow, HttpKind, HttpRule, L7Access, L7Endpoint, L7Ports, L7Rules};
 use mesh::workload::EndpointId;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use node_api::channel::Channel;
@@ -66,7 +66,9 @@ fn endpoint(rules: Vec<HttpRule>) -> Box<L7Endpoint> {
         ipv4: SERVER,
         ipv6: Ipv6Addr::LOCALHOST,
         identity: Identity::new(256).unwrap(),
-        ingress: Some(Arc::new(L7Rules { ports: vec![L7Ports { first: 80, last: 80, access }] })),
+        ingress: Some(Arc::new(L7Rules {
+            ports: vec![L7Ports { first: 80, last: 80, access, tls: Vec::new() }],
+        })),
         egress: None,
         audit: false,
     })
@@ -151,6 +153,10 @@ fn serve(listener: &TcpListener) {
 }
 
 /// The next message that is not of flows; flows go into `flows`.
+fn http(flow: &ProxyFlow) -> &HttpFlow {
+    flow.l7.http().unwrap()
+}
+
 async fn said(agent: &mut Agent, flows: &mut Vec<ProxyFlow>) -> FromProxy {
     loop {
         match timeout(PATIENCE, agent.receive()).await.unwrap().unwrap() {
@@ -286,7 +292,7 @@ async fn judges_calls_and_tells() {
         }
         other => panic!("{other:?}"),
     }
-    while flows.iter().filter(|flow| flow.http.kind == HttpKind::Response).count() < 5 {
+    while flows.iter().filter(|flow| http(flow).kind == HttpKind::Response).count() < 5 {
         match timeout(PATIENCE, agent.receive()).await.unwrap().unwrap() {
             FromProxy::Flows(more) => {
                 flows.extend(more);
@@ -295,8 +301,8 @@ async fn judges_calls_and_tells() {
             other => panic!("{other:?}"),
         }
     }
-    let denied = flows.iter().find(|flow| flow.http.code == Some(403)).unwrap();
-    assert_eq!(denied.http.url, "http://deathstar/v1/exhaust-port");
+    let denied = flows.iter().find(|flow| http(flow).code == Some(403)).unwrap();
+    assert_eq!(http(denied).url, "http://deathstar/v1/exhaust-port");
     assert_eq!(denied.client_identity, Identity::new(300));
     assert_eq!(denied.server_identity, Identity::new(256));
 

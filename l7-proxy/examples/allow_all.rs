@@ -70,7 +70,7 @@ async fn call(origin: SocketAddr) -> Result<(TcpStream, Option<SocketAddr>), Con
 /// Rules that let every HTTP request through to every port.
 fn worker() -> Worker<Anybody> {
     let access = vec![L7Access { peers: None, http: Some(vec![HttpRule::default()].into()) }];
-    let rules = L7Rules { ports: vec![L7Ports { first: 1, last: u16::MAX, access }] };
+    let rules = L7Rules { ports: vec![L7Ports { first: 1, last: u16::MAX, access, tls: Vec::new() }] };
     let endpoint = L7Endpoint {
         id: EndpointId::new(1).unwrap(),
         instance: 1,

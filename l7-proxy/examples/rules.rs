@@ -58,7 +58,9 @@ fn endpoint(count: usize) -> Endpoint {
         ipv4: Ipv4Addr::LOCALHOST,
         ipv6: Ipv6Addr::LOCALHOST,
         identity: Identity::new(256).unwrap(),
-        ingress: Some(Arc::new(L7Rules { ports: vec![L7Ports { first: 80, last: 80, access }] })),
+        ingress: Some(Arc::new(L7Rules {
+            ports: vec![L7Ports { first: 80, last: 80, access, tls: Vec::new() }],
+        })),
         egress: None,
         audit: false,
     };

@@ -310,7 +310,6 @@ async fn who_may_do_anything_is_relayed_untouched_until_he_may_not() {
 #[tokio::test(start_paused = true)]
 async fn what_is_not_http_is_closed_with_a_reason() {
     for (input, reason) in [
-        ("\x16\x03\x01\x02\x00", "TLS where HTTP is required"),
         ("SSH-2.0-OpenSSH\r\n", "not HTTP"),
         ("\0\0\0\0", "not HTTP"),
         ("INVALID CONNECTION PREFACE\r\n\r\n", "not HTTP"),

@@ -64,7 +64,7 @@ fn identity(number: u32) -> Identity {
 }
 
 fn endpoint(access: Vec<L7Access>) -> L7Endpoint {
-    let rules = L7Rules { ports: vec![L7Ports { first: 80, last: 90, access }] };
+    let rules = L7Rules { ports: vec![L7Ports { first: 80, last: 90, access, tls: Vec::new() }] };
     L7Endpoint {
         id: EndpointId::new(1).unwrap(),
         instance: 1,
@@ -231,7 +231,7 @@ fn what_several_accesses_let_a_peer_do_adds_up() {
 fn after_a_refused_edit_only_what_was_allowed_is() {
     let mut before = endpoint(anybody(vec![path("/a")]));
     let kept = Compiler::default().endpoint(&before).unwrap();
-    let ports = |first, last| L7Ports { first, last, access: anybody(vec![path("(")]) };
+    let ports = |first, last| L7Ports { first, last, access: anybody(vec![path("(")]), tls: Vec::new() };
     let refused = L7Rules { ports: vec![ports(70, 85), ports(8080, 8080)] };
     (before.ingress, before.egress) = (Some(Arc::new(refused.clone())), Some(Arc::new(refused)));
     before.audit = true;

@@ -7,10 +7,11 @@ use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::error::{Context, Result};
+use crate::vanished;
 
 /// A socket that will call as `local`, which need not be an address of this machine, from a port that the kernel chooses
-/// when it connects; its packets wear `mark` and have `priority` (SO_PRIORITY). It does not block, and looks now and then
-/// whether its peer is still there.
+/// when it connects; its packets wear `mark` and have `priority` (SO_PRIORITY). It does not block, and notices a peer that
+/// has vanished.
 ///
 /// # Errors
 /// What the kernel refused. Needs NET_RAW (before Linux 5.17: NET_ADMIN).
@@ -25,7 +26,7 @@ pub fn caller(local: IpAddr, mark: u32, priority: u32) -> Result<OwnedFd> {
     .context("make transparent the socket of", local)?;
     socket.set_mark(mark).context("mark the socket of", local)?;
     socket.set_priority(priority).context("set the priority of the socket of", local)?;
-    socket.set_keepalive(true).context("keep alive the socket of", local)?;
+    vanished::notice(&socket)?;
     // The port is chosen at connect, by the whole tuple: else 28 000 connections to all servers would be the end.
     setsockopt(&socket, sockopt::IpBindAddressNoPort, &true).context("bind late the socket of", local)?;
     socket.bind(&SocketAddr::new(local, 0).into()).context("bind to", local)?;

@@ -1,7 +1,9 @@
-//! What the L7 proxy enforces: HTTP rules, for whom they hold, and what became of a request.
+//! What the L7 proxy enforces: HTTP rules and names of TLS servers, for whom they hold, and what became of a request.
 //!
 //! Meaning only. How expressions are compiled and matched is the proxy's own affair (`l7-proxy`); which rule may be written
 //! where, and that its expressions are ones, is checked by `control` before anything here is made.
+
+mod server_name;
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -12,6 +14,8 @@ use serde::{Deserialize, Serialize};
 use crate::flow::TrafficDirection;
 use crate::identity::Identity;
 use crate::workload::{EndpointId, WorkloadName};
+
+pub use server_name::{ServerName, ServerNameError, is_said};
 
 /// A regular expression as in YAML, matched against the whole of what it is about: anchored at both ends.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
@@ -139,6 +143,43 @@ impl HeaderRule {
 /// Rules of which one must match; none: no request passes.
 pub type HttpRules = Arc<[HttpRule]>;
 
+/// Names of servers, one of which a TLS client must say; ascending, each once.
+pub type ServerNames = Arc<[ServerName]>;
+
+/// The most names of one item of `toPorts`: whoever accepts it and whoever matches by it hold it to the same bound.
+pub const SERVER_NAMES: usize = 4096;
+
+/// The most of them that have a wildcard elsewhere than as their first label: these are tried one by one.
+pub const PATTERNS: usize = 128;
+
+/// What the proxy holds to what a statement allows.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum L7Demand {
+    /// Each request matches one of them.
+    Http(HttpRules),
+    /// It is TLS, and its client says one of them. What is in it nobody sees.
+    ServerNames(ServerNames),
+}
+
+impl L7Demand {
+    /// The HTTP rules, if that is what it is.
+    pub fn http(&self) -> Option<&HttpRules> {
+        match self {
+            Self::Http(rules) => Some(rules),
+            Self::ServerNames(_) => None,
+        }
+    }
+
+    /// The names of servers, if that is what it is.
+    pub fn server_names(&self) -> Option<&ServerNames> {
+        match self {
+            Self::Http(_) => None,
+            Self::ServerNames(names) => Some(names),
+        }
+    }
+}
+
 /// What the proxy judges by, for one direction of one endpoint: TCP only. Shared by endpoints whose rules are equal. Written
 /// down, what several ranges of ports have stands there once.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Serialize, Deserialize)]
@@ -187,12 +228,16 @@ impl From<Grouped> for L7Rules {
 }
 
 impl L7Rules {
-    /// About how many bytes its HTTP rules take, lists that are shared once.
+    /// About how many bytes its rules take, lists that are shared once.
     fn size(&self) -> usize {
         let lists =
             self.ports.iter().flat_map(|ports| &ports.access).filter_map(|access| access.http.as_ref());
         let lists: BTreeMap<*const HttpRule, &HttpRules> = lists.map(|list| (list.as_ptr(), list)).collect();
-        lists.values().flat_map(|list| list.iter()).map(HttpRule::size).sum()
+        let http: usize = lists.values().flat_map(|list| list.iter()).map(HttpRule::size).sum();
+        let names = self.ports.iter().flat_map(|ports| &ports.tls).map(|tls| &tls.names);
+        let names: BTreeMap<*const ServerName, &ServerNames> =
+            names.map(|list| (list.as_ptr(), list)).collect();
+        http + names.values().flat_map(|list| list.iter()).map(|name| 32 + name.as_str().len()).sum::<usize>()
     }
 }
 
@@ -214,6 +259,9 @@ pub struct L7Ports {
     pub last: u16,
     /// What holds for whom. A peer whom several of these name may do what any of them lets him.
     pub access: Vec<L7Access>,
+    /// Which TLS passes untouched for whom, beside that.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tls: Vec<L7Tls>,
 }
 
 /// What of a range of ports, both ends inclusive, others leave. They must not overlap, and come first port ascending.
@@ -246,6 +294,15 @@ pub struct L7Access {
     pub peers: Option<Arc<[Identity]>>,
     /// What they may request; `None`: anything, also what is not HTTP.
     pub http: Option<HttpRules>,
+}
+
+/// TLS that some peers may open: to servers of these names.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+pub struct L7Tls {
+    /// The peers; `None`: anybody.
+    pub peers: Option<Arc<[Identity]>>,
+    /// Names of which the client must say one.
+    pub names: ServerNames,
 }
 
 /// An endpoint of this node with L7 rules in one direction at least.
@@ -281,12 +338,15 @@ impl L7Endpoint {
         [&self.ingress, &self.egress].into_iter().flatten().map(|rules| rules.size()).sum()
     }
 
-    /// The same with no requests for anybody whom HTTP rules are for.
+    /// The same with no requests for anybody whom HTTP rules are for, and no names of servers.
     pub fn closed(&self) -> Self {
         let closed = |rules: &Arc<L7Rules>| {
             let mut rules = L7Rules::clone(rules);
             for http in rules.ports.iter_mut().flat_map(|ports| &mut ports.access) {
                 http.http = http.http.as_ref().map(|_| Arc::default());
+            }
+            for tls in rules.ports.iter_mut().flat_map(|ports| &mut ports.tls) {
+                tls.names = Arc::default();
             }
             Arc::new(rules)
         };
@@ -308,6 +368,42 @@ impl L7Endpoint {
 pub struct L7Plan {
     /// Endpoints of this node that have L7 rules.
     pub endpoints: BTreeMap<EndpointId, L7Endpoint>,
+}
+
+/// What the proxy has seen, and judged.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum L7Flow {
+    /// A request or the answer to it; without a method: a connection that is none of HTTP, where HTTP is required.
+    Http(HttpFlow),
+    /// The begin of a TLS connection, or the end that a change of rules has put to it.
+    Tls(TlsFlow),
+}
+
+impl L7Flow {
+    /// The request or the answer, if that is what it is.
+    pub fn http(&self) -> Option<&HttpFlow> {
+        match self {
+            Self::Http(http) => Some(http),
+            Self::Tls(_) => None,
+        }
+    }
+
+    /// The TLS connection, if that is what it is.
+    pub fn tls(&self) -> Option<&TlsFlow> {
+        match self {
+            Self::Http(_) => None,
+            Self::Tls(tls) => Some(tls),
+        }
+    }
+}
+
+/// A TLS connection that passes untouched, or does not.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TlsFlow {
+    /// The name of the server that the client has said, in lower case; `None`: none that can be read.
+    pub server_name: Option<String>,
 }
 
 /// A request or the answer to it, as an access log has it.
@@ -358,7 +454,7 @@ mod tests {
                 L7Access { peers: None, http: Some(Arc::clone(&list)) },
                 L7Access { peers: None, http: None },
             ];
-            L7Ports { first, last: first, access }
+            L7Ports { first, last: first, access, tls: Vec::new() }
         };
         let rules = Arc::new(L7Rules { ports: (1..100).map(ports).collect() });
         assert!((4000..5000).contains(&rules.size()), "{}", rules.size());
@@ -386,7 +482,7 @@ mod tests {
     fn what_ranges_share_is_written_down_once() {
         let ports = |first, path: &str| {
             let access = vec![L7Access { peers: None, http: Some([rule(path)].into()) }];
-            L7Ports { first, last: first + 1, access }
+            L7Ports { first, last: first + 1, access, tls: Vec::new() }
         };
         let rules =
             L7Rules { ports: vec![ports(80, "/a"), ports(90, "/b"), ports(100, "/a"), ports(443, "/a")] };

@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 
 use mesh::flow::{TrafficDirection, Verdict};
 use mesh::identity::Identity;
-use mesh::l7::{HttpFlow, L7Endpoint};
+use mesh::l7::{L7Endpoint, L7Flow};
 use mesh::workload::EndpointId;
 use serde::{Deserialize, Serialize};
 
@@ -80,8 +80,8 @@ pub enum FromProxy {
         /// Of the message.
         generation: u64,
     },
-    /// What requests and answers it has seen since the last of these; → [`ToProxy::Taken`]. A proxy whose agent is away, or
-    /// busy, keeps the latest few.
+    /// What requests, answers and TLS connections it has seen since the last of these; → [`ToProxy::Taken`]. A proxy whose
+    /// agent is away, or busy, keeps the latest few.
     Flows(Vec<ProxyFlow>),
     /// To a question.
     Answer {
@@ -125,7 +125,7 @@ pub struct ProxyConnection {
     pub age: u64,
 }
 
-/// A request or an answer, as the proxy saw it; the agent knows who the ends are.
+/// A request, an answer or the begin of TLS, as the proxy saw it; the agent knows who the ends are.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct ProxyFlow {
     /// Nanoseconds since 1970, UTC.
@@ -146,8 +146,8 @@ pub struct ProxyFlow {
     pub verdict: Verdict,
     /// Why it was denied, in a few words; `None` if it was not.
     pub reason: Option<String>,
-    /// The request or the answer.
-    pub http: HttpFlow,
+    /// The request or the answer, or the TLS connection.
+    pub l7: L7Flow,
 }
 
 #[cfg(test)]
@@ -176,7 +176,34 @@ mod tests {
         let (field, why) = ("ingress".to_owned(), "no".to_owned());
         goes_through(FromProxy::Refused { generation: 1, endpoint, field, why });
         goes_through(FromProxy::Synced { generation: 1 });
-        goes_through(FromProxy::Flows(Vec::new()));
+        let tls =
+            |name: Option<&str>| L7Flow::Tls(mesh::l7::TlsFlow { server_name: name.map(str::to_owned) });
+        let http = L7Flow::Http(mesh::l7::HttpFlow {
+            kind: mesh::l7::HttpKind::Response,
+            method: "GET".to_owned(),
+            url: "http://a/".to_owned(),
+            protocol: "HTTP/1.1".to_owned(),
+            code: Some(200),
+            latency: Some(1),
+            note: None,
+        });
+        let flow = |l7| ProxyFlow {
+            time: 1,
+            client: ([10, 0, 0, 1], 40_000).into(),
+            server: ([10, 0, 0, 2], 443).into(),
+            client_identity: None,
+            server_identity: Identity::new(256),
+            endpoint,
+            direction: TrafficDirection::Ingress,
+            verdict: Verdict::Dropped,
+            reason: Some("no rule names this server".to_owned()),
+            l7,
+        };
+        goes_through(FromProxy::Flows(vec![flow(tls(Some("a.example"))), flow(tls(None)), flow(http)]));
+        let names: mesh::l7::ServerNames = ["*.example".parse().unwrap()].into();
+        goes_through(mesh::l7::L7Demand::ServerNames(names.clone()));
+        let tls = vec![mesh::l7::L7Tls { peers: None, names }];
+        goes_through(mesh::l7::L7Ports { first: 443, last: 443, access: Vec::new(), tls });
         let answer = Box::new(ProxyAnswer::Connections(Vec::new()));
         goes_through(FromProxy::Answer { number: 1, answer });
     }

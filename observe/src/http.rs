@@ -1,4 +1,5 @@
-//! What requests come to: counts by workload pair, method and code, and how long answers take to begin.
+//! What requests come to: counts by workload pair, method and code, and how long answers take to begin. And how many TLS
+//! connections pass or do not by the name of their server; the names are no labels, for clients choose them.
 //!
 //! Names of workloads are labels here, so their number is bounded: pairs beyond the first few hundred are counted together.
 
@@ -6,7 +7,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use mesh::flow::{Flow, Peer, Verdict};
-use mesh::l7::HttpKind;
+use mesh::l7::{HttpKind, L7Flow};
 use parking_lot::Mutex;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -36,17 +37,26 @@ struct Request {
     verdict: &'static str,
 }
 
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct Tls {
+    source: String,
+    destination: String,
+    verdict: &'static str,
+}
+
 /// Counts of requests; a clone counts into the same series.
 #[derive(Clone, Debug)]
 pub struct HttpMetrics {
     requests: Family<Request, Counter>,
+    tls: Family<Tls, Counter>,
     latency: Family<Pair, Histogram, fn() -> Histogram>,
     pairs: Arc<Mutex<BTreeSet<Pair>>>,
 }
 
 impl HttpMetrics {
-    /// Registers `ferromesh_http_requests_total{source,destination,method,code,verdict}` and
-    /// `ferromesh_http_request_duration_seconds{source,destination}`.
+    /// Registers `ferromesh_http_requests_total{source,destination,method,code,verdict}`,
+    /// `ferromesh_http_request_duration_seconds{source,destination}` and
+    /// `ferromesh_tls_connections_total{source,destination,verdict}`.
     pub fn register(registry: &mut Registry) -> Self {
         let histogram: fn() -> Histogram = || {
             Histogram::new([
@@ -65,12 +75,23 @@ impl HttpMetrics {
             Unit::Seconds,
             latency.clone(),
         );
-        Self { requests, latency, pairs: Arc::default() }
+        let tls = Family::default();
+        registry.register(
+            "tls_connections",
+            "TLS connections judged by the name of their server, and those ended because rules have changed",
+            tls.clone(),
+        );
+        Self { requests, tls, latency, pairs: Arc::default() }
     }
 
     /// Counts one flow: by the answer, for that says how it went.
     pub fn count(&self, flow: &Flow) {
-        let Some(http) = flow.l7.as_ref().filter(|http| http.kind == HttpKind::Response) else { return };
+        if let Some(L7Flow::Tls(_)) = &flow.l7 {
+            let Pair { source, destination } = self.pair(&flow.source, &flow.destination);
+            self.tls.get_or_create(&Tls { source, destination, verdict: verdict(flow) }).inc();
+        }
+        let http = flow.l7.as_ref().and_then(L7Flow::http);
+        let Some(http) = http.filter(|http| http.kind == HttpKind::Response) else { return };
         // The packet of an answer runs from the server to the client.
         let Pair { source, destination } = self.pair(&flow.destination, &flow.source);
         if let Some(latency) = http.latency {
@@ -80,11 +101,7 @@ impl HttpMetrics {
         let method = METHODS.into_iter().find(|known| *known == http.method).unwrap_or(OTHER);
         // The servers choose it: what is no code is none.
         let code = http.code.filter(|code| (100..600).contains(code)).unwrap_or(0);
-        let verdict = match flow.verdict {
-            Verdict::Forwarded => "FORWARDED",
-            Verdict::Dropped => "DROPPED",
-            Verdict::Audit => "AUDIT",
-        };
+        let verdict = verdict(flow);
         self.requests.get_or_create(&Request { source, destination, method, code, verdict }).inc();
     }
 
@@ -96,6 +113,14 @@ impl HttpMetrics {
             return pair;
         }
         Pair { source: OTHER.to_owned(), destination: OTHER.to_owned() }
+    }
+}
+
+fn verdict(flow: &Flow) -> &'static str {
+    match flow.verdict {
+        Verdict::Forwarded => "FORWARDED",
+        Verdict::Dropped => "DROPPED",
+        Verdict::Audit => "AUDIT",
     }
 }
 
@@ -111,7 +136,9 @@ fn name(peer: &Peer) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::compact::tests::{request, response};
+    use mesh::l7::HttpFlow;
+
+    use crate::compact::tests::{hello, request, response};
     use crate::metrics::registry;
 
     fn text(registry: &Registry) -> String {
@@ -127,12 +154,17 @@ mod tests {
         metrics.count(&request());
         metrics.count(&response());
         let mut odd = response();
-        odd.l7.as_mut().unwrap().method = "BREW".to_owned();
+        odd.l7 = odd
+            .l7
+            .map(|l7| L7Flow::Http(HttpFlow { method: "BREW".to_owned(), ..l7.http().unwrap().clone() }));
         metrics.count(&odd);
+        metrics.count(&hello(Some("a.example")));
+        metrics.count(&hello(None));
         let text = text(&registry);
         for line in [
             r#"ferromesh_http_requests_total{source="default/tiefighter",destination="default/deathstar",method="PUT",code="403",verdict="FORWARDED"} 1"#,
             r#"ferromesh_http_requests_total{source="default/tiefighter",destination="default/deathstar",method="other",code="403",verdict="FORWARDED"} 1"#,
+            r#"ferromesh_tls_connections_total{source="default/tiefighter",destination="default/deathstar",verdict="DROPPED"} 2"#,
             r#"ferromesh_http_request_duration_seconds_count{source="default/tiefighter",destination="default/deathstar"} 2"#,
         ] {
             assert!(text.lines().any(|found| found == line), "{line}\nnot in\n{text}");

@@ -8,9 +8,12 @@ const DATA: u8 = 0;
 const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
 
+/// Names and values.
+type Headers<'a> = &'a [(&'a str, &'a str)];
+
 /// All cases: the headers of one stream, and whether it is answered with 200.
 pub(crate) fn cases() -> Vec<Case> {
-    let get = |path: &str, more: &[(&str, &str)]| {
+    let get = |path: &str, more: Headers<'_>| {
         let common = [(":method", "GET"), (":scheme", "http"), (":authority", "h"), (":path", path)];
         [&common[..], more]
             .concat()
@@ -43,7 +46,7 @@ pub(crate) fn cases() -> Vec<Case> {
         .into_iter()
         .map(|(path, status)| case(&format!(":path {path:?}"), &get(path, &[]), &[], status))
         .collect();
-    let lines: [(&str, &[(&str, &str)], u16); 9] = [
+    let lines: [(&str, Headers<'_>, u16); 9] = [
         ("T9 another host", &[("host", "evil")], 400),
         ("T11 another method", &[(":method", "PUT")], 400),
         ("T13 line feed", &[("x", "a\nhost: evil")], 400),
@@ -56,7 +59,7 @@ pub(crate) fn cases() -> Vec<Case> {
     ];
     cases
         .extend(lines.into_iter().map(|(name, more, status)| case(name, &get("/public", more), &[], status)));
-    let role = |more: &[(&str, &str)]| get("/role", more);
+    let role = |more: Headers<'_>| get("/role", more);
     cases.push(case("T12", &role(&[("x-role", "user")]), &[], 200));
     cases.push(case("T12", &role(&[("x-role", "user"), ("x-role", "admin")]), &[], 403));
     cases.push(case("T13", &role(&[("x-role", "user"), ("x_role", "admin")]), &[], 403));

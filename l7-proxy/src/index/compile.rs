@@ -9,7 +9,7 @@ use expression::{Account, Budget, ExpressionError, Expressions, Matcher};
 use mesh::identity::Identity;
 use mesh::l7::{HttpRule, HttpRules, L7Endpoint, L7Ports, L7Rules, left_of};
 
-use super::{Access, Asks, Endpoint, HeaderMatcher, Ports, Rule, RuleSet, Side};
+use super::{Access, Asks, Endpoint, HeaderMatcher, Ports, Rule, RuleSet, Side, names};
 
 /// What cannot be used of an endpoint's rules.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -48,6 +48,8 @@ pub struct Preparation {
 struct Course<'a> {
     compiler: &'a mut Compiler,
     account: Account,
+    /// How many of its names of servers can only be tried.
+    tried: usize,
 }
 
 impl Preparation {
@@ -88,7 +90,7 @@ impl Compiler {
 
     /// Compiles an endpoint's rules.
     pub fn endpoint(&mut self, endpoint: &L7Endpoint) -> Result<Endpoint, Refused> {
-        let mut course = Course { compiler: self, account: Account::new(Budget::WORKLOAD) };
+        let mut course = Course { compiler: self, account: Account::new(Budget::WORKLOAD), tried: 0 };
         let mut side = |name: &str, rules: &Option<Arc<L7Rules>>| {
             rules.as_ref().map(|rules| course.side(name, rules)).transpose()
         };
@@ -195,7 +197,8 @@ impl Course<'_> {
         });
         let access = plain.into_iter().chain(sets).collect();
         let asks = Arc::new(Asks { path: asks.0, headers: asks.1.into_iter().collect() });
-        Ok(Ports { first: ports.first, last: ports.last, access, asks })
+        let tls = names::compile(field, &ports.tls, &mut self.tried)?;
+        Ok(Ports { first: ports.first, last: ports.last, access, tls, asks })
     }
 
     fn rule(&mut self, rule: &HttpRule, field: &dyn Fn() -> String) -> Result<Rule, Refused> {
@@ -283,8 +286,13 @@ fn keep(before: Option<&Side>, refused: Option<&L7Rules>) -> Option<Side> {
     };
     let has = || kept.iter().map(|ports| (ports.first, ports.last));
     let closed = refused.ports.iter().flat_map(|ports| left_of((ports.first, ports.last), has()));
-    let closed =
-        closed.map(|(first, last)| Ports { first, last, access: Box::default(), asks: Arc::default() });
+    let closed = closed.map(|(first, last)| Ports {
+        first,
+        last,
+        access: Box::default(),
+        tls: Box::default(),
+        asks: Arc::default(),
+    });
     let mut ports: Vec<Ports> = kept.iter().cloned().chain(closed).collect();
     ports.sort_by_key(|ports| ports.first);
     Some(Side::Ports(ports.into()))

@@ -6,6 +6,7 @@
 
 mod compile;
 mod edit;
+mod names;
 mod paths;
 mod rules;
 mod set;
@@ -13,6 +14,7 @@ mod work;
 
 pub use compile::{Compiler, Preparation, Refused};
 pub use edit::{Edit, HeaderMatcher};
+pub use names::{Names, Tls};
 pub use rules::{Access, Asks, Endpoint, Grant, Ports, Side, Subject};
 pub use set::{Rule, RuleSet};
 pub use work::{Exhausted, MAX_WORK, Work};

@@ -7,7 +7,7 @@ use mesh::flow::TrafficDirection;
 use mesh::identity::Identity;
 use mesh::workload::EndpointId;
 
-use super::RuleSet;
+use super::{RuleSet, Tls};
 
 /// An endpoint of this node with rules.
 #[derive(Clone, Debug)]
@@ -52,8 +52,11 @@ pub struct Ports {
     pub first: u16,
     /// Last port, inclusive.
     pub last: u16,
-    /// What holds for whom, those of the same peers as one; empty for ranges of rules that could not be compiled: nothing passes.
+    /// What holds for whom, those of the same peers as one; empty, as `tls` is, for ranges of rules that could not be compiled:
+    /// nothing passes.
     pub access: Box<[Access]>,
+    /// Which TLS may pass untouched, beside that.
+    pub tls: Box<[Tls]>,
     /// What of requests any rule of these ports looks at.
     pub asks: Arc<Asks>,
 }
@@ -100,7 +103,7 @@ impl Side {
         let Some(ports) = last.and_then(|at| ports.get(at)).filter(|ports| port <= ports.last) else {
             return (Grant::Open, None);
         };
-        if ports.access.is_empty() {
+        if ports.access.is_empty() && ports.tls.is_empty() {
             return (Grant::Nothing(REFUSED), None);
         }
         let asks = Some(Arc::clone(&ports.asks));

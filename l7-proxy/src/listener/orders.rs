@@ -313,7 +313,12 @@ mod tests {
         let ports = ports.iter().map(|(port, path)| {
             let path = Some(Expression((*path).to_owned()));
             let http = Some([HttpRule { path, ..HttpRule::default() }].into());
-            L7Ports { first: *port, last: *port, access: vec![L7Access { peers: None, http }] }
+            L7Ports {
+                first: *port,
+                last: *port,
+                access: vec![L7Access { peers: None, http }],
+                tls: Vec::new(),
+            }
         });
         let endpoint = Box::new(L7Endpoint {
             id: EndpointId::new(1).unwrap(),
@@ -378,7 +383,8 @@ mod tests {
         let path = |number| Some(Expression(format!("/{number}/[a-z]{{{}}}(a|b){number}", 1 + number % 50)));
         let rules = (0..automata).map(|number| HttpRule { path: path(number), ..HttpRule::default() });
         let access = vec![L7Access { peers: None, http: Some(rules.collect()) }];
-        let ingress = Some(Arc::new(L7Rules { ports: vec![L7Ports { first: 80, last: 80, access }] }));
+        let ingress =
+            Some(Arc::new(L7Rules { ports: vec![L7Ports { first: 80, last: 80, access, tls: Vec::new() }] }));
         let endpoint = Box::new(L7Endpoint { id: EndpointId::new(id).unwrap(), ingress, ..*endpoint });
         ToProxy::Set { generation, endpoint }
     }

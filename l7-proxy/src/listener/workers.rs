@@ -8,6 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use linux::vanished;
 use parking_lot::Mutex;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::LocalSet;
@@ -85,6 +86,8 @@ async fn work(listeners: Listeners, worker: Worker<Kernel>) {
 async fn accept(listener: OwnedFd, worker: Rc<Worker<Kernel>>) -> io::Result<()> {
     let listener = Listener::from(listener);
     listener.set_nonblocking(true)?;
+    // Clients that vanish would hold their place and two descriptors for ever, where nothing else bounds a connection.
+    vanished::notice(&listener).map_err(io::Error::other)?;
     let listener = TcpListener::from_std(listener)?;
     let own = canonical(listener.local_addr()?);
     let mut changes = worker.published.subscribe();

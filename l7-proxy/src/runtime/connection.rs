@@ -17,9 +17,10 @@ use super::request::Request;
 use super::transfer::Side;
 use super::worker::{Entered, Worker};
 use super::{Stream, http2};
-use crate::codec::{Fault, ResponseHead, Scan};
-use crate::stage::authorize::Judge;
+use crate::codec::{Fault, ResponseHead, Scan, SecondHello};
+use crate::stage::authorize::{Judge, NOT_TLS};
 use crate::stage::detect::{Protocol, detect};
+use crate::stage::server_name::Greeting;
 
 /// How long a client may be silent before it is known what it speaks.
 pub(super) const SILENCE: Duration = Duration::from_secs(5);
@@ -103,10 +104,12 @@ pub(super) enum After {
 }
 
 /// Why bytes are relayed untouched.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Debug)]
 pub(super) enum Mode {
     /// The client may do anything.
     Plain,
+    /// It is TLS whose client says this, to a server that rules name; a second ClientHello says the same.
+    Tls(Greeting, Option<Box<SecondHello>>),
     /// A request has been answered with another protocol.
     Switched,
 }
@@ -139,17 +142,30 @@ where
                 false => self.record(self.ends.speaker(), Verdict::Dropped, Some("no rules for it"), None),
             };
         }
-        match self.detect().await {
+        let detected = self.detect().await;
+        self.refresh();
+        let is_for_tls = self.ends.judges.iter().flatten().any(|judge| judge.is_for_tls());
+        match detected {
+            // Boxed: an idle connection of HTTP/1 has no room for it.
+            Ok(Protocol::Tls) => Box::pin(self.tls()).await,
+            Ok(_) if is_for_tls => {
+                self.described.set_tls(None);
+                self.foreign(NOT_TLS).await;
+            }
             Ok(Protocol::Http1) => {
                 self.speaks("HTTP/1.1");
                 self.requests().await;
             }
             Ok(Protocol::Http2) => {
                 self.speaks("HTTP/2");
-                // Boxed: an idle connection of HTTP/1 has no room for it.
+                // Boxed likewise.
                 Box::pin(http2::serve(self)).await;
             }
-            Ok(other) => self.foreign(other.refusal()).await,
+            Ok(Protocol::Unknown) => self.foreign(Protocol::Unknown.refusal()).await,
+            Err(Some(_)) if is_for_tls => {
+                self.described.set_tls(None);
+                self.foreign("silent, where TLS is required").await;
+            }
             Err(Some(reason)) => self.foreign(reason).await,
             Err(None) => {}
         }
@@ -197,7 +213,7 @@ where
         .await
     }
 
-    /// What is not HTTP passes only if it may be anything by now.
+    /// What is neither HTTP nor TLS, or not the one that is asked for, passes only if it may be anything by now.
     async fn foreign(mut self, reason: &'static str) {
         self.refresh();
         if !self.ends.plain() {

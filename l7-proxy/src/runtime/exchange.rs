@@ -20,7 +20,7 @@ use super::verdict::{Noted, Refused};
 use crate::codec::{Asked, Body, Framing};
 
 /// How long an answer of ours may take to be taken, and what is left of its request to arrive.
-const ANSWER: Duration = Duration::from_secs(10);
+pub(super) const ANSWER: Duration = Duration::from_secs(10);
 /// How much of a denied request is read and thrown away.
 const MAX_DRAIN: usize = 64 << 10;
 /// How long, at most, a connection that we close is still read, so that the client gets what it was sent last.
@@ -207,7 +207,7 @@ where
 
     /// Ends the connection so that the client gets all that it was sent: what it sends meanwhile is read, for otherwise the
     /// kernel would reset the connection.
-    async fn linger(&mut self) -> After {
+    pub(super) async fn linger(&mut self) -> After {
         self.up = None;
         let stream = &mut self.down.stream;
         let last = async {
@@ -228,11 +228,14 @@ where
     }
 
     /// Bytes both ways, for as long as they may pass.
-    pub(super) async fn relay(mut self, mode: Mode) {
+    pub(super) async fn relay(mut self, mut mode: Mode) {
         if self.connect().await.is_err() {
             return;
         }
-        let mut relay = Relay::default();
+        let mut relay = Relay::new(match &mut mode {
+            Mode::Tls(_, gate) => gate.take(),
+            Mode::Plain | Mode::Switched => None,
+        });
         let over = loop {
             let Self { down, up: Some(up), changes, ends, worker, called, request, .. } = &mut self else {
                 return;
@@ -240,8 +243,9 @@ where
             let moves = poll_fn(|cx| {
                 let changed =
                     ends.refresh(called.client, called.server, &worker.published, &worker.identities);
-                let may = || match mode {
+                let may = || match &mode {
                     Mode::Plain => ends.plain(),
+                    Mode::Tls(said, _) => ends.denies_tls(said).is_none(),
                     Mode::Switched => request.is_still_allowed(ends),
                 };
                 if changed && !may() {
@@ -255,8 +259,20 @@ where
                 _ = changes.changed() => {}
             }
         };
+        if let Some(fault) = relay.fault {
+            return self.record(
+                self.ends.strict().or(self.ends.speaker()),
+                Verdict::Dropped,
+                Some(fault),
+                None,
+            );
+        }
         if over == Over::Withdrawn {
-            let judge = self.ends.strict().or(self.ends.speaker());
+            let judge = match &mode {
+                Mode::Tls(said, _) => self.ends.denies_tls(said).and_then(|(judge, _)| judge),
+                Mode::Plain | Mode::Switched => self.ends.strict(),
+            };
+            let judge = judge.or(self.ends.speaker());
             self.record(judge, Verdict::Dropped, Some("not allowed any more"), None);
         }
     }

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use linux::clock;
 use mesh::flow::{TrafficDirection, Verdict};
 use mesh::identity::Identity;
-use mesh::l7::{HttpFlow, HttpKind};
+use mesh::l7::{HttpFlow, HttpKind, L7Flow, TlsFlow};
 use mesh::workload::EndpointId;
 use node_api::proxy::ProxyFlow;
 use parking_lot::Mutex;
@@ -39,18 +39,20 @@ struct Entry {
     direction: TrafficDirection,
     verdict: Verdict,
     reason: Option<&'static str>,
+    is_tls: bool,
     kind: HttpKind,
     protocol: &'static str,
     code: Option<u16>,
     latency: Option<u64>,
-    /// Lengths of method and URL, which follow those of the entry before.
+    /// Lengths of method and URL, which follow those of the entry before; of TLS the server's name stands for the URL.
     method: usize,
     url: usize,
 }
 
-/// A request as it is described.
+/// A request, or the begin of TLS, as it is described.
 #[derive(Debug, Default)]
 pub(super) struct Described {
+    is_tls: bool,
     pub(super) protocol: &'static str,
     text: Vec<u8>,
     method: usize,
@@ -66,7 +68,7 @@ impl Described {
         server: SocketAddr,
         protocol: &'static str,
     ) {
-        self.text.clear();
+        self.clear();
         self.protocol = protocol;
         self.text.extend_from_slice(method);
         self.method = method.len();
@@ -80,10 +82,17 @@ impl Described {
         self.text.truncate(self.method + MAX_URL);
     }
 
+    /// It is TLS, to a server of this name.
+    pub(super) fn set_tls(&mut self, server: Option<&str>) {
+        self.clear();
+        self.is_tls = true;
+        self.text.extend_from_slice(server.unwrap_or_default().as_bytes());
+    }
+
     /// Nothing is known of the request.
     pub(super) fn clear(&mut self) {
         self.text.clear();
-        (self.method, self.protocol) = (0, "");
+        (self.is_tls, self.method, self.protocol) = (false, 0, "");
     }
 }
 
@@ -117,6 +126,7 @@ impl FlowLog {
             direction: judge.direction,
             verdict: said.verdict,
             reason: said.reason,
+            is_tls: said.request.is_tls,
             kind: if said.answer.is_some() { HttpKind::Response } else { HttpKind::Request },
             protocol: said.request.protocol,
             code: said.answer.map(|(code, _)| code),
@@ -145,6 +155,18 @@ impl Entry {
         let [client, server] = self.ends;
         let [client_identity, server_identity] = self.identities;
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let l7 = match self.is_tls {
+            true => L7Flow::Tls(TlsFlow { server_name: (!url.is_empty()).then(|| text(url)) }),
+            false => L7Flow::Http(HttpFlow {
+                kind: self.kind,
+                method: text(method),
+                url: text(url),
+                protocol: self.protocol.to_owned(),
+                code: self.code,
+                latency: self.latency,
+                note: None,
+            }),
+        };
         ProxyFlow {
             time: self.time,
             client,
@@ -155,15 +177,7 @@ impl Entry {
             direction: self.direction,
             verdict: self.verdict,
             reason: self.reason.map(str::to_owned),
-            http: HttpFlow {
-                kind: self.kind,
-                method: text(method),
-                url: text(url),
-                protocol: self.protocol.to_owned(),
-                code: self.code,
-                latency: self.latency,
-                note: None,
-            },
+            l7,
         }
     }
 }

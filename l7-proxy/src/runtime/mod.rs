@@ -15,6 +15,7 @@ mod relay;
 mod reply;
 mod request;
 mod rewrite;
+mod tls;
 mod transfer;
 mod verdict;
 mod worker;

@@ -7,7 +7,10 @@ use mesh::identity::Identity;
 use mesh::workload::EndpointId;
 
 use super::normalise::Path;
-use crate::index::{Asks, Edit, Endpoint, Exhausted, Grant, Rule, RuleSet, Subject, Work};
+use crate::index::{Asks, Edit, Endpoint, Exhausted, Grant, Names, Rule, RuleSet, Subject, Work};
+
+/// Why nothing that is not TLS passes where names of TLS servers are all that there is.
+pub const NOT_TLS: &str = "not TLS, which alone may pass";
 
 /// One end's say about a connection.
 #[derive(Clone, Debug)]
@@ -18,6 +21,8 @@ pub struct Judge {
     pub direction: TrafficDirection,
     /// What they say of the other end.
     pub grant: Grant,
+    /// Names of TLS servers, one of which a client that speaks TLS must say.
+    pub names: Vec<Arc<Names>>,
     /// What the port's rules look at.
     pub asks: Option<Arc<Asks>>,
     /// Denials are reported, not enforced.
@@ -32,8 +37,13 @@ impl Judge {
         port: u16,
         peer: Option<Identity>,
     ) -> Option<Self> {
-        let (grant, asks) = endpoint.side(direction)?.grant(port, peer);
-        Some(Self { endpoint: endpoint.id, direction, grant, asks, audit: endpoint.audit })
+        let side = endpoint.side(direction)?;
+        let ((grant, asks), names) = (side.grant(port, peer), side.names(port, peer));
+        let grant = match grant {
+            Grant::Nothing(_) if !names.is_empty() => Grant::Nothing(NOT_TLS),
+            other => other,
+        };
+        Some(Self { endpoint: endpoint.id, direction, grant, names, asks, audit: endpoint.audit })
     }
 
     /// Whether anything may pass, HTTP or not.

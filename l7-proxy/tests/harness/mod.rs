@@ -6,6 +6,7 @@
 )]
 #![allow(dead_code, unreachable_pub, reason = "each test binary has it as a module and uses a part")]
 
+pub mod hello;
 pub mod http2;
 
 use std::cell::{Cell, RefCell};
@@ -20,7 +21,7 @@ use l7_proxy::runtime::{
     Called, ConnectError, FlowLog, Found, Identities, Published, Snapshot, Worker, serve,
 };
 use mesh::identity::Identity;
-use mesh::l7::{Expression, HttpRule, L7Access, L7Endpoint, L7Ports, L7Rules};
+use mesh::l7::{Expression, HttpRule, L7Access, L7Endpoint, L7Flow, L7Ports, L7Rules, L7Tls};
 use mesh::workload::EndpointId;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::sync::mpsc;
@@ -121,7 +122,16 @@ impl Bench {
 
     /// The same for another port than the one that is called, 80.
     pub fn enforce_at(&mut self, port: u16, access: Vec<L7Access>, audit: bool) {
-        let rules = L7Rules { ports: vec![L7Ports { first: port, last: port, access }] };
+        self.enforce_all(L7Ports { first: port, last: port, access, tls: Vec::new() }, audit);
+    }
+
+    /// The same beside TLS that some may open, at the port that is called.
+    pub fn enforce_tls(&mut self, access: Vec<L7Access>, tls: Vec<L7Tls>, audit: bool) {
+        self.enforce_all(L7Ports { first: 80, last: 80, access, tls }, audit);
+    }
+
+    fn enforce_all(&mut self, ports: L7Ports, audit: bool) {
+        let rules = L7Rules { ports: vec![ports] };
         let endpoint = L7Endpoint {
             id: EndpointId::new(1).unwrap(),
             instance: 7,
@@ -135,6 +145,25 @@ impl Bench {
         };
         let mut snapshot = Snapshot::default();
         snapshot.is_synced = true;
+        snapshot.insert(self.compiler.endpoint(&endpoint).unwrap());
+        self.published.set(snapshot);
+    }
+
+    /// Puts rules of the client in force, besides those of the server: the client is endpoint 2 of this node from now on.
+    pub fn enforce_egress(&mut self, ports: L7Ports) {
+        self.identify(CLIENT, 300, Some(8));
+        let endpoint = L7Endpoint {
+            id: EndpointId::new(2).unwrap(),
+            instance: 8,
+            workload: "default/client".parse().unwrap(),
+            ipv4: CLIENT,
+            ipv6: Ipv6Addr::UNSPECIFIED,
+            identity: Identity::new(300).unwrap(),
+            ingress: None,
+            egress: Some(Arc::new(L7Rules { ports: vec![ports] })),
+            audit: false,
+        };
+        let mut snapshot = Snapshot::clone(&self.published.snapshot());
         snapshot.insert(self.compiler.endpoint(&endpoint).unwrap());
         self.published.set(snapshot);
     }
@@ -169,13 +198,20 @@ impl Bench {
     /// What was recorded since the last time: `request DROPPED GET http://h/ (why)`, `response FORWARDED 403 GET …`.
     pub fn flows(&self) -> Vec<String> {
         let flows = self.log.take().0.into_iter().map(|flow| {
-            let http = flow.http;
+            let why = flow.reason.map_or(String::new(), |why| format!(" ({why})"));
+            let verdict = format!("{:?}", flow.verdict).to_uppercase();
+            let http = match flow.l7 {
+                L7Flow::Http(http) => http,
+                L7Flow::Tls(tls) => {
+                    let name = tls.server_name.map_or(String::new(), |name| format!(" {name}"));
+                    return format!("tls {verdict}{name}{why}");
+                }
+            };
             let kind = serde_name(&format!("{:?}", http.kind));
             let code = http.code.map_or(String::new(), |code| format!(" {code}"));
             let what =
                 if http.method.is_empty() { String::new() } else { format!(" {} {}", http.method, http.url) };
-            let why = flow.reason.map_or(String::new(), |why| format!(" ({why})"));
-            format!("{kind} {}{code}{what}{why}", format!("{:?}", flow.verdict).to_uppercase())
+            format!("{kind} {verdict}{code}{what}{why}")
         });
         flows.collect()
     }

@@ -1,11 +1,11 @@
-//! Requests and answers that the proxy has seen, as flows.
+//! Requests, answers and TLS connections that the proxy has seen, as flows.
 
 use std::sync::Arc;
 
 use abi::DropReason;
 use l4_datapath::flow::Context;
 use mesh::flow::{Drop, Flow, TrafficDirection, Verdict};
-use mesh::l7::HttpKind;
+use mesh::l7::{HttpKind, L7Flow};
 use mesh::policy::{PolicyName, protocol};
 use node_api::proxy::ProxyFlow;
 use observe::http::HttpMetrics;
@@ -36,14 +36,16 @@ impl Sink {
 }
 
 fn flow(context: &Context, mut seen: ProxyFlow) -> Flow {
-    let is_reply = seen.http.kind == HttpKind::Response;
+    let is_reply = seen.l7.http().is_some_and(|http| http.kind == HttpKind::Response);
     let drop = (seen.verdict != Verdict::Forwarded).then(|| Drop {
         reason: DropReason::PolicyDenied as u8,
         text: seen.reason.clone().unwrap_or_else(|| DropReason::PolicyDenied.text().to_owned()),
         policies: policies(context, &seen),
     });
     // What is said of what was let pass.
-    seen.http.note = seen.reason.take().filter(|_| seen.verdict == Verdict::Forwarded);
+    if let L7Flow::Http(http) = &mut seen.l7 {
+        http.note = seen.reason.take().filter(|_| seen.verdict == Verdict::Forwarded);
+    }
     let client = context.at(seen.client, seen.client_identity);
     let server = context.at(seen.server, seen.server_identity);
     let (source, destination) = if is_reply { (server, client) } else { (client, server) };
@@ -64,12 +66,12 @@ fn flow(context: &Context, mut seen: ProxyFlow) -> Flow {
             .endpoint(seen.endpoint)
             .map_or_else(String::new, |it| it.endpoint.interface.clone()),
         authentication: None,
-        l7: Some(seen.http),
+        l7: Some(seen.l7),
         trace: false,
     }
 }
 
-/// Those whose HTTP rules did not let it.
+/// Those whose rules did not let it.
 fn policies(context: &Context, seen: &ProxyFlow) -> Vec<PolicyName> {
     let Some(planned) = context.endpoint(seen.endpoint) else { return Vec::new() };
     let (ruleset, peer) = match seen.direction {

@@ -1,9 +1,10 @@
-//! What of `toPorts` goes by the layer-7 proxy: `rules.http` is read (`http`). The rest is checked as Cilium checks it;
-//! its meaning waits for its enforcer.
+//! What of `toPorts` goes by the layer-7 proxy: `rules.http` (`http`) and `serverNames` (`server_names`) are read. The rest is
+//! checked as Cilium checks it; its meaning waits for its enforcer.
 
-use mesh::l7::HttpRules;
+use mesh::l7::{HttpRules, L7Demand};
 use mesh::policy::{Entity, Needs, Peer, Peers, PortMatch, protocol};
 
+use super::server_names::server_names;
 use super::{Direction, Scope, http};
 use crate::yaml::{At, Fields};
 
@@ -13,7 +14,7 @@ pub(super) struct Demand {
     /// Nothing enforces it yet.
     pub(super) needs: Option<Needs>,
     /// What the proxy lets through.
-    pub(super) http: Option<HttpRules>,
+    pub(super) l7: Option<L7Demand>,
 }
 
 /// What an item asks for. Says so with a warning where nothing enforces it: until something does it allows nothing.
@@ -24,20 +25,14 @@ pub(super) fn demand(
     ports: &[PortMatch],
 ) -> Demand {
     let rules = fields.get("rules").and_then(|at| Some((kind_of_rules(&at, scope)?, at)));
-    let names = fields.get("serverNames").filter(|at| !at.list().is_empty());
-    let terminating = fields.get("terminatingTLS");
-    let originating = fields.get("originatingTLS");
+    let names = server_names(fields, ports);
     let listener = fields.get("listener");
-    for at in names.iter().flat_map(At::list) {
-        if at.string().is_empty() {
-            at.expected("a server name");
-        }
-    }
     if let Some((kind, at)) = &rules {
         check_rules(kind, at, direction, ports);
-        if let (Some(names), None) = (&names, &terminating) {
+        if let Some((_, names)) = &names {
             names.error(
-                "cannot stand beside rules without terminatingTLS: the proxy sees no request inside TLS",
+                "cannot stand beside rules without terminatingTLS: the proxy sees no request inside TLS; \
+                 write an item of toPorts for each",
             );
         }
     }
@@ -54,10 +49,11 @@ pub(super) fn demand(
         Some((Rules::Dns | Rules::Custom, at)) => (None, Some(at)),
         None => (None, None),
     };
-    let first = [other, names, terminating, originating, listener].into_iter().flatten().next();
-    let Some(first) = first else { return Demand { needs: None, http } };
+    let names = names.map(|(names, _)| L7Demand::ServerNames(names));
+    let l7 = names.or(http.map(L7Demand::Http));
+    let Some(first) = other.or(listener) else { return Demand { needs: None, l7 } };
     first.warn("needs what the layer-7 proxy of this version cannot do: what it would allow is denied");
-    Demand { needs: Some(Needs::L7Proxy), http: None }
+    Demand { needs: Some(Needs::L7Proxy), l7: None }
 }
 
 /// Says where HTTP rules for what a workload calls name the node itself, which the proxy cannot call in its name. Of peers
@@ -67,7 +63,7 @@ pub(super) fn warn_of_host(fields: &Fields<'_>, peers: &Peers) {
     let Some(at) = fields.get("toEntities") else { return };
     if peers.contains(&Peer::Entity(Entity::Host)) {
         at.warn(
-            "rules.http cannot hold for the node itself (host): connections to it are refused; name its ports in a rule without http",
+            "what goes by way of the layer-7 proxy cannot be the node itself (host): connections to it are refused; name its ports in a rule without http and serverNames",
         );
     }
 }

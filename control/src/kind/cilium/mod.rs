@@ -9,6 +9,7 @@ mod http;
 mod icmp;
 mod layer7;
 mod peers;
+mod server_names;
 mod services;
 mod to_ports;
 
@@ -117,8 +118,15 @@ fn default_deny(fields: &Fields<'_>, ingress: &mut Side, egress: &mut Side) {
         for (name, side) in [("ingress", ingress), ("egress", egress)] {
             let Some(at) = fields.get(name) else { continue };
             side.default_deny = at.boolean();
-            if !side.default_deny && side.allow.iter().any(|statement| statement.http.is_some()) {
+            if side.default_deny {
+                continue;
+            }
+            let demands = || side.allow.iter().filter_map(|statement| statement.l7.as_ref());
+            if demands().any(|demand| demand.http().is_some()) {
                 at.warn("rules.http restricts nothing then, unless another policy denies by default: every request is allowed");
+            }
+            if demands().any(|demand| demand.server_names().is_some()) {
+                at.warn("serverNames restrict nothing then, unless another policy denies by default: every connection is allowed");
             }
         }
     });
@@ -170,7 +178,7 @@ fn statements(
             }
             None => Peers::Any,
         };
-        if direction == Direction::Egress && ports.iter().any(|(_, demand)| demand.http.is_some()) {
+        if direction == Direction::Egress && ports.iter().any(|(_, demand)| demand.l7.is_some()) {
             layer7::warn_of_host(fields, &peers);
         }
         if ports.is_empty() {
@@ -187,8 +195,8 @@ fn statements(
                 (Peers::Selected(Vec::new()), Vec::new(), Authentication::None)
             }
         };
-        let statement = |(ports, Demand { needs, http })| {
-            Statement { peers: peers.clone(), ports, authentication, needs, http }
+        let statement = |(ports, Demand { needs, l7 })| {
+            Statement { peers: peers.clone(), ports, authentication, needs, l7 }
         };
         (ports.into_iter().map(statement).collect(), services)
     });
