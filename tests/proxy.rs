@@ -154,7 +154,10 @@ fn serve(listener: &TcpListener) {
 async fn said(agent: &mut Agent, flows: &mut Vec<ProxyFlow>) -> FromProxy {
     loop {
         match timeout(PATIENCE, agent.receive()).await.unwrap().unwrap() {
-            FromProxy::Flows(more) => flows.extend(more),
+            FromProxy::Flows(more) => {
+                flows.extend(more);
+                agent.send(&ToProxy::Taken).await.unwrap();
+            }
             other => return other,
         }
     }
@@ -285,7 +288,10 @@ async fn judges_calls_and_tells() {
     }
     while flows.iter().filter(|flow| flow.http.kind == HttpKind::Response).count() < 5 {
         match timeout(PATIENCE, agent.receive()).await.unwrap().unwrap() {
-            FromProxy::Flows(more) => flows.extend(more),
+            FromProxy::Flows(more) => {
+                flows.extend(more);
+                agent.send(&ToProxy::Taken).await.unwrap();
+            }
             other => panic!("{other:?}"),
         }
     }

@@ -161,11 +161,16 @@ fn rules_whose_enforcer_does_not_exist_yet_deny_and_say_so() {
     let deathstar = node.serve("deathstar", DEATHSTAR, 80);
     node.apply(
         "rule1.yaml",
-        &RULE1
-            .replace("        protocol: TCP", "        protocol: TCP\n      rules: {http: [{method: POST}]}"),
+        &RULE1.replace(
+            "        protocol: TCP",
+            "        protocol: TCP\n      rules: {l7proto: redis, l7: [{cmd: GET}]}",
+        ),
     );
     let list = node.ferromesh(&["policy", "list"]).success();
-    assert!(list.contains("True") && list.contains("needs the layer-7 proxy"), "{list}");
+    assert!(
+        list.contains("True") && list.contains("needs what the layer-7 proxy of this version cannot do"),
+        "{list}"
+    );
     for address in deathstar.addresses {
         assert_eq!(node.attempt("tiefighter", EMPIRE, "tcp", address, 80), "silent", "{address}");
     }

@@ -44,6 +44,8 @@ pub enum ToProxy {
         /// What.
         question: ProxyQuestion,
     },
+    /// A [`FromProxy::Flows`] has been taken. Until then no more of them come, so that answers wait behind one at most.
+    Taken,
     /// End once the exchanges under way have ended, or after so many milliseconds.
     Drain {
         /// Milliseconds.
@@ -78,7 +80,8 @@ pub enum FromProxy {
         /// Of the message.
         generation: u64,
     },
-    /// What requests and answers it has seen since the last of these. A proxy whose agent is away keeps the latest few.
+    /// What requests and answers it has seen since the last of these; → [`ToProxy::Taken`]. A proxy whose agent is away, or
+    /// busy, keeps the latest few.
     Flows(Vec<ProxyFlow>),
     /// To a question.
     Answer {
@@ -167,6 +170,7 @@ mod tests {
         goes_through(ToProxy::Remove { generation: 1, endpoint });
         goes_through(ToProxy::Synced { generation: 1 });
         goes_through(ToProxy::Ask { number: 1, question: ProxyQuestion::Connections });
+        goes_through(ToProxy::Taken);
         goes_through(ToProxy::Drain { within: 5000 });
         goes_through(FromProxy::Accepted { generation: 1, endpoint });
         let (field, why) = ("ingress".to_owned(), "no".to_owned());

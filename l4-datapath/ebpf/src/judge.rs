@@ -55,7 +55,7 @@ pub(crate) fn judge(skb: Skb, packet: &Packet, flow: &mut Flow, now: &Moment) ->
             Err(refusal)
                 if refusal.number() == DropReason::NoConnection as u8
                     && packet.protocol == protocol::TCP
-                    && redirect::is_ready() =>
+                    && redirect::is_known() =>
             {
                 proxied::answer(packet, flow, now)
             }

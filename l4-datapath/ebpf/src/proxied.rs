@@ -149,7 +149,7 @@ fn alive(packet: &Packet, flow: &Flow, now: &Moment, tuple: &Tuple) -> Option<(E
 /// could not tell the two apart.
 #[inline(never)]
 pub(crate) fn has_ports(flow: &Flow, tuple: &Tuple, second: u32) -> bool {
-    if tuple.is_on_proxy_leg() || !redirect::is_ready() {
+    if tuple.is_on_proxy_leg() || !redirect::is_known() {
         return false;
     }
     let mut proxys = *tuple;
@@ -202,7 +202,7 @@ fn answered(packet: &Packet, flow: &mut Flow, now: &Moment) -> Result<(), DropRe
 /// Index of the veth of the workload that a packet from beyond is for, if a connection with its tuple is the proxy's.
 #[inline(always)]
 pub(crate) fn receiver(packet: &Packet) -> u32 {
-    if packet.protocol != protocol::TCP || packet.is_later() || !redirect::is_ready() {
+    if packet.protocol != protocol::TCP || packet.is_later() || !redirect::is_known() {
         return 0;
     }
     proxied_receiver(packet)

@@ -56,6 +56,12 @@ pub(crate) fn is_ready() -> bool {
     node!(listeners) != 0
 }
 
+/// Whether a proxy has ever listened: what it has opened then goes on, whether it listens now or not.
+#[inline(always)]
+pub(crate) fn is_known() -> bool {
+    node!(proxy) != 0
+}
+
 /// What [`Flow::proxy`] says of a packet's sender, as far as the buffer knows it.
 #[inline(always)]
 pub(crate) fn sender(skb: Skb) -> u8 {

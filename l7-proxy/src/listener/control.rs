@@ -58,6 +58,7 @@ pub async fn run(listener: OwnedFd, workers: Workers) -> io::Result<()> {
             }) {
                 Ok((stream, peer)) if peer == 0 || peer == uid => {
                     rules.begin();
+                    flows.is_told = false;
                     agent = Some(Channel::new(stream));
                 }
                 Ok((_, peer)) => warn!(peer, "control socket: only root is listened to"),
@@ -71,13 +72,15 @@ pub async fn run(listener: OwnedFd, workers: Workers) -> io::Result<()> {
                     rules.workers.published.drain();
                     end = Some(Instant::now() + Duration::from_millis(within));
                 }
+                ToProxy::Taken => {
+                    flows.is_told = false;
+                    flows.tell(&mut agent).await;
+                }
                 message => tell(&mut agent, &rules.obey(message)).await,
             },
             _ = tick.tick() => {
                 flows.collect(&rules.workers);
-                while agent.is_some() && let Some(batch) = flows.batch() {
-                    tell(&mut agent, &FromProxy::Flows(batch)).await;
-                }
+                flows.tell(&mut agent).await;
                 let is_idle = || rules.workers.shared.iter().all(|worker| worker.connections.lock().is_empty());
                 if end.is_some_and(|end| end <= Instant::now() || is_idle()) && (agent.is_none() || flows.waiting.is_empty()) {
                     return Ok(());
@@ -169,7 +172,7 @@ impl Rules {
                 FromProxy::Answer { number, answer }
             }
             // `run` has done it.
-            ToProxy::Drain { .. } => FromProxy::Flows(Vec::new()),
+            ToProxy::Drain { .. } | ToProxy::Taken => FromProxy::Flows(Vec::new()),
         }
     }
 
@@ -222,6 +225,8 @@ impl Rules {
 struct Flows {
     waiting: VecDeque<ProxyFlow>,
     lost: u64,
+    /// The agent has not yet taken what it was told last.
+    is_told: bool,
 }
 
 impl Flows {
@@ -240,9 +245,14 @@ impl Flows {
         }
     }
 
-    fn batch(&mut self) -> Option<Vec<ProxyFlow>> {
+    /// One message at a time: an answer to the agent waits behind it.
+    async fn tell(&mut self, agent: &mut Option<Agent>) {
+        if agent.is_none() || self.is_told || self.waiting.is_empty() {
+            return;
+        }
         let count = self.waiting.len().min(BATCH);
-        (count > 0).then(|| self.waiting.drain(..count).collect())
+        self.is_told = true;
+        tell(agent, &FromProxy::Flows(self.waiting.drain(..count).collect())).await;
     }
 }
 

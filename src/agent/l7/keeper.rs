@@ -288,7 +288,17 @@ impl Surroundings {
         }
         loop {
             tokio::select! {
+                // What is wanted before what is said: however much that is, it does not hold up a change.
                 biased;
+                changed = wanted.changed() => {
+                    if changed.is_err() {
+                        return Ok(());
+                    }
+                    talk.tell(wanted).await?;
+                    if talk.has_answered() {
+                        settled.send_replace(talk.number);
+                    }
+                }
                 message = talk.link.channel.receive() => {
                     match message.map_err(|error| format!("it has ended: {error}"))? {
                         FromProxy::Accepted { generation, endpoint } => {
@@ -309,7 +319,10 @@ impl Surroundings {
                             *self.problem.lock() = None;
                             *self.shortage.lock() = self.shortage();
                         }
-                        FromProxy::Flows(flows) => self.sink.take(flows),
+                        FromProxy::Flows(flows) => {
+                            self.sink.take(flows);
+                            talk.say(ToProxy::Taken).await?;
+                        }
                         FromProxy::Answer { number, answer } => talk.reply(number, *answer),
                     }
                     // Who answers is there, however much there is to answer.
@@ -323,15 +336,6 @@ impl Surroundings {
                         if std::mem::take(&mut talk.ready) {
                             self.ready(listeners).await?;
                         }
-                    }
-                }
-                changed = wanted.changed() => {
-                    if changed.is_err() {
-                        return Ok(());
-                    }
-                    talk.tell(wanted).await?;
-                    if talk.has_answered() {
-                        settled.send_replace(talk.number);
                     }
                 }
                 Ok(()) = followed.changed() => {

@@ -226,7 +226,7 @@ fn a_mutated_frame_passes_only_as_what_a_strict_reader_finds_allowed() {
     lab.run();
     let all = [Fate::Passed, Fate::Dropped, Fate::Answered, Fate::Silent];
     assert!(all.iter().all(|fate| lab.fates.contains_key(fate)), "{:?}", lab.fates);
-    // These need faults of the node, not of the frame, or services, masquerading and authentication.
+    // These need faults of the node, not of the frame, or services, masquerading, authentication and the proxy.
     let others = [
         DropReason::ConnectionMapFull,
         DropReason::ConnectionQuota,
@@ -245,6 +245,10 @@ fn a_mutated_frame_passes_only_as_what_a_strict_reader_finds_allowed() {
         DropReason::HoldFull,
         DropReason::HoldForged,
         DropReason::PendingAddress,
+        DropReason::NotProxied,
+        DropReason::NoProxy,
+        DropReason::ProxyForged,
+        DropReason::ProxyPorts,
     ];
     let expected = DropReason::ALL.iter().copied().filter(|reason| !others.contains(reason)).collect();
     assert_eq!(lab.reasons(), expected, "the corpus meets every check of the programs");

@@ -186,6 +186,31 @@ fn a_call_waits_for_the_proxy() {
     }
 }
 
+/// What is open goes on while nobody new is sent there.
+#[test]
+fn a_connection_outlives_that_the_proxy_listens() {
+    let mut world = world();
+    for family in FAMILIES {
+        let address = SocketAddr::from((family.pool(B.host), PORT));
+        let listener = world.b.inside(|| TcpListener::bind(address).unwrap());
+        let mut client = world.a.inside(|| TcpStream::connect_timeout(&address, PATIENCE).unwrap());
+        let (mut server, _) = listener.accept().unwrap();
+        for stream in [&client, &server] {
+            stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        }
+        for listeners in [1, 0] {
+            world.node.set_proxy(1, own_cgroup(), listeners);
+            let mut heard = [0; 4];
+            client.write_all(b"word").unwrap();
+            server.read_exact(&mut heard).unwrap();
+            server.write_all(&heard).unwrap();
+            client.read_exact(&mut heard).unwrap();
+        }
+        world.node.set_proxy(1, own_cgroup(), 1);
+    }
+    assert_eq!(drop_reasons(&world.node), []);
+}
+
 /// A node with one workload and somebody beyond, who see each other's addresses, and a relay.
 fn gateway() -> (Node, Shell, Shell, relay::Relay) {
     let mut node = gate();
