@@ -7,6 +7,7 @@ mod call;
 mod control;
 mod kernel;
 mod orders;
+mod seldom;
 mod workers;
 
 pub use control::run;

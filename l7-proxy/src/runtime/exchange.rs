@@ -2,6 +2,7 @@
 
 use std::future::poll_fn;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::Duration;
@@ -11,13 +12,14 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, timeout};
 
 use super::Stream;
-use super::connection::{After, ConnectError, Mode, Session};
+use super::connection::{After, ConnectError, Mode, Session, crowded};
 use super::ends::Identities;
 use super::relay::Relay;
 use super::reply::Reply;
 use super::transfer::{End, Failure, Side, Transfer};
 use super::verdict::{Noted, Refused};
 use crate::codec::{Asked, Body, Framing};
+use crate::stage::admit::Kind;
 
 /// How long an answer of ours may take to be taken, and what is left of its request to arrive.
 pub(super) const ANSWER: Duration = Duration::from_secs(10);
@@ -30,6 +32,8 @@ const LINGER: Duration = Duration::from_secs(1);
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Over {
     Ended,
+    /// One of the two was reset.
+    Broken,
     Withdrawn,
 }
 
@@ -95,7 +99,7 @@ where
         if self.up.is_none() {
             let (stream, local) = (self.connect)().await?;
             self.entered.connection.known.lock().0 = local;
-            self.up = Some(Side::new(stream));
+            self.up = Some(Side::new(stream, Arc::clone(&self.place.account)));
         }
         Ok(())
     }
@@ -116,6 +120,7 @@ where
             End::Cut(reason) => {
                 let (code, at) = answered.unwrap_or((Reply::BadGateway.code(), Instant::now()));
                 self.answered(code, at, Verdict::Dropped, Some(reason));
+                self.is_cut.set(true);
                 After::Close
             }
             End::Failed(failure) => {
@@ -125,6 +130,7 @@ where
                     Failure::NoAnswer => (Reply::BadGateway, "server closed without an answer"),
                     Failure::Late => (Reply::GatewayTimeout, "no answer in time"),
                     Failure::Stalled => (Reply::Timeout, "body not complete in time"),
+                    Failure::Spent => (crowded(&self.place), Kind::Bytes.spent()),
                 };
                 self.fail(reply, reason, asked.is_head).await
             }
@@ -251,7 +257,7 @@ where
                 if changed && !may() {
                     return Poll::Ready(Over::Withdrawn);
                 }
-                relay.poll(down, up, cx).map(|_| Over::Ended)
+                relay.poll(down, up, cx).map(|moved| if moved.is_ok() { Over::Ended } else { Over::Broken })
             });
             tokio::select! {
                 biased;
@@ -259,6 +265,7 @@ where
                 _ = changes.changed() => {}
             }
         };
+        self.is_cut.set(over != Over::Ended);
         if let Some(fault) = relay.fault {
             return self.record(
                 self.ends.strict().or(self.ends.speaker()),

@@ -18,8 +18,9 @@ use std::time::Duration;
 
 use l7_proxy::index::Compiler;
 use l7_proxy::runtime::{
-    Called, ConnectError, FlowLog, Found, Identities, Published, Snapshot, Worker, serve,
+    BOUNDS, Called, ConnectError, Ended, FlowLog, Found, Identities, Published, Snapshot, Worker, serve,
 };
+use l7_proxy::stage::admit::{Amounts, Budgets};
 use mesh::identity::Identity;
 use mesh::l7::{Expression, HttpRule, L7Access, L7Endpoint, L7Flow, L7Ports, L7Rules, L7Tls};
 use mesh::workload::EndpointId;
@@ -57,12 +58,14 @@ pub struct Bench {
     pub published: Arc<Published>,
     pub log: Arc<FlowLog>,
     pub table: Rc<Table>,
-    worker: Rc<Worker<Known>>,
+    pub worker: Rc<Worker<Known>>,
     compiler: Compiler,
     /// What a connection to the server comes to; none: it does.
     pub refuses: Rc<Cell<Option<ConnectError>>>,
     /// How long it takes to reach the server.
     pub takes: Rc<Cell<Duration>>,
+    /// How connections have ended, in the order they did.
+    pub ended: Rc<RefCell<Vec<Ended>>>,
 }
 
 pub fn expression(text: &str) -> Option<Expression> {
@@ -86,6 +89,11 @@ impl Bench {
     }
 
     pub fn with(access: Vec<L7Access>, audit: bool) -> Self {
+        Self::bounded(access, audit, BOUNDS)
+    }
+
+    /// The same on a worker that has so much.
+    pub fn bounded(access: Vec<L7Access>, audit: bool, bounds: Amounts) -> Self {
         let (published, log) = (Arc::new(Published::default()), Arc::new(FlowLog::default()));
         let table = Rc::new(Table::default());
         let worker = Worker {
@@ -93,6 +101,7 @@ impl Bench {
             published: Arc::clone(&published),
             log: Arc::clone(&log),
             connections: Arc::default(),
+            budgets: Arc::new(Budgets::new(bounds)),
         };
         let mut bench = Self {
             published,
@@ -102,6 +111,7 @@ impl Bench {
             compiler: Compiler::default(),
             refuses: Rc::default(),
             takes: Rc::default(),
+            ended: Rc::default(),
         };
         bench.identify(CLIENT, 300, None);
         bench.identify(SERVER, 256, Some(7));
@@ -170,14 +180,19 @@ impl Bench {
 
     /// A connection of the client; must be called within a [`LocalSet`].
     pub fn open(&self) -> (DuplexStream, Servers) {
+        self.open_from(CLIENT)
+    }
+
+    /// The same of a client with another address.
+    pub fn open_from(&self, client: Ipv4Addr) -> (DuplexStream, Servers) {
+        let called = Called {
+            client: SocketAddr::new(client.into(), 40000),
+            server: SocketAddr::new(SERVER.into(), 80),
+        };
         let (client, down) = duplex(256 << 10);
         let (connected, servers) = mpsc::unbounded_channel();
         let (worker, refuses) = (Rc::clone(&self.worker), Rc::clone(&self.refuses));
-        let takes = Rc::clone(&self.takes);
-        let called = Called {
-            client: SocketAddr::new(CLIENT.into(), 40000),
-            server: SocketAddr::new(SERVER.into(), 80),
-        };
+        let (takes, ended) = (Rc::clone(&self.takes), Rc::clone(&self.ended));
         tokio::task::spawn_local(async move {
             let connect = async || {
                 if let Some(error) = refuses.get() {
@@ -190,7 +205,8 @@ impl Bench {
                 let _ = connected.send(server);
                 Ok((up, None))
             };
-            serve(down, called, &worker, connect).await;
+            let how = serve(down, called, &worker, connect).await;
+            ended.borrow_mut().push(how);
         });
         (client, Servers(servers))
     }

@@ -19,12 +19,13 @@ use super::head::{Head, is_grpc};
 use super::shared::{Live, Order, Shared};
 use super::transfer::{End, Transfer, why};
 use super::upstream::Absent;
-use crate::runtime::connection::ConnectError;
+use crate::runtime::connection::{ConnectError, crowded};
 use crate::runtime::ends::Identities;
 use crate::runtime::log::Described;
 use crate::runtime::reply::Reply;
 use crate::runtime::transfer::{PATIENCE, STALL};
 use crate::runtime::verdict::{Noted, Refused, authorize};
+use crate::stage::admit::Kind;
 
 /// Why a stream is reset that was let through.
 const WITHDRAWN: &str = "not allowed any more";
@@ -79,6 +80,11 @@ impl<I: Identities> Stream<'_, '_, I> {
         mut respond: SendResponse<Bytes>,
     ) {
         self.shared.refresh();
+        let place = &self.shared.place;
+        let Some(_held) = place.account.hold(Kind::Streams) else {
+            let (reply, reason) = (crowded(place), Kind::Streams.spent());
+            return self.refuse(Refused { reply, reason, by: None }, &mut respond);
+        };
         let judged = Head::read(parts).map_err(Refused::malformed).and_then(|mut head| {
             let noted = authorize(&mut head, &self.shared.ends.borrow())?;
             let request = head.forward().map_err(Refused::malformed)?;
