@@ -83,8 +83,8 @@ fn tls_passes_by_the_name_of_its_server_and_not_without() {
             ("deathstar.example", "answered"),
             ("port.DeathStar.example", "answered"),
             ("a.b.deathstar.example", "answered"),
-            ("evil.example", "UnrecognizedName"),
-            ("deathstar.example.org", "UnrecognizedName"),
+            ("evil.example", "UnrecognisedName"),
+            ("deathstar.example.org", "UnrecognisedName"),
             ("192.0.2.1", "AccessDenied"),
             ("-", "AccessDenied"),
         ] {
@@ -153,7 +153,7 @@ fn edits_under_load_end_what_may_not_be_any_more_and_nothing_else() {
         for held in stays.iter_mut().chain(&mut ends) {
             assert_eq!(held.ask("word"), "answered", "round {round}");
         }
-        let expected = if round % 2 == 0 { "answered" } else { "UnrecognizedName" };
+        let expected = if round % 2 == 0 { "answered" } else { "UnrecognisedName" };
         for to in at(&deathstar, 443) {
             assert_eq!(fighter.ask(&format!("tls {to} a.example.org")), expected, "round {round}");
         }
@@ -167,7 +167,7 @@ fn edits_under_load_end_what_may_not_be_any_more_and_nothing_else() {
         assert_eq!(held.ask("word"), "answered");
     }
     for to in at(&deathstar, 443) {
-        assert_eq!(fighter.ask(&format!("tls {to} port.deathstar.example")), "UnrecognizedName");
+        assert_eq!(fighter.ask(&format!("tls {to} port.deathstar.example")), "UnrecognisedName");
         assert_eq!(fighter.ask(&format!("tls {to} deathstar.example")), "answered");
     }
     let line = "tls-hello DROPPED (TLS port.deathstar.example: not allowed any more) by default/rule1";
@@ -187,7 +187,7 @@ fn the_callers_rules_and_the_servers_must_both_name_it() {
             assert_eq!(told, expected, "{to}");
         }
     };
-    const NO: &str = "UnrecognizedName";
+    const NO: &str = "UnrecognisedName";
     story(["answered", NO, NO]);
     node.apply("rule2.yaml", RULE1);
     story(["answered", NO, NO]);

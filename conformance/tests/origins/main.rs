@@ -174,10 +174,9 @@ fn hyper_executes_only_what_policy_allows() {
 #[test]
 fn nginx_executes_only_what_policy_allows() {
     let directory = directory();
-    let path = directory.path().to_str().unwrap();
     let file = directory.path().join("nginx.conf");
-    std::fs::write(&file, include_str!("nginx.conf").replace("DIRECTORY", path)).unwrap();
-    let serve = format!("echo serving; exec nginx -p {path} -c {}", file.display());
+    std::fs::write(&file, include_str!("nginx.conf")).unwrap();
+    let serve = format!("echo serving; exec nginx -p /tmp -c {}", file.display());
     holds(&["sh", "-c", &serve]);
 }
 

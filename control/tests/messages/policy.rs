@@ -283,7 +283,7 @@ fn more_http_rules_than_one_object_may_have_are_refused_at_the_first_that_is_too
     let most = "with the expressions before it, it takes more than one object may have (10000 expressions, 8 MiB compiled); \
                 repeat less in them, or write fewer";
     says(&http(&paths(12_000)), &[&format!("{at}[10000].path: {most}")]);
-    let hard = list(&mut (0..90).map(|number| format!("{{method: '(a|b)*a(a|b){{{{12}}}}{number}'}}")));
+    let hard = list(&mut (0..90).map(|number| format!("{{method: '(a|b)*a(a|b){{11}}{number}'}}")));
     let text = http(&hard);
     let found = say(&text);
     assert!(found.len() == 1 && found[0].contains("8 MiB compiled"), "{found:?}");

@@ -249,6 +249,7 @@ fn a_mutated_frame_passes_only_as_what_a_strict_reader_finds_allowed() {
         DropReason::NoProxy,
         DropReason::ProxyForged,
         DropReason::ProxyPorts,
+        DropReason::ProxyToHost,
     ];
     let expected = DropReason::ALL.iter().copied().filter(|reason| !others.contains(reason)).collect();
     assert_eq!(lab.reasons(), expected, "the corpus meets every check of the programs");
