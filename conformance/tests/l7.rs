@@ -27,8 +27,8 @@ fn ruled() -> (Node, Workload) {
 
 /// A deathstar that answers.
 fn deathstar(node: &Node, labels: &[&str]) -> Workload {
-    let serve = format!("echo serving; exec {}", binary("examples/deathstar").display());
-    let deathstar = node.start("deathstar", labels, &["sh", "-c", &serve]);
+    let serve = binary("examples/deathstar");
+    let deathstar = node.start("deathstar", labels, &[serve.to_str().unwrap()]);
     let [address, _] = deathstar.addresses;
     let asked = ["--silent", "--max-time", "1", &format!("http://{address}/v1")];
     wait_until("the deathstar answers", || Outcome::of(node.inside("curl").args(asked)).code == Some(0));

@@ -1,6 +1,6 @@
 //! The deathstar of the demo: an HTTP server with a landing bay, an exhaust port and plans that take long to read.
 //!
-//! `deathstar [PORT]` listens on every address of its namespace, both families.
+//! `deathstar [PORT]` listens on every address of its namespace, both families, and says `serving` when it does.
 
 use std::convert::Infallible;
 use std::net::{Ipv6Addr, SocketAddr};
@@ -20,6 +20,7 @@ async fn main() -> std::io::Result<()> {
     let port = std::env::args().nth(1).and_then(|port| port.parse().ok()).unwrap_or(80);
     // An IPv6 wildcard socket takes IPv4 too (RFC 3493 section 3.7).
     let listener = TcpListener::bind(SocketAddr::from((Ipv6Addr::UNSPECIFIED, port))).await?;
+    println!("serving");
     loop {
         let (stream, _) = listener.accept().await?;
         tokio::spawn(async move {

@@ -3,7 +3,7 @@
 import http from 'node:http';
 import http2 from 'node:http2';
 
-const [first, second] = process.argv.slice(2).map(Number);
+const [first, second] = process.argv.slice(1).map(Number);
 function resolved(url) {
   try {
     return decodeURIComponent(new URL(url, 'http://h').pathname);
