@@ -6,6 +6,7 @@
 
 mod harness;
 
+use harness::random::Random;
 use harness::{Bench, Outcome, expect, expression, local, rest, rule, run, send};
 use mesh::l7::{HeaderRule, HttpRule, Mismatch};
 
@@ -384,18 +385,6 @@ async fn t24_slow_clients_and_servers_have_an_end() {
         assert!(written.is_err());
     })
     .await;
-}
-
-/// A generator that gives the same numbers for the same seed.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 % bound as u64) as usize
-    }
 }
 
 /// Some requests in a row, some allowed, mutated.

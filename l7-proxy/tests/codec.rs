@@ -5,7 +5,11 @@
     reason = "clippy knows only functions marked as tests to be tests"
 )]
 
+#[path = "harness/random.rs"]
+mod random;
+
 use l7_proxy::codec::{Asked, Body, Fault, Form, Framing, MAX_HEAD, RequestHead, ResponseHead, Scan};
+use random::Random;
 
 /// A request head, given at once.
 fn request(input: &[u8]) -> Result<RequestHead, Fault> {
@@ -322,18 +326,6 @@ fn chunks_have_one_reading() {
     }
     let many = "1;xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx\r\na\r\n".repeat(100);
     assert_eq!(counted(Framing::Chunked, many.as_bytes(), 64), Err(Fault::ChunkExtension));
-}
-
-/// A generator that gives the same numbers for the same seed.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 % bound as u64) as usize
-    }
 }
 
 /// Mutates messages byte by byte: no panic, the same outcome however the bytes arrive, and nothing is counted beyond what

@@ -14,6 +14,7 @@ use harness::http2::{
     Asked, END_HEADERS, END_STREAM, Frame, GET, Raw, answer, ask, block, client, frame, origin, request,
     serve_all,
 };
+use harness::random::Random;
 use harness::{Bench, anybody, expression, local, rule};
 use http::{HeaderMap, HeaderValue, Request, Response};
 use mesh::l7::{HeaderRule, HttpRule, Mismatch};
@@ -662,18 +663,6 @@ async fn t23_a_server_that_floods_is_given_up() {
         client.driver.await.unwrap().unwrap();
     })
     .await;
-}
-
-/// A generator that gives the same numbers for the same seed.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 % bound as u64) as usize
-    }
 }
 
 /// Some frames in a row, some of them of requests that may pass, mutated.

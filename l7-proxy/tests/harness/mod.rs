@@ -8,6 +8,7 @@
 
 pub mod hello;
 pub mod http2;
+pub mod random;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
