@@ -41,7 +41,12 @@ async fn main() -> std::io::Result<()> {
 
 async fn execute(request: Request<Incoming>) -> Result<Response<Empty<Bytes>>, Infallible> {
     let (method, uri) = (request.method().clone(), request.uri().clone());
-    println!("seen\t{method}\t{uri}\t{}", uri.path());
+    let headers = request.headers();
+    let roles = headers.iter().filter(|(name, _)| name.as_str().replace('_', "-") == "x-role");
+    let roles: Vec<_> = roles.map(|(_, value)| String::from_utf8_lossy(value.as_bytes())).collect();
+    let host = headers.get("host").map(|host| String::from_utf8_lossy(host.as_bytes()).into_owned());
+    let host = host.or_else(|| uri.authority().map(ToString::to_string)).unwrap_or_default();
+    println!("seen\t{method}\t{uri}\t{}\t{host}\t{}", uri.path(), roles.join("|"));
     // A body that breaks off is a request all the same: it has been executed.
     let _ = request.into_body().collect().await;
     Ok(Response::new(Empty::new()))

@@ -295,7 +295,7 @@ fn a_body_ends_where_it_says() {
 #[test]
 fn chunks_have_one_reading() {
     let long = format!("5;{}\r\nhello\r\n", "x".repeat(300));
-    let cases: [(&[u8], Fault); 17] = [
+    let cases: [(&[u8], Fault); 19] = [
         (b"0x5\r\nhello\r\n0\r\n\r\n", Fault::ChunkSize),
         (b"0_2e\r\n", Fault::ChunkSize),
         (b"\r\n", Fault::ChunkSize),
@@ -312,6 +312,8 @@ fn chunks_have_one_reading() {
         (long.as_bytes(), Fault::ChunkExtension),
         (b"0\r\nContent-Length: 5\r\n\r\n", Fault::Trailers),
         (b"0\r\nX-Role: admin\r\n\r\n", Fault::Trailers),
+        (b"0\r\nX_Role: admin\r\n\r\n", Fault::Trailers),
+        (b"0\r\nTransfer.Encoding: x\r\n\r\n", Fault::Trailers),
         (b"0\r\nbad line\r\n\r\n", Fault::Trailers),
     ];
     for (input, expected) in cases {

@@ -375,6 +375,8 @@ fn retry() -> Vec<u8> {
 async fn t10_a_second_client_hello_names_the_same_server() {
     let change = [20, 3, 3, 0, 1, 1];
     let early = [23, 3, 3, 0, 2, 7, 7];
+    // Of an unrecognized name, which ends nothing.
+    let warning = [21, 3, 3, 0, 2, 1, 112];
     for is_asked in [true, false] {
         for (second, passes) in [("a.example", true), ("b.example", false), ("evil.example", false)] {
             for comes_early in [true, false] {
@@ -391,7 +393,8 @@ async fn t10_a_second_client_hello_names_the_same_server() {
                     let mut came = vec![0; head.len()];
                     server.read_exact(&mut came).await.unwrap();
                     assert_eq!(came, head);
-                    let answer = if is_asked { retry() } else { server_hello([9; 32]) };
+                    let said = if is_asked { retry() } else { server_hello([9; 32]) };
+                    let answer = [if comes_early { &warning[..] } else { &[] }, &said].concat();
                     // However the answer is cut.
                     for byte in &answer {
                         // It is ended as soon as it is known what it must not be told.

@@ -192,13 +192,19 @@ fn upgrades() -> Vec<Case> {
 
 /// Streams of requests, cut up and put together again; the same for the same seed.
 pub(crate) fn made_up(seed: u64) -> impl Iterator<Item = Vec<u8>> {
-    const PIECES: [&str; 22] = [
+    const PIECES: [&str; 28] = [
         "GET /public/x HTTP/1.1\r\n",
         "GET /public/../admin HTTP/1.1\r\n",
         "POST /upload HTTP/1.1\r\n",
         "GET /admin HTTP/1.1\r\n",
         "GET http://h/public HTTP/1.1\r\n",
+        "GET /role HTTP/1.1\r\n",
+        "GET /host HTTP/1.1\r\n",
         "Host: h\r\n",
+        "Host: good\r\n",
+        "X-Role: user\r\n",
+        "X-Role: admin\r\n",
+        "X_Role: admin\r\n",
         "Content-Length: 5\r\n",
         "Content-Length: 34\r\n",
         "Transfer-Encoding: chunked\r\n",
@@ -225,7 +231,11 @@ pub(crate) fn made_up(seed: u64) -> impl Iterator<Item = Vec<u8>> {
         let mut stream = Vec::new();
         for _ in 0..=below(2) {
             // A request that may pass, with up to three pieces out of their places.
-            let mut parts = vec![PIECES[[0, 2, 4][below(3)]], "Host: h\r\n", "\r\n"];
+            let mut parts = match below(4) {
+                0 => vec!["GET /role HTTP/1.1\r\n", "Host: h\r\n", "X-Role: user\r\n", "\r\n"],
+                1 => vec!["GET /host HTTP/1.1\r\n", "Host: good\r\n", "\r\n"],
+                _ => vec![PIECES[[0, 2, 4][below(3)]], "Host: h\r\n", "\r\n"],
+            };
             if parts[0].starts_with("POST") {
                 parts.splice(1..1, [["Content-Length: 5\r\n", "Transfer-Encoding: chunked\r\n"][below(2)]]);
                 parts.push(["hello", "5\r\nhello\r\n0\r\n\r\n"][below(2)]);

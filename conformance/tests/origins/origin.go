@@ -14,7 +14,13 @@ import (
 func execute(w http.ResponseWriter, r *http.Request) {
 	// As a file server or a router that cleans has it.
 	resolved := path.Clean("/" + strings.TrimPrefix(r.URL.Path, "/"))
-	fmt.Printf("seen\t%s\t%s\t%s\n", r.Method, r.RequestURI, resolved)
+	var roles []string
+	for name, values := range r.Header {
+		if strings.ReplaceAll(strings.ToLower(name), "_", "-") == "x-role" {
+			roles = append(roles, values...)
+		}
+	}
+	fmt.Printf("seen\t%s\t%s\t%s\t%s\t%s\n", r.Method, r.RequestURI, resolved, r.Host, strings.Join(roles, "|"))
 }
 
 func main() {

@@ -12,7 +12,10 @@ function resolved(url) {
   }
 }
 function execute(request, response) {
-  console.log(['seen', request.method, request.url, resolved(request.url)].join('\t'));
+  const roles = Object.entries(request.headersDistinct ?? request.headers).filter(([name]) => name.replace('_', '-') === 'x-role');
+  const host = request.headers.host ?? request.headers[':authority'] ?? '';
+  const said = [request.method, request.url, resolved(request.url), host, roles.map(([, values]) => values).flat().join('|')];
+  console.log(['seen', ...said].join('\t'));
   request.on('error', () => {});
   request.resume();
   response.end();

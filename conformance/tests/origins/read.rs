@@ -8,19 +8,28 @@ pub(crate) struct Executed {
     pub(crate) target: String,
     /// The path as the server, or a framework of its kind, resolves it.
     resolved: String,
+    host: String,
+    /// What `X-Role` and its look-alikes say.
+    roles: String,
 }
 
 impl Executed {
     /// What a line of the server's says, if it says that.
     pub(crate) fn of(line: &str) -> Option<Self> {
         let mut words = line.strip_prefix("seen\t")?.split('\t').map(str::to_owned);
-        Some(Self { method: words.next()?, target: words.next()?, resolved: words.next()? })
+        let [method, target, resolved, host, roles] =
+            std::array::from_fn(|_| words.next().unwrap_or_default());
+        Some(Self { method, target, resolved, host, roles })
     }
 
     /// Whether the rules allow it, however it is read.
     pub(crate) fn is_allowed(&self) -> bool {
         let allowed = |path: &str| match self.method.as_str() {
-            "GET" => path == "/public" || path.starts_with("/public/") || path == "/role" || path == "/host",
+            "GET" if path == "/role" => self.roles.split(['|', ',']).all(|role| role.trim() == "user"),
+            "GET" if path == "/host" => {
+                ["good", "good:80"].contains(&self.host.to_ascii_lowercase().as_str())
+            }
+            "GET" => path == "/public" || path.starts_with("/public/"),
             "POST" => path == "/upload",
             _ => false,
         };

@@ -1,6 +1,8 @@
 //! Bodies: how many of the bytes at hand belong to the message.
 
-use super::{Fault, Framing, MAX_CHUNK_LINE, MAX_EXTENSIONS, MAX_TRAILER_LINES, MAX_TRAILERS, Scan};
+use super::{
+    Fault, Framing, MAX_CHUNK_LINE, MAX_EXTENSIONS, MAX_TRAILER_LINES, MAX_TRAILERS, Scan, is_look_alike,
+};
 
 /// How much of a body is still to come. Only what [`Body::advance`] has counted may be passed on; lines of a chunked body
 /// are counted whole or not at all, so what is refused has not been forwarded in part.
@@ -167,10 +169,11 @@ const FORBIDDEN: [&str; 17] = [
     "x-forwarded-proto",
 ];
 
-/// Whether no trailer may have this name: it is one of those, or a rule looks at it.
+/// Whether no trailer may have this name: it is one of those, or a rule looks at it, or somebody may take it for one of them.
 pub(crate) fn is_forbidden_trailer(name: &str, judged: &[Box<str>]) -> bool {
-    FORBIDDEN.iter().any(|other| name.eq_ignore_ascii_case(other))
-        || judged.iter().any(|other| name.eq_ignore_ascii_case(other))
+    let is =
+        |other: &str| name.eq_ignore_ascii_case(other) || is_look_alike(name.as_bytes(), other.as_bytes());
+    FORBIDDEN.iter().any(|other| is(other)) || judged.iter().any(|other| is(other))
 }
 
 /// Length of the trailer section, once it is all there.

@@ -5,6 +5,7 @@
 //! head is looked at once however it trickles in, each byte of a body is counted before it may be passed on, and everything
 //! has a bound.
 
+mod alike;
 mod body;
 mod client_hello;
 mod fault;
@@ -13,6 +14,7 @@ mod request;
 mod response;
 mod second_hello;
 
+pub(crate) use alike::is_look_alike;
 pub use body::Body;
 pub(crate) use body::is_forbidden_trailer;
 pub use client_hello::{ClientHello, HelloFault, HelloScan, MAX_HELLO};

@@ -14,6 +14,8 @@ const RETRY: [u8; 32] = [
 /// Record, message and version before it.
 const BEFORE: usize = RECORD + 4 + 2;
 const SERVER_HELLO: u8 = 2;
+const ALERT: u8 = 21;
+const WARNING: u8 = 1;
 
 #[derive(Debug)]
 enum State {
@@ -78,8 +80,16 @@ impl SecondHello {
     }
 
     /// Looks at the first of what the server sends; whether that suffices.
-    pub fn hear(&mut self, output: &[u8]) -> bool {
+    pub fn hear(&mut self, mut output: &[u8]) -> bool {
         let State::Unanswered = self.state else { return true };
+        // A warning ends nothing: the answer is behind it.
+        while output.first() == Some(&ALERT) {
+            match output {
+                [_, _, _, 0, 2, WARNING, _, behind @ ..] => output = behind,
+                short if short.len() <= RECORD + 1 => return false,
+                _ => break,
+            }
+        }
         let is_hello = |bytes: &[u8]| bytes.first().is_none_or(|kind| *kind == SERVER_HELLO);
         match output {
             [] => return false,

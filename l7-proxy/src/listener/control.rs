@@ -11,6 +11,7 @@ use std::os::unix::net::UnixListener as Listener;
 use std::sync::Arc;
 use std::time::Duration;
 
+use mesh::l7::L7Flow;
 use node_api::channel::Channel;
 use node_api::proxy::{FromProxy, ProxyAnswer, ProxyFlow, ProxyQuestion, ToProxy};
 use tokio::net::{UnixListener, UnixStream};
@@ -24,8 +25,10 @@ use super::workers::Workers;
 const TICK: Duration = Duration::from_millis(100);
 /// Flows that wait for an agent.
 const MAX_FLOWS: usize = 16_384;
-/// Flows in one message.
-const BATCH: usize = 1024;
+/// About how many bytes of flows are in one message: less than a socket takes at once, so that who is told can be writing.
+const BATCH: usize = 64 << 10;
+/// What a flow takes of that, beside its text.
+const FLOW: usize = 512;
 /// Connections in one answer.
 const MAX_CONNECTIONS: usize = 10_000;
 /// How long an agent may take to take a message.
@@ -153,8 +156,60 @@ impl Flows {
         if agent.is_none() || self.is_told || self.waiting.is_empty() {
             return;
         }
-        let count = self.waiting.len().min(BATCH);
+        let batch = self.batch();
         self.is_told = true;
-        tell(agent, &FromProxy::Flows(self.waiting.drain(..count).collect())).await;
+        tell(agent, &FromProxy::Flows(batch)).await;
+    }
+
+    /// The first of those that wait: one, or as many as a message has room for.
+    fn batch(&mut self) -> Vec<ProxyFlow> {
+        let mut room = BATCH;
+        let fits = self.waiting.iter().take_while(|flow| {
+            let size = FLOW + text(flow);
+            let fits = size <= room;
+            room = room.saturating_sub(size);
+            fits
+        });
+        let count = fits.count().clamp(1, self.waiting.len());
+        self.waiting.drain(..count).collect()
+    }
+}
+
+fn text(flow: &ProxyFlow) -> usize {
+    match &flow.l7 {
+        L7Flow::Http(http) => http.method.len() + http.url.len(),
+        L7Flow::Tls(tls) => tls.server_name.as_ref().map_or(0, String::len),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mesh::flow::{TrafficDirection, Verdict};
+    use mesh::l7::TlsFlow;
+    use mesh::workload::EndpointId;
+
+    use super::*;
+
+    #[test]
+    fn a_message_has_as_many_flows_as_a_socket_takes_at_once() {
+        let flow = |length: usize| ProxyFlow {
+            time: 0,
+            client: ([10, 0, 0, 1], 1).into(),
+            server: ([10, 0, 0, 2], 80).into(),
+            client_identity: None,
+            server_identity: None,
+            endpoint: EndpointId::new(1).unwrap(),
+            direction: TrafficDirection::Ingress,
+            verdict: Verdict::Forwarded,
+            reason: None,
+            l7: L7Flow::Tls(TlsFlow { server_name: Some("n".repeat(length)) }),
+        };
+        let mut flows = Flows::default();
+        flows.waiting.extend((0..1000).map(|_| flow(2000)));
+        let batch = flows.batch();
+        assert!(batch.len() > 20 && batch.len() < 30, "{}", batch.len());
+        assert_eq!(flows.waiting.len() + batch.len(), 1000);
+        flows.waiting.push_front(flow(1 << 20));
+        assert_eq!(flows.batch().len(), 1, "what is too long goes alone");
     }
 }

@@ -19,7 +19,7 @@ use super::reply::Reply;
 use super::request::Request;
 use super::transfer::Side;
 use super::worker::{Entered, Worker};
-use super::{Stream, http2};
+use super::{Stream, http2, turn};
 use crate::codec::{Fault, ResponseHead, Scan, SecondHello};
 use crate::stage::admit::{Account, Held, Kind, Place};
 use crate::stage::authorize::{Judge, NOT_TLS};
@@ -302,6 +302,8 @@ where
 
     async fn next(&mut self) -> Next {
         self.scan = Scan::default();
+        // Requests that are here already are judged without a read: they count, too.
+        poll_fn(|cx| turn::step(turn::LOOK, cx)).await;
         loop {
             let Self { down, up, scan, clock, arrived, changes, head: held, place, .. } = self;
             let mut waiting = Waiting { scan, clock, arrived, held, account: &place.account };

@@ -7,6 +7,7 @@ use mesh::identity::Identity;
 use mesh::workload::EndpointId;
 
 use super::normalise::Path;
+use crate::codec::is_look_alike;
 use crate::index::{Asks, Edit, Endpoint, Exhausted, Grant, Names, Rule, RuleSet, Subject, Work};
 
 /// Why nothing that is not TLS passes where names of TLS servers are all that there is.
@@ -113,29 +114,4 @@ fn find<'a>(
         }
     }
     Ok(None)
-}
-
-/// Whether somebody may take one name for another: gateways to programs (CGI, WSGI, PHP) make one of `X-Role`, `X_Role` and,
-/// some of them, `X.Role`.
-fn is_look_alike(name: &[u8], judged: &[u8]) -> bool {
-    let fold = |byte: &u8| if matches!(byte, b'-' | b'.') { b'_' } else { byte.to_ascii_lowercase() };
-    name.len() == judged.len()
-        && name.iter().map(fold).eq(judged.iter().map(fold))
-        && !name.eq_ignore_ascii_case(judged)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::is_look_alike;
-
-    #[test]
-    fn what_gateways_make_one_of_is_a_look_alike_and_the_name_itself_is_not() {
-        for name in ["x_user_role", "X-User_Role", "x_user-role", "X.User.Role", "x-user.role"] {
-            assert!(is_look_alike(name.as_bytes(), b"x-user-role"), "{name}");
-        }
-        for name in ["X-User-Role", "x-user-role", "x-user-roles", "xuserrole", "x-user"] {
-            assert!(!is_look_alike(name.as_bytes(), b"x-user-role"), "{name}");
-        }
-        assert!(is_look_alike(b"X-Role", b"x_role"), "whichever is judged");
-    }
 }

@@ -303,7 +303,9 @@ impl Surroundings {
                     }
                 }
                 message = talk.link.channel.receive() => {
-                    match message.map_err(|error| format!("it has ended: {error}"))? {
+                    let message = message.map_err(|error| format!("it has ended: {error}"))?;
+                    let is_answer = !matches!(message, FromProxy::Flows(_));
+                    match message {
                         FromProxy::Accepted { generation, endpoint } => {
                             talk.answered(generation, endpoint);
                             match talk.untold.contains(&endpoint) {
@@ -331,8 +333,10 @@ impl Surroundings {
                         }
                         FromProxy::Answer { number, answer } => talk.reply(number, *answer),
                     }
-                    // Who answers is there, however much there is to answer.
-                    talk.overdue = talk.overdue.map(|_| Instant::now() + self.patience);
+                    // Who answers is there, however much there is to answer; who only tells flows may hang all the same.
+                    if is_answer {
+                        talk.overdue = talk.overdue.map(|_| Instant::now() + self.patience);
+                    }
                     if talk.has_answered() {
                         talk.overdue = None;
                         settled.send_replace(talk.number);
