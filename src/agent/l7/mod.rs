@@ -403,7 +403,9 @@ mod tests {
         assert!(l7.doubted.load(Ordering::SeqCst), "the kernel is to be told when it has answered");
         let plan = told.borrow().0;
         let answered = standing::Answered { plan, synced: true };
-        settles.send_modify(|standing| drop(standing.answered.insert(1, answered)));
+        settles.send_modify(|standing| {
+            standing.answered.insert(1, answered);
+        });
         waited.await;
         assert!(!l7.waits(&wanted));
         assert!(!l7.doubts());
