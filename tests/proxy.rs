@@ -306,8 +306,22 @@ async fn judges_calls_and_tells() {
     assert_eq!(denied.client_identity, Identity::new(300));
     assert_eq!(denied.server_identity, Identity::new(256));
 
-    agent.send(&ToProxy::Drain { within: 60_000 }).await.unwrap();
-    assert_eq!(client.read(&mut [0; 16]).unwrap(), 0, "an idle connection ends");
+    // It goes on with whom it has, says with the next answer that this ends, and takes nobody any more.
+    let drain = ToProxy::Drain { within: 600_000, idle: 600_000 };
+    agent.send(&drain).await.unwrap();
+    agent.send(&ToProxy::Ask { number: 10, question: ProxyQuestion::Connections }).await.unwrap();
+    match said(&mut agent, &mut flows).await {
+        FromProxy::Answer { number: 10, answer } => {
+            let ProxyAnswer::Connections(connections) = *answer;
+            assert!(connections.iter().all(|one| one.draining) && !connections.is_empty());
+        }
+        other => panic!("{other:?}"),
+    }
+    agent.send(&set(4, vec![rule("POST", "/v1/.*")])).await.unwrap();
+    assert_eq!(said(&mut agent, &mut flows).await, FromProxy::Accepted { generation: 4, endpoint: id });
+    let last = DENIED.replace("\r\n\r\n", "\r\nconnection: close\r\n\r\n");
+    ask(&mut client, PUT, &last);
+    assert_eq!(client.read(&mut [0; 16]).unwrap(), 0, "it has said so");
     let ended = tokio::task::spawn_blocking(move || process.0.wait().unwrap());
     let ended = timeout(PATIENCE, ended).await.unwrap().unwrap();
     assert!(ended.success(), "{}", told());

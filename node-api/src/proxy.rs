@@ -46,10 +46,18 @@ pub enum ToProxy {
     },
     /// A [`FromProxy::Flows`] has been taken. Until then no more of them come, so that answers wait behind one at most.
     Taken,
-    /// End once the exchanges under way have ended, or after so many milliseconds.
+    /// Another takes the connections from now on: take none, say with the next answer on each connection that it ends, and
+    /// end with the last of them. Rules are told, and questions asked, as before.
+    ///
+    /// This message stays as it is, for good: an agent tells it to proxies of earlier builds too, to which it says nothing
+    /// else. A field may be added if its absence means what it did before.
     Drain {
-        /// Milliseconds.
+        /// Milliseconds; after them, all connections that are left end.
         within: u64,
+        /// Milliseconds; until then connections that wait for a request are left to their clients, after it they end. Where
+        /// it is not said, they end at once.
+        #[serde(default)]
+        idle: u64,
     },
 }
 
@@ -123,6 +131,22 @@ pub struct ProxyConnection {
     pub requests: u64,
     /// Seconds since it was opened.
     pub age: u64,
+    /// It is with a proxy that another one has followed, and ends with its next answer.
+    #[serde(default)]
+    pub draining: bool,
+}
+
+/// One proxy has taken the place of another.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ProxyRestarted {
+    /// Process id of the one that takes no more connections.
+    pub from: i32,
+    /// Process id of the one that takes them.
+    pub to: i32,
+    /// Seconds that the former leaves connections to their clients that wait for a request.
+    pub idle: u64,
+    /// Seconds after which it ends, whatever is under way.
+    pub within: u64,
 }
 
 /// A request, an answer or the begin of TLS, as the proxy saw it; the agent knows who the ends are.
@@ -171,7 +195,7 @@ mod tests {
         goes_through(ToProxy::Synced { generation: 1 });
         goes_through(ToProxy::Ask { number: 1, question: ProxyQuestion::Connections });
         goes_through(ToProxy::Taken);
-        goes_through(ToProxy::Drain { within: 5000 });
+        goes_through(ToProxy::Drain { within: 5000, idle: 1000 });
         goes_through(FromProxy::Accepted { generation: 1, endpoint });
         let (field, why) = ("ingress".to_owned(), "no".to_owned());
         goes_through(FromProxy::Refused { generation: 1, endpoint, field, why });
@@ -206,5 +230,15 @@ mod tests {
         goes_through(mesh::l7::L7Ports { first: 443, last: 443, access: Vec::new(), tls });
         let answer = Box::new(ProxyAnswer::Connections(Vec::new()));
         goes_through(FromProxy::Answer { number: 1, answer });
+    }
+
+    /// Proxies of earlier builds are told this too: the text is what they know.
+    #[test]
+    fn what_ends_an_earlier_proxy_is_said_as_ever() {
+        let told = serde_json::to_value(ToProxy::Drain { within: 5000, idle: 1000 }).unwrap();
+        let text = r#"{"message":"drain","value":{"within":5000,"idle":1000}}"#;
+        assert_eq!(told, serde_json::from_str::<serde_json::Value>(text).unwrap());
+        let first = r#"{"message":"drain","value":{"within":5000}}"#;
+        assert_eq!(serde_json::from_str::<ToProxy>(first).unwrap(), ToProxy::Drain { within: 5000, idle: 0 });
     }
 }

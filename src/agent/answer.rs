@@ -67,6 +67,7 @@ impl Node {
             | Request::JoinToken { .. }
             | Request::TrustBundle
             | Request::ProxyConnections
+            | Request::ProxyRestart
             | Request::Enrol(_)
             | Request::Down => Reply::Error("not a question".to_owned()),
         }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use node_api::channel::Channel;
-use node_api::proxy::{FromProxy, ProxyAnswer, ProxyFlow, ProxyQuestion, ToProxy};
+use node_api::proxy::{FromProxy, ProxyAnswer, ProxyConnection, ProxyFlow, ProxyQuestion, ToProxy};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tracing::{info, warn};
@@ -31,6 +31,9 @@ const MAX_CONNECTIONS: usize = 10_000;
 /// How long an agent may take to take a message.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// Milliseconds that draining may take at most: a day.
+const MAX_DRAIN: u64 = 24 * 3600 * 1000;
+
 type Agent = Channel<FromProxy, ToProxy>;
 
 /// Speaks with the agent until it says that the end is there.
@@ -43,7 +46,7 @@ pub async fn run(listener: OwnedFd, workers: Workers) -> io::Result<()> {
     let mut orders = Orders::start(Rules::new(Arc::clone(&workers.published)))?;
     let mut flows = Flows::default();
     let mut agent: Option<Agent> = None;
-    let mut end: Option<Instant> = None;
+    let mut drain: Option<Drain> = None;
     let mut tick = interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     info!("the L7 proxy is up");
@@ -65,9 +68,9 @@ pub async fn run(listener: OwnedFd, workers: Workers) -> io::Result<()> {
                 }
             },
             message = receive(&mut agent), if orders.has_room() => match message {
-                ToProxy::Drain { within } => {
+                ToProxy::Drain { within, idle } => {
                     workers.published.drain();
-                    end = Some(Instant::now() + Duration::from_millis(within));
+                    drain = Some(Drain::begin(within, idle));
                 }
                 ToProxy::Taken => {
                     flows.is_told = false;
@@ -78,14 +81,46 @@ pub async fn run(listener: OwnedFd, workers: Workers) -> io::Result<()> {
             },
             answer = orders.answer() => tell(&mut agent, &answer?).await,
             _ = tick.tick() => {
+                // Before the flows: what ends after this is told at the next turn.
+                let is_idle = workers.is_idle();
                 flows.collect(&workers);
                 flows.tell(&mut agent).await;
-                let is_idle = || workers.shared.iter().all(|worker| worker.connections.lock().is_empty());
-                if end.is_some_and(|end| end <= Instant::now() || is_idle()) && (agent.is_none() || flows.waiting.is_empty()) {
-                    return Ok(());
+                if let Some(drain) = &drain {
+                    drain.look(&workers);
+                    let is_told = agent.is_none() || flows.waiting.is_empty();
+                    if drain.is_over() || is_idle && is_told {
+                        info!("the L7 proxy has been drained");
+                        return Ok(());
+                    }
                 }
             }
         }
+    }
+}
+
+/// How the end is approached.
+struct Drain {
+    /// Until then connections on which nothing is under way are left to their clients.
+    idle: Instant,
+    /// Then all end.
+    end: Instant,
+}
+
+impl Drain {
+    /// In so many milliseconds from now.
+    fn begin(within: u64, idle: u64) -> Self {
+        let after = |milliseconds: u64| Instant::now() + Duration::from_millis(milliseconds.min(MAX_DRAIN));
+        Self { idle: after(idle), end: after(within) }
+    }
+
+    fn look(&self, workers: &Workers) {
+        if self.idle <= Instant::now() {
+            workers.published.end_idle();
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        self.end <= Instant::now()
     }
 }
 
@@ -116,10 +151,12 @@ async fn tell(agent: &mut Option<Agent>, message: &FromProxy) {
 
 fn answer(workers: &Workers, number: u64, question: ProxyQuestion) -> FromProxy {
     let ProxyQuestion::Connections = question;
+    let draining = workers.published.is_draining();
     let workers = workers.shared.iter();
     let connections =
         workers.flat_map(|worker| worker.connections.lock().values().cloned().collect::<Vec<_>>());
-    let views = connections.take(MAX_CONNECTIONS).map(|connection| connection.view());
+    let views =
+        connections.take(MAX_CONNECTIONS).map(|connection| ProxyConnection { draining, ..connection.view() });
     FromProxy::Answer { number, answer: Box::new(ProxyAnswer::Connections(views.collect())) }
 }
 

@@ -314,7 +314,7 @@ where
                 }
                 _ = changes.changed() => {}
             }
-            if self.worker.published.is_draining() && self.down.input.is_empty() {
+            if self.worker.published.ends_idle() && self.down.input.is_empty() {
                 return Next::Over;
             }
         }

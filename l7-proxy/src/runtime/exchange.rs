@@ -105,8 +105,11 @@ where
     }
 
     async fn transfer(&mut self, asked: Asked, length: usize) -> After {
-        let Self { down, up: Some(up), clock, request, answer, ends, .. } = self else { return After::Close };
+        let Self { worker, down, up: Some(up), clock, request, answer, ends, .. } = self else {
+            return After::Close;
+        };
         let mut transfer = Transfer::new((down, up), clock, (request, asked), answer, &ends.judged, length);
+        transfer.published = Some(&worker.published);
         let end = poll_fn(|cx| transfer.poll(cx)).await;
         let answered = transfer.answered;
         if let Some((code, at)) = answered {
@@ -157,7 +160,10 @@ where
             Framing::Length(length) => length <= MAX_DRAIN as u64 && !head.expects,
             Framing::Chunked | Framing::Close => !head.expects,
         };
-        let keeps = ends_soon && !head.close && self.up.as_ref().is_none_or(|up| !up.ended);
+        let keeps = ends_soon
+            && !head.close
+            && self.up.as_ref().is_none_or(|up| !up.ended)
+            && !self.worker.published.is_draining();
         if !self.reply(reply, asked.is_head, !keeps).await {
             return After::Close;
         }

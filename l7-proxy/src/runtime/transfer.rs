@@ -15,6 +15,8 @@ use super::Stream;
 use super::buffer::{Buffer, SPENT};
 use super::deadline::Deadline;
 use super::request::Request;
+use super::rewrite::farewell;
+use super::worker::Published;
 use crate::codec::{Asked, Body, Fault, Form, ResponseHead, Scan, elements};
 use crate::stage::admit::Account;
 
@@ -98,6 +100,13 @@ pub(super) struct Transfer<'a, D, U> {
     outgoing: usize,
     body: Body,
     upload: Upload,
+    /// Whether the proxy is draining is known here.
+    pub(super) published: Option<&'a Published>,
+    /// The answer's head that goes in place of the one that came, and what of it has been sent.
+    farewell: Vec<u8>,
+    bidden: usize,
+    /// The client has been told that this is the last answer.
+    is_last: bool,
     incoming: usize,
     scan: Scan,
     phase: Phase,
@@ -132,6 +141,10 @@ impl<'a, D: Stream, U: Stream> Transfer<'a, D, U> {
             outgoing: length,
             body: Body::new(request.head.framing),
             upload: Upload::Going,
+            published: None,
+            farewell: Vec::new(),
+            bidden: 0,
+            is_last: false,
             incoming: 0,
             scan: Scan::default(),
             phase: Phase::Head,
@@ -164,13 +177,13 @@ impl<'a, D: Stream, U: Stream> Transfer<'a, D, U> {
     }
 
     fn end(&self) -> Option<End> {
-        if self.phase != Phase::Done || self.incoming > 0 {
+        if self.phase != Phase::Done || self.owes() {
             return None;
         }
         // What the server has said beyond its answer would answer the next request.
         let is_desynchronised = !self.up.input.is_empty();
         let is_left = self.down.ended && self.down.input.is_empty();
-        let is_over = self.closes || self.up.ended || is_desynchronised || is_left;
+        let is_over = self.closes || self.is_last || self.up.ended || is_desynchronised || is_left;
         match self.upload {
             Upload::Done if self.switches => Some(End::Switched),
             Upload::Done => Some(End::Done { keeps: !is_over }),
@@ -180,8 +193,13 @@ impl<'a, D: Stream, U: Stream> Transfer<'a, D, U> {
         }
     }
 
+    /// Whether something is there that the client has not taken.
+    fn owes(&self) -> bool {
+        self.incoming > 0 || self.bidden < self.farewell.len()
+    }
+
     fn waits_for_client(&self) -> bool {
-        self.incoming > 0 || self.upload == Upload::Going && !self.body.is_done() && self.outgoing == 0
+        self.owes() || self.upload == Upload::Going && !self.body.is_done() && self.outgoing == 0
     }
 
     fn patience(&self) -> Duration {
@@ -293,14 +311,22 @@ impl<'a, D: Stream, U: Stream> Transfer<'a, D, U> {
                 }
             }
         };
-        if self.incoming > 0 {
+        if self.owes() {
             let ready = self.up.input.until(self.incoming);
-            match Pin::new(&mut self.down.stream).poll_write(cx, ready) {
+            let lead = self.farewell.get(self.bidden..).unwrap_or_default();
+            let stream = Pin::new(&mut self.down.stream);
+            let sent = match lead {
+                [] => stream.poll_write(cx, ready),
+                lead => stream.poll_write_vectored(cx, &[IoSlice::new(lead), IoSlice::new(ready)]),
+            };
+            match sent {
                 Poll::Pending => {}
                 Poll::Ready(Ok(0) | Err(_)) => return Err(End::Gone),
                 Poll::Ready(Ok(count)) => {
-                    self.up.input.consume(count);
-                    self.incoming -= count;
+                    let led = count.min(lead.len());
+                    self.bidden += led;
+                    self.up.input.consume(count - led);
+                    self.incoming -= count - led;
                     moved = true;
                 }
             }
@@ -357,12 +383,28 @@ impl<'a, D: Stream, U: Stream> Transfer<'a, D, U> {
             }
         }
         self.switches = tunnels || self.answer.code == 101;
-        self.incoming += end;
         self.closes |= self.answer.close && !self.switches;
+        let drains = self.published.is_some_and(Published::is_draining);
+        if drains && !self.closes && !self.switches {
+            self.bid_farewell(end);
+        } else {
+            self.incoming += end;
+        }
         self.answered = Some((self.answer.code, Instant::now()));
         let body = Body::answer(self.answer.framing);
         self.phase = if body.is_done() { Phase::Done } else { Phase::Body(body) };
         Ok(())
+    }
+
+    /// Tells the client, with the head that ends there, that the connection ends with this answer; otherwise it might send
+    /// another request just when it is closed.
+    fn bid_farewell(&mut self, end: usize) {
+        // What is left of interim responses goes before it.
+        self.farewell.extend_from_slice(self.up.input.until(self.incoming));
+        farewell(self.up.input.from(self.incoming), self.answer, &mut self.farewell);
+        self.up.input.consume(self.incoming + end);
+        self.incoming = 0;
+        self.is_last = true;
     }
 
     fn fail(&self, failure: Failure) -> End {

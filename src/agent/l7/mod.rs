@@ -2,14 +2,18 @@
 //!
 //! Promise: nothing of it is made before some policy with HTTP rules or server names is about an endpoint of this node. The process outlives
 //! the agent and is taken over by the next; its listening sockets are kept here too, so that connections wait while it is
-//! started again. What is new or stricter is told to it before the kernel sends anybody there, what goes away after. The
+//! started again, and another process takes its place without one of them being lost. What is new or stricter is told to it before the kernel sends anybody there, what goes away after. The
 //! agent's loop never waits for it: a plan that tells it something new waits for its answer, a second at most
 //! ([`super::switching`]).
 
 mod flows;
+mod house;
+mod incarnations;
 mod keeper;
 mod listeners;
 mod remains;
+mod standing;
+mod talk;
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
@@ -207,6 +211,7 @@ impl L7 {
             workers: self.settings.workers,
             endpoints,
             refused: self.refusals.lock().len(),
+            draining: self.keeper.as_ref().map_or(0, Keeper::draining),
             problem,
         })
     }
@@ -396,7 +401,11 @@ mod tests {
         }
         assert!(l7.doubts(), "nobody may be sent there");
         assert!(l7.doubted.load(Ordering::SeqCst), "the kernel is to be told when it has answered");
-        settles.send_replace(told.borrow().0);
+        let plan = told.borrow().0;
+        let answered = standing::Answered { plan, synced: true };
+        settles.send_modify(|standing| {
+            standing.answered.insert(1, answered);
+        });
         waited.await;
         assert!(!l7.waits(&wanted));
         assert!(!l7.doubts());
