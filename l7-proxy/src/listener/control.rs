@@ -19,6 +19,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tracing::{info, warn};
 
+use super::reports::Reports;
 use super::workers::Workers;
 use crate::index::{Compiler, Endpoint};
 use crate::runtime::Snapshot;
@@ -59,6 +60,7 @@ pub async fn run(listener: OwnedFd, workers: Workers) -> io::Result<()> {
                 Ok((stream, peer)) if peer == 0 || peer == uid => {
                     rules.begin();
                     flows.is_told = false;
+                    flows.reports.again();
                     agent = Some(Channel::new(stream));
                 }
                 Ok((_, peer)) => warn!(peer, "control socket: only root is listened to"),
@@ -74,7 +76,11 @@ pub async fn run(listener: OwnedFd, workers: Workers) -> io::Result<()> {
                 }
                 ToProxy::Taken => {
                     flows.is_told = false;
+                    flows.reports.taken();
                     flows.tell(&mut agent).await;
+                }
+                ToProxy::Record(record) => {
+                    rules.workers.shared.iter().for_each(|worker| worker.log.set_record(record.clone()));
                 }
                 message => tell(&mut agent, &rules.obey(message)).await,
             },
@@ -82,7 +88,7 @@ pub async fn run(listener: OwnedFd, workers: Workers) -> io::Result<()> {
                 flows.collect(&rules.workers);
                 flows.tell(&mut agent).await;
                 let is_idle = || rules.workers.shared.iter().all(|worker| worker.connections.lock().is_empty());
-                if end.is_some_and(|end| end <= Instant::now() || is_idle()) && (agent.is_none() || flows.waiting.is_empty()) {
+                if end.is_some_and(|end| end <= Instant::now() || is_idle()) && (agent.is_none() || flows.is_empty()) {
                     return Ok(());
                 }
             }
@@ -172,7 +178,7 @@ impl Rules {
                 FromProxy::Answer { number, answer }
             }
             // `run` has done it.
-            ToProxy::Drain { .. } | ToProxy::Taken => FromProxy::Flows(Vec::new()),
+            ToProxy::Drain { .. } | ToProxy::Taken | ToProxy::Record(_) => FromProxy::Flows(Vec::new()),
         }
     }
 
@@ -225,12 +231,20 @@ impl Rules {
 struct Flows {
     waiting: VecDeque<ProxyFlow>,
     lost: u64,
+    reports: Reports,
+    /// The last message was flows: the next is a report, if there is one.
+    was_flows: bool,
     /// The agent has not yet taken what it was told last.
     is_told: bool,
 }
 
 impl Flows {
+    fn is_empty(&self) -> bool {
+        self.waiting.is_empty() && self.reports.is_empty()
+    }
+
     fn collect(&mut self, workers: &Workers) {
+        self.reports.collect(workers);
         for worker in &workers.shared {
             let (flows, lost) = worker.log.take();
             self.waiting.extend(flows);
@@ -247,12 +261,24 @@ impl Flows {
 
     /// One message at a time: an answer to the agent waits behind it.
     async fn tell(&mut self, agent: &mut Option<Agent>) {
-        if agent.is_none() || self.is_told || self.waiting.is_empty() {
+        if agent.is_none() || self.is_told {
             return;
         }
+        if let Some(message) = self.next() {
+            self.is_told = true;
+            tell(agent, &message).await;
+        }
+    }
+
+    /// Flows and reports in turn.
+    fn next(&mut self) -> Option<FromProxy> {
+        let is_reports_turn = std::mem::replace(&mut self.was_flows, true) || self.waiting.is_empty();
+        if is_reports_turn && let Some(report) = self.reports.next() {
+            self.was_flows = false;
+            return Some(report);
+        }
         let count = self.waiting.len().min(BATCH);
-        self.is_told = true;
-        tell(agent, &FromProxy::Flows(self.waiting.drain(..count).collect())).await;
+        (count > 0).then(|| FromProxy::Flows(self.waiting.drain(..count).collect()))
     }
 }
 

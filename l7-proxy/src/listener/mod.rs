@@ -6,6 +6,7 @@
 mod call;
 mod control;
 mod kernel;
+mod reports;
 mod workers;
 
 pub use control::run;

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::deadline::Deadline;
 use super::ends::{Ends, Identities};
-use super::log::{Described, Said};
+use super::log::{Described, Over, Said};
 use super::reply::Reply;
 use super::request::Request;
 use super::transfer::Side;
@@ -43,6 +43,16 @@ pub enum ConnectError {
     Late,
     /// It refused, or there is no way to it.
     Refused,
+}
+
+impl ConnectError {
+    /// For flows and logs.
+    pub(super) fn text(self) -> &'static str {
+        match self {
+            Self::Late => "server not reached in time",
+            Self::Refused => "server not reached",
+        }
+    }
 }
 
 /// Serves a client's connection to its end. `connect` makes the one connection to the server, and says what its local
@@ -177,6 +187,13 @@ where
         self.worker.log.record(&Said { ends, who: &self.ends, judge, request, verdict, reason, answer });
     }
 
+    /// The exchange is over, if one was under way.
+    pub(super) fn finish(&self) {
+        let ends = [self.called.client, self.called.server];
+        let (who, request, since) = (&self.ends, &self.described, self.arrived);
+        self.worker.log.finish(&Over { ends, who, request, since });
+    }
+
     /// *detect*: what the client speaks; `None`: it has gone.
     async fn detect(&mut self) -> Result<Protocol, Option<&'static str>> {
         self.clock.set(SILENCE);
@@ -221,6 +238,9 @@ where
                 Next::Late => self.malformed(Reply::Timeout, "head not complete in time").await,
                 Next::Over => After::Close,
             };
+            if after != After::Switch {
+                self.finish();
+            }
             match after {
                 After::Next => {}
                 After::Switch => return self.relay(Mode::Switched).await,

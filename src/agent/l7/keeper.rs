@@ -278,6 +278,7 @@ impl Surroundings {
             sync: Sync::Due,
             ready: false,
         };
+        talk.say(ToProxy::Record(self.sink.record.clone())).await?;
         talk.tell(wanted).await?;
         // What one that lives on was told by an earlier agent goes only when the kernel sends nobody there by it.
         if !talk.link.adopted || *followed.borrow_and_update() {
@@ -321,6 +322,10 @@ impl Surroundings {
                         }
                         FromProxy::Flows(flows) => {
                             self.sink.take(flows);
+                            talk.say(ToProxy::Taken).await?;
+                        }
+                        FromProxy::Report(report) => {
+                            self.sink.report(*report);
                             talk.say(ToProxy::Taken).await?;
                         }
                         FromProxy::Answer { number, answer } => talk.reply(number, *answer),
@@ -512,6 +517,8 @@ mod tests {
             let told = (&mut wanted, &mut asked, &mut followed);
             surroundings.serve(Link::adopted(ours), &None, told, &settles, &mut None).await
         });
+        let record = proxy.receive().await.unwrap();
+        assert!(matches!(record, ToProxy::Record(_)), "first: {record:?}");
         let set = proxy.receive().await.unwrap();
         let ToProxy::Set { generation: 7, endpoint } = set else { panic!("{set:?}") };
         let answer = FromProxy::Accepted { generation: 7, endpoint: endpoint.id };

@@ -15,7 +15,7 @@ use super::head::Head;
 use super::upstream::Upstream;
 use crate::runtime::connection::Called;
 use crate::runtime::ends::{Ends, Identities};
-use crate::runtime::log::{Described, Said};
+use crate::runtime::log::{Described, Over, Said};
 use crate::runtime::verdict::is_still_allowed;
 use crate::runtime::worker::{Entered, Worker};
 
@@ -185,6 +185,13 @@ impl<'w, I: Identities> Shared<'w, I> {
             .iter()
             .position(|judge| judge.as_ref().is_some_and(|judge| !judge.is_plain()));
         self.record(&Described::default(), by, Verdict::Dropped, Some(reason), None);
+    }
+
+    /// An exchange is over.
+    pub(super) fn finish(&self, request: &Described, arrived: Instant) {
+        let ends = [self.called.client, self.called.server];
+        let (who, since) = (&*self.ends.borrow(), Some(arrived));
+        self.worker.log.finish(&Over { ends, who, request, since });
     }
 
     /// Records a request or an answer.
