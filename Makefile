@@ -23,8 +23,8 @@ build: setup ## build the kernel programs and the binary
 demo: ## the Star Wars story on this machine; KEEP=1 leaves it running
 	@deploy/setup "[1/4] toolchain" && examples/star-wars/demo
 
-test: setup ## every test, those that need root and the kernel included
-	@$(CARGO) build --workspace --bins --examples && $(RUN_TESTS) $(CARGO) test --workspace
+test: ## every test, those that need root and the kernel included
+	@PEERS=1 deploy/setup && $(CARGO) build --workspace --bins --examples && $(RUN_TESTS) $(CARGO) test --workspace
 
 test-kernels: setup ## the kernel programs and the lab on emulated 6.1 and 6.12; root, Debian; KERNELS= and ONLY= choose
 	@conformance/kernels/run

@@ -60,9 +60,10 @@ fn run() -> Result<(), String> {
         }
         None => build(&out)?,
     };
-    fs::copy(&object, out.join("ferromesh.bpf.o"))
-        .map(drop)
-        .map_err(|error| format!("kernel object {}: {error}", object.display()))
+    let copy = out.join("ferromesh.bpf.o");
+    // A new file: another target directory may have links to the one before. That there was none is fine.
+    let _ = fs::remove_file(&copy);
+    fs::copy(&object, copy).map(drop).map_err(|error| format!("kernel object {}: {error}", object.display()))
 }
 
 fn build(out: &Path) -> Result<PathBuf, String> {

@@ -46,18 +46,18 @@ pub(crate) fn run(directory: &Path, user: &str, workers: usize) -> Result<(), Fa
     let sockets: Vec<Listeners> =
         (0..workers).map(|_| Ok([next()?, next()?])).collect::<Result<_, Failure>>()?;
     let credentials = Credentials::parse(user)?;
-    raise_descriptors(workers)?;
+    let open_files = raise_descriptors(workers)?;
     let own = [control.as_fd()].into_iter().chain(sockets.iter().flatten().map(OwnedFd::as_fd));
     let kept: Vec<_> = own.chain(identities.descriptors()).collect();
     confine_proxy(directory, &credentials, &kept)?;
     // After the confinement: a thread has the rights of the one that started it.
-    let workers = listener::start(sockets, identities)?;
+    let workers = listener::start(sockets, identities, open_files)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     Ok(runtime.block_on(listener::run(control, workers))?)
 }
 
-/// As root it may lift the hard limit too, where the kernel and its container let it.
-fn raise_descriptors(workers: usize) -> io::Result<()> {
+/// How many descriptors it may have then. As root it may lift the hard limit too, where the kernel and its container let it.
+fn raise_descriptors(workers: usize) -> io::Result<u64> {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     let needed = listener::descriptors(workers);
     let lifted = needed > hard && setrlimit(Resource::RLIMIT_NOFILE, needed, needed).is_ok();
@@ -71,5 +71,5 @@ fn raise_descriptors(workers: usize) -> io::Result<()> {
             "connections will be refused before the workers have all they may have"
         );
     }
-    Ok(())
+    Ok(if lifted { needed } else { hard })
 }

@@ -23,7 +23,7 @@ use linux::scratch;
 use mesh::access_log::Headers;
 use mesh::exchange::Exchange;
 use mesh::identity::Identity;
-use mesh::l7::{Expression, HttpKind, HttpRule, L7Access, L7Endpoint, L7Ports, L7Rules};
+use mesh::l7::{Expression, HttpFlow, HttpKind, HttpRule, L7Access, L7Endpoint, L7Ports, L7Rules};
 use mesh::workload::EndpointId;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use node_api::channel::Channel;
@@ -68,7 +68,9 @@ fn endpoint(rules: Vec<HttpRule>) -> Box<L7Endpoint> {
         ipv4: SERVER,
         ipv6: Ipv6Addr::LOCALHOST,
         identity: Identity::new(256).unwrap(),
-        ingress: Some(Arc::new(L7Rules { ports: vec![L7Ports { first: 80, last: 80, access }] })),
+        ingress: Some(Arc::new(L7Rules {
+            ports: vec![L7Ports { first: 80, last: 80, access, tls: Vec::new() }],
+        })),
         egress: None,
         audit: false,
     })
@@ -150,6 +152,10 @@ fn serve(listener: &TcpListener) {
             }
         });
     }
+}
+
+fn http(flow: &ProxyFlow) -> &HttpFlow {
+    flow.l7.http().unwrap()
 }
 
 /// What was seen.
@@ -312,7 +318,8 @@ async fn judges_calls_and_tells() {
         }
         other => panic!("{other:?}"),
     }
-    let answers = |seen: &Seen| seen.flows.iter().filter(|flow| flow.http.kind == HttpKind::Response).count();
+    let answers =
+        |seen: &Seen| seen.flows.iter().filter(|flow| http(flow).kind == HttpKind::Response).count();
     while answers(&seen) < 5 || seen.counted < 5 {
         let other = seen.take(&mut agent).await;
         assert!(other.is_none(), "{other:?}");
@@ -322,8 +329,8 @@ async fn judges_calls_and_tells() {
     let is_named =
         |exchange: &Exchange| exchange.request_headers == [("host".to_owned(), "deathstar".to_owned())];
     assert!(seen.exchanges.iter().filter(|exchange| exchange.code.is_some()).all(is_named));
-    let denied = seen.flows.iter().find(|flow| flow.http.code == Some(403)).unwrap();
-    assert_eq!(denied.http.url, "http://deathstar/v1/exhaust-port");
+    let denied = seen.flows.iter().find(|flow| http(flow).code == Some(403)).unwrap();
+    assert_eq!(http(denied).url, "http://deathstar/v1/exhaust-port");
     assert_eq!(denied.client_identity, Identity::new(300));
     assert_eq!(denied.server_identity, Identity::new(256));
 

@@ -386,6 +386,50 @@ fn between_two_nodes_the_rules_of_either_end_hold() {
     deathstar.addresses.iter().for_each(|address| assert_eq!(rebel(*address), LANDED, "{address}"));
 }
 
+const TO_NODE: &str = "\
+apiVersion: cilium.io/v2
+kind: CiliumNetworkPolicy
+metadata: {name: to-node, namespace: default}
+spec:
+  endpointSelector: {matchLabels: {class: tiefighter}}
+  egress:
+  - toEntities: [host]
+    toPorts:
+    - ports: [{port: \"8080\", protocol: TCP}]
+      rules:
+        http:
+        - {method: GET, path: /}
+  - toEntities: [host]
+    toPorts:
+    - ports: [{port: \"8081\", protocol: TCP}]
+";
+
+/// The proxy cannot call it in a workload's name: refused at once and named, not left to time out.
+#[test]
+fn http_rules_for_the_node_itself_are_refused_and_said_to_be() {
+    let node = Node::up();
+    let revision = node.revision();
+    for command in
+        ["link set lo up", "address add 192.0.2.10/32 dev lo", "address add 2001:db8::10/128 dev lo"]
+    {
+        Outcome::of(node.inside("ip").args(command.split(' '))).success();
+    }
+    wait_until("the addresses are known", || node.revision() > revision);
+    let probe = binary("probe");
+    let servers = ["8080", "8081"].map(|port| Session::start(node.inside(&probe).args(["serve", port])));
+    servers.iter().for_each(|server| assert!(server.line().starts_with("serving")));
+    node.apply("to-node.yaml", TO_NODE);
+    for address in ["192.0.2.10", "2001:db8::10"].map(|address| address.parse().unwrap()) {
+        assert_eq!(node.attempt("tiefighter", EMPIRE, "tcp", address, 8080), "refused", "{address}");
+        assert_eq!(node.attempt("tiefighter", EMPIRE, "tcp", address, 8081), "answered", "{address}");
+    }
+    let dropped = drops(&node);
+    assert!(
+        !dropped.is_empty() && dropped.iter().all(|it| it == "L7 policy for the node itself"),
+        "{dropped:?}"
+    );
+}
+
 #[test]
 fn nothing_of_it_is_left_after_down() {
     let (node, deathstar) = ruled();

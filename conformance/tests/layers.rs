@@ -7,7 +7,7 @@ use std::process::Command;
 const ROWS: [&[&str]; 5] = [
     &["abi", "linux"],
     &["mesh"],
-    &["certs", "maps", "node-api"],
+    &["certs", "expression", "maps", "node-api"],
     &["auth-agent", "control", "endpoint", "l4-datapath", "l7-proxy", "observe"],
     &["ferromesh", "conformance"],
 ];

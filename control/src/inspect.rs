@@ -278,7 +278,7 @@ fn statement_view(planned: &Planned, allow: bool, statement: &Statement) -> Stat
     };
     let ports = statement.ports.iter().map(ToString::to_string).collect();
     let Statement { authentication, needs, .. } = *statement;
-    StatementView { allow, peers, ports, authentication, needs, http: statement.http.clone() }
+    StatementView { allow, peers, ports, authentication, needs, l7: statement.l7.clone() }
 }
 
 /// A selector and who uses it.

@@ -11,13 +11,15 @@ use std::sync::Arc;
 use bytes::Bytes;
 use l7_proxy::index::Compiler;
 use l7_proxy::runtime::{
-    Called, ConnectError, FlowLog, Found, Identities, Published, Snapshot, Worker, serve,
+    BOUNDS, Called, ConnectError, FlowLog, Found, Identities, Published, Snapshot, Tenants, Worker,
+    serve_admitted,
 };
+use l7_proxy::stage::admit::{Budgets, Tenant};
 use mesh::identity::Identity;
 use mesh::l7::{HttpRule, L7Access, L7Endpoint, L7Ports, L7Rules};
 use mesh::workload::EndpointId;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::{LocalSet, spawn_local};
+use tokio::task::{LocalSet, spawn_local, unconstrained};
 
 /// Everybody is the same.
 struct Anybody;
@@ -49,16 +51,23 @@ async fn run() {
         }
     });
     let worker = Rc::new(worker());
-    loop {
-        let (stream, client) = listener.accept().await.unwrap();
-        stream.set_nodelay(true).unwrap();
-        let (worker, called) = (Rc::clone(&worker), Called { client, server: at });
-        spawn_local(async move {
-            serve(stream, called, &worker, async || call(origin_at).await).await;
-            // Nobody asks for them.
-            let _ = worker.log.take();
-        });
-    }
+    // As the workers of the process do.
+    let tenants = Tenants::default();
+    let spawner = tenants.spawner();
+    tenants.spawner().spawn(Tenant::Worker, async move {
+        loop {
+            let (stream, client) = listener.accept().await.unwrap();
+            stream.set_nodelay(true).unwrap();
+            let (worker, called) = (Rc::clone(&worker), Called { client, server: at });
+            let Ok(place) = worker.admit(called) else { continue };
+            spawner.spawn(place.tenant, async move {
+                serve_admitted(stream, called, place, &worker, async || call(origin_at).await).await;
+                // Nobody asks for them.
+                let _ = worker.log.take();
+            });
+        }
+    });
+    match unconstrained(tenants).await {}
 }
 
 async fn call(origin: SocketAddr) -> Result<(TcpStream, Option<SocketAddr>), ConnectError> {
@@ -70,7 +79,7 @@ async fn call(origin: SocketAddr) -> Result<(TcpStream, Option<SocketAddr>), Con
 /// Rules that let every HTTP request through to every port.
 fn worker() -> Worker<Anybody> {
     let access = vec![L7Access { peers: None, http: Some(vec![HttpRule::default()].into()) }];
-    let rules = L7Rules { ports: vec![L7Ports { first: 1, last: u16::MAX, access }] };
+    let rules = L7Rules { ports: vec![L7Ports { first: 1, last: u16::MAX, access, tls: Vec::new() }] };
     let endpoint = L7Endpoint {
         id: EndpointId::new(1).unwrap(),
         instance: 1,
@@ -88,7 +97,8 @@ fn worker() -> Worker<Anybody> {
     let published = Arc::new(Published::default());
     published.set(snapshot);
     let log = Arc::new(FlowLog::default());
-    Worker { identities: Anybody, published, log, connections: Arc::default() }
+    let budgets = Arc::new(Budgets::new(BOUNDS));
+    Worker { identities: Anybody, published, log, connections: Arc::default(), budgets }
 }
 
 /// Answers every stream with a few bytes, and throws away what it is sent.

@@ -310,7 +310,6 @@ async fn who_may_do_anything_is_relayed_untouched_until_he_may_not() {
 #[tokio::test(start_paused = true)]
 async fn what_is_not_http_is_closed_with_a_reason() {
     for (input, reason) in [
-        ("\x16\x03\x01\x02\x00", "TLS where HTTP is required"),
         ("SSH-2.0-OpenSSH\r\n", "not HTTP"),
         ("\0\0\0\0", "not HTTP"),
         ("INVALID CONNECTION PREFACE\r\n\r\n", "not HTTP"),
@@ -336,6 +335,80 @@ async fn audit_mode_reports_and_lets_pass() {
     assert_eq!(outcome.flows[0], "request AUDIT PUT http://h/x (no rule lets it through)");
 }
 
+/// Who only reports keeps nothing away and changes nothing, whatever he cannot read. Where a message ends must be known all the
+/// same.
+#[tokio::test(start_paused = true)]
+async fn audit_mode_leaves_paths_as_they_are() {
+    for (target, reason) in [
+        ("/a\\b", "backslash in the path"),
+        ("/%zz", "malformed escape in the path"),
+        ("//x/../y", "no rule lets it through"),
+    ] {
+        let bench = Bench::with(anybody(landing()), true);
+        let request = format!("PUT {target} HTTP/1.1\r\nHost: h\r\n\r\n");
+        let outcome = harness::run_against(&bench, request.as_bytes(), OK).await;
+        assert_eq!((outcome.codes(), outcome.received), (vec![200], request));
+        assert_eq!(outcome.flows[0], format!("request AUDIT PUT http://h{target} ({reason})"));
+    }
+    let bench = Bench::with(anybody(vec![rule("GET", "/a")]), true);
+    let request = "GET /./a HTTP/1.1\r\nHost: h\r\n\r\n";
+    let outcome = harness::run_against(&bench, request.as_bytes(), OK).await;
+    assert_eq!(outcome.received, request);
+    assert_eq!(outcome.flows[0], "request FORWARDED GET http://h/./a", "judged in its one form");
+    let bench = Bench::with(anybody(landing()), true);
+    let outcome =
+        harness::run_against(&bench, b"GET /a HTTP/1.1\r\nHost: h\r\nContent-Length: x\r\n\r\n", OK).await;
+    assert_eq!(outcome.codes(), [400]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_header_that_a_rule_logs_is_told_of() {
+    let team = HeaderRule { name: "x-team".to_owned(), value: Some("a".to_owned()), mismatch: Mismatch::Log };
+    let rules = vec![HttpRule { headers: vec![team], ..HttpRule::default() }];
+    let outcome =
+        run(rules, "GET /a HTTP/1.1\r\nHost: h\r\n\r\nGET /b HTTP/1.1\r\nHost: h\r\nX-Team: a\r\n\r\n").await;
+    assert_eq!(outcome.codes(), [200, 200]);
+    assert_eq!(
+        outcome.flows[0],
+        "request FORWARDED GET http://h/a (header other than a rule with mismatch LOG has it)"
+    );
+    assert!(outcome.flows.contains(&"request FORWARDED GET http://h/b".to_owned()), "{:?}", outcome.flows);
+}
+
+/// What came when no rule looked at paths is judged by one that does as if it came now.
+#[tokio::test(start_paused = true)]
+async fn rules_about_paths_that_come_later_read_them_as_any() {
+    for (target, later, stays) in [
+        ("/public/../admin", "/public/.*", false),
+        ("/public/a%2F..%2F..%2Fadmin", "/public/.*", false),
+        ("/public\\admin", "/public.*", false),
+        ("/public/./a", "/public/a", true),
+    ] {
+        let mut bench = Bench::new(vec![rule("GET", "")]);
+        local(async {
+            let (mut client, mut servers) = bench.open();
+            let head = format!(
+                "GET {target} HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+            );
+            send(&mut client, &head).await;
+            let mut server = servers.next().await;
+            expect(&mut server, &head).await;
+            let switch =
+                "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+            send(&mut server, switch).await;
+            expect(&mut client, switch).await;
+            bench.enforce(anybody(vec![rule("GET", later)]), false);
+            if stays {
+                send(&mut client, "frames").await;
+                expect(&mut server, "frames").await;
+            } else {
+                assert_eq!(rest(&mut client).await, "", "{target}");
+            }
+        })
+        .await;
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_server_that_cannot_be_reached_is_told() {
     for (error, code) in [(ConnectError::Refused, 503), (ConnectError::Late, 504)] {
@@ -350,7 +423,7 @@ async fn a_server_that_cannot_be_reached_is_told() {
 #[tokio::test(start_paused = true)]
 async fn an_answer_that_is_none_is_a_bad_gateway() {
     for answer in [
-        "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
         "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
         "HTTP/1.1 200 OK\nContent-Length: 0\n\n",
         "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n",

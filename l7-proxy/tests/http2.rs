@@ -57,7 +57,8 @@ async fn what_rules_let_through_passes_and_the_rest_is_denied_on_the_same_connec
         client.driver.await.unwrap().unwrap();
     })
     .await;
-    let protocols: Vec<_> = bench.log.take().0.into_iter().map(|flow| flow.http).collect();
+    let protocols: Vec<_> =
+        bench.log.take().0.into_iter().filter_map(|flow| flow.l7.http().cloned()).collect();
     assert!(protocols.iter().all(|http| http.protocol == "HTTP/2"));
     let lines: Vec<_> =
         protocols.iter().map(|http| (http.method.as_str(), http.url.as_str(), http.code)).collect();
@@ -384,6 +385,18 @@ async fn audit_mode_reports_and_lets_pass() {
     })
     .await;
     assert_eq!(bench.flows()[0], "request AUDIT PUT http://h/x (no rule lets it through)");
+}
+
+#[tokio::test(start_paused = true)]
+async fn audit_mode_leaves_paths_as_they_are() {
+    let bench = Bench::with(anybody(landing()), true);
+    local(async {
+        let (mut client, servers) = client(&bench).await;
+        let _received = serve_all(servers);
+        assert_eq!(client.ask(request("PUT", "/%zz")).await.unwrap().status, 200);
+    })
+    .await;
+    assert_eq!(bench.flows()[0], "request AUDIT PUT http://h/%zz (malformed escape in the path)");
 }
 
 #[tokio::test(start_paused = true)]

@@ -8,7 +8,8 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
-use l7_proxy::index::{Compiler, Edit, Endpoint, ExpressionError, Grant, Matcher, Subject};
+use expression::{Account, Budget, Expressions};
+use l7_proxy::index::{Compiler, Edit, Endpoint, Grant, MAX_WORK, Preparation, Subject, Work};
 use l7_proxy::stage::authorize::Judge;
 use l7_proxy::stage::normalise::Path;
 use mesh::flow::TrafficDirection::{Egress, Ingress};
@@ -63,7 +64,7 @@ fn identity(number: u32) -> Identity {
 }
 
 fn endpoint(access: Vec<L7Access>) -> L7Endpoint {
-    let rules = L7Rules { ports: vec![L7Ports { first: 80, last: 90, access }] };
+    let rules = L7Rules { ports: vec![L7Ports { first: 80, last: 90, access, tls: Vec::new() }] };
     L7Endpoint {
         id: EndpointId::new(1).unwrap(),
         instance: 1,
@@ -100,35 +101,6 @@ fn passes(rules: Vec<HttpRule>, request: &Request<'_>) -> bool {
 }
 
 #[test]
-fn expressions_match_the_whole() {
-    let matches = |pattern: &str, text: &str| Matcher::new(pattern, false).unwrap().is_match(text.as_bytes());
-    assert!(matches("/v1/request-landing", "/v1/request-landing"));
-    assert!(!matches("/v1/request-landing", "/v1/request-landing?x"));
-    assert!(!matches("/v1/request-landing", "/x/v1/request-landing"));
-    assert!(matches("/v1/.*", "/v1/a/b?c=d") && !matches("/v1/.*", "/v2/"));
-    assert!(matches("a|ab", "ab") && matches("ab|a", "a") && !matches("a|ab", "abc"));
-    assert!(matches("/[0-9]{3}/(x|y)", "/123/y") && !matches("/[0-9]{3}/(x|y)", "/1234/y"));
-    assert!(matches("", "") && !matches("", "a") && matches(".*", "anything"));
-    assert!(matches("^/a$", "/a"));
-    assert!(!matches("/\\w", "/\u{e4}"));
-    assert!(Matcher::new("EXAMPLE\\.com(:80)?", true).unwrap().is_match(b"example.COM:80"));
-}
-
-#[test]
-fn expressions_that_cost_too_much_are_refused() {
-    let error = |pattern: &str| Matcher::new(pattern, false).unwrap_err();
-    assert_eq!(error("(a|b)*a(a|b){30}"), ExpressionError::TooLarge);
-    assert_eq!(error("(((a{100}){100}){100}){100}"), ExpressionError::TooLarge);
-    assert_eq!(error(&"a".repeat(10_000)), ExpressionError::TooLarge);
-    assert!(matches!(error("a)|(b"), ExpressionError::Syntax(_)));
-    assert!(matches!(error("(?<x"), ExpressionError::Syntax(_)));
-    assert!(matches!(error("\\1"), ExpressionError::Syntax(_)));
-    assert!(
-        Matcher::new("/users/[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{12}/.*", false).unwrap().memory() < 64 << 10
-    );
-}
-
-#[test]
 fn what_is_refused_is_named() {
     let refused = |rules: Vec<HttpRule>| {
         let error = Compiler::default().endpoint(&endpoint(anybody(rules))).unwrap_err();
@@ -140,7 +112,7 @@ fn what_is_refused_is_named() {
     let (field, _) = refused(vec![header("a b", None, Mismatch::Deny)]);
     assert_eq!(field, "ingress.ports[0].access[0].http[0].headers[0].name");
     let (field, _) = refused(vec![header("x", None, Mismatch::Add)]);
-    assert!(field.ends_with("value"));
+    assert!(field.ends_with("mismatch"));
     let (field, _) = refused(vec![header("content-length", Some("1"), Mismatch::Replace)]);
     assert!(field.ends_with("mismatch"));
     let (field, _) = refused(vec![header("x", Some("a\r\nb"), Mismatch::Add)]);
@@ -176,6 +148,10 @@ fn every_reading_of_a_path_must_match() {
     assert!(!passes(public(), &get("/public/..;/admin")));
     assert!(!passes(public(), &get("/public/../admin")));
     assert!(!passes(public(), &get("/public/%252e%252e/admin")));
+    assert!(!passes(vec![path("/v1/[^:]*")], &get("/v1/x%3Aundelete")));
+    assert!(!passes(vec![path("/v1/[^:]*")], &get("/v1/x%253aundelete")));
+    assert!(!passes(vec![path("/v1/[^@,]*")], &get("/v1/x%40y")));
+    assert!(passes(vec![path("/v1/[^@,]*")], &get("/v1/x%3Dy%2By")));
     assert!(!passes(vec![path("/app")], &get("/app;jsessionid=1")));
     assert!(passes(vec![path("/app(;.*)?")], &get("/app;jsessionid=1")));
 }
@@ -214,6 +190,13 @@ fn a_mismatch_does_what_the_rule_says() {
     };
     let some = Some("a");
     assert_eq!(edits(some, Mismatch::Log, &[]), [""; 0]);
+    let logs = |headers| {
+        let endpoint = compiled(anybody(vec![header("x-team", some, Mismatch::Log)]));
+        let judge = Judge::new(&endpoint, Ingress, 80, Some(identity(300))).unwrap();
+        let request = Request { headers, ..get("/") };
+        judge.judge(&request, &Path::default()).unwrap().unwrap().logs(&request)
+    };
+    assert!(logs(&[]) && logs(&[("x-team", "b")]) && !logs(&[("x-team", "a")]));
     assert_eq!(edits(some, Mismatch::Add, &[("x-team", "a")]), [""; 0]);
     assert_eq!(edits(some, Mismatch::Add, &[]), [format!("{:?}", Edit::Add("x-team", "a"))]);
     assert_eq!(edits(some, Mismatch::Delete, &[("x-team", "b")]), [format!("{:?}", Edit::Delete("x-team"))]);
@@ -248,7 +231,7 @@ fn what_several_accesses_let_a_peer_do_adds_up() {
 fn after_a_refused_edit_only_what_was_allowed_is() {
     let mut before = endpoint(anybody(vec![path("/a")]));
     let kept = Compiler::default().endpoint(&before).unwrap();
-    let ports = |first, last| L7Ports { first, last, access: anybody(vec![path("(")]) };
+    let ports = |first, last| L7Ports { first, last, access: anybody(vec![path("(")]), tls: Vec::new() };
     let refused = L7Rules { ports: vec![ports(70, 85), ports(8080, 8080)] };
     (before.ingress, before.egress) = (Some(Arc::new(refused.clone())), Some(Arc::new(refused)));
     before.audit = true;
@@ -271,25 +254,145 @@ fn after_a_refused_edit_only_what_was_allowed_is() {
     assert!(matches!(Judge::new(&again, Egress, 80, Some(identity(300))).unwrap().grant, Grant::Nothing(_)));
 }
 
-#[test]
-fn rules_that_cost_too_much_together_are_refused() {
-    let hard = |number| path(&format!("/{number}(a|b)*a(a|b){{9}}"));
-    let one = Matcher::new(&hard(0).path.unwrap().0, false).unwrap().memory();
-    let most = (16 << 20) / one;
-    let mut compiler = Compiler::default();
-    assert!(compiler.endpoint(&endpoint(anybody((0..most / 2).map(hard).collect()))).is_ok());
-    let error = compiler.endpoint(&endpoint(anybody((0..most + 100).map(hard).collect()))).unwrap_err();
-    assert!(error.why.contains("16 MiB"), "{error:?}");
-    assert!(compiler.endpoint(&endpoint(anybody(vec![hard(0)]))).is_ok(), "another is not charged for it");
+/// Names as in policies that are made by programs.
+fn resources(count: usize) -> Vec<HttpRule> {
+    let shape = |number| match number % 3 {
+        0 => format!("/v1/resource-{number}"),
+        1 => format!("/v1/resource-{number}/.*"),
+        _ => format!("/api/{number}/[0-9]+"),
+    };
+    (0..count).map(|number| path(&shape(number))).collect()
+}
+
+/// What the judgement of a path takes, and whether it passes.
+fn work(endpoint: &Endpoint, request: &Request<'_>) -> (Work, Result<(), &'static str>) {
+    let judge = Judge::new(endpoint, Ingress, 80, Some(identity(300))).unwrap();
+    let (mut path, mut work) = (Path::default(), Work::default());
+    path.normalise(request.path.as_bytes()).unwrap();
+    let judged = judge.judge_counted(request, &path, &mut work).map(drop);
+    (work, judged)
 }
 
 #[test]
-fn alike_expressions_are_compiled_once_and_forgotten_when_unused() {
-    let mut compiler = Compiler::default();
-    let first = compiler.endpoint(&endpoint(anybody(vec![path("/a[0-9]"), path("/a[0-9]")]))).unwrap();
-    let text = format!("{compiler:?}");
-    assert_eq!(text.matches("\"/a[0-9]\"").count(), 1);
-    drop(first);
+fn a_request_costs_what_its_path_has_in_common_with_rules_and_not_how_many_there_are() {
+    for count in [3, 1000, 5000] {
+        let endpoint = compiled(anybody(resources(count)));
+        let last = count - count % 3;
+        for (text, expressions, passes) in [
+            (format!("/v1/resource-{}", last - 3), 0, true),
+            (format!("/v1/resource-{}/a/b", last - 2), 1, true),
+            (format!("/api/{}/17", last - 1), 1, true),
+            (format!("/api/{}/x", last - 1), 1, false),
+            ("/v1/resource-".to_owned(), 0, false),
+            ("/zzz".to_owned(), 0, false),
+        ] {
+            let (work, judged) = work(&endpoint, &get(&text));
+            assert_eq!((work.expressions, judged.is_ok()), (expressions, passes), "{text} of {count}");
+            assert!(work.rules <= 1 && work.bytes < 500, "{text} of {count}: {work:?}");
+        }
+    }
+}
+
+#[test]
+fn rules_that_begin_alike_are_tried_as_far_as_their_methods_are_the_requests() {
+    let rule = |number: usize| HttpRule {
+        method: expression(["GET", "POST|PUT"][number % 2]),
+        ..path(&format!("/a/[a-z]+/{number}"))
+    };
+    let endpoint = compiled(anybody((0..100).map(rule).collect()));
+    let (tried, judged) = work(&endpoint, &get("/a/b/98"));
+    assert_eq!((tried.expressions, judged), (50, Ok(())), "all of GET");
+    assert_eq!(work(&endpoint, &Request { method: "DELETE", ..get("/a/b/98") }).0.expressions, 0);
+    assert!(work(&endpoint, &Request { method: "PUT", ..get("/a/b/98") }).1.is_err());
+    assert!(work(&endpoint, &Request { method: "PUT", ..get("/a/b/97") }).1.is_ok());
+}
+
+#[test]
+fn the_first_rule_that_is_written_is_the_one_that_counts() {
+    let adding = |expression: &str, value: &str| HttpRule {
+        headers: header("x", Some(value), Mismatch::Add).headers,
+        ..path(expression)
+    };
+    let added = |rules: Vec<HttpRule>| judged(rules, &get("/a/b")).unwrap().concat();
+    let of = |value: &str| format!("{:?}", Edit::Add("x", value));
+    assert_eq!(added(vec![adding("/a/[a-z]", "1"), adding("/a/b", "2"), adding("/a/.*", "3")]), of("1"));
+    assert_eq!(added(vec![adding("/b", "0"), adding("/.*", "1"), adding("/a/b", "2")]), of("1"));
+    let any = || HttpRule { path: None, ..adding("", "9") };
+    assert_eq!(added(vec![adding("/a/b", "1"), any()]), of("1"));
+    assert_eq!(added(vec![any(), adding("/a/b", "1")]), of("9"));
+    let method = |it: HttpRule| HttpRule { method: expression("PUT"), ..it };
+    assert_eq!(added(vec![method(adding("/a/b", "1")), adding("/a/b", "2")]), of("2"));
+}
+
+#[test]
+fn a_request_that_would_cost_too_much_is_denied() {
+    let rules = |count: usize| (0..count).map(|number| path(&format!("/[a-z/;]+{number}"))).collect();
+    let endpoint = compiled(anybody(rules(500)));
+    assert_eq!(work(&endpoint, &get(&format!("/{}499", "a/b".repeat(1000)))).1, Ok(()));
+    let (work, judged) = work(&endpoint, &get(&format!("/{}499", "a/b;".repeat(4000))));
+    assert_eq!(judged, Err("path that takes too long to be held against all rules"));
+    assert!(work.bytes <= MAX_WORK + (64 << 10), "{work:?}");
+}
+
+#[test]
+fn rules_for_the_same_peers_are_one_list_whoever_wrote_them() {
+    let peers = || Some([identity(300)].into());
+    let access = |number| L7Access { peers: peers(), http: Some([path(&format!("/{number}"))].into()) };
+    let endpoint = compiled((0..1000).map(access).collect());
+    let judge = Judge::new(&endpoint, Ingress, 80, Some(identity(300))).unwrap();
+    assert!(matches!(&judge.grant, Grant::Http(sets) if sets.len() == 1));
+    assert!(work(&endpoint, &get("/999")).1.is_ok() && work(&endpoint, &get("/1000")).1.is_err());
+}
+
+#[test]
+fn what_one_object_may_have_the_proxy_takes() {
+    let hard = |number| path(&format!("/(a|b)*a(a|b){{9}}{number}"));
+    let (mut store, mut account) = (Expressions::default(), Account::new(Budget::OBJECT));
+    let mut fits =
+        |rule: &HttpRule| account.matcher(&rule.path.as_ref().unwrap().0, false, &mut store).is_ok();
+    let rules: Vec<HttpRule> = (0..).map(hard).take_while(|rule| fits(rule)).collect();
+    assert!(rules.len() > 10);
+    assert!(Compiler::default().endpoint(&endpoint(anybody(rules.clone()))).is_ok());
+    assert!(Compiler::default().endpoint(&endpoint(anybody(resources(Budget::OBJECT.expressions)))).is_ok());
+    // Of many objects it takes more than of one, and not without end.
+    let most = rules.len() * 5;
+    let error = Compiler::default().endpoint(&endpoint(anybody((0..most).map(hard).collect()))).unwrap_err();
+    assert_eq!(error.field, "expressions");
+    assert!(
+        error.why.starts_with("all policies that select it") && error.why.contains("32 MiB"),
+        "{error:?}"
+    );
+}
+
+#[test]
+fn an_endpoint_is_prepared_in_slices() {
+    let rules =
+        |count: usize| (0..count).map(|number| path(&format!("/{number}/[a-z]{{{}}}x{number}", number % 40)));
+    let endpoint = endpoint(anybody(rules(400).collect()));
+    let (mut compiler, mut preparation) = (Compiler::default(), Preparation::new(&endpoint));
+    let slices =
+        std::iter::repeat_with(|| compiler.prepare(&mut preparation)).take_while(|done| !done).count();
+    assert!(slices > 1, "{slices}");
     compiler.collect();
-    assert!(!format!("{compiler:?}").contains("/a[0-9]"));
+    assert_eq!(compiler.count().1, 400, "they stay while it is under way");
+    let compiled = compiler.endpoint(&endpoint).unwrap();
+    drop((preparation, compiled));
+    compiler.collect();
+    assert_eq!(compiler.count(), (0, 0, 0));
+}
+
+#[test]
+fn what_is_alike_is_kept_once_for_all_endpoints_and_forgotten_when_unused() {
+    let mut compiler = Compiler::default();
+    let first = compiler.endpoint(&endpoint(anybody(resources(300)))).unwrap();
+    assert_eq!(compiler.count(), (1, 300, 1), "one list, and one automaton of [0-9]+");
+    let second = compiler.endpoint(&endpoint(anybody(resources(300)))).unwrap();
+    let third = compiler.endpoint(&endpoint(anybody(resources(301)))).unwrap();
+    assert_eq!(compiler.count(), (2, 301, 1));
+    drop((first, second));
+    compiler.collect();
+    assert_eq!(compiler.count(), (1, 301, 1));
+    drop(third);
+    compiler.collect();
+    assert_eq!(compiler.count(), (0, 0, 0));
 }

@@ -24,5 +24,6 @@ pub mod sysctl;
 pub mod tap;
 pub mod transparent;
 pub mod user;
+pub mod vanished;
 
 pub use error::{Error, Result};

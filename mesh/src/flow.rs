@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::auth::Refusal;
 use crate::identity::Identity;
-use crate::l7::HttpFlow;
+use crate::l7::L7Flow;
 use crate::labels::LabelSet;
 use crate::policy::PolicyName;
 use crate::spiffe::SpiffeId;
@@ -129,9 +129,9 @@ pub struct Flow {
     pub interface: String,
     /// Set where policy asks the ends to authenticate each other, on the first packet of a connection and on drops.
     pub authentication: Option<Authentication>,
-    /// The request or the answer that this is, where the L7 proxy has seen it; it is no packet then.
+    /// The request, the answer or the TLS connection that this is, where the L7 proxy has seen it; it is no packet then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub l7: Option<HttpFlow>,
+    pub l7: Option<L7Flow>,
     /// Trace events are every packet; others are drops and new connections.
     pub trace: bool,
 }

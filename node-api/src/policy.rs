@@ -4,7 +4,7 @@
 
 use mesh::flow::TrafficDirection;
 use mesh::identity::Identity;
-use mesh::l7::HttpRules;
+use mesh::l7::L7Demand;
 use mesh::policy::{Authentication, Needs, PolicyName};
 use mesh::workload::{EndpointId, WorkloadName};
 use serde::{Deserialize, Serialize};
@@ -142,9 +142,9 @@ pub struct StatementView {
     pub authentication: Authentication,
     /// What must also hold and is not enforced yet.
     pub needs: Option<Needs>,
-    /// Requests of which one must match, where the proxy judges them.
+    /// What the proxy holds it to, where it goes that way.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub http: Option<HttpRules>,
+    pub l7: Option<L7Demand>,
 }
 
 /// One way to name peers, and whom it means now.

@@ -11,7 +11,7 @@ use mesh::access_log::Headers;
 use mesh::exchange::{Exchange, PairCounts};
 use mesh::flow::{TrafficDirection, Verdict};
 use mesh::identity::Identity;
-use mesh::l7::{HttpFlow, L7Endpoint};
+use mesh::l7::{L7Endpoint, L7Flow};
 use mesh::workload::EndpointId;
 use serde::{Deserialize, Serialize};
 
@@ -85,8 +85,8 @@ pub enum FromProxy {
         /// Of the message.
         generation: u64,
     },
-    /// What requests and answers it has seen since the last of these; → [`ToProxy::Taken`]. A proxy whose agent is away, or
-    /// busy, keeps the latest few.
+    /// What requests, answers and TLS connections it has seen since the last of these; → [`ToProxy::Taken`]. A proxy whose
+    /// agent is away, or busy, keeps the latest few.
     Flows(Vec<ProxyFlow>),
     /// What exchanges have come to since the last of these; → [`ToProxy::Taken`].
     Report(Box<ProxyReport>),
@@ -152,7 +152,7 @@ pub struct ProxyConnection {
     pub age: u64,
 }
 
-/// A request or an answer, as the proxy saw it; the agent knows who the ends are.
+/// A request, an answer or the begin of TLS, as the proxy saw it; the agent knows who the ends are.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct ProxyFlow {
     /// Nanoseconds since 1970, UTC.
@@ -173,8 +173,8 @@ pub struct ProxyFlow {
     pub verdict: Verdict,
     /// Why it was denied, in a few words; `None` if it was not.
     pub reason: Option<String>,
-    /// The request or the answer.
-    pub http: HttpFlow,
+    /// The request or the answer, or the TLS connection.
+    pub l7: L7Flow,
 }
 
 #[cfg(test)]
@@ -207,13 +207,40 @@ mod tests {
         let (field, why) = ("ingress".to_owned(), "no".to_owned());
         goes_through(FromProxy::Refused { generation: 1, endpoint, field, why });
         goes_through(FromProxy::Synced { generation: 1 });
-        goes_through(FromProxy::Flows(Vec::new()));
         let mut counts = PairCounts::default();
         let kind = Kind { method: Some(1), code: 503, verdict: Verdict::Forwarded, flag: Some(Flag::Uf) };
         counts.count(kind, 2);
         counts.latency.observe(0.1, &mesh::exchange::SECONDS);
         let report = ProxyReport { exchanges: Vec::new(), lost: 1, counts: vec![counts] };
         goes_through(FromProxy::Report(Box::new(report)));
+        let tls =
+            |name: Option<&str>| L7Flow::Tls(mesh::l7::TlsFlow { server_name: name.map(str::to_owned) });
+        let http = L7Flow::Http(mesh::l7::HttpFlow {
+            kind: mesh::l7::HttpKind::Response,
+            method: "GET".to_owned(),
+            url: "http://a/".to_owned(),
+            protocol: "HTTP/1.1".to_owned(),
+            code: Some(200),
+            latency: Some(1),
+            note: None,
+        });
+        let flow = |l7| ProxyFlow {
+            time: 1,
+            client: ([10, 0, 0, 1], 40_000).into(),
+            server: ([10, 0, 0, 2], 443).into(),
+            client_identity: None,
+            server_identity: Identity::new(256),
+            endpoint,
+            direction: TrafficDirection::Ingress,
+            verdict: Verdict::Dropped,
+            reason: Some("no rule names this server".to_owned()),
+            l7,
+        };
+        goes_through(FromProxy::Flows(vec![flow(tls(Some("a.example"))), flow(tls(None)), flow(http)]));
+        let names: mesh::l7::ServerNames = ["*.example".parse().unwrap()].into();
+        goes_through(mesh::l7::L7Demand::ServerNames(names.clone()));
+        let tls = vec![mesh::l7::L7Tls { peers: None, names }];
+        goes_through(mesh::l7::L7Ports { first: 443, last: 443, access: Vec::new(), tls });
         let answer = Box::new(ProxyAnswer::Connections(Vec::new()));
         goes_through(FromProxy::Answer { number: 1, answer });
     }

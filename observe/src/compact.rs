@@ -14,7 +14,7 @@ use std::fmt;
 use jiff::Timestamp;
 use mesh::flow::{Authentication, Drop, Flow, Peer, TrafficDirection, Verdict};
 use mesh::identity::Identity;
-use mesh::l7::{HttpFlow, HttpKind};
+use mesh::l7::{HttpFlow, HttpKind, L7Flow, TlsFlow};
 use mesh::policy::protocol;
 
 use crate::filter::TCP_FLAGS;
@@ -101,9 +101,14 @@ struct Kind<'a>(&'a Flow);
 impl fmt::Display for Kind<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Flow { verdict, direction, drop, .. } = self.0;
-        match self.0.l7.as_ref().map(|http| http.kind) {
-            Some(HttpKind::Request) => return f.write_str("http-request"),
-            Some(HttpKind::Response) => return f.write_str("http-response"),
+        match &self.0.l7 {
+            Some(L7Flow::Http(HttpFlow { kind: HttpKind::Request, .. })) => {
+                return f.write_str("http-request");
+            }
+            Some(L7Flow::Http(HttpFlow { kind: HttpKind::Response, .. })) => {
+                return f.write_str("http-response");
+            }
+            Some(L7Flow::Tls(_)) => return f.write_str("tls-hello"),
             None => {}
         }
         match (verdict, direction, drop) {
@@ -121,8 +126,15 @@ struct Summary<'a>(&'a Flow);
 
 impl fmt::Display for Summary<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(http) = &self.0.l7 {
-            return Request(http).fmt(f);
+        let why = self.0.drop.as_ref().map(|drop| drop.text.as_str());
+        match &self.0.l7 {
+            // No request: a connection that is none of HTTP.
+            Some(L7Flow::Http(http)) if http.method.is_empty() && http.kind == HttpKind::Request => {
+                return f.write_str(why.unwrap_or("not HTTP"));
+            }
+            Some(L7Flow::Http(http)) => return Request(http).fmt(f),
+            Some(L7Flow::Tls(tls)) => return Hello(tls, why).fmt(f),
+            None => {}
         }
         let Flow { protocol, tcp_flags, icmp_type, .. } = *self.0;
         match (protocol, icmp_type) {
@@ -142,7 +154,7 @@ struct Request<'a>(&'a HttpFlow);
 
 impl fmt::Display for Request<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let HttpFlow { kind, method, url, protocol, code, latency } = self.0;
+        let HttpFlow { kind, method, url, protocol, code, latency, note: _ } = self.0;
         // Clients and servers have chosen these: they must not command the terminal.
         let [method, url, protocol] = [method, url, protocol].map(|text| tame(text));
         match kind {
@@ -151,6 +163,22 @@ impl fmt::Display for Request<'_> {
                 let (code, milliseconds) = (code.unwrap_or(0), latency.unwrap_or(0) / 1_000_000);
                 write!(f, "{protocol} {code} {milliseconds}ms ({method} {url})")
             }
+        }
+    }
+}
+
+/// `TLS a.example`, and where it does not pass why: `TLS a.example: no rule names this server`.
+struct Hello<'a>(&'a TlsFlow, Option<&'a str>);
+
+impl fmt::Display for Hello<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("TLS")?;
+        if let Some(name) = &self.0.server_name {
+            write!(f, " {}", tame(name))?;
+        }
+        match self.1 {
+            Some(why) => write!(f, ": {why}"),
+            None => Ok(()),
         }
     }
 }
@@ -216,14 +244,16 @@ impl fmt::Display for By<'_> {
     }
 }
 
-/// Why a proof was refused.
+/// Why a proof was refused, or what else there is to say of a request.
 struct Why<'a>(&'a Flow);
 
 impl fmt::Display for Why<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0.authentication.as_ref().and_then(Authentication::refusal) {
-            Some(why) => write!(f, " ({why})"),
-            None => Ok(()),
+        let note = self.0.l7.as_ref().and_then(|l7| l7.http()?.note.as_deref());
+        match (self.0.authentication.as_ref().and_then(Authentication::refusal), note) {
+            (Some(why), _) => write!(f, " ({why})"),
+            (None, Some(note)) => write!(f, " ({note})"),
+            (None, None) => Ok(()),
         }
     }
 }
@@ -282,29 +312,62 @@ pub(crate) mod tests {
             protocol: "HTTP/1.1".to_owned(),
             code: None,
             latency: None,
+            note: None,
         };
         let source = peer("10.1.0.2", 49_920, 56_650, "tiefighter", "org=empire,class=tiefighter");
-        Flow { source, l7: Some(http), is_reply: Some(false), tcp_flags: 0, length: 0, ..dropped() }
+        Flow {
+            source,
+            l7: Some(L7Flow::Http(http)),
+            is_reply: Some(false),
+            tcp_flags: 0,
+            length: 0,
+            ..dropped()
+        }
     }
 
     /// The answer to it.
     pub(crate) fn response() -> Flow {
         let asked = request();
-        let http = asked.l7.map(|http| HttpFlow {
+        let http = HttpFlow {
             kind: HttpKind::Response,
             code: Some(403),
             latency: Some(400_000),
-            ..http
-        });
+            ..asked.l7.as_ref().and_then(L7Flow::http).unwrap().clone()
+        };
         Flow {
             verdict: Verdict::Forwarded,
             drop: None,
             source: asked.destination,
             destination: asked.source,
             is_reply: Some(true),
-            l7: http,
+            l7: Some(L7Flow::Http(http)),
             ..dropped()
         }
+    }
+
+    /// TLS that no rule lets pass.
+    pub(crate) fn hello(server_name: Option<&str>) -> Flow {
+        let text = server_name.map_or("no server name", |_| "no rule names this server").to_owned();
+        let drop = dropped().drop.map(|drop| Drop { text, ..drop });
+        let tls = TlsFlow { server_name: server_name.map(str::to_owned) };
+        Flow { l7: Some(L7Flow::Tls(tls)), drop, ..request() }
+    }
+
+    #[test]
+    fn tls_is_told_with_the_servers_name_and_why_it_does_not_pass() {
+        let ends =
+            "Oct 26 15:15:46.416: default/tiefighter:49920 (ID:56650) -> default/deathstar:80 (ID:17839)";
+        let (named, unnamed) = (hello(Some("a.example")), hello(None));
+        assert_eq!(
+            plain(&named),
+            format!("{ends} tls-hello DROPPED (TLS a.example: no rule names this server) by default/rule1")
+        );
+        assert_eq!(
+            plain(&unnamed),
+            format!("{ends} tls-hello DROPPED (TLS: no server name) by default/rule1")
+        );
+        let passed = Flow { verdict: Verdict::Forwarded, drop: None, ..named };
+        assert_eq!(plain(&passed), format!("{ends} tls-hello FORWARDED (TLS a.example)"));
     }
 
     #[test]
@@ -322,8 +385,19 @@ pub(crate) mod tests {
             plain(&response()),
             format!("{back} http-response FORWARDED (HTTP/1.1 403 0ms (PUT {url}))")
         );
-        let mut odd = request();
-        odd.l7.as_mut().unwrap().url = "http://a/\u{1b}[2J".to_owned();
+        let of = |change: fn(HttpFlow) -> HttpFlow| {
+            let l7 = request().l7.map(|l7| L7Flow::Http(change(l7.http().unwrap().clone())));
+            Flow { l7, ..request() }
+        };
+        let note = |http| HttpFlow { note: Some("header other than it should be".to_owned()), ..http };
+        let noted = Flow { verdict: Verdict::Forwarded, drop: None, ..of(note) };
+        assert_eq!(
+            plain(&noted),
+            format!("{out} http-request FORWARDED (HTTP/1.1 PUT {url}) (header other than it should be)")
+        );
+        let none = of(|http| HttpFlow { method: String::new(), url: String::new(), ..http });
+        assert_eq!(plain(&none), format!("{out} http-request DROPPED (Policy denied){by}"));
+        let odd = of(|http| HttpFlow { url: "http://a/\u{1b}[2J".to_owned(), ..http });
         assert!(!plain(&odd).contains('\u{1b}'), "{}", plain(&odd));
     }
 

@@ -10,6 +10,7 @@ mod tests;
 
 use abi::DropReason;
 use mesh::flow::{Flow, TrafficDirection, Verdict};
+use mesh::l7::L7Flow;
 use mesh::policy::protocol;
 use node_api::{FlowFilter, ObserveQuery};
 
@@ -44,7 +45,7 @@ struct FlowMatch {
     source: PeerMatch,
     destination: PeerMatch,
     verdicts: Vec<Verdict>,
-    protocols: Vec<&'static [u8]>,
+    protocols: Vec<Protocol>,
     tcp_flags: Vec<u8>,
     reasons: Vec<u8>,
     directions: Vec<TrafficDirection>,
@@ -62,15 +63,27 @@ pub const VERDICTS: [(&str, Verdict); 3] =
 pub const DIRECTIONS: [(&str, TrafficDirection); 2] =
     [("ingress", TrafficDirection::Ingress), ("egress", TrafficDirection::Egress)];
 
-/// Names of protocols, and the IP protocol numbers that each stands for; none: what the L7 proxy has seen.
-pub const PROTOCOLS: [(&str, &[u8]); 7] = [
-    ("tcp", &[protocol::TCP]),
-    ("udp", &[protocol::UDP]),
-    ("sctp", &[protocol::SCTP]),
-    ("icmp", &[protocol::ICMP, protocol::ICMPV6]),
-    ("icmpv4", &[protocol::ICMP]),
-    ("icmpv6", &[protocol::ICMPV6]),
-    ("http", &[]),
+/// What a protocol's name stands for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Protocol {
+    /// IP protocols of these numbers.
+    Ip(&'static [u8]),
+    /// Requests and answers that the L7 proxy has seen.
+    Http,
+    /// TLS connections that it has judged.
+    Tls,
+}
+
+/// Names of protocols.
+pub const PROTOCOLS: [(&str, Protocol); 8] = [
+    ("tcp", Protocol::Ip(&[protocol::TCP])),
+    ("udp", Protocol::Ip(&[protocol::UDP])),
+    ("sctp", Protocol::Ip(&[protocol::SCTP])),
+    ("icmp", Protocol::Ip(&[protocol::ICMP, protocol::ICMPV6])),
+    ("icmpv4", Protocol::Ip(&[protocol::ICMP])),
+    ("icmpv6", Protocol::Ip(&[protocol::ICMPV6])),
+    ("http", Protocol::Http),
+    ("tls", Protocol::Tls),
 ];
 
 /// Names of TCP flags and their bits, in the order in which Hubble prints them.
@@ -127,9 +140,10 @@ impl FlowMatch {
         let (source, destination) = (&flow.source, &flow.destination);
         any(&self.verdicts, |verdict| *verdict == flow.verdict)
             && any(&self.directions, |direction| *direction == flow.direction)
-            && any(&self.protocols, |numbers| match numbers {
-                [] => flow.l7.is_some(),
-                numbers => numbers.contains(&flow.protocol),
+            && any(&self.protocols, |protocol| match protocol {
+                Protocol::Ip(numbers) => numbers.contains(&flow.protocol),
+                Protocol::Http => matches!(flow.l7, Some(L7Flow::Http(_))),
+                Protocol::Tls => matches!(flow.l7, Some(L7Flow::Tls(_))),
             })
             && any(&self.tcp_flags, |wanted| {
                 flow.protocol == protocol::TCP && flow.tcp_flags & wanted == *wanted

@@ -1,6 +1,7 @@
 //! What requests come to: counts by workload pair, method and code, how long answers take to begin, how large bodies are.
+//! And how many TLS connections pass or do not by the name of their server; the names are no labels, for clients choose them.
 //!
-//! The proxy counts, and tells what has been added: however many flows are lost, no count is. Names of workloads are labels
+//! Requests the proxy counts, and tells what has been added: however many flows are lost, no count is. Names of workloads are labels
 //! here, so their number is bounded: pairs beyond the first few hundred are counted together, and of a pair the kinds beyond
 //! the first few dozen.
 
@@ -9,7 +10,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use mesh::exchange::{BYTES, Distribution, Kind, PairCounts, SECONDS};
-use mesh::flow::{Peer, Verdict};
+use mesh::flow::{Flow, Peer, Verdict};
+use mesh::l7::L7Flow;
 use parking_lot::Mutex;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeMetric, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::counter::Counter;
@@ -36,6 +38,13 @@ struct Request {
     code: u16,
     verdict: &'static str,
     response_flags: &'static str,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct Tls {
+    source: String,
+    destination: String,
+    verdict: &'static str,
 }
 
 /// A histogram to which many values are added at once.
@@ -66,6 +75,7 @@ type Histograms = Family<Pair, Sums, fn() -> Sums>;
 #[derive(Clone, Debug)]
 pub struct HttpMetrics {
     requests: Family<Request, Counter>,
+    tls: Family<Tls, Counter>,
     latency: Histograms,
     received: Histograms,
     sent: Histograms,
@@ -76,12 +86,13 @@ pub struct HttpMetrics {
 impl HttpMetrics {
     /// Registers `ferromesh_http_requests_total{source,destination,method,code,verdict,response_flags}`,
     /// `ferromesh_http_request_duration_seconds{source,destination}`, `ferromesh_http_request_size_bytes` and
-    /// `ferromesh_http_response_size_bytes` likewise.
+    /// `ferromesh_http_response_size_bytes` likewise; and `ferromesh_tls_connections_total{source,destination,verdict}`.
     pub fn register(registry: &mut Registry) -> Self {
         let seconds: fn() -> Sums = || Sums(Arc::default(), &SECONDS);
         let bytes: fn() -> Sums = || Sums(Arc::default(), &BYTES);
         let metrics = Self {
             requests: Family::default(),
+            tls: Family::default(),
             latency: Family::new_with_constructor(seconds),
             received: Family::new_with_constructor(bytes),
             sent: Family::new_with_constructor(bytes),
@@ -110,17 +121,27 @@ impl HttpMetrics {
             Unit::Bytes,
             metrics.sent.clone(),
         );
+        registry.register(
+            "tls_connections",
+            "TLS connections judged by the name of their server, and those ended because rules have changed",
+            metrics.tls.clone(),
+        );
         metrics
+    }
+
+    /// Counts a flow, if it is one of TLS.
+    pub fn count(&self, flow: &Flow) {
+        if let Some(L7Flow::Tls(_)) = &flow.l7 {
+            let mut pairs = self.pairs.lock();
+            let Pair { source, destination } = apart(&mut pairs, Some((&flow.source, &flow.destination)));
+            self.tls.get_or_create(&Tls { source, destination, verdict: verdict(flow.verdict) }).inc();
+        }
     }
 
     /// Adds what has happened between two ends; `None`: between many.
     pub fn add(&self, ends: Option<(&Peer, &Peer)>, counts: &PairCounts) {
         let mut pairs = self.pairs.lock();
-        let pair =
-            ends.map(|(source, destination)| Pair { source: name(source), destination: name(destination) });
-        let is_apart = |pair: &Pair| pairs.contains_key(pair) || pairs.len() < MOST_PAIRS;
-        let other = || Pair { source: OTHER.to_owned(), destination: OTHER.to_owned() };
-        let pair = pair.filter(is_apart).unwrap_or_else(other);
+        let pair = apart(&mut pairs, ends);
         let kinds = pairs.entry(pair.clone()).or_default();
         for (kind, count) in &counts.exchanges {
             let has_room = kinds.contains(kind) || kinds.len() < PairCounts::MOST_KINDS;
@@ -138,17 +159,32 @@ impl HttpMetrics {
     }
 }
 
+/// How a pair is called, if there is room to tell it apart.
+fn apart(pairs: &mut BTreeMap<Pair, Vec<Kind>>, ends: Option<(&Peer, &Peer)>) -> Pair {
+    let pair =
+        ends.map(|(source, destination)| Pair { source: name(source), destination: name(destination) });
+    let has_room = |pair: &Pair| pairs.contains_key(pair) || pairs.len() < MOST_PAIRS;
+    let other = || Pair { source: OTHER.to_owned(), destination: OTHER.to_owned() };
+    let pair = pair.filter(has_room).unwrap_or_else(other);
+    pairs.entry(pair.clone()).or_default();
+    pair
+}
+
+fn verdict(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::Forwarded => "FORWARDED",
+        Verdict::Dropped => "DROPPED",
+        Verdict::Audit => "AUDIT",
+    }
+}
+
 fn request(pair: &Pair, kind: &Kind) -> Request {
     Request {
         source: pair.source.clone(),
         destination: pair.destination.clone(),
         method: kind.method(),
         code: kind.code,
-        verdict: match kind.verdict {
-            Verdict::Forwarded => "FORWARDED",
-            Verdict::Dropped => "DROPPED",
-            Verdict::Audit => "AUDIT",
-        },
+        verdict: verdict(kind.verdict),
         response_flags: kind.flag.map_or("-", |flag| flag.short()),
     }
 }
@@ -167,7 +203,7 @@ mod tests {
     use mesh::exchange::Flag;
 
     use super::*;
-    use crate::compact::tests::request as flow;
+    use crate::compact::tests::{hello, request as flow};
     use crate::metrics::registry;
 
     fn text(registry: &Registry) -> String {
@@ -201,12 +237,16 @@ mod tests {
         metrics.add(ends, &counts(403, 3));
         metrics.add(ends, &counts(503, 1));
         metrics.add(None, &counts(403, 1));
+        metrics.count(&hello(Some("a.example")));
+        metrics.count(&hello(None));
+        metrics.count(&flow);
         let text = text(&registry);
         let ends = r#"source="default/tiefighter",destination="default/deathstar""#;
         for line in [
             format!(r#"ferromesh_http_requests_total{{{ends},method="PUT",code="403",verdict="DROPPED",response_flags="-"}} 5"#),
             format!(r#"ferromesh_http_requests_total{{{ends},method="PUT",code="503",verdict="FORWARDED",response_flags="UF"}} 1"#),
             r#"ferromesh_http_requests_total{source="other",destination="other",method="PUT",code="403",verdict="DROPPED",response_flags="-"} 1"#.to_owned(),
+            format!(r#"ferromesh_tls_connections_total{{{ends},verdict="DROPPED"}} 2"#),
             format!(r#"ferromesh_http_request_duration_seconds_count{{{ends}}} 6"#),
             format!(r#"ferromesh_http_request_duration_seconds_bucket{{le="0.001",{ends}}} 0"#),
             format!(r#"ferromesh_http_request_duration_seconds_bucket{{le="0.0025",{ends}}} 6"#),

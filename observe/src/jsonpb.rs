@@ -4,7 +4,7 @@
 
 use jiff::Timestamp;
 use mesh::flow::{Flow, Peer, TrafficDirection, Verdict};
-use mesh::l7::HttpKind;
+use mesh::l7::{HttpKind, L7Flow};
 use mesh::policy::{PolicyName, protocol};
 use serde_json::{Map, Value, json};
 
@@ -47,7 +47,7 @@ pub fn response(flow: &Flow) -> Value {
             fields["l4"] = json!({ name: transport });
         }
     }
-    if let Some(http) = &flow.l7 {
+    if let Some(L7Flow::Http(http)) = &flow.l7 {
         let kind = match http.kind {
             HttpKind::Request => "REQUEST",
             HttpKind::Response => "RESPONSE",
@@ -61,7 +61,7 @@ pub fn response(flow: &Flow) -> Value {
         });
     }
     if let Some(drop) = &flow.drop {
-        if flow.verdict == Verdict::Dropped && flow.l7.is_none() {
+        if flow.verdict == Verdict::Dropped && flow.l7.as_ref().is_none_or(|l7| l7.tls().is_some()) {
             fields["event_type"]["sub_type"] = drop.reason.into();
             fields["drop_reason"] = drop.reason.into();
             let known = abi::DropReason::from_number(drop.reason);
@@ -115,7 +115,7 @@ fn policy(policy: &PolicyName) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::compact::tests::{dropped, forwarded, request};
+    use crate::compact::tests::{dropped, forwarded, hello, request};
 
     #[test]
     fn a_request_is_of_layer_7() {
@@ -125,6 +125,16 @@ mod tests {
         assert_eq!((&flow["verdict"], flow.get("drop_reason")), (&json!("DROPPED"), None));
         assert_eq!((&flow["l7"]["type"], &flow["l7"]["http"]["method"]), (&json!("REQUEST"), &json!("PUT")));
         assert_eq!(flow["ingress_denied_by"][0]["name"], "rule1");
+    }
+
+    /// Hubble has no message for them: they are of layer 4, as what Cilium makes of such a rule.
+    #[test]
+    fn a_tls_connection_is_of_layer_4_and_its_summary_says_the_name() {
+        let value = response(&hello(Some("a.example")));
+        let flow = &value["flow"];
+        assert_eq!((&flow["Type"], &flow["verdict"]), (&json!("L3_L4"), &json!("DROPPED")));
+        assert_eq!((&flow["drop_reason"], flow.get("l7")), (&json!(133), None));
+        assert_eq!(flow["Summary"], json!("TLS a.example: no rule names this server"));
     }
 
     #[test]

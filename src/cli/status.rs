@@ -163,15 +163,15 @@ fn authentication(status: Option<&AuthStatus>) -> Cell {
 
 fn proxy(status: Option<&L7Status>) -> Cell {
     let Some(L7Status { workers, endpoints, refused, problem }) = status else {
-        return "off: no policy with HTTP rules is about an endpoint here".into();
+        return "off: no policy with L7 rules is about an endpoint here".into();
     };
     match (problem, refused) {
         (Some(problem), _) => Cell::toned(Tone::Bad, format!("{problem}: what must go by it is refused")),
-        (None, 0) => format!("{endpoints} endpoints with HTTP rules, {workers} workers").into(),
+        (None, 0) => format!("{endpoints} endpoints with L7 rules, {workers} workers").into(),
         (None, refused) => Cell::toned(
             Tone::Bad,
             format!(
-                "{endpoints} endpoints with HTTP rules, {refused} of them with rules not in force: see `ferromesh policy list`"
+                "{endpoints} endpoints with L7 rules, {refused} of them with rules not in force: see `ferromesh policy list`"
             ),
         ),
     }

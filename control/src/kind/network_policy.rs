@@ -61,7 +61,7 @@ fn statement(at: &At<'_>, namespace: &str, peers: &'static str) -> Option<Statem
             ports: ports.iter().filter_map(port).collect(),
             authentication: Authentication::None,
             needs: None,
-            http: None,
+            l7: None,
         }
     })
 }

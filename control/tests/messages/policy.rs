@@ -272,6 +272,57 @@ fn what_cilium_takes_as_http_rules_is_taken() {
     }
 }
 
+/// What one object may have is counted over all of it, and by the function that the proxy counts by.
+#[test]
+fn more_http_rules_than_one_object_may_have_are_refused_at_the_first_that_is_too_much() {
+    let list =
+        |rules: &mut dyn Iterator<Item = String>| format!("[{}]", rules.collect::<Vec<_>>().join(", "));
+    let paths = |count: u32| list(&mut (0..count).map(|number| format!("{{path: '/v1/resource-{number}'}}")));
+    says(&http(&paths(10_000)), &[]);
+    let at = "rule1.yaml:9 spec.ingress[0].toPorts[0].rules.http";
+    let most = "with the expressions before it, it takes more than one object may have (10000 expressions, 8 MiB compiled); \
+                repeat less in them, or write fewer";
+    says(&http(&paths(12_000)), &[&format!("{at}[10000].path: {most}")]);
+    let hard = list(&mut (0..90).map(|number| format!("{{method: '(a|b)*a(a|b){{{{12}}}}{number}'}}")));
+    let text = http(&hard);
+    let found = say(&text);
+    assert!(found.len() == 1 && found[0].contains("8 MiB compiled"), "{found:?}");
+    let many = list(&mut (0..20_001).map(|_| "{}".to_owned()));
+    says(
+        &http(&many),
+        &[&format!("{at}: with these, 20001 rules in one object, at most 20000 can be used; write several")],
+    );
+}
+
+#[test]
+fn paths_that_no_request_can_have_are_warned_of() {
+    for (path, why) in [
+        ("/a%2fb", "escapes are written in capitals (%2F) before they are judged"),
+        ("//x", "// is made / before it is judged"),
+        ("/a/[.]\\./b", "/./ and /../ are resolved before they are judged"),
+        ("v1/.*", "it does not begin with /"),
+    ] {
+        let warning =
+            format!("rule1.yaml:9 spec.ingress[0].toPorts[0].rules.http[0].path: no path matches it: {why}");
+        says(&http(&format!("[{{path: '{path}'}}]")), &[&warning]);
+    }
+    says(&http("[{path: '/a%2Fb'}, {path: '.*'}]"), &[]);
+}
+
+#[test]
+fn http_rules_for_the_node_itself_are_warned_of() {
+    let rule = |entities: &str| {
+        cilium(&format!(
+            "  egress:\n  - toEntities: {entities}\n    toPorts:\n    - ports: [{{port: \"80\", protocol: TCP}}]\n      rules: {{http: [{{}}]}}\n"
+        ))
+    };
+    let warning = "rule1.yaml:7 spec.egress[0].toEntities: what goes by way of the layer-7 proxy cannot be the node itself (host): connections to it are refused; name its ports in a rule without http and serverNames";
+    says(&rule("[host]"), &[warning]);
+    says(&rule("[world, host]"), &[warning]);
+    says(&rule("[all]"), &[]);
+    says(&rule("[remote-node]"), &[]);
+}
+
 #[test]
 fn http_rules_that_could_not_be_enforced_are_refused_with_field_and_reason() {
     let at = "rule1.yaml:9 spec.ingress[0].toPorts[0].rules.http";
@@ -287,7 +338,7 @@ fn http_rules_that_could_not_be_enforced_are_refused_with_field_and_reason() {
         ),
         (
             &large,
-            "[0].path: an expression that takes more than 256 KiB when compiled; repeat less in it, or write several rules",
+            "[0].path: an expression that takes more than 512 KiB when compiled; repeat less in it, or write several rules",
         ),
         (&long, "[0].path: an expression of 5000 bytes, at most 4096 are read; write several rules"),
         ("[{}, {methods: GET}]", "[1].methods: unknown, did you mean method"),
@@ -324,11 +375,81 @@ fn http_rules_that_could_not_be_enforced_are_refused_with_field_and_reason() {
     }
 }
 
+/// A policy with these fields beside a port.
+fn tls(port: &str, fields: &str) -> String {
+    cilium(&format!("  egress:\n  - toPorts:\n    - ports: [{{port: \"443\"{port}}}]\n{fields}"))
+}
+
+#[test]
+fn what_cilium_takes_as_server_names_is_taken() {
+    for names in [
+        "[www.example.com]",
+        "['*']",
+        "['**']",
+        "[WWW.Example.com, '*.example.com', '**.example.com', 'api.*-prod.example.com', '*example.com']",
+        "[_sip.example_1.com, localhost]",
+    ] {
+        says(&tls(", protocol: TCP", &format!("      serverNames: {names}\n")), &[]);
+        says(&tls("", &format!("      serverNames: {names}\n")), &[]);
+    }
+}
+
+#[test]
+fn server_names_that_could_not_be_enforced_are_refused_with_field_and_fix() {
+    let at = "rule1.yaml:9 spec.egress[0].toPorts[0].serverNames";
+    let names = |names: &str| tls(", protocol: TCP", &format!("      serverNames: {names}\n"));
+    let many = format!("[{}]", (0..4097).map(|n| format!("a{n}.example")).collect::<Vec<_>>().join(", "));
+    let tried = format!("[{}]", (0..129).map(|n| format!("a{n}-*.example")).collect::<Vec<_>>().join(", "));
+    for (list, message) in [
+        ("[]", ": found an empty list, expected at least one name (\"*\" is every name)"),
+        ("['']", "[0]: \"\": empty; write a name such as www.example.com, or \"*\" for every name"),
+        ("[a.example, 1.5]", "[1]: found 1.5, expected a string: write \"1.5\""),
+        ("[example.com.]", "[0]: \"example.com.\": a dot at the end, which TLS does not send; leave it out"),
+        (
+            "[a.example, 10.0.0.1]",
+            "[1]: \"10.0.0.1\": an address, and TLS names servers by name alone; use toCIDR",
+        ),
+        ("[a..example]", "[0]: \"a..example\": nothing between two dots, or before the first"),
+        (
+            "['***.example.com']",
+            "[0]: \"***.example.com\": ** stands for whole labels and for nothing within one: write **.example.com or *.example.com",
+        ),
+        (
+            "['https://example.com']",
+            "[0]: \"https://example.com\": a character that names of servers do not have; they have letters, digits, - and _",
+        ),
+        ("[a.example, A.example]", "[1]: \"A.example\" is there twice; leave one out"),
+        (&many, ": found 4097 names, at most 4096 fit one item of toPorts; write two"),
+        (
+            &tried,
+            ": found 129 names with a * elsewhere than as their first part, at most 128 fit one item of toPorts; write **.example.com or *.example.com where that says it, or two items",
+        ),
+    ] {
+        says(&names(list), &[&format!("{at}{message}")]);
+    }
+    let udp = tls(", protocol: UDP", "      serverNames: [a.example]\n");
+    says(&udp, &[&format!("{at}: names are said in TLS, over TCP: write protocol: TCP beside the port")]);
+    let rules = "      serverNames: [a.example]\n      rules: {http: [{}]}\n";
+    let beside = "cannot stand beside rules without terminatingTLS: the proxy sees no request inside TLS; write an item of toPorts for each";
+    says(&tls(", protocol: TCP", rules), &[&format!("{at}: {beside}")]);
+    let why = "the proxy of this version does not terminate or originate TLS; leave it out, and serverNames lets TLS pass by the name that its client says";
+    for field in ["terminatingTLS", "originatingTLS"] {
+        let given = format!("      {field}: {{secret: {{name: a}}}}\n");
+        says(
+            &tls(", protocol: TCP", &given),
+            &[&format!("rule1.yaml:9 spec.egress[0].toPorts[0].{field}: {why}")],
+        );
+    }
+}
+
 #[test]
 fn rules_that_a_missing_default_deny_makes_idle_are_warned_of() {
     let open = http("[{method: GET}]") + "  enableDefaultDeny: {ingress: false}\n";
     let idle = "rule1.yaml:10 spec.enableDefaultDeny.ingress: rules.http restricts nothing then, unless another policy denies by default: every request is allowed";
     says(&open, &[idle]);
+    let names = tls("", "      serverNames: [a.example]\n") + "  enableDefaultDeny: {egress: false}\n";
+    let idle = "rule1.yaml:10 spec.enableDefaultDeny.egress: serverNames restrict nothing then, unless another policy denies by default: every connection is allowed";
+    says(&names, &[idle]);
 }
 
 #[test]

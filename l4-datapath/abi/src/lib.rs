@@ -62,6 +62,9 @@ pub const MARK_TO_PROXY: u32 = 0x0200;
 
 /// Mark of the sockets by which the L7 proxy calls in an opener's name, for routing rules and people. No program believes
 /// it: whose socket a packet comes from is told by its cgroup ([`Node::proxy`]).
+///
+/// The priority (SO_PRIORITY) of such a socket is the port of the opener for whom it calls. The programs look there for his
+/// connection by way of the proxy, without which it calls nobody, and take it out of the packet.
 pub const MARK_FROM_PROXY: u32 = 0x0a00;
 
 /// Names of the maps, as in the object and under the pin directory. One list, so that loader, readers and `check`

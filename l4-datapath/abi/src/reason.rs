@@ -106,6 +106,8 @@ reasons! {
     ProxyForged = 243, "Not sent for a proxied connection";
     /// The L7 proxy has a connection of its own to the same end in this workload's name on these ports.
     ProxyPorts = 244, "Ports in use by the L7 proxy";
+    /// Policy asks for the L7 proxy, which cannot call the node itself in a workload's name.
+    ProxyToHost = 245, "L7 policy for the node itself";
     /// A map the program cannot do without has no entry: the node is not configured yet.
     NotReady = 232, "Datapath not ready";
 }

@@ -115,14 +115,17 @@ fn answer(skb: Skb, packet: &Packet, reason: u8, mtu: u32) -> Option<()> {
     const NOT_PROXIED: u8 = DropReason::NotProxied as u8;
     const NO_PROXY: u8 = DropReason::NoProxy as u8;
     const PROXY_PORTS: u8 = DropReason::ProxyPorts as u8;
+    const PROXY_TO_HOST: u8 = DropReason::ProxyToHost as u8;
     // Whoever reads an answer wants the ports of what it is about (RFC 1122 section 3.2.2).
     if packet.is_later() {
         return None;
     }
     let (kind, code, rest) = match (reason, packet.is_v4()) {
-        (NO_CONNECTION | NO_BACKEND | ENDED | REFUSED | NO_PRINCIPAL | NOT_PROXIED | PROXY_PORTS, _)
-            if packet.protocol == protocol::TCP =>
-        {
+        (
+            NO_CONNECTION | NO_BACKEND | ENDED | REFUSED | NO_PRINCIPAL | NOT_PROXIED | PROXY_PORTS
+            | PROXY_TO_HOST,
+            _,
+        ) if packet.protocol == protocol::TCP => {
             return reset(skb, packet);
         }
         // Who has not begun yet tries again, and the proxy may be back by then.

@@ -45,11 +45,13 @@ pub(crate) fn judge(skb: Skb, packet: &Packet, flow: &mut Flow, now: &Moment) ->
         // Nothing is known of its sender, so nobody sent it about an open connection.
         if flow.source.is_pending() {
             Err(DropReason::PendingAddress.into())
+        } else if proxied::is_proxys(flow) {
+            Err(DropReason::ProxyForged.into())
         } else {
             related::check(skb, packet, flow, now)
         }
     } else if proxied::is_proxys(flow) {
-        proxied::judge(packet, flow, now)
+        proxied::judge(skb, packet, flow, now)
     } else {
         match Refusal::check(judge_packet(packet, flow, now)) {
             Err(refusal)
@@ -191,8 +193,14 @@ pub(crate) fn begin(
     verdict: &mut Verdict,
 ) -> Result<(), DropReason> {
     ask(packet, flow, now, false, verdict)?;
-    if verdict.proxied() && !redirect::is_ready() {
-        return Err(DropReason::NoProxy);
+    if verdict.proxied() {
+        // What the proxy would call in the opener's name, and the answers, pass no hook between the node and itself.
+        if flow.destination.identity == ReservedIdentity::HOST {
+            return Err(DropReason::ProxyToHost);
+        }
+        if !redirect::is_ready() {
+            return Err(DropReason::NoProxy);
+        }
     }
     if !verdict.proxied() && packet.protocol == protocol::TCP && proxied::has_ports(flow, tuple, now.second) {
         return Err(DropReason::ProxyPorts);

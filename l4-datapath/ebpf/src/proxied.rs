@@ -5,6 +5,14 @@
 //! the end that was called, is one of [`Leg::Proxy`], judged as any other: policy of both ends, proofs, quotas. It may have
 //! the very ports of a connection of the opener's own, hence the legs.
 //!
+//! The proxy begins nothing unasked: each SYN of its own names the port of the opener for whom it calls, and passes only
+//! while that opener has an open, proxied connection from that port to the very end that is called ([`is_asked_for`]). So
+//! whoever takes the proxy over can say to servers what HTTP rules deny, in the names of those who are just calling them
+//! by way of it, and no more. The port is named by the socket's priority (SO_PRIORITY), taken out of the packet here, before
+//! a queue sees it. It is a hint, not a claim: the connection table decides. Rejected: to call from the opener's own port,
+//! which needs no hint. Binding to it fails where the node itself listens on that port with any address, below 1024, and
+//! while an earlier call of the same ports still ends at the server; then another way would be needed, which is this one.
+//!
 //! Who may send what: on the first leg the opener, and the proxy answers; on the second the proxy, and the end that was
 //! called answers. What the kernel sends for the proxy without a socket (an RST, an ACK after the end, a SYN-ACK with a
 //! cookie) passes without payload, and only as part of what is open: whoever may forge it here could end a connection,
@@ -14,6 +22,7 @@
 //! [`Leg::Proxy`]: abi::Leg::Proxy
 
 use abi::{DropReason, ReservedIdentity};
+use aya_ebpf::bindings::__sk_buff;
 
 use crate::{
     conntrack::{self, Entry, Tuple},
@@ -25,6 +34,7 @@ use crate::{
     policy::Verdict,
     redirect,
     refusal::Refusal,
+    skb::Skb,
     space::Space,
 };
 
@@ -81,8 +91,41 @@ fn is_kernels(packet: &Packet, flow: &Flow) -> bool {
 
 /// Judges what the proxy has sent, or may have.
 #[inline(always)]
-pub(crate) fn judge(packet: &Packet, flow: &mut Flow, now: &Moment) -> Result<(), Refusal> {
+pub(crate) fn judge(skb: Skb, packet: &Packet, flow: &mut Flow, now: &Moment) -> Result<(), Refusal> {
+    // One after the other, for the stack's sake.
+    Refusal::check(proxied_asked(skb.as_ptr(), packet, flow, now))?;
     Refusal::check(proxied_judge(packet, flow, now))
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn proxied_asked(
+    skb: *mut __sk_buff,
+    packet: *const Packet,
+    flow: *const Flow,
+    now: *const Moment,
+) -> u32 {
+    // SAFETY: the caller passes references; the tests for null are for the verifier.
+    let (Some(packet), Some(flow), Some(now)) = (unsafe { (packet.as_ref(), flow.as_ref(), now.as_ref()) })
+    else {
+        return Refusal::ABSURD;
+    };
+    let skb = Skb::from(skb);
+    let port = skb.priority() as u16;
+    skb.set_priority(0);
+    let passes = !judge::is_first(packet.tcp_flags) || is_asked_for(packet, flow, now, port);
+    Refusal::encode(if passes { Ok(()) } else { Err(DropReason::ProxyForged) })
+}
+
+/// Whether the end in whose name a packet calls has an open connection by way of the proxy, from `port`, to the end and port
+/// that it calls.
+#[inline(always)]
+fn is_asked_for(packet: &Packet, flow: &Flow, now: &Moment, port: u16) -> bool {
+    let (source, destination) = packet.addresses();
+    let ports = (port, packet.destination_port);
+    let tuple = Tuple::of_words(source, destination, ports, packet.protocol, packet.is_v4());
+    alive(packet, flow, now, &tuple)
+        .is_some_and(|(entry, reply)| entry.is_proxied() && !reply && !entry.is_closing())
 }
 
 #[unsafe(no_mangle)]

@@ -19,15 +19,15 @@ use abi::{Address, Direction, DropReason, MARK_TO_PROXY, Node};
 use aya_ebpf::{
     bindings::{__sk_buff, BPF_F_INGRESS, TC_ACT_OK, TC_ACT_REDIRECT, TC_ACT_SHOT, bpf_sock, bpf_sock_tuple},
     helpers::{
-        bpf_map_lookup_elem, bpf_redirect, bpf_sk_assign, bpf_sk_release, bpf_skb_cgroup_id,
-        bpf_skc_lookup_tcp,
+        bpf_get_current_cgroup_id, bpf_map_lookup_elem, bpf_redirect, bpf_sk_assign, bpf_sk_release,
+        bpf_skb_cgroup_id, bpf_skc_lookup_tcp,
     },
 };
 
 use crate::{
     address::words,
     flow::{self, Flow},
-    header::{Ethernet, tcp},
+    header::{Ethernet, protocol, tcp},
     maps::{LISTENERS, NODE},
     parse::{self, Packet},
     proxied::Part,
@@ -60,6 +60,14 @@ pub(crate) fn is_ready() -> bool {
 #[inline(always)]
 pub(crate) fn is_known() -> bool {
     node!(proxy) != 0
+}
+
+/// Whether it is the proxy that makes the system call under way.
+#[inline(always)]
+pub(crate) fn is_calling() -> bool {
+    let proxy = node!(proxy);
+    // SAFETY: no arguments.
+    proxy != 0 && unsafe { bpf_get_current_cgroup_id() } == proxy
 }
 
 /// What [`Flow::proxy`] says of a packet's sender, as far as the buffer knows it.
@@ -185,6 +193,10 @@ extern "C" fn redirect_take(skb: *mut __sk_buff, packet: *const Packet) -> u32 {
     let Some(packet) = (unsafe { packet.as_ref() }) else { return Refusal::ABSURD };
     let skb = Skb::from(skb);
     skb.set_mark(MARK_TO_PROXY);
+    // An ICMP error: the stack finds the socket by what it quotes.
+    if packet.protocol != protocol::TCP {
+        return Refusal::encode(Ok::<(), DropReason>(()));
+    }
     let ([a, b], [c, d]) = (packet.source_port.to_be_bytes(), packet.destination_port.to_be_bytes());
     let ports = [a, b, c, d];
     let given = if packet.is_v4() {

@@ -3,17 +3,20 @@
 //! Policy is not asked: an error belongs to the connection it quotes, and shares its verdict. One of an earlier
 //! generation does not count, or two ends could go on talking by errors about what policy no longer allows; the next
 //! packet of the connection renews it. RFC 5927 says why the quote is checked.
+//!
+//! What is about a packet of the L7 proxy's goes to the proxy, whose socket the stack finds by the quote.
 
 use abi::{Address, DropReason, PacketTuple};
 use aya_ebpf::bindings::__sk_buff;
 
 use crate::{
-    conntrack::{self, Tuple},
+    conntrack::{self, Entry, Tuple},
     extension::{self, Chain},
     flow::Flow,
     header::{Icmp, Ipv4, Ipv6, icmp4, icmp6, protocol},
     identity::Moment,
     parse::Packet,
+    proxied::Part,
     refusal::Refusal,
     skb::Skb,
     space::Space,
@@ -160,21 +163,41 @@ extern "C" fn related_is_open(
     // SAFETY: as above.
     let (Some(flow), Some(now)) = (unsafe { (flow.as_mut(), now.as_ref()) }) else { return 0 };
     let ports = (u16::from_be_bytes(answer.source_port), u16::from_be_bytes(answer.destination_port));
-    let tuple = Tuple::new(&answer.source, &answer.destination, ports, answer.protocol, packet.is_v4());
-    // An answer would run as the error does; of a router, `instance` is 0.
-    let instances = tuple.instances(flow.source.instance, flow.destination.instance);
-    let open = conntrack::find(&tuple).is_some_and(|entry| {
-        if flow.role == Role::NONE && entry.is_translated() {
-            flow.role = Role::ANSWER;
+    let mut tuple = Tuple::new(&answer.source, &answer.destination, ports, answer.protocol, packet.is_v4());
+    if let Some(entry) = conntrack::find(&tuple) {
+        let reply = entry.opened_by_high() != tuple.source_is_high;
+        // Of a proxied one only the proxy's packets go beyond its two ends: what is about them is for the proxy.
+        if !(entry.is_proxied() && reply) && is_open(entry, &tuple, flow, now) {
+            if entry.is_proxied() {
+                flow.proxy |= Part::TAKEN;
+            }
+            return 1;
         }
-        entry.is_between(instances)
-            && entry.is_alive(tuple.protocol(), now.second)
-            && entry.verdict(now.generation).is_some()
-            && !entry.is_ended()
-            && entry.is_proven()
-            && entry.is_translated() == (flow.role != Role::NONE)
-    });
-    open.into()
+    }
+    tuple.set_proxy_leg();
+    if let Some(entry) = conntrack::find(&tuple) {
+        let reply = entry.opened_by_high() != tuple.source_is_high;
+        if reply && is_open(entry, &tuple, flow, now) {
+            flow.proxy |= Part::TAKEN | Part::SECOND;
+            return 1;
+        }
+    }
+    0
+}
+
+/// Whether an entry that was found by the tuple of an answer lives and was judged lately.
+#[inline(never)]
+fn is_open(entry: Entry, tuple: &Tuple, flow: &mut Flow, now: &Moment) -> bool {
+    if flow.role == Role::NONE && entry.is_translated() {
+        flow.role = Role::ANSWER;
+    }
+    // An answer would run as the error does; of a router, `instance` is 0.
+    entry.is_between(tuple.instances(flow.source.instance, flow.destination.instance))
+        && entry.is_alive(tuple.protocol(), now.second)
+        && entry.verdict(now.generation).is_some()
+        && !entry.is_ended()
+        && entry.is_proven()
+        && entry.is_translated() == (flow.role != Role::NONE)
 }
 
 /// Offset behind the error.

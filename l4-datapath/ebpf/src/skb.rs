@@ -56,6 +56,8 @@ impl Skb {
         /// The device the packet was received on; 0 if this node made it.
         ingress_ifindex
         mark
+        /// What the sender's socket asks queues for.
+        priority
         /// Segment size if this is several segments in one buffer, else 0.
         gso_size
         /// Nonzero if a VLAN tag was taken out of the packet into the buffer's metadata.
@@ -72,6 +74,12 @@ impl Skb {
     pub(crate) fn set_mark(self, mark: u32) {
         // SAFETY: as above; the field is writable at tc hooks.
         unsafe { write_volatile(&raw mut (*self.0).mark, mark) }
+    }
+
+    #[inline(always)]
+    pub(crate) fn set_priority(self, priority: u32) {
+        // SAFETY: as above; the field is writable at tc hooks.
+        unsafe { write_volatile(&raw mut (*self.0).priority, priority) }
     }
 
     /// Copies the `T` at `offset` into `space`; `None` if the packet ends before.

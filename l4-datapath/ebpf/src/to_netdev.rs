@@ -10,7 +10,7 @@
 //! Policy is not asked: what a workload sends has passed `from_pod`, and only what its own veth handed to the stack may
 //! bear its address here. Whoever else wears one has forged it: plain CAP_NET_RAW on the node is enough for that. But the
 //! L7 proxy sends in workloads' names, and what it sends is judged here ([`proxied`]); what is refused is reset.
-//! What is the node's own passes untouched, whatever it is.
+//! What is the node's own, and not the proxy's, passes untouched, whatever it is.
 
 use abi::{Direction, DropReason, Endpoint};
 use aya_ebpf::{
@@ -22,6 +22,7 @@ use aya_ebpf::{
 use crate::{
     answer,
     flow::Flow,
+    header::protocol,
     identity::{self, Moment},
     masquerade, netdev,
     parse::{self, Packet},
@@ -63,6 +64,10 @@ fn admit(skb: Skb, packet: &mut Packet, now: &Moment) -> Result<(), Refusal> {
     }
     let parsed = parse::network(skb, packet);
     let Some(endpoint) = identity::endpoint(&packet.source) else {
+        // The proxy, which has no other sockets, calls out of the node in the names of its workloads alone.
+        if packet.protocol == protocol::TCP && redirect::sender(skb) & Part::SENT != 0 {
+            return Err(DropReason::ProxyForged.into());
+        }
         return netdev::stranger(packet, now).map(|_| ());
     };
     if skb.ingress_ifindex() != endpoint.ifindex {
@@ -102,5 +107,5 @@ fn judge(skb: Skb, packet: &mut Packet, endpoint: &Endpoint, now: &Moment) -> Re
     }
     flow.source.set_local(endpoint, now.generation)?;
     parse::transport(skb, packet)?;
-    proxied::judge(packet, flow, now)
+    proxied::judge(skb, packet, flow, now)
 }

@@ -162,7 +162,8 @@ fn passing(scene: &Scene, call: &Call, is_proxied: impl Fn(End) -> bool) -> Resu
     let ends = ends(scene, call);
     match ends.first() {
         Some(hook) if ends.iter().any(|end| is_proxied(*end)) => {
-            Err(hook.refuses(scene, DropReason::NoProxy))
+            let is_to_host = scene.identity(call.to, call.addresses.1) == mesh::identity::Identity::HOST;
+            Err(hook.refuses(scene, if is_to_host { DropReason::ProxyToHost } else { DropReason::NoProxy }))
         }
         _ => Ok(()),
     }
@@ -214,7 +215,8 @@ pub(crate) fn expected(
         let to = scene.identity(call.to, call.addresses.1).number();
         let reply = reply == Some(true);
         // No rule has decided that.
-        let is_named = refused.is_none_or(|it| it.reason != DropReason::NoProxy);
+        let is_named =
+            refused.is_none_or(|it| !matches!(it.reason, DropReason::NoProxy | DropReason::ProxyToHost));
         let ruleset = if end.direction == TrafficDirection::Ingress { ingress } else { egress };
         let by = end.ruleset(scene, call).1.map_or_else(Vec::new, |entry| names(&entry.by));
         Some(Told {

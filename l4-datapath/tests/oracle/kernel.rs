@@ -147,7 +147,8 @@ impl Passage {
 pub(crate) fn verdict(scene: &Scene, call: &Call, judged: Result<(), Refusal>) -> u32 {
     let between_pods = scene.endpoint(call.from).is_some() && scene.endpoint(call.to).is_some();
     match (judged, between_pods) {
-        (Err(Refusal { reason: DropReason::NoPrincipal, .. }), _) | (Ok(()), true) => REDIRECT,
+        (Err(Refusal { reason: DropReason::NoPrincipal | DropReason::ProxyToHost, .. }), _)
+        | (Ok(()), true) => REDIRECT,
         (Err(_), _) => SHOT,
         (Ok(()), false) => OK,
     }

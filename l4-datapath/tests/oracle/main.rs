@@ -75,8 +75,8 @@ fn compare(kernel: &mut Kernel, scene: &Scene, call: &Call, which: Which, seed: 
 }
 
 fn is_for_want_of_more(refusal: &Refusal) -> bool {
-    use DropReason::{AuthenticationRequired, NoPrincipal, NoProxy};
-    matches!(refusal.reason, AuthenticationRequired | NoPrincipal | NoProxy)
+    use DropReason::{AuthenticationRequired, NoPrincipal, NoProxy, ProxyToHost};
+    matches!(refusal.reason, AuthenticationRequired | NoPrincipal | NoProxy | ProxyToHost)
 }
 
 /// The packet, both ends, and what the oracle thinks of it.

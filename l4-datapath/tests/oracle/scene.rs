@@ -89,7 +89,7 @@ impl Scene {
         for rule in self.world.policies.iter_mut().flat_map(|policy| &mut policy.rules) {
             for statement in rule.ingress.allow.iter_mut().chain(&mut rule.egress.allow) {
                 statement.authentication = Authentication::None;
-                statement.http = None;
+                statement.l7 = None;
             }
         }
         self.plan = plan(&self.world, &self.actors);

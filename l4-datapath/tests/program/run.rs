@@ -23,6 +23,7 @@ pub(crate) struct Outcome {
     pub(crate) verdict: u32,
     pub(crate) frame: Vec<u8>,
     pub(crate) mark: u32,
+    pub(crate) priority: u32,
 }
 
 /// What the context says beside the frame.
@@ -31,6 +32,7 @@ pub(crate) struct Context {
     pub(crate) mark: u32,
     pub(crate) ingress_ifindex: u32,
     pub(crate) gso_size: u32,
+    pub(crate) priority: u32,
 }
 
 /// Runs the program on a device of the caller's network namespace.
@@ -44,8 +46,8 @@ pub(crate) fn run(program: &SchedClassifier, ifindex: u32, context: Context, fra
     options.ctx_out = Some(&mut out);
     let result = program.test_run(options).expect("the kernel runs the program");
     data.truncate(result.data_size_out as usize);
-    let mark = u32::from_ne_bytes([out[8], out[9], out[10], out[11]]);
-    Outcome { verdict: result.return_value, frame: data, mark }
+    let field = |at: usize| u32::from_ne_bytes([out[at], out[at + 1], out[at + 2], out[at + 3]]);
+    Outcome { verdict: result.return_value, frame: data, mark: field(8), priority: field(32) }
 }
 
 /// `union bpf_attr` of `BPF_PROG_TEST_RUN`: aya has no flags for classifiers.
@@ -108,7 +110,13 @@ const SKB: usize = 192;
 /// A `__sk_buff`, by the offsets of its stable layout.
 pub(crate) fn skb(ifindex: u32, context: Context) -> [u8; SKB] {
     let mut bytes = [0; SKB];
-    let fields = [(8, context.mark), (36, context.ingress_ifindex), (40, ifindex), (176, context.gso_size)];
+    let fields = [
+        (8, context.mark),
+        (32, context.priority),
+        (36, context.ingress_ifindex),
+        (40, ifindex),
+        (176, context.gso_size),
+    ];
     for (offset, value) in fields {
         bytes[offset..offset + 4].copy_from_slice(&value.to_ne_bytes());
     }

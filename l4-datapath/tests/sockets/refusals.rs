@@ -1,7 +1,10 @@
 //! Calls that nobody can answer fail at once.
 
 use std::io::{self, ErrorKind};
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::unix::fs::MetadataExt as _;
+
+use linux::cgroup::hierarchy;
 
 use crate::tables::{TCP, UDP, frontend};
 use crate::world::{FAMILIES, Family, World};
@@ -139,4 +142,28 @@ fn a_backend_of_the_other_family_refuses_where_it_cannot_be_called() {
         world.tables.set_service(index, frontend(vip, protocol), &[index], 0);
     }
     refused(&world, Family::V4, vip);
+}
+
+/// By none of its addresses: between the node and itself no packet is judged.
+#[test]
+fn the_l7_proxy_cannot_call_the_node_itself() {
+    let mut world = World::new();
+    let lines = std::fs::read_to_string("/proc/self/cgroup").unwrap();
+    let path = lines.lines().find_map(|line| line.strip_prefix("0::/")).unwrap();
+    let own = std::fs::metadata(hierarchy().unwrap().join(path)).unwrap().ino();
+    for family in FAMILIES {
+        let server = world.tcp_server(family);
+        let address = family.seen(server.local_addr().unwrap());
+        let any = match family {
+            Family::V4 => Ipv4Addr::UNSPECIFIED.into(),
+            Family::V6 | Family::Mapped => IpAddr::from(Ipv6Addr::UNSPECIFIED),
+        };
+        for to in [address, SocketAddr::new(any, address.port())] {
+            world.tables.set_proxy(own);
+            let refused = world.tcp(family, to).unwrap_err();
+            assert_eq!(refused.kind(), ErrorKind::ConnectionRefused, "{family:?} {to}");
+            world.tables.set_proxy(own + 1);
+            world.tcp(family, address).unwrap();
+        }
+    }
 }

@@ -103,6 +103,11 @@ impl Tables {
         words.flat_map(bits).collect()
     }
 
+    /// The cgroup of the L7 proxy.
+    pub(crate) fn set_proxy(&mut self, cgroup: u64) {
+        self.node.set_proxy(cgroup);
+    }
+
     /// The ports of masquerading.
     pub(crate) fn set_masquerade(&mut self, first: u16, last: u16) {
         self.node.set_masquerade(u32::from(first) << 16 | u32::from(last));

@@ -8,6 +8,8 @@ use super::{Fault, Framing, MAX_CHUNK_LINE, MAX_EXTENSIONS, MAX_TRAILER_LINES, M
 pub struct Body {
     state: State,
     extensions: usize,
+    /// Blanks around the size of a chunk are what servers send, and all clients read them alike.
+    takes_blanks: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -29,7 +31,12 @@ impl Default for Body {
 }
 
 impl Body {
-    /// At the beginning of a body.
+    /// At the beginning of an answer's body.
+    pub fn answer(framing: Framing) -> Self {
+        Self { takes_blanks: true, ..Self::new(framing) }
+    }
+
+    /// At the beginning of a request's body.
     pub fn new(framing: Framing) -> Self {
         let state = match framing {
             Framing::None | Framing::Length(0) => State::Done,
@@ -37,7 +44,7 @@ impl Body {
             Framing::Chunked => State::ChunkLine,
             Framing::Close => State::Close,
         };
-        Self { state, extensions: 0 }
+        Self { state, extensions: 0, takes_blanks: false }
     }
 
     /// Whether all of it has been counted.
@@ -96,7 +103,8 @@ impl Body {
     fn chunk_line(&mut self, rest: &[u8]) -> Result<usize, Fault> {
         let window = rest.get(..MAX_CHUNK_LINE).unwrap_or(rest);
         let Some(end) = memchr::memchr(b'\n', window) else {
-            let is_hex = window.first().is_none_or(u8::is_ascii_hexdigit);
+            let is_begin = |byte: &u8| byte.is_ascii_hexdigit() || self.takes_blanks && is_blank(byte);
+            let is_hex = window.first().is_none_or(is_begin);
             return match (is_hex, window.len()) {
                 (false, _) => Err(Fault::ChunkSize),
                 (true, MAX_CHUNK_LINE) => Err(Fault::ChunkExtension),
@@ -105,8 +113,10 @@ impl Body {
         };
         let line = window.get(..end).and_then(|line| line.strip_suffix(b"\r"));
         let line = line.ok_or(Fault::BareLineFeed)?;
+        let line = if self.takes_blanks { without_blanks(line) } else { line };
         let digits = line.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
         let (digits, extension) = line.split_at(digits);
+        let extension = if self.takes_blanks { without_blanks(extension) } else { extension };
         let digits = str::from_utf8(digits).map_err(|_| Fault::ChunkSize)?;
         if digits.len() > 16 {
             return Err(Fault::ChunkSize);
@@ -123,6 +133,17 @@ impl Body {
         self.state = if size == 0 { State::Trailers(Scan::default()) } else { State::Chunk(size) };
         Ok(end + 1)
     }
+}
+
+fn is_blank(byte: &u8) -> bool {
+    matches!(byte, b' ' | b'\t')
+}
+
+/// What is between the blanks at both ends.
+fn without_blanks(line: &[u8]) -> &[u8] {
+    let start = line.iter().position(|byte| !is_blank(byte)).unwrap_or(line.len());
+    let end = line.iter().rposition(|byte| !is_blank(byte)).map_or(start, |last| last + 1);
+    line.get(start..end).unwrap_or_default()
 }
 
 /// Names that say how a message is framed, whom it is for or who sends it: no recipient may learn them late.

@@ -143,10 +143,9 @@ pub(super) struct Lengths {
 }
 
 impl Lengths {
-    /// Takes note of a header line if it says how long the body is.
+    /// Takes note of a header line of a request if it says how long the body is.
     pub(super) fn note(&mut self, head: &[u8], header: Header) -> Result<(), Fault> {
         let name = header.name.bytes(head);
-        let value = header.value.bytes(head);
         if name.eq_ignore_ascii_case(b"content-length") {
             if self.length.is_some() {
                 return Err(Fault::LengthTwice);
@@ -154,9 +153,25 @@ impl Lengths {
             if !is_plain(head, header) {
                 return Err(Fault::Length);
             }
-            self.length = Some(length(value)?);
+        } else if name.eq_ignore_ascii_case(b"transfer-encoding") && !is_plain(head, header) {
+            return Err(Fault::Coding);
+        }
+        self.note_answers(head, header)
+    }
+
+    /// The same of an answer: blanks around the value, and the same length twice, are what servers send, and all clients
+    /// read them alike.
+    pub(super) fn note_answers(&mut self, head: &[u8], header: Header) -> Result<(), Fault> {
+        let name = header.name.bytes(head);
+        let value = header.value.bytes(head);
+        if name.eq_ignore_ascii_case(b"content-length") {
+            let length = length(value.trim_ascii())?;
+            if self.length.is_some_and(|before| before != length) {
+                return Err(Fault::LengthTwice);
+            }
+            self.length = Some(length);
         } else if name.eq_ignore_ascii_case(b"transfer-encoding") {
-            if self.is_coded || !is_plain(head, header) || !value.eq_ignore_ascii_case(b"chunked") {
+            if self.is_coded || !value.trim_ascii().eq_ignore_ascii_case(b"chunked") {
                 return Err(Fault::Coding);
             }
             self.is_coded = true;
@@ -194,8 +209,23 @@ const HOP_BY_HOP: [&[u8]; 8] = [
     b"proxy-authenticate",
 ];
 
-/// Reads the options. One that names another header of this message would make the next hop take that header away.
+/// Reads the options of a request. One that names another header of this message would make the next hop take that header
+/// away.
 pub(super) fn options(head: &[u8], headers: &[Header]) -> Result<Options, Fault> {
+    let options = options_of(head, headers);
+    let of = |header: &&Header| header.name.bytes(head).eq_ignore_ascii_case(b"connection");
+    for option in headers.iter().filter(of).flat_map(|header| elements(header.value.bytes(head))) {
+        let is_known = HOP_BY_HOP.iter().any(|known| option.eq_ignore_ascii_case(known));
+        let names = |other: &Header| other.name.bytes(head).eq_ignore_ascii_case(option);
+        if !is_known && headers.iter().any(names) {
+            return Err(Fault::ConnectionOption);
+        }
+    }
+    Ok(options)
+}
+
+/// Reads the options, whatever they name: those of an answer are between its server and its client.
+pub(super) fn options_of(head: &[u8], headers: &[Header]) -> Options {
     let mut options = Options::default();
     for header in headers {
         let name = header.name.bytes(head);
@@ -206,12 +236,7 @@ pub(super) fn options(head: &[u8], headers: &[Header]) -> Result<Options, Fault>
             options.close |= option.eq_ignore_ascii_case(b"close");
             options.keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
             options.upgrade |= option.eq_ignore_ascii_case(b"upgrade");
-            let is_known = HOP_BY_HOP.iter().any(|known| option.eq_ignore_ascii_case(known));
-            let names = |other: &Header| other.name.bytes(head).eq_ignore_ascii_case(option);
-            if !is_known && headers.iter().any(names) {
-                return Err(Fault::ConnectionOption);
-            }
         }
     }
-    Ok(options)
+    options
 }

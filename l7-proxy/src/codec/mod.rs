@@ -1,4 +1,4 @@
-//! HTTP/1 as it must be on the wire, without I/O.
+//! HTTP/1 as it must be on the wire, and the first message of a TLS client, without I/O.
 //!
 //! Promise: what is accepted has one reading. A head stays the bytes that came, with spans into them, so that what was
 //! judged is what is forwarded; whatever another parser might read differently is a [`Fault`] with its name. Each byte of a
@@ -6,19 +6,23 @@
 //! has a bound.
 
 mod body;
+mod client_hello;
 mod fault;
 mod head;
 mod request;
 mod response;
+mod second_hello;
 
 pub use body::Body;
 pub(crate) use body::is_forbidden_trailer;
+pub use client_hello::{ClientHello, HelloFault, HelloScan, MAX_HELLO};
 pub use fault::Fault;
 pub(crate) use head::elements;
 pub use head::{Header, Scan, Span};
 pub use request::{Form, Framing, RequestHead};
 pub(crate) use request::{is_authority, is_same_authority};
 pub use response::{Asked, ResponseHead};
+pub use second_hello::SecondHello;
 
 /// The longest head, in bytes, request or response.
 pub const MAX_HEAD: usize = 64 << 10;

@@ -1,6 +1,6 @@
 //! Response heads.
 
-use super::head::{Found, Lengths, fault, options};
+use super::head::{Found, Lengths, fault, options_of};
 use super::{Fault, Framing, Header, Span};
 
 /// A response head. Made to be used again, as [`super::RequestHead`].
@@ -46,7 +46,7 @@ impl ResponseHead {
         let (Some(code), Some(minor)) = (response.code, response.version) else {
             return Err(Fault::StatusLine);
         };
-        if read != httparse::Status::Complete(head.len()) || !(100..=599).contains(&code) {
+        if read != httparse::Status::Complete(head.len()) || !(100..=999).contains(&code) {
             return Err(Fault::StatusLine);
         }
         (self.code, self.minor, self.whole) = (code, minor, Span::of(head, head));
@@ -60,21 +60,24 @@ impl ResponseHead {
 
     fn judge(&mut self, head: &[u8], asked: Asked) -> Result<(), Fault> {
         let mut lengths = Lengths::default();
-        self.headers.iter().try_for_each(|header| lengths.note(head, *header))?;
+        self.headers.iter().try_for_each(|header| lengths.note_answers(head, *header))?;
         let (length, is_chunked) = lengths.judge(self.minor)?;
         let tunnels = asked.is_connect && (200..300).contains(&self.code);
-        let is_bare = matches!(self.code, 100..=199 | 204) || tunnels;
+        let is_bare = matches!(self.code, 100..=199) || tunnels;
         if is_bare && (is_chunked || length.is_some_and(|length| length > 0)) {
             return Err(Fault::BodyWhereNone);
         }
+        // With 204 and 304 headers of framing tell of what would have been there; whoever sends a body nevertheless speaks
+        // beyond its answer.
+        let has_none = is_bare || asked.is_head || matches!(self.code, 204 | 304);
         self.framing = match (length, is_chunked) {
-            _ if is_bare || asked.is_head || self.code == 304 => Framing::None,
+            _ if has_none => Framing::None,
             (_, true) => Framing::Chunked,
             (Some(0), _) => Framing::None,
             (Some(length), _) => Framing::Length(length),
             (None, false) => Framing::Close,
         };
-        let options = options(head, &self.headers)?;
+        let options = options_of(head, &self.headers);
         self.close =
             options.close || (self.minor == 0 && !options.keep_alive) || self.framing == Framing::Close;
         Ok(())

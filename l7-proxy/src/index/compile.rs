@@ -1,11 +1,15 @@
 //! From [`mesh::l7`] to what is matched.
 
+use std::borrow::Borrow;
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use mesh::l7::{HeaderRule, HttpRule, L7Endpoint, L7Ports, L7Rules, Mismatch, left_of};
+use expression::{Account, Budget, ExpressionError, Expressions, Matcher};
+use mesh::identity::Identity;
+use mesh::l7::{HttpRule, HttpRules, L7Endpoint, L7Ports, L7Rules, left_of};
 
-use super::{Access, Asks, Endpoint, HeaderMatcher, Matcher, Ports, Rule, RuleSet, Side};
+use super::{Access, Asks, Endpoint, HeaderMatcher, Ports, Rule, RuleSet, Side, names};
 
 /// What cannot be used of an endpoint's rules.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -16,26 +20,79 @@ pub struct Refused {
     pub why: String,
 }
 
-/// Compiles endpoints, and keeps each expression once for all of them.
+/// Compiles endpoints, and keeps expressions and lists of rules once for all of them.
 #[derive(Debug, Default)]
 pub struct Compiler {
-    matchers: BTreeMap<(String, bool), Arc<Matcher>>,
-    /// What the automata of the endpoint under way take, bytes.
-    spent: usize,
+    expressions: Expressions,
+    sets: BTreeSet<Known>,
 }
 
-/// The most that the automata of one endpoint may take, bytes: making them takes time in which nobody else is told anything.
-const MAX_MEMORY: usize = 16 << 20;
+/// A list of rules that is there, found by what it consists of.
+#[derive(Debug)]
+struct Known(Arc<RuleSet>);
 
-/// The most rules of one access.
-const MAX_RULES: usize = 20_000;
+/// How much an endpoint under way may do at once: expressions looked at, and expressions and KiB of automata made.
+const SLICE: (usize, usize) = (4096, 256);
+
+/// The expressions of an endpoint, compiled a slice at a time before the endpoint is. It keeps them: others may end meanwhile.
+#[derive(Debug)]
+pub struct Preparation {
+    lists: Vec<HttpRules>,
+    /// List and rule that come next.
+    next: (usize, usize),
+    account: Account,
+    kept: Vec<Arc<Matcher>>,
+}
+
+/// An endpoint under way: what it has taken, and the field that is being looked at.
+struct Course<'a> {
+    compiler: &'a mut Compiler,
+    account: Account,
+    /// How many of its names of servers can only be tried.
+    tried: usize,
+}
+
+impl Preparation {
+    /// Of the rules of an endpoint, none of which have been looked at.
+    pub fn new(endpoint: &L7Endpoint) -> Self {
+        let sides = [&endpoint.ingress, &endpoint.egress].into_iter().flatten();
+        let access = sides.flat_map(|side| &side.ports).flat_map(|ports| &ports.access);
+        let lists = access.filter_map(|access| access.http.clone()).collect();
+        Self { lists, next: (0, 0), account: Account::new(Budget::WORKLOAD), kept: Vec::new() }
+    }
+}
 
 impl Compiler {
+    /// Compiles some more of an endpoint's expressions; true: that is all, and [`Compiler::endpoint`] has little left to do.
+    pub fn prepare(&mut self, preparation: &mut Preparation) -> bool {
+        let Preparation { lists, next: (list, at), account, kept } = preparation;
+        let made = self.expressions.made();
+        let mut looked = 0;
+        while let Some(rules) = lists.get(*list) {
+            let Some(rule) = rules.get(*at) else {
+                (*list, *at) = (*list + 1, 0);
+                continue;
+            };
+            *at += 1;
+            for (expression, ignores_case) in expressions(rule) {
+                let matcher = account.matcher(expression, ignores_case, &mut self.expressions);
+                // What is wrong with it is said when the endpoint is compiled, which comes no further either.
+                let Ok(matcher) = matcher else { return true };
+                kept.push(matcher);
+            }
+            looked += 1;
+            if looked >= SLICE.0 || self.expressions.made() - made >= SLICE.1 {
+                return false;
+            }
+        }
+        true
+    }
+
     /// Compiles an endpoint's rules.
     pub fn endpoint(&mut self, endpoint: &L7Endpoint) -> Result<Endpoint, Refused> {
-        self.spent = 0;
+        let mut course = Course { compiler: self, account: Account::new(Budget::WORKLOAD), tried: 0 };
         let mut side = |name: &str, rules: &Option<Arc<L7Rules>>| {
-            rules.as_ref().map(|rules| self.side(name, rules)).transpose()
+            rules.as_ref().map(|rules| course.side(name, rules)).transpose()
         };
         let ingress = side("ingress", &endpoint.ingress)?;
         let egress = side("egress", &endpoint.egress)?;
@@ -75,11 +132,29 @@ impl Compiler {
         }
     }
 
-    /// Forgets expressions that no endpoint has any more.
+    /// Forgets expressions and lists of rules that no endpoint has any more.
     pub fn collect(&mut self) {
-        self.matchers.retain(|_, matcher| Arc::strong_count(matcher) > 1);
+        self.sets.retain(|known| Arc::strong_count(&known.0) > 1);
+        self.expressions.collect();
     }
 
+    /// How many lists of rules, expressions and automata there are.
+    pub fn count(&self) -> (usize, usize, usize) {
+        let (expressions, automata) = self.expressions.count();
+        (self.sets.len(), expressions, automata)
+    }
+
+    fn set(&mut self, rules: Vec<Rule>) -> Arc<RuleSet> {
+        if let Some(known) = self.sets.get(rules.as_slice()) {
+            return Arc::clone(&known.0);
+        }
+        let set = Arc::new(RuleSet::new(rules));
+        self.sets.insert(Known(Arc::clone(&set)));
+        set
+    }
+}
+
+impl Course<'_> {
     fn side(&mut self, name: &str, rules: &L7Rules) -> Result<Side, Refused> {
         let ports = rules.ports.iter().enumerate();
         let compiled = ports.map(|(number, ports)| self.ports(&format!("{name}.ports[{number}]"), ports));
@@ -87,71 +162,117 @@ impl Compiler {
     }
 
     fn ports(&mut self, field: &str, ports: &L7Ports) -> Result<Ports, Refused> {
-        let mut access = Vec::with_capacity(ports.access.len());
+        let rules = ports.access.iter().map(|access| access.http.as_ref().map_or(0, |rules| rules.len()));
+        let (rules, most) = (rules.sum::<usize>(), Budget::WORKLOAD.rules);
+        if rules > most {
+            let why = format!("{rules} rules of all policies that select it; at most {most} can be used");
+            return Err(Refused { field: field.to_owned(), why });
+        }
+        let mut plain = Vec::new();
+        let mut by_peers: BTreeMap<Option<Vec<Identity>>, Vec<Rule>> = BTreeMap::new();
         let mut asks = (false, BTreeSet::new());
         for (number, one) in ports.access.iter().enumerate() {
-            let field = format!("{field}.access[{number}].http");
             let peers = one.peers.as_ref().map(|peers| {
                 let mut peers = peers.to_vec();
                 peers.sort_unstable();
-                Arc::from(peers)
+                peers
             });
-            let http = one.http.as_ref().map(|rules| self.rules(&field, rules)).transpose()?;
-            for rule in one.http.iter().flat_map(|rules| rules.iter()) {
+            let Some(rules) = &one.http else {
+                plain.push(Access { peers: peers.map(Arc::from), http: None });
+                continue;
+            };
+            for rule in rules.iter() {
                 asks.0 |= rule.path.is_some();
                 asks.1.extend(rule.headers.iter().map(|header| Box::from(header.name.to_ascii_lowercase())));
             }
-            access.push(Access { peers, http: http.map(Arc::new) });
+            let field = format!("{field}.access[{number}].http");
+            let of_these = by_peers.entry(peers).or_default();
+            for (number, rule) in rules.iter().enumerate() {
+                of_these.push(self.rule(rule, &|| format!("{field}[{number}]"))?);
+            }
         }
+        let sets = by_peers.into_iter().map(|(peers, rules)| Access {
+            peers: peers.map(Arc::from),
+            http: Some(self.compiler.set(rules)),
+        });
+        let access = plain.into_iter().chain(sets).collect();
         let asks = Arc::new(Asks { path: asks.0, headers: asks.1.into_iter().collect() });
-        Ok(Ports { first: ports.first, last: ports.last, access: access.into(), asks })
+        let tls = names::compile(field, &ports.tls, &mut self.tried)?;
+        Ok(Ports { first: ports.first, last: ports.last, access, tls, asks })
     }
 
-    fn rules(&mut self, field: &str, rules: &[HttpRule]) -> Result<RuleSet, Refused> {
-        if rules.len() > MAX_RULES {
-            let why = format!("{} rules; at most {MAX_RULES} can be used", rules.len());
-            return Err(Refused { field: field.to_owned(), why });
-        }
-        let compiled = rules.iter().enumerate();
-        let compiled = compiled.map(|(number, rule)| self.rule(&format!("{field}[{number}]"), rule));
-        Ok(RuleSet { rules: compiled.collect::<Result<_, _>>()? })
-    }
-
-    fn rule(&mut self, field: &str, rule: &HttpRule) -> Result<Rule, Refused> {
-        let mut part = |name: &str, expression: &Option<mesh::l7::Expression>| {
-            let Some(expression) = expression else { return Ok(None) };
-            self.matcher(&expression.0, name == "host")
-                .map(Some)
-                .map_err(|why| Refused { field: format!("{field}.{name}"), why })
+    fn rule(&mut self, rule: &HttpRule, field: &dyn Fn() -> String) -> Result<Rule, Refused> {
+        let mut part = |name: &str, text: &Option<mesh::l7::Expression>| {
+            let Some(text) = text else { return Ok(None) };
+            let matcher = self.account.matcher(&text.0, name == "host", &mut self.compiler.expressions);
+            matcher.map(Some).map_err(|error| refused(&error, &text.0, || format!("{}.{name}", field())))
         };
         let path = part("path", &rule.path)?;
         let method = part("method", &rule.method)?;
         let host = part("host", &rule.host)?;
-        let headers = rule.headers.iter().enumerate();
-        let headers = headers.map(|(number, rule)| header(&format!("{field}.headers[{number}]"), rule));
+        let mut headers = Vec::with_capacity(rule.headers.len());
+        for (number, header) in rule.headers.iter().enumerate() {
+            header.check().map_err(|fault| Refused {
+                field: format!("{}.headers[{number}].{}", field(), fault.part()),
+                why: fault.to_string(),
+            })?;
+            headers.push(HeaderMatcher {
+                name: header.name.to_ascii_lowercase().into(),
+                value: header.value.as_deref().map(Box::from),
+                mismatch: header.mismatch,
+            });
+        }
         let names_connect = rule.method.as_ref().is_some_and(|method| names_connect(&method.0));
-        Ok(Rule { path, method, names_connect, host, headers: headers.collect::<Result<_, _>>()? })
+        Ok(Rule { path, method, names_connect, host, headers: headers.into() })
     }
+}
 
-    fn matcher(&mut self, pattern: &str, ignores_case: bool) -> Result<Arc<Matcher>, String> {
-        if self.spent > MAX_MEMORY {
-            return Err(format!(
-                "the expressions before it take more than {} MiB when compiled; write shorter repetitions",
-                MAX_MEMORY >> 20
-            ));
+impl Borrow<[Rule]> for Known {
+    fn borrow(&self) -> &[Rule] {
+        self.0.rules()
+    }
+}
+
+impl Ord for Known {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.0.rules().cmp(other.0.rules())
+    }
+}
+
+impl PartialOrd for Known {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Known {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl Eq for Known {}
+
+/// The expressions of a rule, in the order in which they are compiled, and whether they disregard case.
+fn expressions(rule: &HttpRule) -> impl Iterator<Item = (&str, bool)> {
+    let parts = [(&rule.path, false), (&rule.method, false), (&rule.host, true)];
+    parts.into_iter().filter_map(|(part, ignores_case)| Some((part.as_ref()?.0.as_str(), ignores_case)))
+}
+
+fn refused(error: &ExpressionError, text: &str, field: impl FnOnce() -> String) -> Refused {
+    match error {
+        // No one of them is at fault.
+        ExpressionError::Spent(budget) => {
+            let (most, size) = (budget.expressions, budget.bytes >> 20);
+            let why = format!(
+                "all policies that select it have more than {most} expressions together, or such that take more than {size} MiB when compiled"
+            );
+            Refused { field: "expressions".to_owned(), why }
         }
-        let key = (pattern.to_owned(), ignores_case);
-        // Also where it is there already: what an endpoint may have does not depend on others.
-        if let Some(matcher) = self.matchers.get(&key) {
-            self.spent += matcher.memory();
-            return Ok(Arc::clone(matcher));
+        other => {
+            let shown: String = text.chars().take(100).collect();
+            Refused { field: field(), why: format!("{shown:?}: {other}") }
         }
-        let shown: String = pattern.chars().take(100).collect();
-        let matcher = Matcher::new(pattern, ignores_case).map_err(|error| format!("{shown:?}: {error}"))?;
-        let matcher = Arc::new(matcher);
-        self.spent += matcher.memory();
-        self.matchers.insert(key, Arc::clone(&matcher));
-        Ok(matcher)
     }
 }
 
@@ -165,8 +286,13 @@ fn keep(before: Option<&Side>, refused: Option<&L7Rules>) -> Option<Side> {
     };
     let has = || kept.iter().map(|ports| (ports.first, ports.last));
     let closed = refused.ports.iter().flat_map(|ports| left_of((ports.first, ports.last), has()));
-    let closed =
-        closed.map(|(first, last)| Ports { first, last, access: Box::default(), asks: Arc::default() });
+    let closed = closed.map(|(first, last)| Ports {
+        first,
+        last,
+        access: Box::default(),
+        tls: Box::default(),
+        asks: Arc::default(),
+    });
     let mut ports: Vec<Ports> = kept.iter().cloned().chain(closed).collect();
     ports.sort_by_key(|ports| ports.first);
     Some(Side::Ports(ports.into()))
@@ -201,32 +327,3 @@ fn names_connect(expression: &str) -> bool {
     let is_word = |word: &str| word.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));
     words.clone().all(is_word) && words.any(|word| word == "CONNECT")
 }
-
-fn header(field: &str, rule: &HeaderRule) -> Result<HeaderMatcher, Refused> {
-    let refused = |part: &str, why: &str| Refused { field: format!("{field}.{part}"), why: why.to_owned() };
-    let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
-    if rule.name.is_empty() || !rule.name.bytes().all(is_token) {
-        return Err(refused("name", "not the name of a header"));
-    }
-    let name = rule.name.to_ascii_lowercase();
-    let is_changed = matches!(rule.mismatch, Mismatch::Add | Mismatch::Delete | Mismatch::Replace);
-    if is_changed && FRAMING.contains(&name.as_str()) {
-        return Err(refused(
-            "mismatch",
-            "this header says how requests are framed or whom they are for; use DENY",
-        ));
-    }
-    if matches!(rule.mismatch, Mismatch::Add | Mismatch::Replace) && rule.value.is_none() {
-        return Err(refused("value", "ADD and REPLACE need the value that is to be there"));
-    }
-    let is_sound = |byte: u8| matches!(byte, b'\t' | b' '..=b'~' | 0x80..);
-    if rule.value.as_ref().is_some_and(|value| !value.bytes().all(is_sound) || value.trim() != value) {
-        return Err(refused("value", "no header can have it: control characters, or blanks around it"));
-    }
-    let value = rule.value.as_deref().map(Box::from);
-    Ok(HeaderMatcher { name: name.into(), value, mismatch: rule.mismatch })
-}
-
-/// Headers that rules may look at and not change.
-const FRAMING: [&str; 8] =
-    ["connection", "content-length", "expect", "host", "te", "trailer", "transfer-encoding", "upgrade"];

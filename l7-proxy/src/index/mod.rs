@@ -1,12 +1,20 @@
 //! Rules as they are matched: an endpoint's [`mesh::l7::L7Rules`], compiled.
 //!
-//! Promise: an endpoint is compiled whole or refused with the field that is wrong; expressions that are written alike are
-//! compiled once; matching takes no memory and a time that is linear in what is matched.
+//! Promise: an endpoint is compiled whole or refused with the field that is wrong; expressions, automata and lists of rules
+//! that are alike are kept once for all endpoints; a request costs what its path has in common with rules, not how many rules
+//! there are, and no more than [`MAX_WORK`].
 
 mod compile;
-mod expression;
+mod edit;
+mod names;
+mod paths;
 mod rules;
+mod set;
+mod work;
 
-pub use compile::{Compiler, Refused};
-pub use expression::{ExpressionError, Matcher};
-pub use rules::{Access, Asks, Edit, Endpoint, Grant, HeaderMatcher, Ports, Rule, RuleSet, Side, Subject};
+pub use compile::{Compiler, Preparation, Refused};
+pub use edit::{Edit, HeaderMatcher};
+pub use names::{Names, Tls};
+pub use rules::{Access, Asks, Endpoint, Grant, Ports, Side, Subject};
+pub use set::{Rule, RuleSet};
+pub use work::{Exhausted, MAX_WORK, Work};

@@ -5,10 +5,9 @@ use std::sync::Arc;
 
 use mesh::flow::TrafficDirection;
 use mesh::identity::Identity;
-use mesh::l7::Mismatch;
 use mesh::workload::EndpointId;
 
-use super::Matcher;
+use super::{RuleSet, Tls};
 
 /// An endpoint of this node with rules.
 #[derive(Clone, Debug)]
@@ -53,8 +52,11 @@ pub struct Ports {
     pub first: u16,
     /// Last port, inclusive.
     pub last: u16,
-    /// What holds for whom; empty for ranges of rules that could not be compiled: nothing passes.
+    /// What holds for whom, those of the same peers as one; empty, as `tls` is, for ranges of rules that could not be compiled:
+    /// nothing passes.
     pub access: Box<[Access]>,
+    /// Which TLS may pass untouched, beside that.
+    pub tls: Box<[Tls]>,
     /// What of requests any rule of these ports looks at.
     pub asks: Arc<Asks>,
 }
@@ -77,48 +79,6 @@ pub struct Access {
     pub http: Option<Arc<RuleSet>>,
 }
 
-/// Rules of which one must match.
-#[derive(Clone, Debug, Default)]
-pub struct RuleSet {
-    /// In the order in which they are written.
-    pub rules: Box<[Rule]>,
-}
-
-/// One rule: every part that is there must match.
-#[derive(Clone, Debug)]
-pub struct Rule {
-    /// The whole `:path`.
-    pub path: Option<Arc<Matcher>>,
-    /// The method.
-    pub method: Option<Arc<Matcher>>,
-    /// Whether the method's expression is the word CONNECT, or words of which it is one.
-    pub names_connect: bool,
-    /// The authority.
-    pub host: Option<Arc<Matcher>>,
-    /// The headers.
-    pub headers: Box<[HeaderMatcher]>,
-}
-
-/// What a header must be.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct HeaderMatcher {
-    /// Its name in lower case.
-    pub name: Box<str>,
-    /// The value that each of its lines must have, of which there must be one; `None`: it must be there.
-    pub value: Option<Box<str>>,
-    /// What is done where it is not so.
-    pub mismatch: Mismatch,
-}
-
-/// A change of a request's headers that a rule asks for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Edit<'a> {
-    /// This line is added.
-    Add(&'a str, &'a str),
-    /// All lines of this name go.
-    Delete(&'a str),
-}
-
 /// What a peer may do at a port.
 #[derive(Clone, Debug)]
 pub enum Grant {
@@ -139,10 +99,11 @@ impl Side {
     /// What a peer may do at a port; rules of several accesses that name him add up. With what the port's rules look at.
     pub fn grant(&self, port: u16, peer: Option<Identity>) -> (Grant, Option<Arc<Asks>>) {
         let Self::Ports(ports) = self else { return (Grant::Nothing(REFUSED), None) };
-        let Some(ports) = ports.iter().find(|ports| (ports.first..=ports.last).contains(&port)) else {
+        let last = ports.partition_point(|ports| ports.first <= port).checked_sub(1);
+        let Some(ports) = last.and_then(|at| ports.get(at)).filter(|ports| port <= ports.last) else {
             return (Grant::Open, None);
         };
-        if ports.access.is_empty() {
+        if ports.access.is_empty() && ports.tls.is_empty() {
             return (Grant::Nothing(REFUSED), None);
         }
         let asks = Some(Arc::clone(&ports.asks));
@@ -175,45 +136,4 @@ pub trait Subject {
     fn header(&self, name: &str) -> impl Iterator<Item = &[u8]>;
     /// The names of all headers, in any case.
     fn names(&self) -> impl Iterator<Item = &[u8]>;
-}
-
-impl Rule {
-    /// Whether a request matches, its path read as `path`. CONNECT only where the rule says so: it names that method, not
-    /// just any, and no path, which CONNECT has not unless it asks for a protocol (RFC 8441).
-    pub fn is_match(&self, request: &impl Subject, path: &[u8]) -> bool {
-        let method = request.method();
-        let part = |matcher: &Option<Arc<Matcher>>, text: &[u8]| {
-            matcher.as_ref().is_none_or(|matcher| matcher.is_match(text))
-        };
-        let is_connect = method == b"CONNECT";
-        part(&self.method, method)
-            && !(is_connect && (!self.names_connect || self.path.is_some() && path.is_empty()))
-            && part(&self.path, path)
-            && part(&self.host, request.authority())
-            && self.headers.iter().all(|header| header.mismatch != Mismatch::Deny || header.is_met(request))
-    }
-
-    /// What it wants changed.
-    pub fn edits<'a>(&'a self, request: &impl Subject, edits: &mut Vec<Edit<'a>>) {
-        for header in self.headers.iter().filter(|header| !header.is_met(request)) {
-            let value = header.value.as_deref().unwrap_or_default();
-            match header.mismatch {
-                Mismatch::Deny | Mismatch::Log => {}
-                Mismatch::Add => edits.push(Edit::Add(&header.name, value)),
-                Mismatch::Delete => edits.push(Edit::Delete(&header.name)),
-                Mismatch::Replace => {
-                    edits.extend([Edit::Delete(&header.name), Edit::Add(&header.name, value)]);
-                }
-            }
-        }
-    }
-}
-
-impl HeaderMatcher {
-    /// Whether the header is there, and no line of it is another value: an origin may read any of them.
-    fn is_met(&self, request: &impl Subject) -> bool {
-        let mut lines = request.header(&self.name).peekable();
-        lines.peek().is_some()
-            && self.value.as_ref().is_none_or(|value| lines.all(|line| line == value.as_bytes()))
-    }
 }

@@ -42,7 +42,9 @@ fn is_worth_another(error: &Error) -> bool {
 }
 
 async fn once(called: Called) -> Result<TcpStream, Error> {
-    let socket = transparent::caller(called.client.ip(), abi::MARK_FROM_PROXY).map_err(Error::other)?;
+    // For whom: without a connection of that port's by way of the proxy the node's programs let no call pass.
+    let (client, port) = (called.client.ip(), called.client.port());
+    let socket = transparent::caller(client, abi::MARK_FROM_PROXY, port.into()).map_err(Error::other)?;
     let stream = TcpSocket::from_std_stream(socket.into()).connect(called.server).await?;
     stream.set_nodelay(true)?;
     Ok(stream)

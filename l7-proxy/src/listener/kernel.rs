@@ -6,15 +6,27 @@ use std::sync::Arc;
 use abi::Address;
 use mesh::identity::Identity;
 
+use super::seldom::Seldom;
 use crate::runtime::{Found, Identities};
 
 /// The maps, shared by all workers.
 #[derive(Clone)]
-pub(super) struct Kernel(pub(super) Arc<maps::Identities>);
+pub(super) struct Kernel(Arc<Inner>);
+
+struct Inner {
+    maps: maps::Identities,
+    failed: Seldom,
+}
+
+impl Kernel {
+    pub(super) fn new(maps: maps::Identities) -> Self {
+        Self(Arc::new(Inner { maps, failed: Seldom::default() }))
+    }
+}
 
 impl Identities for Kernel {
     fn generation(&self) -> u64 {
-        self.0.generation()
+        self.0.maps.generation()
     }
 
     fn find(&self, address: IpAddr) -> Found {
@@ -23,10 +35,12 @@ impl Identities for Kernel {
             IpAddr::V6(address) => Address(address.octets()),
         };
         // The generation may have moved since the caller has read it; then he will ask again.
-        match self.0.owner(key, self.0.generation()) {
+        match self.0.maps.owner(key, self.0.maps.generation()) {
             Ok(owner) => Found { identity: Identity::new(owner.identity), instance: owner.instance },
             Err(error) => {
-                tracing::warn!(%error, %address, "who has this address is not known");
+                if let Some(times) = self.0.failed.note() {
+                    tracing::warn!(%error, %address, times, "who has this address is not known");
+                }
                 Found::default()
             }
         }

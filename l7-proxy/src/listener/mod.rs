@@ -6,7 +6,9 @@
 mod call;
 mod control;
 mod kernel;
+mod orders;
 mod reports;
+mod seldom;
 mod workers;
 
 pub use control::run;

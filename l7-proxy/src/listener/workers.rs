@@ -1,6 +1,7 @@
 //! Workers: threads that accept and serve.
 
 use std::collections::BTreeMap;
+use std::future::poll_fn;
 use std::io;
 use std::net::{SocketAddr, TcpListener as Listener};
 use std::os::fd::OwnedFd;
@@ -8,20 +9,25 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use linux::vanished;
 use parking_lot::Mutex;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::LocalSet;
-use tracing::{debug, warn};
+use tokio::task::unconstrained;
+use tracing::{debug, error, warn};
 
 use super::call::call;
 use super::kernel::Kernel;
-use crate::runtime::{Called, Connection, FlowLog, Published, Worker, serve};
+use super::seldom::Seldom;
+use crate::runtime::{
+    BOUNDS, Called, Connection, Ended, FlowLog, Published, Spawner, Tenants, Worker, serve_admitted, turn,
+};
+use crate::stage::admit::{Budgets, Place, Tenant, TenantBudgets};
 
 /// The most connections of a worker.
-const MAX_CONNECTIONS: usize = 16_384;
+const MAX_CONNECTIONS: u64 = BOUNDS[0];
 /// Descriptors of a process beside those of its connections: maps, sockets, those of the runtimes.
 const OTHERS: u64 = 256;
-/// What a worker waits after it could not accept, for want of descriptors mostly.
+/// What a worker waits after it could not accept.
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// Listening sockets of a worker: one for each family.
@@ -29,7 +35,7 @@ pub type Listeners = [OwnedFd; 2];
 
 /// How many descriptors a process with so many workers may come to have: two for each connection.
 pub fn descriptors(workers: usize) -> u64 {
-    workers as u64 * MAX_CONNECTIONS as u64 * 2 + OTHERS
+    workers as u64 * MAX_CONNECTIONS * 2 + OTHERS
 }
 
 /// Workers that are running; they end with the process.
@@ -39,94 +45,190 @@ pub struct Workers {
     pub(super) shared: Vec<Shared>,
 }
 
+impl Workers {
+    /// What workloads have of each worker that have a connection on it.
+    pub fn budgets(&self) -> Vec<Vec<TenantBudgets>> {
+        self.shared.iter().map(|worker| worker.budgets.tenants()).collect()
+    }
+}
+
 /// What a worker shares with who speaks to the agent.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub(super) struct Shared {
     pub(super) log: Arc<FlowLog>,
     pub(super) connections: Arc<Mutex<BTreeMap<u64, Arc<Connection>>>>,
+    pub(super) budgets: Arc<Budgets>,
 }
 
-/// Starts a worker for each pair of listeners.
-pub fn start(listeners: Vec<Listeners>, identities: maps::Identities) -> io::Result<Workers> {
+/// Starts a worker for each pair of listeners, in a process that may open so many files.
+pub fn start(
+    listeners: Vec<Listeners>,
+    identities: maps::Identities,
+    open_files: u64,
+) -> io::Result<Workers> {
     let published = Arc::new(Published::default());
-    let kernel = Kernel(Arc::new(identities));
+    let kernel = Kernel::new(identities);
+    let places = places(open_files, listeners.len());
+    let [_, heads, streams, bytes] = BOUNDS;
     let mut shared = Vec::new();
     for (number, listeners) in listeners.into_iter().enumerate() {
-        let own = Shared::default();
+        let budgets = Arc::new(Budgets::new([places, heads, streams, bytes]));
+        let own = Shared { log: Arc::default(), connections: Arc::default(), budgets };
         shared.push(own.clone());
         let worker = Worker {
             identities: kernel.clone(),
             published: Arc::clone(&published),
             log: own.log,
             connections: own.connections,
+            budgets: own.budgets,
         };
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
-            LocalSet::new().block_on(&runtime, work(listeners, worker));
-        })?;
+        // Whatever there may be of tokio's own tasks: what has arrived is looked at after each.
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().event_interval(1).build()?;
+        std::thread::Builder::new()
+            .name(format!("worker-{number}"))
+            .spawn(move || match runtime.block_on(unconstrained(work(listeners, worker))) {})?;
     }
     Ok(Workers { published, shared })
 }
 
+/// The connections that a worker has descriptors for: two each.
+fn places(open_files: u64, workers: usize) -> u64 {
+    (open_files.saturating_sub(OTHERS) / 2 / workers.max(1) as u64).min(MAX_CONNECTIONS)
+}
+
 /// Accepts until the proxy is drained, and serves to the end of the process.
-async fn work(listeners: Listeners, worker: Worker<Kernel>) {
+async fn work(listeners: Listeners, worker: Worker<Kernel>) -> std::convert::Infallible {
     let worker = Rc::new(worker);
+    let tenants = Tenants::default();
     for listener in listeners {
-        let worker = Rc::clone(&worker);
-        tokio::task::spawn_local(async move {
-            if let Err(error) = accept(listener, worker).await {
-                warn!(%error, "a listening socket cannot be used");
-            }
-        });
-    }
-    std::future::pending().await
-}
-
-async fn accept(listener: OwnedFd, worker: Rc<Worker<Kernel>>) -> io::Result<()> {
-    let listener = Listener::from(listener);
-    listener.set_nonblocking(true)?;
-    let listener = TcpListener::from_std(listener)?;
-    let own = canonical(listener.local_addr()?);
-    let mut changes = worker.published.subscribe();
-    // Who connects before the rules are there waits for them.
-    while !worker.published.snapshot().is_synced && !worker.published.is_draining() {
-        if changes.changed().await.is_err() {
-            return Ok(());
-        }
-    }
-    while !worker.published.is_draining() {
-        let accepted = tokio::select! {
-            biased;
-            accepted = listener.accept() => accepted,
-            _ = changes.changed() => continue,
+        let acceptor = Acceptor {
+            worker: Rc::clone(&worker),
+            spawner: tenants.spawner(),
+            refused: Seldom::default(),
+            failed: Seldom::default(),
         };
-        let opened = accepted.and_then(|(stream, client)| {
-            let server = stream.local_addr()?;
-            stream.set_nodelay(true)?;
-            Ok((stream, Called { client: canonical(client), server: canonical(server) }))
+        tenants.spawner().spawn(Tenant::Worker, async move {
+            if let Err(error) = acceptor.accept(listener).await {
+                error!(%error, "a listening socket cannot be used");
+            }
         });
-        match opened {
-            // Somebody of this host, by the listener's own address: a call to that would come back here, without end.
-            Ok((_, called)) if called.server == own || called.server.ip().is_loopback() => {
-                debug!(client = %called.client, "called by its own address; closed");
+    }
+    tenants.await
+}
+
+/// Takes what comes on a listening socket.
+struct Acceptor {
+    worker: Rc<Worker<Kernel>>,
+    spawner: Spawner,
+    refused: Seldom,
+    failed: Seldom,
+}
+
+impl Acceptor {
+    async fn accept(&self, listener: OwnedFd) -> io::Result<()> {
+        let listener = Listener::from(listener);
+        listener.set_nonblocking(true)?;
+        // Clients that vanish would hold their place and two descriptors for ever, where nothing else bounds a connection.
+        vanished::notice(&listener).map_err(io::Error::other)?;
+        let listener = TcpListener::from_std(listener)?;
+        let own = canonical(listener.local_addr()?);
+        let published = &self.worker.published;
+        let mut changes = published.subscribe();
+        // Who connects before the rules are there waits for them.
+        while !published.snapshot().is_synced && !published.is_draining() {
+            if changes.changed().await.is_err() {
+                return Ok(());
             }
-            Ok(_) if worker.connections.lock().len() >= MAX_CONNECTIONS => {
-                warn!("more than {MAX_CONNECTIONS} connections; this one is closed");
+        }
+        while !published.is_draining() {
+            poll_fn(|cx| turn::step(turn::LOOK, cx)).await;
+            let accepted = tokio::select! {
+                biased;
+                accepted = listener.accept() => accepted,
+                _ = changes.changed() => continue,
+            };
+            match accepted.and_then(|(stream, client)| opened(stream, client)) {
+                // Somebody of this host, by the listener's own address: a call to that would come back here, without end.
+                Ok((_, called)) if called.server == own || called.server.ip().is_loopback() => {
+                    debug!(client = %called.client, "called by its own address; closed");
+                }
+                Ok((stream, called)) => self.admit(stream, called),
+                Err(error) => {
+                    if let Some(times) = self.failed.note() {
+                        warn!(%error, times, "connections cannot be accepted");
+                    }
+                    tokio::time::sleep(PAUSE).await;
+                }
             }
-            Ok((stream, called)) => drop(tokio::task::spawn_local(one(stream, called, Rc::clone(&worker)))),
-            Err(error) => {
-                warn!(%error, "a connection cannot be accepted");
-                tokio::time::sleep(PAUSE).await;
+        }
+        Ok(())
+    }
+
+    fn admit(&self, stream: TcpStream, called: Called) {
+        match self.worker.admit(called) {
+            Ok(place) => {
+                self.spawner.spawn(place.tenant, serve(stream, called, place, Rc::clone(&self.worker)));
+            }
+            Err(reason) => {
+                if let Some(times) = self.refused.note() {
+                    warn!(client = %called.client, server = %called.server, reason, times, "connections are closed");
+                }
             }
         }
     }
-    Ok(())
 }
 
-async fn one(stream: TcpStream, called: Called, worker: Rc<Worker<Kernel>>) {
-    serve(stream, called, &worker, async || call(called).await).await;
+fn opened(stream: TcpStream, client: SocketAddr) -> io::Result<(TcpStream, Called)> {
+    let server = stream.local_addr()?;
+    stream.set_nodelay(true)?;
+    Ok((stream, Called { client: canonical(client), server: canonical(server) }))
+}
+
+async fn serve(mut stream: TcpStream, called: Called, place: Place, worker: Rc<Worker<Kernel>>) {
+    let ended = serve_admitted(&mut stream, called, place, &worker, async || call(called).await).await;
+    close(stream, ended);
+}
+
+/// With a reset, if what was sent breaks off.
+fn close(stream: TcpStream, ended: Ended) {
+    if ended == Ended::Cut {
+        // Fails on a socket that has been reset, which is well.
+        let _ = stream.set_zero_linger();
+    }
 }
 
 fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_breaks_off_ends_with_a_reset() {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        for ended in [Ended::Closed, Ended::Cut] {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            let (mut stream, _) = listener.accept().await.unwrap();
+            stream.write_all(b"begin").await.unwrap();
+            let mut read = [0; 5];
+            client.read_exact(&mut read).await.unwrap();
+            close(stream, ended);
+            let end = client.read(&mut read).await.map_err(|error| error.kind());
+            match ended {
+                Ended::Closed => assert_eq!(end, Ok(0)),
+                Ended::Cut => assert_eq!(end, Err(io::ErrorKind::ConnectionReset)),
+            }
+        }
+    }
+
+    #[test]
+    fn a_worker_has_places_for_as_many_as_it_has_descriptors_for() {
+        assert_eq!(places(descriptors(4), 4), MAX_CONNECTIONS);
+        assert_eq!(places(u64::MAX, 4), MAX_CONNECTIONS);
+        assert_eq!(places(1024, 2), 192);
+        assert_eq!((places(100, 2), places(1024, 0)), (0, 384));
+    }
 }

@@ -32,6 +32,8 @@ pub(crate) struct Course {
     pub(crate) passed: Option<Instant>,
     /// From its first byte to the first of the answer, nanoseconds.
     pub(crate) answered: Option<u64>,
+    /// When its last byte was sent, if it is kept open beyond that.
+    pub(crate) ended: Option<Instant>,
     pub(crate) code: Option<u16>,
     pub(crate) verdict: Option<Verdict>,
     pub(crate) reason: Option<&'static str>,
@@ -54,7 +56,8 @@ impl Course {
         reason: Option<&'static str>,
         answer: Option<(u16, u64)>,
     ) {
-        if verdict != Verdict::Audit {
+        // Of what passes a reason says something else.
+        if verdict == Verdict::Dropped || answer.is_some() {
             self.reason = self.reason.or(reason);
         }
         let is_worse = match (self.verdict, verdict) {

@@ -2,11 +2,14 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, ReadBuf};
 
+use super::turn;
 use crate::codec::{MAX_HEAD, MAX_TRAILERS};
+use crate::stage::admit::{Account, Kind};
 
 /// What an idle connection keeps.
 const FIRST: usize = 4 << 10;
@@ -15,9 +18,13 @@ const BULK: usize = 64 << 10;
 /// How far it grows at all: a head and the empty line before it, or a trailer section behind other bytes.
 const LIMIT: usize = MAX_HEAD + MAX_TRAILERS;
 
-/// A buffer of bounded size.
-#[derive(Debug, Default)]
+/// The read failed because the workload's budget is spent: there is no room for what must be together.
+pub(super) const SPENT: io::ErrorKind = io::ErrorKind::QuotaExceeded;
+
+/// A buffer of bounded size; what it has beyond [`FIRST`] is the workload's to pay for.
+#[derive(Debug)]
 pub(super) struct Buffer {
+    account: Arc<Account>,
     data: Vec<u8>,
     start: usize,
     end: usize,
@@ -28,6 +35,10 @@ pub(super) struct Buffer {
 }
 
 impl Buffer {
+    pub(super) fn new(account: Arc<Account>) -> Self {
+        Self { account, data: Vec::new(), start: 0, end: 0, is_short: false }
+    }
+
     /// The bytes.
     pub(super) fn bytes(&self) -> &[u8] {
         self.data.get(self.start..self.end).unwrap_or_default()
@@ -72,20 +83,32 @@ impl Buffer {
     /// Gives back what a burst has taken, once it is over.
     pub(super) fn rest(&mut self) {
         if self.is_empty() && self.data.len() > FIRST {
+            self.account.give_back(Kind::Bytes, beyond(self.data.len()));
             self.data.truncate(FIRST);
             self.data.shrink_to_fit();
         }
         self.is_short = false;
     }
 
-    /// Reads once. 0: the stream has ended. Must not be full.
+    /// Makes room for more, unless the workload's budget is spent; whether there is any.
+    pub(super) fn has_room(&mut self) -> bool {
+        self.make_room(false);
+        self.end < self.data.len()
+    }
+
+    /// Reads once. 0: the stream has ended. Must not be full. Fails with [`SPENT`] if there is no room.
     pub(super) fn poll_fill<S: AsyncRead + Unpin>(
         &mut self,
         stream: &mut S,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<usize>> {
-        self.make_room();
-        let mut room = ReadBuf::new(self.data.get_mut(self.end..).unwrap_or_default());
+        ready!(turn::step(1, cx));
+        self.make_room(true);
+        let room = self.data.get_mut(self.end..).unwrap_or_default();
+        if room.is_empty() {
+            return Poll::Ready(Err(SPENT.into()));
+        }
+        let mut room = ReadBuf::new(room);
         ready!(Pin::new(stream).poll_read(cx, &mut room))?;
         let count = room.filled().len();
         self.is_short = room.remaining() == 0;
@@ -94,15 +117,35 @@ impl Buffer {
         Poll::Ready(Ok(count))
     }
 
-    fn make_room(&mut self) {
+    fn make_room(&mut self, is_needed: bool) {
         if self.end == self.data.len() && self.start > 0 {
             self.data.copy_within(self.start..self.end, 0);
             (self.start, self.end) = (0, self.end - self.start);
         }
-        let is_narrow = self.end == self.data.len() || self.is_short && self.data.len() < BULK;
-        if is_narrow {
-            let size = (self.data.len() * 2).clamp(FIRST, LIMIT);
+        let is_out = self.end == self.data.len();
+        let is_busy = self.is_short && self.data.len() < BULK;
+        if !is_out && !is_busy {
+            return;
+        }
+        let size = (self.data.len() * 2).clamp(FIRST, LIMIT);
+        let more = beyond(size) - beyond(self.data.len());
+        let may_grow = match is_out && is_needed {
+            true => self.account.take(Kind::Bytes, more),
+            false => self.account.take_if_idle(Kind::Bytes, more),
+        };
+        if may_grow {
             self.data.resize(size, 0);
         }
     }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        self.account.give_back(Kind::Bytes, beyond(self.data.len()));
+    }
+}
+
+/// What of a size the workload pays for.
+fn beyond(size: usize) -> u64 {
+    size.saturating_sub(FIRST) as u64
 }

@@ -1,7 +1,9 @@
 //! A connection of a client: what it speaks, its requests one after the other, its end.
 
+use std::cell::Cell;
 use std::future::poll_fn;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -9,6 +11,7 @@ use mesh::flow::Verdict;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::buffer::SPENT;
 use super::deadline::Deadline;
 use super::ends::{Ends, Identities};
 use super::log::{Described, Over, Said};
@@ -17,9 +20,11 @@ use super::request::Request;
 use super::transfer::Side;
 use super::worker::{Entered, Worker};
 use super::{Stream, http2};
-use crate::codec::{Fault, ResponseHead, Scan};
-use crate::stage::authorize::Judge;
+use crate::codec::{Fault, ResponseHead, Scan, SecondHello};
+use crate::stage::admit::{Account, Held, Kind, Place};
+use crate::stage::authorize::{Judge, NOT_TLS};
 use crate::stage::detect::{Protocol, detect};
+use crate::stage::server_name::Greeting;
 
 /// How long a client may be silent before it is known what it speaks.
 pub(super) const SILENCE: Duration = Duration::from_secs(5);
@@ -55,23 +60,56 @@ impl ConnectError {
     }
 }
 
-/// Serves a client's connection to its end. `connect` makes the one connection to the server, and says what its local
-/// address is.
-pub async fn serve<D, U, I, C>(down: D, called: Called, worker: &Worker<I>, connect: C)
+/// How a client's connection is to be closed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Ended {
+    /// As ever.
+    Closed,
+    /// By a reset: what it was sent breaks off, and an ordinary end would make it look whole.
+    Cut,
+}
+
+/// Serves a client's connection to its end, if the workload's budget has a place for it. `connect` makes the one connection
+/// to the server, and says what its local address is.
+pub async fn serve<D, U, I, C>(down: D, called: Called, worker: &Worker<I>, connect: C) -> Ended
 where
     D: Stream,
     U: Stream,
     I: Identities,
     C: AsyncFn() -> Result<(U, Option<SocketAddr>), ConnectError>,
 {
+    match worker.admit(called) {
+        Ok(place) => serve_admitted(down, called, place, worker, connect).await,
+        Err(_) => Ended::Closed,
+    }
+}
+
+/// The same for one that has its place.
+pub async fn serve_admitted<D, U, I, C>(
+    down: D,
+    called: Called,
+    place: Place,
+    worker: &Worker<I>,
+    connect: C,
+) -> Ended
+where
+    D: Stream,
+    U: Stream,
+    I: Identities,
+    C: AsyncFn() -> Result<(U, Option<SocketAddr>), ConnectError>,
+{
+    let is_cut = Cell::new(false);
     let session = Session {
         entered: worker.enter(called.client, called.server),
         changes: worker.published.subscribe(),
         worker,
         called,
         connect,
-        down: Side::new(down),
+        down: Side::new(down, Arc::clone(&place.account)),
         up: None,
+        place,
+        head: None,
+        is_cut: &is_cut,
         ends: Ends::default(),
         clock: Deadline::new(),
         scan: Scan::default(),
@@ -81,6 +119,7 @@ where
         arrived: None,
     };
     session.run().await;
+    if is_cut.get() { Ended::Cut } else { Ended::Closed }
 }
 
 /// A client's connection.
@@ -90,6 +129,11 @@ pub(super) struct Session<'w, D, U, I, C> {
     pub(super) connect: C,
     pub(super) down: Side<D>,
     pub(super) up: Option<Side<U>>,
+    pub(super) place: Place,
+    /// While a head is there in part.
+    pub(super) head: Option<Held>,
+    /// Whether what the client was sent breaks off.
+    pub(super) is_cut: &'w Cell<bool>,
     pub(super) ends: Ends,
     pub(super) entered: Entered,
     pub(super) changes: watch::Receiver<()>,
@@ -113,10 +157,12 @@ pub(super) enum After {
 }
 
 /// Why bytes are relayed untouched.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Debug)]
 pub(super) enum Mode {
     /// The client may do anything.
     Plain,
+    /// It is TLS whose client says this, to a server that rules name; a second ClientHello says the same.
+    Tls(Greeting, Option<Box<SecondHello>>),
     /// A request has been answered with another protocol.
     Switched,
 }
@@ -126,8 +172,12 @@ pub(super) enum Mode {
 enum Next {
     Head(usize, usize),
     Fault(Fault),
+    /// The workload has no more room for it.
+    Spent(Kind),
     Late,
     Over,
+    /// The server has closed, or speaks unasked.
+    Left,
 }
 
 impl<D, U, I, C> Session<'_, D, U, I, C>
@@ -149,17 +199,30 @@ where
                 false => self.record(self.ends.speaker(), Verdict::Dropped, Some("no rules for it"), None),
             };
         }
-        match self.detect().await {
+        let detected = self.detect().await;
+        self.refresh();
+        let is_for_tls = self.ends.judges.iter().flatten().any(|judge| judge.is_for_tls());
+        match detected {
+            // Boxed: an idle connection of HTTP/1 has no room for it.
+            Ok(Protocol::Tls) => Box::pin(self.tls()).await,
+            Ok(_) if is_for_tls => {
+                self.described.set_tls(None);
+                self.foreign(NOT_TLS).await;
+            }
             Ok(Protocol::Http1) => {
                 self.speaks("HTTP/1.1");
                 self.requests().await;
             }
             Ok(Protocol::Http2) => {
                 self.speaks("HTTP/2");
-                // Boxed: an idle connection of HTTP/1 has no room for it.
+                // Boxed likewise.
                 Box::pin(http2::serve(self)).await;
             }
-            Ok(other) => self.foreign(other.refusal()).await,
+            Ok(Protocol::Unknown) => self.foreign(Protocol::Unknown.refusal()).await,
+            Err(Some(_)) if is_for_tls => {
+                self.described.set_tls(None);
+                self.foreign("silent, where TLS is required").await;
+            }
             Err(Some(reason)) => self.foreign(reason).await,
             Err(None) => {}
         }
@@ -214,7 +277,7 @@ where
         .await
     }
 
-    /// What is not HTTP passes only if it may be anything by now.
+    /// What is neither HTTP nor TLS, or not the one that is asked for, passes only if it may be anything by now.
     async fn foreign(mut self, reason: &'static str) {
         self.refresh();
         if !self.ends.plain() {
@@ -234,9 +297,12 @@ where
             let after = match self.next().await {
                 Next::Head(start, end) => self.exchange(start, end).await,
                 Next::Fault(fault) => self.malformed(Reply::BadRequest, fault.text()).await,
+                Next::Spent(kind) => self.malformed(crowded(&self.place), kind.spent()).await,
                 Next::Late if self.down.input.is_empty() => After::Close,
                 Next::Late => self.malformed(Reply::Timeout, "head not complete in time").await,
                 Next::Over => After::Close,
+                // The client may be sending by now: an answer before this may not be destroyed by that.
+                Next::Left => self.linger().await,
             };
             if after != After::Switch {
                 self.finish();
@@ -257,11 +323,15 @@ where
     async fn next(&mut self) -> Next {
         self.scan = Scan::default();
         loop {
-            let Self { down, up, scan, clock, arrived, changes, .. } = self;
-            let head = poll_fn(|cx| poll_head((&mut *down, up.as_mut()), scan, clock, arrived, cx));
+            let Self { down, up, scan, clock, arrived, changes, head: held, place, .. } = self;
+            let mut waiting = Waiting { scan, clock, arrived, held, account: &place.account };
+            let head = poll_fn(|cx| waiting.poll(down, up.as_mut(), cx));
             tokio::select! {
                 biased;
-                next = head => return next,
+                next = head => {
+                    self.head = None;
+                    return next;
+                }
                 _ = changes.changed() => {}
             }
             if self.worker.published.is_draining() && self.down.input.is_empty() {
@@ -271,37 +341,61 @@ where
     }
 }
 
-fn poll_head<D: Stream, U: Stream>(
-    (down, up): (&mut Side<D>, Option<&mut Side<U>>),
-    scan: &mut Scan,
-    clock: &mut Deadline,
-    arrived: &mut Option<Instant>,
-    cx: &mut Context<'_>,
-) -> Poll<Next> {
-    // A server that closes, or speaks unasked, ends the connection: its next words would answer the wrong request.
-    if let Some(up) = up
-        && up.input.poll_fill(&mut up.stream, cx).is_ready()
-    {
-        return Poll::Ready(Next::Over);
-    }
-    loop {
-        match scan.find(down.input.bytes()) {
-            Ok(Some((start, end))) => return Poll::Ready(Next::Head(start, end)),
-            Ok(None) => {}
-            Err(fault) => return Poll::Ready(Next::Fault(fault)),
+/// What is answered where a workload has too much under way.
+pub(super) fn crowded(place: &Place) -> Reply {
+    if place.is_callers { Reply::TooMany } else { Reply::Unavailable }
+}
+
+/// A head that is awaited.
+struct Waiting<'a> {
+    scan: &'a mut Scan,
+    clock: &'a mut Deadline,
+    arrived: &'a mut Option<Instant>,
+    held: &'a mut Option<Held>,
+    account: &'a Arc<Account>,
+}
+
+impl Waiting<'_> {
+    fn poll<D: Stream, U: Stream>(
+        &mut self,
+        down: &mut Side<D>,
+        up: Option<&mut Side<U>>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Next> {
+        // A server that closes, or speaks unasked, ends the connection: its next words would answer the wrong request.
+        if let Some(up) = up
+            && up.input.poll_fill(&mut up.stream, cx).is_ready()
+        {
+            return Poll::Ready(Next::Left);
         }
-        if down.ended {
-            return Poll::Ready(Next::Over);
-        }
-        match down.input.poll_fill(&mut down.stream, cx) {
-            Poll::Ready(Ok(0) | Err(_)) => down.ended = true,
-            Poll::Ready(Ok(_)) if arrived.is_none() => {
-                *arrived = Some(Instant::now());
-                clock.set(HEAD);
+        loop {
+            match self.scan.find(down.input.bytes()) {
+                Ok(Some((start, end))) => return Poll::Ready(Next::Head(start, end)),
+                Ok(None) => {}
+                Err(fault) => return Poll::Ready(Next::Fault(fault)),
             }
-            Poll::Ready(Ok(_)) => {}
-            Poll::Pending => break,
+            if down.ended {
+                return Poll::Ready(Next::Over);
+            }
+            if self.held.is_none() && !down.input.is_empty() {
+                *self.held = self.account.hold(Kind::Heads);
+                if self.held.is_none() {
+                    return Poll::Ready(Next::Spent(Kind::Heads));
+                }
+            }
+            match down.input.poll_fill(&mut down.stream, cx) {
+                Poll::Ready(Err(error)) if error.kind() == SPENT => {
+                    return Poll::Ready(Next::Spent(Kind::Bytes));
+                }
+                Poll::Ready(Ok(0) | Err(_)) => down.ended = true,
+                Poll::Ready(Ok(_)) if self.arrived.is_none() => {
+                    *self.arrived = Some(Instant::now());
+                    self.clock.set(HEAD);
+                }
+                Poll::Ready(Ok(_)) => {}
+                Poll::Pending => break,
+            }
         }
+        self.clock.poll(cx).map(|()| Next::Late)
     }
-    clock.poll(cx).map(|()| Next::Late)
 }

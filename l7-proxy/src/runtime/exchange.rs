@@ -2,6 +2,7 @@
 
 use std::future::poll_fn;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::Duration;
@@ -12,17 +13,18 @@ use tokio::time::{Instant, timeout};
 
 use super::Stream;
 use super::buffer::Buffer;
-use super::connection::{After, ConnectError, Mode, Session};
+use super::connection::{After, ConnectError, Mode, Session, crowded};
 use super::ends::Identities;
 use super::relay::Relay;
 use super::reply::Reply;
 use super::transfer::{End, Failure, Side, Transfer};
-use super::verdict::{Audited, Refused};
+use super::verdict::{Noted, Refused};
 use crate::codec::{Asked, Body, Framing};
 use crate::record::REQUEST_ID;
+use crate::stage::admit::Kind;
 
 /// How long an answer of ours may take to be taken, and what is left of its request to arrive.
-const ANSWER: Duration = Duration::from_secs(10);
+pub(super) const ANSWER: Duration = Duration::from_secs(10);
 /// How much of a denied request is read and thrown away.
 const MAX_DRAIN: usize = 64 << 10;
 /// How long, at most, a connection that we close is still read, so that the client gets what it was sent last.
@@ -32,6 +34,8 @@ const LINGER: Duration = Duration::from_secs(1);
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Over {
     Ended,
+    /// One of the two was reset.
+    Broken,
     Withdrawn,
 }
 
@@ -62,16 +66,16 @@ where
         self.refresh();
         let asked = self.request.asked(self.down.input.bytes());
         let mut id = None;
-        let audited = loop {
-            let audited = match self.request.authorize(self.down.input.bytes(), &self.ends) {
-                Ok(audited) => audited,
+        let noted = loop {
+            let noted = match self.request.authorize(self.down.input.bytes(), &self.ends) {
+                Ok(noted) => noted,
                 Err(refused) => return self.refuse(refused, end, asked).await,
             };
             if let Err(fault) = self.identify(&mut id) {
                 return self.malformed(Reply::BadRequest, fault).await;
             }
             if let Err(error) = self.connect().await {
-                self.admit(audited);
+                self.admit(noted);
                 let reply = match error {
                     ConnectError::Late => Reply::GatewayTimeout,
                     ConnectError::Refused => Reply::Unavailable,
@@ -80,13 +84,13 @@ where
             }
             // That may have taken seconds, and what is sent is judged by the rules of now.
             if !self.refresh() {
-                break audited;
+                break noted;
             }
             if let Err(fault) = self.request.parse(self.down.input.bytes(), start, end) {
                 return self.malformed(Reply::BadRequest, fault.text()).await;
             }
         };
-        self.admit(audited);
+        self.admit(noted);
         let is_as_it_came = self.request.lead().is_empty();
         self.down.input.consume(if is_as_it_came { start } else { end });
         let length = if is_as_it_came { end - start } else { 0 };
@@ -104,10 +108,9 @@ where
         self.request.add(self.down.input.bytes(), REQUEST_ID, id)
     }
 
-    fn admit(&self, audited: Audited) {
-        let by = audited.and_then(|(by, _)| self.ends.judges.get(by)?.as_ref());
-        let verdict = if audited.is_some() { Verdict::Audit } else { Verdict::Forwarded };
-        self.record(by.or(self.ends.speaker()), verdict, audited.map(|(_, reason)| reason), None);
+    fn admit(&self, Noted { by, verdict, reason }: Noted) {
+        let by = by.and_then(|by| self.ends.judges.get(by)?.as_ref());
+        self.record(by.or(self.ends.speaker()), verdict, reason, None);
     }
 
     /// One connection to the server, made for the first request that may pass.
@@ -115,7 +118,7 @@ where
         if self.up.is_none() {
             let (stream, local) = (self.connect)().await?;
             self.entered.connection.known.lock().0 = local;
-            self.up = Some(Side::new(stream));
+            self.up = Some(Side::new(stream, Arc::clone(&self.place.account)));
         }
         Ok(())
     }
@@ -144,6 +147,7 @@ where
             End::Cut(reason) => {
                 let (code, at) = answered.unwrap_or((Reply::BadGateway.code(), Instant::now()));
                 self.answered(code, at, Verdict::Dropped, Some(reason));
+                self.is_cut.set(true);
                 After::Close
             }
             End::Failed(failure) => {
@@ -153,6 +157,7 @@ where
                     Failure::NoAnswer => (Reply::BadGateway, "server closed without an answer"),
                     Failure::Late => (Reply::GatewayTimeout, "no answer in time"),
                     Failure::Stalled => (Reply::Timeout, "body not complete in time"),
+                    Failure::Spent => (crowded(&self.place), Kind::Bytes.spent()),
                 };
                 self.fail(reply, reason, asked.is_head).await
             }
@@ -236,7 +241,8 @@ where
 
     /// Ends the connection so that the client gets all that it was sent: what it sends meanwhile is read, for otherwise the
     /// kernel would reset the connection.
-    async fn linger(&mut self) -> After {
+    pub(super) async fn linger(&mut self) -> After {
+        self.described.ends();
         self.up = None;
         let stream = &mut self.down.stream;
         let last = async {
@@ -278,8 +284,11 @@ where
         (read(&self.down.input), self.up.as_ref().map_or(0, |up| read(&up.input)))
     }
 
-    async fn relayed(&mut self, mode: Mode) {
-        let mut relay = Relay::default();
+    async fn relayed(&mut self, mut mode: Mode) {
+        let mut relay = Relay::new(match &mut mode {
+            Mode::Tls(_, gate) => gate.take(),
+            Mode::Plain | Mode::Switched => None,
+        });
         let over = loop {
             let Self { down, up: Some(up), changes, ends, worker, called, request, .. } = self else {
                 return;
@@ -287,14 +296,15 @@ where
             let moves = poll_fn(|cx| {
                 let changed =
                     ends.refresh(called.client, called.server, &worker.published, &worker.identities);
-                let may = || match mode {
+                let may = || match &mode {
                     Mode::Plain => ends.plain(),
+                    Mode::Tls(said, _) => ends.denies_tls(said).is_none(),
                     Mode::Switched => request.is_still_allowed(ends),
                 };
                 if changed && !may() {
                     return Poll::Ready(Over::Withdrawn);
                 }
-                relay.poll(down, up, cx).map(|_| Over::Ended)
+                relay.poll(down, up, cx).map(|moved| if moved.is_ok() { Over::Ended } else { Over::Broken })
             });
             tokio::select! {
                 biased;
@@ -302,8 +312,21 @@ where
                 _ = changes.changed() => {}
             }
         };
+        self.is_cut.set(over != Over::Ended);
+        if let Some(fault) = relay.fault {
+            return self.record(
+                self.ends.strict().or(self.ends.speaker()),
+                Verdict::Dropped,
+                Some(fault),
+                None,
+            );
+        }
         if over == Over::Withdrawn {
-            let judge = self.ends.strict().or(self.ends.speaker());
+            let judge = match &mode {
+                Mode::Tls(said, _) => self.ends.denies_tls(said).and_then(|(judge, _)| judge),
+                Mode::Plain | Mode::Switched => self.ends.strict(),
+            };
+            let judge = judge.or(self.ends.speaker());
             self.record(judge, Verdict::Dropped, Some("not allowed any more"), None);
         }
     }

@@ -11,7 +11,7 @@ use mesh::access_log::Headers;
 use mesh::exchange::{End, Exchange, Kind, METHODS};
 use mesh::flow::{TrafficDirection, Verdict};
 use mesh::identity::Identity;
-use mesh::l7::{HttpFlow, HttpKind};
+use mesh::l7::{HttpFlow, HttpKind, L7Flow, TlsFlow};
 use mesh::workload::EndpointId;
 use node_api::proxy::{ProxyFlow, ProxyReport, Record};
 use parking_lot::Mutex;
@@ -65,18 +65,20 @@ struct Entry {
     direction: TrafficDirection,
     verdict: Verdict,
     reason: Option<&'static str>,
+    is_tls: bool,
     kind: HttpKind,
     protocol: &'static str,
     code: Option<u16>,
     latency: Option<u64>,
-    /// Lengths of method and URL, which follow those of the entry before.
+    /// Lengths of method and URL, which follow those of the entry before; of TLS the server's name stands for the URL.
     method: usize,
     url: usize,
 }
 
-/// A request as it is described.
+/// A request, or the begin of TLS, as it is described.
 #[derive(Debug, Default)]
 pub(super) struct Described {
+    is_tls: bool,
     pub(super) protocol: &'static str,
     text: Vec<u8>,
     method: usize,
@@ -95,9 +97,9 @@ impl Described {
         server: SocketAddr,
         protocol: &'static str,
     ) {
-        self.text.clear();
-        self.protocol = protocol;
+        self.reset();
         self.begin();
+        self.protocol = protocol;
         self.text.extend_from_slice(method);
         self.method = method.len();
         self.authority = (!authority.is_empty()).then_some(authority.len());
@@ -111,11 +113,22 @@ impl Described {
         self.text.truncate(self.method + MAX_URL);
     }
 
+    /// It is TLS, to a server of this name.
+    pub(super) fn set_tls(&mut self, server: Option<&str>) {
+        self.reset();
+        self.is_tls = true;
+        self.text.extend_from_slice(server.unwrap_or_default().as_bytes());
+    }
+
     /// Nothing is known of the request.
     pub(super) fn clear(&mut self) {
-        self.text.clear();
-        (self.method, self.protocol, self.authority) = (0, "", None);
+        self.reset();
         self.begin();
+    }
+
+    fn reset(&mut self) {
+        self.text.clear();
+        (self.is_tls, self.method, self.protocol, self.authority) = (false, 0, "", None);
     }
 
     /// An exchange begins, if none is under way.
@@ -126,6 +139,11 @@ impl Described {
     /// It goes to the server.
     pub(super) fn passes(&self) {
         self.course.borrow_mut().passed.get_or_insert_with(Instant::now);
+    }
+
+    /// Nothing more is sent.
+    pub(super) fn ends(&self) {
+        self.course.borrow_mut().ended.get_or_insert_with(Instant::now);
     }
 
     /// The client has gone.
@@ -167,7 +185,7 @@ impl Described {
 
     /// The server is not reached by a connection that is relayed.
     pub(super) fn unreached(&self, error: ConnectError) {
-        self.course.borrow_mut().note(Verdict::Forwarded, Some(error.text()), None);
+        self.course.borrow_mut().note(Verdict::Dropped, Some(error.text()), None);
     }
 
     /// The request is given a number.
@@ -254,7 +272,7 @@ impl FlowLog {
         if !course.is_begun {
             return;
         }
-        let now = Instant::now();
+        let now = course.ended.unwrap_or_else(Instant::now);
         let since = over.since.unwrap_or(now);
         let is_counted = over.request.method > 0 || course.code.is_some();
         let exchange = self.record.load().exchanges.is_some().then(|| over.exchange(&course, now, since));
@@ -296,6 +314,7 @@ impl FlowLog {
             direction: judge.direction,
             verdict: said.verdict,
             reason: said.reason,
+            is_tls: said.request.is_tls,
             kind: if said.answer.is_some() { HttpKind::Response } else { HttpKind::Request },
             protocol: said.request.protocol,
             code: said.answer.map(|(code, _)| code),
@@ -342,8 +361,9 @@ impl Over<'_> {
     fn exchange(&self, course: &Course, now: Instant, since: Instant) -> Exchange {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         let duration = now.saturating_duration_since(since);
-        let start = clock::realtime() - i128::from(nanoseconds(duration));
+        let start = clock::realtime() - i128::from(nanoseconds(since.elapsed()));
         let [method, authority, path] = self.request.parts().map(text);
+        let is_tls = self.request.is_tls;
         let [client, server] = self.ends;
         Exchange {
             start: i64::try_from(start).unwrap_or_default(),
@@ -355,8 +375,8 @@ impl Over<'_> {
             method,
             authority,
             path,
-            protocol: self.request.protocol.to_owned(),
-            server_name: None,
+            protocol: if is_tls { "TLS" } else { self.request.protocol }.to_owned(),
+            server_name: Some(text(&self.request.text)).filter(|name| is_tls && !name.is_empty()),
             code: course.code,
             verdict: course.verdict.unwrap_or(Verdict::Forwarded),
             reason: course.reason().map(str::to_owned),
@@ -381,6 +401,18 @@ impl Entry {
         let [client, server] = self.ends;
         let [client_identity, server_identity] = self.identities;
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let l7 = match self.is_tls {
+            true => L7Flow::Tls(TlsFlow { server_name: (!url.is_empty()).then(|| text(url)) }),
+            false => L7Flow::Http(HttpFlow {
+                kind: self.kind,
+                method: text(method),
+                url: text(url),
+                protocol: self.protocol.to_owned(),
+                code: self.code,
+                latency: self.latency,
+                note: None,
+            }),
+        };
         ProxyFlow {
             time: self.time,
             client,
@@ -391,14 +423,7 @@ impl Entry {
             direction: self.direction,
             verdict: self.verdict,
             reason: self.reason.map(str::to_owned),
-            http: HttpFlow {
-                kind: self.kind,
-                method: text(method),
-                url: text(url),
-                protocol: self.protocol.to_owned(),
-                code: self.code,
-                latency: self.latency,
-            },
+            l7,
         }
     }
 }

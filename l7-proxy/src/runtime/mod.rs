@@ -15,14 +15,19 @@ mod relay;
 mod reply;
 mod request;
 mod rewrite;
+mod set;
+mod tenants;
+mod tls;
 mod transfer;
+pub(crate) mod turn;
 mod verdict;
 mod worker;
 
-pub use connection::{Called, ConnectError, serve};
+pub use connection::{Called, ConnectError, Ended, serve, serve_admitted};
 pub use ends::{Found, Identities};
 pub use log::FlowLog;
-pub use worker::{Connection, Published, Snapshot, Worker};
+pub use tenants::{Spawner, Tenants};
+pub use worker::{BOUNDS, Connection, Published, Snapshot, Worker};
 
 use tokio::io::{AsyncRead, AsyncWrite};
 

@@ -9,9 +9,11 @@ pub(super) enum Reply {
     Denied,
     /// The head has not come in time.
     Timeout,
+    /// The client's workload has too much under way.
+    TooMany,
     /// The server's answer is none.
     BadGateway,
-    /// The server cannot be reached.
+    /// The server cannot be reached, or its workload has too much under way.
     Unavailable,
     /// The server cannot be reached in time.
     GatewayTimeout,
@@ -23,6 +25,7 @@ impl Reply {
             Self::BadRequest => 400,
             Self::Denied => 403,
             Self::Timeout => 408,
+            Self::TooMany => 429,
             Self::BadGateway => 502,
             Self::Unavailable => 503,
             Self::GatewayTimeout => 504,
@@ -34,6 +37,7 @@ impl Reply {
             Self::BadRequest => ("Bad Request", "Bad request\r\n"),
             Self::Denied => ("Forbidden", "Access denied\r\n"),
             Self::Timeout => ("Request Timeout", "Request timeout\r\n"),
+            Self::TooMany => ("Too Many Requests", "Too many requests\r\n"),
             Self::BadGateway => ("Bad Gateway", "Bad gateway\r\n"),
             Self::Unavailable => ("Service Unavailable", "Service unavailable\r\n"),
             Self::GatewayTimeout => ("Gateway Timeout", "Gateway timeout\r\n"),
@@ -51,7 +55,7 @@ impl Reply {
             Self::BadRequest => "13",
             Self::Denied => "7",
             Self::Timeout => "2",
-            Self::BadGateway | Self::Unavailable | Self::GatewayTimeout => "14",
+            Self::TooMany | Self::BadGateway | Self::Unavailable | Self::GatewayTimeout => "14",
         }
     }
 

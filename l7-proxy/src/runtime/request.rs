@@ -2,10 +2,10 @@
 
 use super::ends::Ends;
 use super::rewrite::rewrite;
-use super::verdict::{Audited, Judged, Refused, authorize, is_still_allowed};
+use super::verdict::{Judged, Noted, Refused, authorize, is_still_allowed};
 use crate::codec::{Fault, Form, RequestHead};
 use crate::index::{Edit, Subject};
-use crate::stage::normalise::{Path, TargetFault};
+use crate::stage::normalise::{Looks, Path, TargetFault};
 
 /// A request. Made to be used again.
 #[derive(Debug, Default)]
@@ -65,13 +65,13 @@ impl Request {
     }
 
     /// Brings the head of `input` into its one form and asks both ends' rules.
-    pub(super) fn authorize(&mut self, input: &[u8], ends: &Ends) -> Result<Audited, Refused> {
-        let audited = authorize(&mut Incoming { request: self, input }, ends)?;
+    pub(super) fn authorize(&mut self, input: &[u8], ends: &Ends) -> Result<Noted, Refused> {
+        let noted = authorize(&mut Incoming { request: self, input }, ends)?;
         if (self.head.upgrade || self.head.form == Form::Authority) && !self.is_edited {
             // What is asked for is looked at again when it is answered, and whenever rules change.
             self.rewrite(input, false, &[]).map_err(Refused::malformed)?;
         }
-        Ok(audited)
+        Ok(noted)
     }
 
     /// Whether what was asked for may still be: for a connection that has been handed over to it.
@@ -99,14 +99,13 @@ impl Request {
         View { bytes: self.source(input), head: &self.head, path: &self.path }
     }
 
-    fn normalise(&mut self, input: &[u8], looks: bool) -> Result<(), &'static str> {
+    fn normalise(&mut self, input: &[u8], looks: Looks) -> Result<(), &'static str> {
         match self.head.form {
             Form::Asterisk => self.path.keep(b"*"),
             Form::Authority => self.path.keep(b""),
-            Form::Origin | Form::Absolute if looks => {
-                self.path.normalise(self.head.path.bytes(input)).map_err(TargetFault::text)?;
+            Form::Origin | Form::Absolute => {
+                self.path.take(self.head.path.bytes(input), looks).map_err(TargetFault::text)?;
             }
-            Form::Origin | Form::Absolute => self.path.keep(self.head.path.bytes(input)),
         }
         if self.path.is_changed() || self.head.upgrade_carries_requests {
             self.rewrite(input, self.path.is_changed(), &[])?;
@@ -140,7 +139,7 @@ impl Judged for Incoming<'_> {
         &self.request.path
     }
 
-    fn normalise(&mut self, looks: bool) -> Result<(), &'static str> {
+    fn normalise(&mut self, looks: Looks) -> Result<(), &'static str> {
         self.request.normalise(self.input, looks)
     }
 

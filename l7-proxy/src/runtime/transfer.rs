@@ -5,6 +5,7 @@
 
 use std::io::IoSlice;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -12,11 +13,12 @@ use mesh::access_log::Headers;
 use tokio::time::Instant;
 
 use super::Stream;
-use super::buffer::Buffer;
+use super::buffer::{Buffer, SPENT};
 use super::deadline::Deadline;
 use super::log::Described;
 use super::request::Request;
 use crate::codec::{Asked, Body, Fault, Form, ResponseHead, Scan, elements};
+use crate::stage::admit::Account;
 
 /// How long a client may stop in the middle of its body, or not take what it is sent.
 pub(super) const STALL: Duration = Duration::from_secs(300);
@@ -37,8 +39,8 @@ pub(super) struct Side<S> {
 }
 
 impl<S> Side<S> {
-    pub(super) fn new(stream: S) -> Self {
-        Self { stream, input: Buffer::default(), ended: false }
+    pub(super) fn new(stream: S, account: Arc<Account>) -> Self {
+        Self { stream, input: Buffer::new(account), ended: false }
     }
 }
 
@@ -65,6 +67,8 @@ pub(super) enum Failure {
     NoAnswer,
     Late,
     Stalled,
+    /// There is no room for what must be together.
+    Spent,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -220,8 +224,10 @@ impl<'a, D: Stream, U: Stream> Transfer<'a, D, U> {
         } else {
             moved |= self.send(cx);
         }
-        if !self.body.is_done() && !self.down.input.is_full() {
+        let may_read = !self.body.is_done() && !self.down.input.is_full();
+        if may_read && (self.outgoing == 0 || self.down.input.has_room()) {
             match self.down.input.poll_fill(&mut self.down.stream, cx) {
+                Poll::Ready(Err(error)) if error.kind() == SPENT => return Err(self.fail(Failure::Spent)),
                 Poll::Ready(Ok(0) | Err(_)) => return Err(End::Gone),
                 Poll::Ready(Ok(_)) => moved = true,
                 Poll::Pending => {}
@@ -315,12 +321,13 @@ impl<'a, D: Stream, U: Stream> Transfer<'a, D, U> {
 
     /// Reads from the server.
     fn receive(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
-        if self.up.input.is_full() || self.up.ended {
+        if self.up.input.is_full() || self.up.ended || self.incoming > 0 && !self.up.input.has_room() {
             return Ok(false);
         }
         match self.up.input.poll_fill(&mut self.up.stream, cx) {
             Poll::Pending => Ok(false),
             Poll::Ready(Ok(count)) if count > 0 => Ok(true),
+            Poll::Ready(Err(error)) if error.kind() == SPENT => Err(self.fail(Failure::Spent)),
             Poll::Ready(ended) => {
                 self.up.ended = true;
                 match self.phase {
@@ -367,7 +374,7 @@ impl<'a, D: Stream, U: Stream> Transfer<'a, D, U> {
         self.incoming += end;
         self.closes |= self.answer.close && !self.switches;
         self.answered = Some((self.answer.code, Instant::now()));
-        let body = Body::new(self.answer.framing);
+        let body = Body::answer(self.answer.framing);
         self.phase = if body.is_done() { Phase::Done } else { Phase::Body(body) };
         Ok(())
     }

@@ -4,7 +4,8 @@ use super::ends::Ends;
 use super::reply::Reply;
 use crate::index::{Edit, Subject};
 use crate::stage::authorize::Judge;
-use crate::stage::normalise::Path;
+use crate::stage::normalise::{Looks, Path};
+use mesh::flow::Verdict;
 
 /// Why a request does not pass.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -22,8 +23,27 @@ impl Refused {
     }
 }
 
-/// What audit mode let pass: which judge, and what it said.
-pub(super) type Audited = Option<(usize, &'static str)>;
+/// What there is to say of a request that may pass.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Noted {
+    /// Which of [`Ends::judges`] says so; `None`: whoever speaks of the connection.
+    pub(super) by: Option<usize>,
+    /// What became of it: forwarded, or by audit mode only.
+    pub(super) verdict: Verdict,
+    /// Why that, or what else there is about it.
+    pub(super) reason: Option<&'static str>,
+}
+
+impl Noted {
+    const NOTHING: Self = Self { by: None, verdict: Verdict::Forwarded, reason: None };
+
+    fn audited(by: usize, reason: &'static str) -> Self {
+        Self { by: Some(by), verdict: Verdict::Audit, reason: Some(reason) }
+    }
+}
+
+/// A request that lacks what a rule with `mismatch: LOG` looks at.
+const MISMATCH: &str = "header other than a rule with mismatch LOG has it";
 
 /// A request that can be judged and, where rules ask for it, changed.
 pub(super) trait Judged {
@@ -31,42 +51,73 @@ pub(super) trait Judged {
     fn subject(&self) -> impl Subject;
     /// Its path.
     fn path(&self) -> &Path;
-    /// Brings it into its one form; `looks`: a rule looks at its path.
-    fn normalise(&mut self, looks: bool) -> Result<(), &'static str>;
+    /// Brings it into its one form, as far as somebody looks.
+    fn normalise(&mut self, looks: Looks) -> Result<(), &'static str>;
     /// Changes its headers; what is judged next is what will be sent.
     fn edit(&mut self, edits: &[Edit<'_>]) -> Result<(), &'static str>;
 }
 
 /// Brings a request into its one form and asks both ends' rules.
-pub(super) fn authorize(request: &mut impl Judged, ends: &Ends) -> Result<Audited, Refused> {
+pub(super) fn authorize(request: &mut impl Judged, ends: &Ends) -> Result<Noted, Refused> {
     let denied = |by, reason| Refused { reply: Reply::Denied, reason, by };
     if let Some(reason) = ends.refusal {
         return Err(denied(None, reason));
     }
-    let looks = |judge: &Judge| !judge.is_plain() && judge.asks.as_ref().is_some_and(|asks| asks.path);
-    let looking = ends.judges.iter().position(|judge| judge.as_ref().is_some_and(looks));
-    let refused = |reason| Refused { by: looking, ..Refused::malformed(reason) };
-    request.normalise(looking.is_some()).map_err(refused)?;
-    let mut audited = None;
+    let looking = |enforced: bool| {
+        let looks = |judge: &Judge| judge.looks_at_paths() && (!enforced || !judge.audit);
+        ends.judges.iter().position(|judge| judge.as_ref().is_some_and(looks))
+    };
+    let mut noted = Noted::NOTHING;
+    let mut is_unread = false;
+    match (looking(true), looking(false)) {
+        (Some(by), _) => {
+            let refused = |reason| Refused { by: Some(by), ..Refused::malformed(reason) };
+            request.normalise(Looks::Rules).map_err(refused)?;
+        }
+        // Who only reports must not change what comes, nor keep it away because he cannot read it.
+        (None, Some(by)) => {
+            if let Err(reason) = request.normalise(Looks::Audit) {
+                (noted, is_unread) = (Noted::audited(by, reason), true);
+                request.normalise(Looks::Nobody).map_err(Refused::malformed)?;
+            }
+        }
+        (None, None) => request.normalise(Looks::Nobody).map_err(Refused::malformed)?,
+    }
     for (by, judge) in ends.judges.iter().enumerate() {
         let Some(judge) = judge else { continue };
-        let edits = match judge.judge(&request.subject(), request.path()) {
-            Ok(rule) => Judge::edits(rule, &request.subject()),
+        if is_unread && judge.looks_at_paths() {
+            continue;
+        }
+        let rule = match judge.judge(&request.subject(), request.path()) {
+            Ok(rule) => rule,
             Err(reason) if judge.audit => {
-                audited = Some((by, reason));
+                noted = Noted::audited(by, reason);
                 continue;
             }
             Err(reason) => return Err(denied(Some(by), reason)),
         };
+        if noted == Noted::NOTHING && rule.is_some_and(|rule| rule.logs(&request.subject())) {
+            noted = Noted { by: Some(by), reason: Some(MISMATCH), ..noted };
+        }
+        let edits = Judge::edits(rule, &request.subject());
         if !edits.is_empty() {
             request.edit(&edits).map_err(Refused::malformed)?;
         }
     }
-    Ok(audited)
+    Ok(noted)
 }
 
-/// Whether what has passed may still pass.
+/// Whether what has passed may still pass. What came when no rule looked at paths is brought into its one form now.
 pub(super) fn is_still_allowed(request: &impl Subject, path: &Path, ends: &Ends) -> bool {
-    let allows = |judge: &Judge| judge.audit || judge.judge(request, path).is_ok();
+    let overdue = match ends.judges.iter().flatten().any(Judge::looks_at_paths) {
+        true => path.overdue(),
+        false => None,
+    };
+    let allows = |judge: &Judge| match &overdue {
+        _ if judge.audit => true,
+        Some(Err(_)) if judge.looks_at_paths() => false,
+        Some(Ok(path)) => judge.judge(request, path).is_ok(),
+        Some(Err(_)) | None => judge.judge(request, path).is_ok(),
+    };
     ends.refusal.is_none() && ends.judges.iter().flatten().all(allows)
 }

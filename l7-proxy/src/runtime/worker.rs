@@ -12,8 +12,13 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::log::FlowLog;
+use mesh::flow::Verdict;
+
+use super::connection::Called;
+use super::ends::{Ends, Identities};
+use super::log::{Described, FlowLog, Said};
 use crate::index::Endpoint;
+use crate::stage::admit::{Amounts, Budgets, Payer, Place, Tenant};
 
 /// The rules in force. Never changed: a change makes another, which shares what has not changed.
 #[derive(Clone, Debug, Default)]
@@ -115,6 +120,10 @@ impl Published {
     }
 }
 
+/// What a worker has, in the order of [`Kind::ALL`](crate::stage::admit::Kind::ALL): connections, unfinished heads, streams,
+/// bytes of buffers. One workload alone may have half of it.
+pub const BOUNDS: Amounts = [16_384, 2048, 4096, 128 << 20];
+
 /// What a worker's connections share.
 #[derive(Debug)]
 pub struct Worker<I> {
@@ -126,6 +135,8 @@ pub struct Worker<I> {
     pub log: Arc<FlowLog>,
     /// The connections, for who asks.
     pub connections: Arc<Mutex<BTreeMap<u64, Arc<Connection>>>>,
+    /// What the workloads may have of it.
+    pub budgets: Arc<Budgets>,
 }
 
 /// A connection, for who asks.
@@ -156,6 +167,31 @@ impl Connection {
             requests: self.requests.load(Ordering::Relaxed),
             age: self.opened.elapsed().as_secs(),
         }
+    }
+}
+
+impl<I: Identities> Worker<I> {
+    /// *admit*: a place for a connection, or why there is none; the refusal is in the flows.
+    pub fn admit(&self, called: Called) -> Result<Place, &'static str> {
+        let place = self.budgets.admit(self.payer(called), called.client.ip());
+        place.inspect_err(|reason| self.refused(called, reason))
+    }
+
+    fn payer(&self, Called { client, server }: Called) -> Payer {
+        let of = |address: IpAddr| self.identities.find(address).instance.map(Tenant::Endpoint);
+        let caller = of(client.ip()).map(|tenant| (tenant, client.ip(), true));
+        let (tenant, address, is_caller) =
+            caller.unwrap_or_else(|| (of(server.ip()).unwrap_or(Tenant::Nobody), server.ip(), false));
+        Payer { tenant, address, is_caller }
+    }
+
+    fn refused(&self, called: Called, reason: &'static str) {
+        let mut ends = Ends::default();
+        ends.refresh(called.client, called.server, &self.published, &self.identities);
+        let (who, judge) = (&ends, ends.strict().or(ends.speaker()));
+        let (ends, request) = ([called.client, called.server], &Described::default());
+        let (verdict, reason) = (Verdict::Dropped, Some(reason));
+        self.log.record(&Said { ends, who, judge, request, verdict, reason, answer: None });
     }
 }
 

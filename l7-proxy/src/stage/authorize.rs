@@ -7,7 +7,10 @@ use mesh::identity::Identity;
 use mesh::workload::EndpointId;
 
 use super::normalise::Path;
-use crate::index::{Asks, Edit, Endpoint, Grant, Rule, RuleSet, Subject};
+use crate::index::{Asks, Edit, Endpoint, Exhausted, Grant, Names, Rule, RuleSet, Subject, Work};
+
+/// Why nothing that is not TLS passes where names of TLS servers are all that there is.
+pub const NOT_TLS: &str = "not TLS, which alone may pass";
 
 /// One end's say about a connection.
 #[derive(Clone, Debug)]
@@ -18,6 +21,8 @@ pub struct Judge {
     pub direction: TrafficDirection,
     /// What they say of the other end.
     pub grant: Grant,
+    /// Names of TLS servers, one of which a client that speaks TLS must say.
+    pub names: Vec<Arc<Names>>,
     /// What the port's rules look at.
     pub asks: Option<Arc<Asks>>,
     /// Denials are reported, not enforced.
@@ -32,8 +37,13 @@ impl Judge {
         port: u16,
         peer: Option<Identity>,
     ) -> Option<Self> {
-        let (grant, asks) = endpoint.side(direction)?.grant(port, peer);
-        Some(Self { endpoint: endpoint.id, direction, grant, asks, audit: endpoint.audit })
+        let side = endpoint.side(direction)?;
+        let ((grant, asks), names) = (side.grant(port, peer), side.names(port, peer));
+        let grant = match grant {
+            Grant::Nothing(_) if !names.is_empty() => Grant::Nothing(NOT_TLS),
+            other => other,
+        };
+        Some(Self { endpoint: endpoint.id, direction, grant, names, asks, audit: endpoint.audit })
     }
 
     /// Whether anything may pass, HTTP or not.
@@ -41,8 +51,23 @@ impl Judge {
         matches!(self.grant, Grant::Open | Grant::Plain)
     }
 
+    /// Whether a rule that does not let everything through looks at paths.
+    pub fn looks_at_paths(&self) -> bool {
+        !self.is_plain() && self.asks.as_ref().is_some_and(|asks| asks.path)
+    }
+
     /// Which rule lets a request through; `Ok(None)`: all may pass.
     pub fn judge(&self, request: &impl Subject, path: &Path) -> Result<Option<&Rule>, &'static str> {
+        self.judge_counted(request, path, &mut Work::default())
+    }
+
+    /// The same; `work` says what it has taken.
+    pub fn judge_counted(
+        &self,
+        request: &impl Subject,
+        path: &Path,
+        work: &mut Work,
+    ) -> Result<Option<&Rule>, &'static str> {
         let sets = match &self.grant {
             Grant::Open | Grant::Plain => return Ok(None),
             Grant::Nothing(why) => return Err(why),
@@ -52,10 +77,13 @@ impl Judge {
         if judged.any(|judged| request.names().any(|name| is_look_alike(name, judged.as_bytes()))) {
             return Err("header that differs from a judged one by an underscore or a dot");
         }
-        let rule = find(sets, request, path.canonical()).ok_or("no rule lets it through")?;
+        let mut first = |path| find(sets, request, path, work).map_err(|Exhausted| TOO_MUCH);
+        let rule = first(path.canonical())?.ok_or("no rule lets it through")?;
         // Whatever an origin may take the path for must be allowed, too.
-        if path.readings().any(|reading| find(sets, request, reading).is_none()) {
-            return Err("path that servers read in several ways, not all of them allowed");
+        for reading in path.readings() {
+            if first(reading)?.is_none() {
+                return Err("path that servers read in several ways, not all of them allowed");
+            }
         }
         Ok(Some(rule))
     }
@@ -70,8 +98,21 @@ impl Judge {
     }
 }
 
-fn find<'a>(sets: &'a [Arc<RuleSet>], request: &impl Subject, path: &[u8]) -> Option<&'a Rule> {
-    sets.iter().flat_map(|set| set.rules.iter()).find(|rule| rule.is_match(request, path))
+/// Why a request does not pass for which rules would have to look at too much.
+const TOO_MUCH: &str = "path that takes too long to be held against all rules";
+
+fn find<'a>(
+    sets: &'a [Arc<RuleSet>],
+    request: &impl Subject,
+    path: &[u8],
+    work: &mut Work,
+) -> Result<Option<&'a Rule>, Exhausted> {
+    for set in sets {
+        if let Some(rule) = set.find(request, path, work)? {
+            return Ok(Some(rule));
+        }
+    }
+    Ok(None)
 }
 
 /// Whether somebody may take one name for another: gateways to programs (CGI, WSGI, PHP) make one of `X-Role`, `X_Role` and,

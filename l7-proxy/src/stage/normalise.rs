@@ -1,7 +1,7 @@
 //! *normalise*: the one form of a request's path that is judged and forwarded. `docs/normalisation.md` is the table.
 //!
 //! Promise: no origin executes what policy denies. Whatever an origin might make of the path (decode `%2F`, strip
-//! `;parameters`, decode twice, take `\` for `/`) is a *reading* of it, and a request passes only if every reading may. So
+//! `;parameters`, decode twice, take `\` for `/`, decode `%3A`) is a *reading* of it, and a request passes only if every reading may. So
 //! `%2F` and `;jsessionid=…` pass wherever they change nothing, without a setting. The query stays as it came.
 
 /// Why a target is refused.
@@ -35,7 +35,20 @@ impl TargetFault {
 pub struct Path {
     canonical: Vec<u8>,
     is_changed: bool,
+    /// It has not been brought into its one form, for nobody looked at it.
+    is_raw: bool,
     readings: Vec<Vec<u8>>,
+}
+
+/// Who looks at the path of a request.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Looks {
+    /// No rule.
+    Nobody,
+    /// Rules in audit mode only: it is judged in its one form and forwarded as it came.
+    Audit,
+    /// Rules that are enforced.
+    Rules,
 }
 
 /// How often an escape may have been escaped.
@@ -46,7 +59,7 @@ impl Path {
     pub fn normalise(&mut self, raw: &[u8]) -> Result<(), TargetFault> {
         self.readings.clear();
         self.canonical.clear();
-        self.is_changed = false;
+        (self.is_changed, self.is_raw) = (false, false);
         let (path, query) = split(raw);
         if is_plain(path) {
             self.canonical.extend_from_slice(raw);
@@ -63,12 +76,36 @@ impl Path {
         Ok(())
     }
 
-    /// Takes it as it is: no rule of the port looks at paths.
+    /// Takes the path of a request for those who look at it.
+    pub fn take(&mut self, raw: &[u8], looks: Looks) -> Result<(), TargetFault> {
+        match looks {
+            Looks::Rules => self.normalise(raw)?,
+            Looks::Audit => {
+                self.normalise(raw)?;
+                self.is_changed = false;
+            }
+            Looks::Nobody => {
+                self.keep(raw);
+                self.is_raw = true;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes what has no form but this: `*`, or nothing.
     pub fn keep(&mut self, raw: &[u8]) {
         self.readings.clear();
         self.canonical.clear();
         self.canonical.extend_from_slice(raw);
-        self.is_changed = false;
+        (self.is_changed, self.is_raw) = (false, false);
+    }
+
+    /// What rules that look at paths now judge where none did when the request came; `None`: it is that already.
+    pub fn overdue(&self) -> Option<Result<Self, TargetFault>> {
+        self.is_raw.then(|| {
+            let mut path = Self::default();
+            path.normalise(&self.canonical).map(|()| path)
+        })
     }
 
     /// What is judged and forwarded.
@@ -87,9 +124,14 @@ impl Path {
     }
 
     fn read(&mut self, query: &[u8]) -> Result<(), TargetFault> {
-        let once = unescape(&self.canonical, false);
-        let fully = unescape_fully(&self.canonical)?;
-        for bytes in [&self.canonical, &once, &fully] {
+        // Servers decode nothing, what gives a path its shape, or what of it need not have been escaped; each once or until
+        // nothing is left.
+        let plain = unescape(&self.canonical, is_legal, false);
+        let once = unescape(&self.canonical, is_shape, false);
+        let both = unescape(&self.canonical, |byte| is_shape(byte) || is_legal(byte), false);
+        let fully = unescape_fully(&self.canonical, is_shape)?;
+        let all = unescape_fully(&self.canonical, |byte| is_shape(byte) || is_legal(byte))?;
+        for bytes in [&self.canonical, &plain, &once, &both, &fully, &all] {
             for strips in [false, true] {
                 let mut reading = Vec::with_capacity(bytes.len() + query.len());
                 let slashed: Vec<u8> = bytes.iter().map(|b| if *b == b'\\' { b'/' } else { *b }).collect();
@@ -204,14 +246,24 @@ fn resolve(path: &[u8], resolved: &mut Vec<u8>) {
     }
 }
 
-/// Decodes once what gives a path its shape; `deep`: also what is behind an escaped percent sign.
-fn unescape(path: &[u8], deep: bool) -> Vec<u8> {
+/// What gives a path its shape.
+fn is_shape(byte: u8) -> bool {
+    matches!(byte, b'/' | b'\\' | b';' | b'.')
+}
+
+/// What may stand in a path as it is (RFC 3986 section 3.3: sub-delims, `:` and `@`), and is escaped by some all the same.
+fn is_legal(byte: u8) -> bool {
+    b"!$&'()*+,;=:@".contains(&byte)
+}
+
+/// Decodes `what` once; `deep`: also what is behind an escaped percent sign.
+fn unescape(path: &[u8], what: impl Fn(u8) -> bool, deep: bool) -> Vec<u8> {
     let mut decoded = Vec::with_capacity(path.len());
     let mut at = 0;
     while let Some(rest @ [byte, ..]) = path.get(at..) {
         let follows = || escape(&[&b"%"[..], rest.get(3..5).unwrap_or_default()].concat()).is_some();
         let value = match escape(rest) {
-            Some(value @ (b'/' | b'\\' | b';' | b'.')) => Some(value),
+            Some(value) if what(value) => Some(value),
             Some(b'%') if deep && follows() => Some(b'%'),
             Some(value) if deep && is_unreserved(value) => Some(value),
             _ => None,
@@ -222,10 +274,10 @@ fn unescape(path: &[u8], deep: bool) -> Vec<u8> {
     decoded
 }
 
-fn unescape_fully(path: &[u8]) -> Result<Vec<u8>, TargetFault> {
+fn unescape_fully(path: &[u8], what: impl Fn(u8) -> bool) -> Result<Vec<u8>, TargetFault> {
     let mut decoded = path.to_vec();
     for _ in 0..=MAX_NESTING {
-        let next = unescape(&decoded, true);
+        let next = unescape(&decoded, &what, true);
         if memchr::memmem::find(&next, b"%00").is_some() {
             return Err(TargetFault::Nul);
         }

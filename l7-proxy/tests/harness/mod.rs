@@ -6,6 +6,7 @@
 )]
 #![allow(dead_code, unreachable_pub, reason = "each test binary has it as a module and uses a part")]
 
+pub mod hello;
 pub mod http2;
 
 use std::cell::{Cell, RefCell};
@@ -17,10 +18,11 @@ use std::time::Duration;
 
 use l7_proxy::index::Compiler;
 use l7_proxy::runtime::{
-    Called, ConnectError, FlowLog, Found, Identities, Published, Snapshot, Worker, serve,
+    BOUNDS, Called, ConnectError, Ended, FlowLog, Found, Identities, Published, Snapshot, Worker, serve,
 };
+use l7_proxy::stage::admit::{Amounts, Budgets};
 use mesh::identity::Identity;
-use mesh::l7::{Expression, HttpRule, L7Access, L7Endpoint, L7Ports, L7Rules};
+use mesh::l7::{Expression, HttpRule, L7Access, L7Endpoint, L7Flow, L7Ports, L7Rules, L7Tls};
 use mesh::workload::EndpointId;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::sync::mpsc;
@@ -56,12 +58,14 @@ pub struct Bench {
     pub published: Arc<Published>,
     pub log: Arc<FlowLog>,
     pub table: Rc<Table>,
-    worker: Rc<Worker<Known>>,
+    pub worker: Rc<Worker<Known>>,
     compiler: Compiler,
     /// What a connection to the server comes to; none: it does.
     pub refuses: Rc<Cell<Option<ConnectError>>>,
     /// How long it takes to reach the server.
     pub takes: Rc<Cell<Duration>>,
+    /// How connections have ended, in the order they did.
+    pub ended: Rc<RefCell<Vec<Ended>>>,
 }
 
 pub fn expression(text: &str) -> Option<Expression> {
@@ -85,6 +89,11 @@ impl Bench {
     }
 
     pub fn with(access: Vec<L7Access>, audit: bool) -> Self {
+        Self::bounded(access, audit, BOUNDS)
+    }
+
+    /// The same on a worker that has so much.
+    pub fn bounded(access: Vec<L7Access>, audit: bool, bounds: Amounts) -> Self {
         let (published, log) = (Arc::new(Published::default()), Arc::new(FlowLog::default()));
         let table = Rc::new(Table::default());
         let worker = Worker {
@@ -92,6 +101,7 @@ impl Bench {
             published: Arc::clone(&published),
             log: Arc::clone(&log),
             connections: Arc::default(),
+            budgets: Arc::new(Budgets::new(bounds)),
         };
         let mut bench = Self {
             published,
@@ -101,6 +111,7 @@ impl Bench {
             compiler: Compiler::default(),
             refuses: Rc::default(),
             takes: Rc::default(),
+            ended: Rc::default(),
         };
         bench.identify(CLIENT, 300, None);
         bench.identify(SERVER, 256, Some(7));
@@ -121,7 +132,16 @@ impl Bench {
 
     /// The same for another port than the one that is called, 80.
     pub fn enforce_at(&mut self, port: u16, access: Vec<L7Access>, audit: bool) {
-        let rules = L7Rules { ports: vec![L7Ports { first: port, last: port, access }] };
+        self.enforce_all(L7Ports { first: port, last: port, access, tls: Vec::new() }, audit);
+    }
+
+    /// The same beside TLS that some may open, at the port that is called.
+    pub fn enforce_tls(&mut self, access: Vec<L7Access>, tls: Vec<L7Tls>, audit: bool) {
+        self.enforce_all(L7Ports { first: 80, last: 80, access, tls }, audit);
+    }
+
+    fn enforce_all(&mut self, ports: L7Ports, audit: bool) {
+        let rules = L7Rules { ports: vec![ports] };
         let endpoint = L7Endpoint {
             id: EndpointId::new(1).unwrap(),
             instance: 7,
@@ -139,16 +159,40 @@ impl Bench {
         self.published.set(snapshot);
     }
 
+    /// Puts rules of the client in force, besides those of the server: the client is endpoint 2 of this node from now on.
+    pub fn enforce_egress(&mut self, ports: L7Ports) {
+        self.identify(CLIENT, 300, Some(8));
+        let endpoint = L7Endpoint {
+            id: EndpointId::new(2).unwrap(),
+            instance: 8,
+            workload: "default/client".parse().unwrap(),
+            ipv4: CLIENT,
+            ipv6: Ipv6Addr::UNSPECIFIED,
+            identity: Identity::new(300).unwrap(),
+            ingress: None,
+            egress: Some(Arc::new(L7Rules { ports: vec![ports] })),
+            audit: false,
+        };
+        let mut snapshot = Snapshot::clone(&self.published.snapshot());
+        snapshot.insert(self.compiler.endpoint(&endpoint).unwrap());
+        self.published.set(snapshot);
+    }
+
     /// A connection of the client; must be called within a [`LocalSet`].
     pub fn open(&self) -> (DuplexStream, Servers) {
+        self.open_from(CLIENT)
+    }
+
+    /// The same of a client with another address.
+    pub fn open_from(&self, client: Ipv4Addr) -> (DuplexStream, Servers) {
+        let called = Called {
+            client: SocketAddr::new(client.into(), 40000),
+            server: SocketAddr::new(SERVER.into(), 80),
+        };
         let (client, down) = duplex(256 << 10);
         let (connected, servers) = mpsc::unbounded_channel();
         let (worker, refuses) = (Rc::clone(&self.worker), Rc::clone(&self.refuses));
-        let takes = Rc::clone(&self.takes);
-        let called = Called {
-            client: SocketAddr::new(CLIENT.into(), 40000),
-            server: SocketAddr::new(SERVER.into(), 80),
-        };
+        let (takes, ended) = (Rc::clone(&self.takes), Rc::clone(&self.ended));
         tokio::task::spawn_local(async move {
             let connect = async || {
                 if let Some(error) = refuses.get() {
@@ -161,7 +205,8 @@ impl Bench {
                 let _ = connected.send(server);
                 Ok((up, None))
             };
-            serve(down, called, &worker, connect).await;
+            let how = serve(down, called, &worker, connect).await;
+            ended.borrow_mut().push(how);
         });
         (client, Servers(servers))
     }
@@ -169,13 +214,20 @@ impl Bench {
     /// What was recorded since the last time: `request DROPPED GET http://h/ (why)`, `response FORWARDED 403 GET …`.
     pub fn flows(&self) -> Vec<String> {
         let flows = self.log.take().0.into_iter().map(|flow| {
-            let http = flow.http;
+            let why = flow.reason.map_or(String::new(), |why| format!(" ({why})"));
+            let verdict = format!("{:?}", flow.verdict).to_uppercase();
+            let http = match flow.l7 {
+                L7Flow::Http(http) => http,
+                L7Flow::Tls(tls) => {
+                    let name = tls.server_name.map_or(String::new(), |name| format!(" {name}"));
+                    return format!("tls {verdict}{name}{why}");
+                }
+            };
             let kind = serde_name(&format!("{:?}", http.kind));
             let code = http.code.map_or(String::new(), |code| format!(" {code}"));
             let what =
                 if http.method.is_empty() { String::new() } else { format!(" {} {}", http.method, http.url) };
-            let why = flow.reason.map_or(String::new(), |why| format!(" ({why})"));
-            format!("{kind} {}{code}{what}{why}", format!("{:?}", flow.verdict).to_uppercase())
+            format!("{kind} {verdict}{code}{what}{why}")
         });
         flows.collect()
     }

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::flow::TrafficDirection;
 use crate::identity::Identity;
-use crate::l7::{Expression, HttpRule, HttpRules};
+use crate::l7::{Expression, HttpRule, HttpRules, L7Demand, ServerName, ServerNames};
 use crate::labels::{LabelSet, NAMESPACE, Source};
 use crate::workload::NamedPorts;
 
@@ -246,7 +246,7 @@ fn side(random: &mut Random) -> Side {
     let allow = random.some(3, |random| Statement {
         authentication: if random.chance(20) { Authentication::Required } else { Authentication::None },
         needs: random.chance(10).then_some(Needs::L7Proxy),
-        http: random.chance(30).then(|| http(random)),
+        l7: random.chance(30).then(|| demand(random)),
         ..statement(random)
     });
     let deny = if random.chance(30) { random.some(2, statement) } else { Vec::new() };
@@ -257,7 +257,23 @@ fn statement(random: &mut Random) -> Statement {
     let peers = if random.chance(25) { Peers::Any } else { Peers::Selected(random.some(3, peer)) };
     let ports =
         if random.chance(30) { Vec::new() } else { (0..=random.below(3)).map(|_| port(random)).collect() };
-    Statement { peers, ports, authentication: Authentication::None, needs: None, http: None }
+    Statement { peers, ports, authentication: Authentication::None, needs: None, l7: None }
+}
+
+fn demand(random: &mut Random) -> L7Demand {
+    match random.chance(40) {
+        true => L7Demand::ServerNames(names(random)),
+        false => L7Demand::Http(http(random)),
+    }
+}
+
+fn names(random: &mut Random) -> ServerNames {
+    let all = ["a.example", "b.example", "*.example"];
+    let mut names: Vec<ServerName> =
+        (0..=random.below(2)).filter_map(|_| random.pick(&all).parse().ok()).collect();
+    names.sort();
+    names.dedup();
+    names.into()
 }
 
 /// Methods only: which rules meet is what matters here, not how they are matched.

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::flow::TrafficDirection;
 use crate::identity::Identity;
-use crate::l7::HttpRule;
+use crate::l7::L7Demand;
 use crate::labels::{LabelSet, NAMESPACE};
 use crate::workload::NamedPorts;
 
@@ -126,13 +126,16 @@ struct Finding<'a> {
 
 impl Finding<'_> {
     fn line(&self, namespace: Option<&str>) -> String {
+        let by = self.statement.l7.as_ref().map(by).unwrap_or_default();
         let does = match self.effect {
-            Effect::Deny => "denies",
-            Effect::Allow(Reverse(Authentication::None)) => "allows",
-            Effect::Allow(Reverse(Authentication::Required)) => "allows, once authenticated,",
-            Effect::Proxy(Reverse(Authentication::None)) => "allows, by HTTP rules,",
-            Effect::Proxy(Reverse(Authentication::Required)) => "allows, once authenticated, by HTTP rules,",
-            Effect::Unmet(Needs::L7Proxy) => "would allow, by L7 rules,",
+            Effect::Deny => "denies".to_owned(),
+            Effect::Allow(Reverse(Authentication::None)) => "allows".to_owned(),
+            Effect::Allow(Reverse(Authentication::Required)) => "allows, once authenticated,".to_owned(),
+            Effect::Proxy(Reverse(Authentication::None)) => format!("allows, by {by},"),
+            Effect::Proxy(Reverse(Authentication::Required)) => {
+                format!("allows, once authenticated, by {by},")
+            }
+            Effect::Unmet(Needs::L7Proxy) => "would allow, by L7 rules,".to_owned(),
         };
         let ports = match self.statement.ports.as_slice() {
             [] => "any port".to_owned(),
@@ -144,8 +147,8 @@ impl Finding<'_> {
             Fit::OtherPeers => "other peer",
         };
         let peers = without_namespace(&self.statement.peers, namespace);
-        let requests = self.statement.http.as_deref().map(requests).unwrap_or_default();
-        format!("  {} {does} {peers} at {ports}{requests}: {fit}", short(self.policy, namespace))
+        let what = self.statement.l7.as_ref().map(what).unwrap_or_default();
+        format!("  {} {does} {peers} at {ports}{what}: {fit}", short(self.policy, namespace))
     }
 }
 
@@ -176,7 +179,7 @@ impl Question<'_> {
         let here = |cell: &Cell| cell.holds(self.protocol, self.port);
         let named_here =
             |(cell, peers): (Cell, &[Identity])| here(&cell) && peers.binary_search(&peer).is_ok();
-        // HTTP rules say nothing of what is not TCP.
+        // The proxy takes nothing but TCP.
         let can_be = !matches!(effect, Effect::Proxy(_)) || self.protocol == TCP;
         let named =
             || self.direction == TrafficDirection::Egress && statement.peers_cells(universe).any(named_here);
@@ -239,7 +242,7 @@ impl Question<'_> {
                 effect @ (Effect::Allow(Reverse(authentication)) | Effect::Proxy(Reverse(authentication))),
             ) => match self.asked(decision) {
                 Asked::Nothing if *authentication == Authentication::None => {
-                    format!("allowed{}: by {policies}, for {peer} at {port}", way(*effect))
+                    format!("allowed{}: by {policies}, for {peer} at {port}", way(*effect, findings))
                 }
                 Asked::Nothing => {
                     format!(
@@ -247,7 +250,7 @@ impl Question<'_> {
                     )
                 }
                 Asked::Proof => {
-                    let way = way(*effect);
+                    let way = way(*effect, findings);
                     format!("allowed{way}, authentication required: by {policies}, for {peer} at {port}")
                 }
                 Asked::NoPrincipal => {
@@ -314,23 +317,38 @@ impl Question<'_> {
     }
 }
 
-/// What may be requested, the first few.
-fn requests(rules: &[HttpRule]) -> String {
+/// What the proxy judges by.
+fn by(demand: &L7Demand) -> &'static str {
+    match demand {
+        L7Demand::Http(_) => "HTTP rules",
+        L7Demand::ServerNames(_) => "server names",
+    }
+}
+
+/// What may be requested or called, the first few.
+fn what(demand: &L7Demand) -> String {
     const SHOWN: usize = 3;
-    let more = match rules.len().saturating_sub(SHOWN) {
-        0 => String::new(),
-        more => format!(" or {more} more"),
-    };
-    let first: Vec<String> = rules.iter().take(SHOWN).map(|rule| format!("[{rule}]")).collect();
-    format!(" for {}{more}", first.join(" or "))
+    fn first<T: ToString>(items: &[T]) -> String {
+        let more = match items.len().saturating_sub(SHOWN) {
+            0 => String::new(),
+            more => format!(" or {more} more"),
+        };
+        let first: Vec<String> =
+            items.iter().take(SHOWN).map(|item| format!("[{}]", item.to_string())).collect();
+        format!(" for {}{more}", first.join(" or "))
+    }
+    match demand {
+        L7Demand::Http(rules) => first(rules),
+        L7Demand::ServerNames(names) => first(names),
+    }
 }
 
 /// How it gets there, where that is not directly.
-fn way(effect: Effect) -> &'static str {
-    match effect {
-        Effect::Proxy(_) => " by HTTP rules, through the L7 proxy",
-        Effect::Deny | Effect::Allow(_) | Effect::Unmet(_) => "",
-    }
+fn way(effect: Effect, findings: &[Finding<'_>]) -> String {
+    let Effect::Proxy(_) = effect else { return String::new() };
+    let fitting = findings.iter().filter(|finding| finding.fit == Fit::Both);
+    let by: BTreeSet<&str> = fitting.filter_map(|finding| finding.statement.l7.as_ref()).map(by).collect();
+    format!(" by {}, through the L7 proxy", by.into_iter().collect::<Vec<_>>().join(" or "))
 }
 
 fn selectors(peers: &Peers) -> impl Iterator<Item = &Selector> {

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::Selector;
 use crate::flow::TrafficDirection;
 use crate::identity::Identity;
-use crate::l7::HttpRules;
+use crate::l7::L7Demand;
 
 /// The kinds of policy object.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
@@ -107,15 +107,15 @@ pub struct Statement {
     /// What must also hold and has no enforcer yet: such a statement allows nothing; what it would have allowed is
     /// denied with this reason (unless another statement allows it).
     pub needs: Option<Needs>,
-    /// Of an allow: the requests of which one must match, so that it allows by way of the L7 proxy only, and nothing but
-    /// TCP. In a deny statement it means nothing.
-    pub http: Option<HttpRules>,
+    /// Of an allow: what the L7 proxy holds it to, so that it allows by way of the proxy only, and nothing but TCP. In a deny
+    /// statement it means nothing.
+    pub l7: Option<L7Demand>,
 }
 
 /// A demand of a statement that this version cannot enforce.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 pub enum Needs {
-    /// `rules` other than `http`, `serverNames`, `terminatingTLS`, `listener`.
+    /// `rules` other than `http`, `listener`.
     L7Proxy,
 }
 

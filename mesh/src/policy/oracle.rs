@@ -118,7 +118,7 @@ pub fn judge(packet: &Packet<'_>, policies: &[Policy], enforcement: Enforcement)
     }
 }
 
-/// Whether a packet that passes goes by way of the L7 proxy: whatever allows it has HTTP rules.
+/// Whether a packet that passes goes by way of the L7 proxy: whatever allows it has a demand of L7.
 pub fn is_proxied(packet: &Packet<'_>, policies: &[Policy], enforcement: Enforcement) -> bool {
     let sides = || sides(packet, policies);
     let always = enforcement == Enforcement::Always || packet.subject.get(Source::Reserved, "init").is_some();
@@ -130,7 +130,7 @@ pub fn is_proxied(packet: &Packet<'_>, policies: &[Policy], enforcement: Enforce
         && !from_node
         && !denied
         && !admitting.is_empty()
-        && admitting.iter().all(|statement| statement.http.is_some())
+        && admitting.iter().all(|statement| statement.l7.is_some())
 }
 
 /// The statements that let the packet pass, unless another one denies it.
@@ -144,9 +144,9 @@ fn sides<'a>(packet: &Packet<'_>, policies: &'a [Policy]) -> impl Iterator<Item 
     rules.filter(|rule| rule.subject.matches(packet.subject)).map(|rule| rule.side(packet.direction))
 }
 
-/// Requests are of TCP: of what else it matches a statement with HTTP rules says nothing.
+/// The proxy takes TCP: of what else it matches a statement with a demand of L7 says nothing.
 fn admits(statement: &Statement, packet: &Packet<'_>) -> bool {
-    let can_be = statement.http.is_none() || statement.needs.is_some() || packet.protocol == 6;
+    let can_be = statement.l7.is_none() || statement.needs.is_some() || packet.protocol == 6;
     can_be && matches(statement, packet)
 }
 

@@ -1,7 +1,7 @@
 //! Filters on requests: `--http-method`, `--http-path`, `--http-status`.
 
 use mesh::flow::Flow;
-use mesh::l7::HttpFlow;
+use mesh::l7::{HttpFlow, L7Flow};
 use node_api::FlowFilter;
 use regex_automata::Input;
 use regex_automata::dfa::{Automaton, dense};
@@ -54,7 +54,7 @@ impl HttpMatch {
         if self.methods.is_empty() && self.paths.is_empty() && self.statuses.is_empty() {
             return true;
         }
-        let Some(http) = &flow.l7 else { return false };
+        let Some(http) = flow.l7.as_ref().and_then(L7Flow::http) else { return false };
         any(&self.methods, |method| method.eq_ignore_ascii_case(&http.method))
             && any(&self.paths, |path| path.is_in(path_of(http)))
             && any(&self.statuses, |status| {

@@ -172,7 +172,7 @@ fn an_error_names_the_value_and_what_is_accepted() {
         ),
         (
             |f| f.protocols = texts(&["dns"]),
-            r#"--protocol "dns": expected one of tcp, udp, sctp, icmp, icmpv4, icmpv6, http"#,
+            r#"--protocol "dns": expected one of tcp, udp, sctp, icmp, icmpv4, icmpv6, http, tls"#,
         ),
         (
             |f| f.tcp_flags = texts(&["SYN,NAK"]),

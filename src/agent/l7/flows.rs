@@ -1,4 +1,4 @@
-//! Requests and answers that the proxy has seen, as flows.
+//! Requests, answers and TLS connections that the proxy has seen, as flows.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use abi::DropReason;
 use l4_datapath::flow::Context;
 use mesh::exchange::End;
 use mesh::flow::{Drop, Flow, TrafficDirection, Verdict};
-use mesh::l7::HttpKind;
+use mesh::l7::{HttpKind, L7Flow};
 use mesh::policy::{PolicyName, protocol};
 use node_api::proxy::{ProxyFlow, ProxyReport, Record};
 use observe::http::HttpMetrics;
@@ -35,6 +35,7 @@ impl Sink {
         for seen in flows {
             let flow = flow(&context, seen);
             self.flow_metrics.count(&flow);
+            self.http_metrics.count(&flow);
             self.ring.push(flow);
         }
     }
@@ -51,13 +52,17 @@ impl Sink {
     }
 }
 
-fn flow(context: &Context, seen: ProxyFlow) -> Flow {
-    let is_reply = seen.http.kind == HttpKind::Response;
+fn flow(context: &Context, mut seen: ProxyFlow) -> Flow {
+    let is_reply = seen.l7.http().is_some_and(|http| http.kind == HttpKind::Response);
     let drop = (seen.verdict != Verdict::Forwarded).then(|| Drop {
         reason: DropReason::PolicyDenied as u8,
         text: seen.reason.clone().unwrap_or_else(|| DropReason::PolicyDenied.text().to_owned()),
         policies: policies(context, &seen),
     });
+    // What is said of what was let pass.
+    if let L7Flow::Http(http) = &mut seen.l7 {
+        http.note = seen.reason.take().filter(|_| seen.verdict == Verdict::Forwarded);
+    }
     let client = context.at(seen.client, seen.client_identity);
     let server = context.at(seen.server, seen.server_identity);
     let (source, destination) = if is_reply { (server, client) } else { (client, server) };
@@ -78,12 +83,12 @@ fn flow(context: &Context, seen: ProxyFlow) -> Flow {
             .endpoint(seen.endpoint)
             .map_or_else(String::new, |it| it.endpoint.interface.clone()),
         authentication: None,
-        l7: Some(seen.http),
+        l7: Some(seen.l7),
         trace: false,
     }
 }
 
-/// Those whose HTTP rules did not let it.
+/// Those whose rules did not let it.
 fn policies(context: &Context, seen: &ProxyFlow) -> Vec<PolicyName> {
     let Some(planned) = context.endpoint(seen.endpoint) else { return Vec::new() };
     let (ruleset, peer) = match seen.direction {

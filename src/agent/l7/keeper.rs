@@ -1,6 +1,6 @@
 //! The proxy, kept running: it is told each endpoint's rules whenever they change, and what it says is passed on.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::pending;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
@@ -159,6 +159,8 @@ impl From<String> for Lost {
 /// One connection to it.
 struct Talk {
     link: Link<ToProxy, FromProxy>,
+    /// Whose rules it was not told, for no message takes them.
+    untold: BTreeSet<EndpointId>,
     /// Questions it has not answered yet.
     asked: BTreeMap<u64, oneshot::Sender<ProxyAnswer>>,
     last: u64,
@@ -268,6 +270,7 @@ impl Surroundings {
     ) -> Result<(), Lost> {
         let mut talk = Talk {
             link,
+            untold: BTreeSet::new(),
             asked: BTreeMap::new(),
             last: 0,
             told: BTreeMap::new(),
@@ -304,7 +307,10 @@ impl Surroundings {
                     match message.map_err(|error| format!("it has ended: {error}"))? {
                         FromProxy::Accepted { generation, endpoint } => {
                             talk.answered(generation, endpoint);
-                            self.refusals.lock().remove(&endpoint);
+                            match talk.untold.contains(&endpoint) {
+                                true => drop(self.refusals.lock().insert(endpoint, untold())),
+                                false => drop(self.refusals.lock().remove(&endpoint)),
+                            }
                         }
                         FromProxy::Refused { generation, endpoint, field, why } => {
                             talk.answered(generation, endpoint);
@@ -375,6 +381,12 @@ impl Surroundings {
     }
 }
 
+/// Why rules are not in force that no message takes.
+fn untold() -> String {
+    let most = L7Endpoint::MAX_SIZE >> 20;
+    format!("the policies that select it have more than {most} MiB of HTTP rules together: no request passes")
+}
+
 /// By `/proc/PID/limits`.
 fn too_few_files(limits: &str, workers: usize) -> Option<String> {
     let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
@@ -404,7 +416,9 @@ impl Talk {
         for (id, endpoint) in &plan.endpoints {
             if gone.remove(id).as_ref() != Some(endpoint) {
                 self.unanswered.insert(*id, number);
-                let endpoint = Box::new(endpoint.clone());
+                let fits = endpoint.size() <= L7Endpoint::MAX_SIZE;
+                let endpoint = Box::new(if fits { endpoint.clone() } else { endpoint.closed() });
+                let _ = if fits { self.untold.remove(id) } else { self.untold.insert(*id) };
                 self.say(ToProxy::Set { generation: number, endpoint }).await?;
             }
         }
@@ -535,6 +549,45 @@ mod tests {
         proxy.send(&FromProxy::Accepted { generation: 8, endpoint: endpoint.id }).await.unwrap();
         assert!(matches!(said.recv().await, Some(Event::Ready { .. })));
         settled.wait_for(|settled| *settled == 8).await.unwrap();
+        drop(wants);
+        assert!(serving.await.unwrap().is_ok());
+    }
+
+    #[tokio::test]
+    async fn rules_that_no_message_takes_are_told_closed_and_named() {
+        use mesh::l7::{Expression, HttpRule, L7Access, L7Ports, L7Rules};
+        let directory = tempfile::tempdir().unwrap();
+        let (mut surroundings, _said) = surroundings(directory.path());
+        surroundings.patience = PATIENCE;
+        let refusals = Arc::clone(&surroundings.refusals);
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let mut proxy: Proxy = Channel::new(theirs);
+        let plan = |length: usize| {
+            let mut plan = L7Plan::clone(&l7::plan(&[1]));
+            let rule = HttpRule { path: Some(Expression("a".repeat(length))), ..HttpRule::default() };
+            let access = vec![L7Access { peers: None, http: Some([rule].into()) }];
+            let rules = L7Rules { ports: vec![L7Ports { first: 80, last: 80, access, tls: Vec::new() }] };
+            plan.endpoints.values_mut().for_each(|it| it.ingress = Some(Arc::new(rules.clone())));
+            Arc::new(plan)
+        };
+        let (wants, mut wanted) = watch::channel((7, plan(L7Endpoint::MAX_SIZE)));
+        let (_asker, mut asked) = mpsc::channel(1);
+        let (settles, mut settled) = watch::channel(0);
+        let (_follows, mut followed) = watch::channel(false);
+        let serving = tokio::spawn(async move {
+            let told = (&mut wanted, &mut asked, &mut followed);
+            surroundings.serve(Link::adopted(ours), &None, told, &settles, &mut None).await
+        });
+        for (generation, rules, named) in [(7, 0, true), (8, 1, false)] {
+            let set = proxy.receive().await.unwrap();
+            let ToProxy::Set { endpoint, .. } = set else { panic!("{set:?}") };
+            let ports = &endpoint.ingress.as_ref().unwrap().ports;
+            assert_eq!(ports[0].access[0].http.as_ref().unwrap().len(), rules);
+            proxy.send(&FromProxy::Accepted { generation, endpoint: endpoint.id }).await.unwrap();
+            settled.wait_for(|settled| *settled == generation).await.unwrap();
+            assert_eq!(refusals.lock().contains_key(&endpoint.id), named);
+            wants.send_replace((8, plan(1)));
+        }
         drop(wants);
         assert!(serving.await.unwrap().is_ok());
     }

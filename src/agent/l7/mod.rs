@@ -1,6 +1,6 @@
 //! The L7 proxy of this node: its process, what it is told, and what it says.
 //!
-//! Promise: nothing of it is made before some policy with HTTP rules is about an endpoint of this node. The process outlives
+//! Promise: nothing of it is made before some policy with HTTP rules or server names is about an endpoint of this node. The process outlives
 //! the agent and is taken over by the next; its listening sockets are kept here too, so that connections wait while it is
 //! started again. What is new or stricter is told to it before the kernel sends anybody there, what goes away after. The
 //! agent's loop never waits for it: a plan that tells it something new waits for its answer, a second at most
@@ -219,7 +219,7 @@ impl L7 {
         let problem = texts.into_iter().flatten().map(|problem| format!("the L7 proxy: {problem}"));
         let refused = self.refused(plan).into_iter().map(|Refused { workload, policies, why }| {
             let names: Vec<String> = policies.iter().map(ToString::to_string).collect();
-            format!("HTTP rules of {} are not in force at {workload}: {why}", names.join(", "))
+            format!("L7 rules of {} are not in force at {workload}: {why}", names.join(", "))
         });
         problem.chain(self.sink.access_log.problem()).chain(refused).collect()
     }
@@ -230,7 +230,7 @@ impl L7 {
             let of_these = |view: &&mut PolicyView| view.policy.as_ref().is_some_and(|it| names.contains(it));
             for view in policies.iter_mut().filter(of_these) {
                 view.valid = false;
-                view.message = format!("HTTP rules are not in force at {workload}: {why}");
+                view.message = format!("L7 rules are not in force at {workload}: {why}");
             }
         }
     }
@@ -305,7 +305,7 @@ fn beside(rules: Option<Arc<L7Rules>>, before: Option<&Arc<L7Rules>>) -> Option<
     let named = || rules.ports.iter().map(|ports| (ports.first, ports.last));
     let parts = before.ports.iter().flat_map(|ports| {
         let left = left_of((ports.first, ports.last), named());
-        left.into_iter().map(|(first, last)| L7Ports { first, last, access: ports.access.clone() })
+        left.into_iter().map(|(first, last)| L7Ports { first, last, ..ports.clone() })
     });
     let mut ports: Vec<L7Ports> = parts.collect();
     if ports.is_empty() {
@@ -429,7 +429,12 @@ mod tests {
     fn rules(peer: u32, ranges: &[(u16, u16)]) -> Option<Arc<L7Rules>> {
         let peers = Some([mesh::identity::Identity::new(peer).unwrap()].into());
         let access = vec![mesh::l7::L7Access { peers, http: None }];
-        let ports = ranges.iter().map(|&(first, last)| L7Ports { first, last, access: access.clone() });
+        let ports = ranges.iter().map(|&(first, last)| L7Ports {
+            first,
+            last,
+            access: access.clone(),
+            tls: Vec::new(),
+        });
         Some(Arc::new(L7Rules { ports: ports.collect() }))
     }
 

@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use mesh::l7::L7Demand;
 use mesh::policy::{Authentication, Needs};
 use node_api::{
     EndpointPolicy, Listed, PolicyDetails, Reply, Request, RuleEntry, RulesetView, SideView, StatementView,
@@ -73,7 +74,7 @@ fn rule(view: &EndpointPolicy, direction: &str, entry: &RuleEntry) -> [Cell; 6] 
     let labels = view.identities.iter().find(|known| Some(known.identity) == entry.identity);
     let origin: Vec<String> = entry.policies.iter().map(ToString::to_string).collect();
     [
-        action(entry.allow, entry.authentication, entry.needs, entry.proxied),
+        action(entry.allow, entry.authentication, entry.needs, entry.proxied.then_some("L7 rules")),
         direction.into(),
         entry.identity.map_or_else(|| "any".to_owned(), |identity| identity.number().to_string()).into(),
         labels.map_or_else(|| "any".to_owned(), |known| known.labels.to_string().replace(',', "\n")).into(),
@@ -82,15 +83,16 @@ fn rule(view: &EndpointPolicy, direction: &str, entry: &RuleEntry) -> [Cell; 6] 
     ]
 }
 
-fn action(allow: bool, authentication: Authentication, needs: Option<Needs>, proxied: bool) -> Cell {
+/// `judged`: by what the proxy judges it.
+fn action(allow: bool, authentication: Authentication, needs: Option<Needs>, judged: Option<&str>) -> Cell {
     match (allow, authentication, needs) {
         (_, _, Some(Needs::L7Proxy)) => Cell::toned(Tone::Warning, "Deny (needs L7 proxy)"),
-        (true, Authentication::None, None) if proxied => Cell::toned(Tone::Good, "Allow (HTTP rules)"),
-        (true, Authentication::Required, None) if proxied => {
-            Cell::toned(Tone::Good, "Allow (authenticated, HTTP rules)")
+        (true, ..) => {
+            let proven = (authentication == Authentication::Required).then_some("authenticated");
+            let asked: Vec<&str> = proven.into_iter().chain(judged).collect();
+            let asked = if asked.is_empty() { String::new() } else { format!(" ({})", asked.join(", ")) };
+            Cell::toned(Tone::Good, format!("Allow{asked}"))
         }
-        (true, Authentication::None, None) => Cell::toned(Tone::Good, "Allow"),
-        (true, Authentication::Required, None) => Cell::toned(Tone::Good, "Allow (authenticated)"),
         (false, _, None) => Cell::toned(Tone::Bad, "Deny"),
     }
 }
@@ -137,12 +139,19 @@ fn side_rows(number: usize, direction: &str, side: &SideView) -> Vec<[Cell; 6]> 
         [number.into(), direction.into(), policy, peer.into(), identities.into(), ports.into()]
     };
     let of_statement = |statement: &StatementView| -> Vec<[Cell; 6]> {
-        let proxied = statement.http.is_some();
-        let policy = || action(statement.allow, statement.authentication, statement.needs, proxied);
+        let judged = statement.l7.as_ref().map(|demand| match demand {
+            L7Demand::Http(_) => "HTTP rules",
+            L7Demand::ServerNames(_) => "server names",
+        });
+        let policy = || action(statement.allow, statement.authentication, statement.needs, judged);
         let mut ports =
             if statement.ports.is_empty() { "any".to_owned() } else { statement.ports.join("\n") };
-        for rule in statement.http.iter().flat_map(|rules| rules.iter()) {
+        let demand = || statement.l7.as_ref();
+        for rule in demand().and_then(L7Demand::http).iter().flat_map(|rules| rules.iter()) {
             ports.push_str(&format!("\n  {rule}"));
+        }
+        for name in demand().and_then(L7Demand::server_names).iter().flat_map(|names| names.iter()) {
+            ports.push_str(&format!("\n  TLS {name}"));
         }
         match &statement.peers {
             None => vec![row(policy(), "anyone", "any", &ports)],
@@ -259,7 +268,7 @@ mod tests {
             ports: ports.iter().map(|&port| port.to_owned()).collect(),
             authentication: Authentication::None,
             needs: None,
-            http: None,
+            l7: None,
         };
         let required = |statement| StatementView { authentication: Authentication::Required, ..statement };
         let rule = RuleView {

@@ -9,14 +9,14 @@ use conformance::pulse::Change;
 
 use crate::{PATIENCE, any, call, one, word};
 
-fn connect(address: SocketAddr) -> io::Result<TcpStream> {
+pub(crate) fn connect(address: SocketAddr) -> io::Result<TcpStream> {
     let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_nodelay(true)?;
     Ok(stream)
 }
 
-fn say(stream: &mut TcpStream, what: &[u8]) -> io::Result<()> {
+pub(crate) fn say(stream: &mut (impl Read + Write), what: &[u8]) -> io::Result<()> {
     stream.write_all(what)?;
     let mut back = vec![0; what.len()];
     stream.read_exact(&mut back)

@@ -10,6 +10,9 @@ mod netfilter;
 mod raw;
 mod requests;
 mod serve;
+mod speak;
+mod tls;
+mod websocket;
 
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
@@ -25,6 +28,8 @@ servers, of both families and of TCP and UDP
   serve PORT              echo
   witness PORT NAME       answer each word with NAME and the address it came from
   ends PORT               echo over TCP; tells of each connection who opened it and how it ended: closed, reset …
+  tls-serve PORT          echo over TLS, with a certificate of its own making
+  chat PORT               WebSocket over HTTP/1.1: any path; what is said comes back
   sink PORT COUNT         UDP on so many ports from this one on; nothing is read, nothing answered
 clients, each on a line of its own; an address is ADDRESS:PORT
   tcp ADDRESS             connect, say a word, expect it back
@@ -34,14 +39,19 @@ clients, each on a line of its own; an address is ADDRESS:PORT
   bulk ADDRESS BYTES      send so many bytes over TCP, expect them back
   http ADDRESS METHOD:PATH
                           one request over HTTP/1.1; tell the status of the answer
+  tls ADDRESS NAME        TLS 1.3 to a server of this name (none: -), whatever it shows; say a word, expect it back; tell the
+                          alert that comes instead
   time ADDRESS            microseconds that a TCP connection takes to open
   datagram ADDRESS BYTES  send one datagram of so many bytes, expect it back
   resolve NAME            the addresses that the workload's resolver gives
+  speak ADDRESS           say each line of standard input, in hexadecimal, on a connection of its own; tell each answer
   ask                     for each line of standard input, one of the above
   later MODE ARGUMENTS    say `open`, wait for a line of standard input, then be that
 clients that stay
   hold ADDRESS [FROM]     keep one TCP connection: each line of standard input is said, its outcome printed; from local
                           port FROM
+  hold-tls ADDRESS NAME   the same in TLS to a server of this name
+  chats ADDRESS PATH      the same on a WebSocket, in masked frames; `close`: the end of it, and of the connection
   hold-udp ADDRESS        the same on a connected UDP socket; an error is told as soon as it comes
   many ADDRESS COUNT      as many UDP sockets at a time; tells how many were answered
   pulse ADDRESS           datagrams at a steady rate; says since when they are answered, or no longer are
@@ -95,13 +105,18 @@ fn run(words: &[&str]) -> io::Result<()> {
         ["serve", port] => serve::echo(read(port)?),
         ["witness", port, name] => serve::witness(read(port)?, name),
         ["ends", port] => serve::ends(read(port)?),
+        ["tls-serve", port] => tls::serve(read(port)?),
+        ["chat", port] => websocket::serve(read(port)?),
         ["sink", port, count] => serve::sink(read(port)?, read(count)?),
         ["flows", to, from, sources, ports] => {
             client::flows(read(to)?, read(from)?, read(sources)?, read(ports)?)
         }
+        ["speak", address] => speak::speak(read(address)?),
         ["ask"] => client::ask(),
         ["hold", address] => client::hold(read(address)?, 0),
         ["hold", address, from] => client::hold(read(address)?, read(from)?),
+        ["hold-tls", address, name] => tls::hold(read(address)?, name),
+        ["chats", address, path] => websocket::hold(read(address)?, path),
         ["hold-udp", address] => client::hold_udp(read(address)?),
         ["many", address, count] => client::many(read(address)?, read(count)?),
         ["pulse", address] => client::pulse(read(address)?),
@@ -144,6 +159,7 @@ fn one(words: &[&str]) -> io::Result<String> {
         ["call", how, address] => call::call(how, read(address)?, 0),
         ["call", how, address, from] => call::call(how, read(address)?, read(from)?),
         ["http", address, request] => requests::one(read(address)?, request),
+        ["tls", address, name] => tls::one(read(address)?, name),
         ["time", address] => crowd::time(read(address)?),
         ["resolve", name] => client::resolve(name),
         _ => Err(io::Error::other(USAGE)),

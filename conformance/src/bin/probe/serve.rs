@@ -59,7 +59,7 @@ pub(crate) fn sink(first: u16, count: u16) -> io::Result<()> {
 }
 
 /// With room for a crowd that calls at once: a SYN that finds none is sent again a second later.
-fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+pub(crate) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::IPV6, Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     socket.bind(&address.into())?;

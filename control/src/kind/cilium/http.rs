@@ -1,31 +1,17 @@
 //! `rules.http`: what a request must be like.
 //!
 //! As Cilium reads it: an empty text asks for nothing, an empty item lets every request through (and the proxy sees it),
-//! an empty list is no rules at all. Beyond Cilium's own checks, what could not be enforced is refused: an expression that
-//! the proxy would not take, a header that is none, an action on a header that frames messages.
+//! an empty list is no rules at all. Beyond Cilium's own checks, what could not be enforced is refused, by the word of who
+//! enforces it: an expression that the proxy would not take, more of them than one object may have, a header that is none, an
+//! action on a header that frames messages.
 
-use mesh::l7::{
-    EXPRESSION_SIZE, EXPRESSION_TEXT, Expression, HeaderRule, HttpRule, HttpRules, Mismatch, expression,
-};
+use std::cell::RefCell;
+
+use expression::{Account, Budget, ExpressionError, Expressions};
+use mesh::l7::{Expression, HeaderFault, HeaderRule, HttpRule, HttpRules, Mismatch};
 
 use super::expression::differs;
 use crate::yaml::{At, Fields};
-
-/// Longest name or value of a header, bytes.
-const HEADER: usize = 4096;
-
-/// Headers that say where messages begin and end, and to whom they go: who changes them changes what is requested.
-const FRAMING: [&str; 9] = [
-    "connection",
-    "content-length",
-    "expect",
-    "host",
-    "keep-alive",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-];
 
 const ACTIONS: [(Mismatch, &str); 4] = [
     (Mismatch::Log, "LOG"),
@@ -34,45 +20,95 @@ const ACTIONS: [(Mismatch, &str); 4] = [
     (Mismatch::Replace, "REPLACE"),
 ];
 
+/// What the rules of one object have taken of what it may have.
+#[derive(Debug)]
+pub(super) struct Taken(RefCell<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    expressions: Expressions,
+    account: Account,
+    rules: usize,
+    /// It has been said that there is no more.
+    is_spent: bool,
+}
+
+impl Default for Taken {
+    fn default() -> Self {
+        let (expressions, account) = (Expressions::default(), Account::new(Budget::OBJECT));
+        Self(RefCell::new(Inner { expressions, account, rules: 0, is_spent: false }))
+    }
+}
+
+impl Taken {
+    /// Whether the object may have so many more rules; says it if not.
+    fn rules(&self, at: &At<'_>, count: usize) -> bool {
+        let (mut inner, most) = (self.0.borrow_mut(), Budget::OBJECT.rules);
+        inner.rules += count;
+        let fits = inner.rules <= most;
+        if !fits && !std::mem::replace(&mut inner.is_spent, true) {
+            at.error(format_args!(
+                "with these, {} rules in one object, at most {most} can be used; write several",
+                inner.rules
+            ));
+        }
+        fits
+    }
+
+    /// Whether the proxy will take an expression; says it if not.
+    fn expression(&self, at: &At<'_>, text: &str, name: &str) -> bool {
+        let inner = &mut *self.0.borrow_mut();
+        let matcher = match inner.account.matcher(text, name == "host", &mut inner.expressions) {
+            Ok(matcher) => matcher,
+            Err(error) => {
+                let is_spent = matches!(error, ExpressionError::Spent(_));
+                // Nor would those that come then fit.
+                if !is_spent || !std::mem::replace(&mut inner.is_spent, true) {
+                    at.error(error);
+                }
+                return false;
+            }
+        };
+        if name == "path"
+            && let Some(why) = matcher.never_a_path()
+        {
+            at.warn(format_args!("no path matches it: {why}"));
+        }
+        true
+    }
+}
+
 /// The rules of a list; `None` for an empty one.
-pub(super) fn rules(at: &At<'_>) -> Option<HttpRules> {
+pub(super) fn rules(at: &At<'_>, taken: &Taken) -> Option<HttpRules> {
     let items = at.list();
     if items.is_empty() {
         at.warn("empty, so that it restricts nothing; [{}] lets every request through by way of the proxy");
         return None;
     }
-    Some(items.iter().filter_map(rule).collect())
+    if !taken.rules(at, items.len()) {
+        return None;
+    }
+    Some(items.iter().filter_map(|at| rule(at, taken)).collect())
 }
 
-fn rule(at: &At<'_>) -> Option<HttpRule> {
+fn rule(at: &At<'_>, taken: &Taken) -> Option<HttpRule> {
     at.mapping(|fields| {
         let names = fields.get("headers").map(|at| at.list()).unwrap_or_default();
         let matches = fields.get("headerMatches").map(|at| at.list()).unwrap_or_default();
         let headers = names.iter().filter_map(header).chain(matches.iter().filter_map(header_match));
         HttpRule {
             headers: headers.collect(),
-            path: pattern(fields, "path"),
-            method: pattern(fields, "method"),
-            host: pattern(fields, "host"),
+            path: pattern(fields, "path", taken),
+            method: pattern(fields, "method", taken),
+            host: pattern(fields, "host", taken),
         }
     })
 }
 
-fn pattern(fields: &Fields<'_>, name: &'static str) -> Option<Expression> {
+fn pattern(fields: &Fields<'_>, name: &'static str, taken: &Taken) -> Option<Expression> {
     let at = fields.get(name)?;
     let text = at.string();
-    if text.is_empty() {
-        return None;
-    }
-    if text.len() > EXPRESSION_TEXT {
-        at.error(format_args!(
-            "an expression of {} bytes, at most {EXPRESSION_TEXT} are read; write several rules",
-            text.len()
-        ));
-        return None;
-    }
-    if let Err(error) = compiles(&text) {
-        at.error(error);
+    if text.is_empty() || !taken.expression(&at, &text, name) {
         return None;
     }
     if let Some(form) = differs(&text) {
@@ -82,32 +118,6 @@ fn pattern(fields: &Fields<'_>, name: &'static str) -> Option<Expression> {
     Some(Expression(text))
 }
 
-/// Whether the proxy will take it. By itself: an expression that is one only between the anchors is none.
-fn compiles(text: &str) -> Result<(), String> {
-    use regex_automata::nfa::thompson;
-    let syntax = regex_automata::util::syntax::Config::new()
-        .unicode(expression::UNICODE)
-        .utf8(false)
-        .nest_limit(expression::DEPTH);
-    let config = thompson::Config::new().utf8(false).nfa_size_limit(Some(EXPRESSION_SIZE));
-    let nfa = thompson::Compiler::new().syntax(syntax).configure(config).build(text);
-    nfa.map(drop).map_err(|error| match error.size_limit() {
-        Some(_) => format!(
-            "an expression that takes more than {} KiB when compiled; repeat less in it, or write several rules",
-            EXPRESSION_SIZE / 1024
-        ),
-        None => format!("no regular expression: {}", reason(&error)),
-    })
-}
-
-/// What is wrong with it, in one line.
-fn reason(error: &dyn std::error::Error) -> String {
-    let last = std::iter::successors(error.source(), |error| error.source()).last();
-    let text = last.map_or_else(|| error.to_string(), ToString::to_string);
-    let line = text.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default().trim();
-    line.strip_prefix("error: ").unwrap_or(line).to_owned()
-}
-
 /// An item of `headers`: `NAME`, or `NAME: VALUE`.
 fn header(at: &At<'_>) -> Option<HeaderRule> {
     let text = at.string();
@@ -115,9 +125,9 @@ fn header(at: &At<'_>) -> Option<HeaderRule> {
         Some((name, value)) => (name.trim_end_matches(':'), Some(value)),
         None => (text.as_str(), None),
     };
-    let name = header_name(at, name)?;
-    let value = value.and_then(|value| header_value(at, value));
-    Some(HeaderRule { name, value, mismatch: Mismatch::Deny })
+    let rule =
+        HeaderRule { name: name.to_owned(), value: value.map(str::to_owned), mismatch: Mismatch::Deny };
+    checked(rule, |_| at.clone())
 }
 
 fn header_match(at: &At<'_>) -> Option<HeaderRule> {
@@ -125,41 +135,38 @@ fn header_match(at: &At<'_>) -> Option<HeaderRule> {
         let secret = "the proxy reads no secrets; write the value, which whoever reads this object then sees";
         fields.refuse(&["secret"], secret);
         let (value, action) = (fields.get("value"), fields.get("mismatch").filter(|at| !at.is_empty()));
-        let name_at = fields.require("name", "the name of a header")?;
-        let name = header_name(&name_at, &name_at.string())?;
-        let value = value.and_then(|at| header_value(&at, &at.string())).filter(|value| !value.is_empty());
+        let name = fields.require("name", "the name of a header")?;
         let mismatch = action.as_ref().map_or(Some(Mismatch::Deny), |at| at.one_of(&ACTIONS))?;
-        let changes = matches!(mismatch, Mismatch::Add | Mismatch::Delete | Mismatch::Replace);
-        if let Some(action) = action.filter(|_| changes) {
-            if value.is_none() {
-                action.error("needs a value: without one there is nothing that could mismatch");
-            }
-            if FRAMING.contains(&name.as_str()) {
-                action
-                    .error(format_args!("{name} says what is requested and of whom; LOG is all that can be"));
-            }
-        }
-        Some(HeaderRule { name, value, mismatch })
+        let text = value.as_ref().map(At::string).filter(|value| !value.is_empty());
+        let rule = HeaderRule { name: name.string(), value: text, mismatch };
+        checked(rule, |fault| {
+            let field = match fault {
+                HeaderFault::Name => Some(name),
+                HeaderFault::Value => value,
+                HeaderFault::NoValue | HeaderFault::Framing => action,
+            };
+            field.unwrap_or_else(|| at.clone())
+        })
     })?
 }
 
-/// In lower case, if it is one.
-fn header_name(at: &At<'_>, name: &str) -> Option<String> {
-    let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
-    if name.is_empty() || name.len() > HEADER || !name.bytes().all(is_token) {
-        if !at.failed() || !name.is_empty() {
-            at.expected("the name of a header: letters, digits and -");
+/// A rule that the proxy will take, its name in lower case; else it is said where.
+fn checked<'a>(rule: HeaderRule, place: impl FnOnce(HeaderFault) -> At<'a>) -> Option<HeaderRule> {
+    let rule = HeaderRule { name: rule.name.to_ascii_lowercase(), ..rule };
+    let Err(fault) = rule.check() else { return Some(rule) };
+    let at = place(fault);
+    match fault {
+        // That has been said.
+        HeaderFault::Name if at.failed() && rule.name.is_empty() => {}
+        HeaderFault::Name => at.expected("the name of a header: letters, digits and -"),
+        HeaderFault::Value => at.expected("the value of a header: one line, without spaces around it"),
+        HeaderFault::NoValue => at.error(fault),
+        HeaderFault::Framing => {
+            at.error(format_args!(
+                "{} says what is requested and of whom; LOG is all that can be",
+                rule.name
+            ));
         }
-        return None;
     }
-    Some(name.to_ascii_lowercase())
-}
-
-fn header_value(at: &At<'_>, value: &str) -> Option<String> {
-    let fits = |byte: u8| byte == b'\t' || (byte >= b' ' && byte != 0x7f);
-    if value.len() > HEADER || !value.bytes().all(fits) || value.trim() != value {
-        at.expected("the value of a header: one line, without spaces around it");
-        return None;
-    }
-    Some(value.to_owned())
+    None
 }

@@ -1,10 +1,11 @@
-//! What of `toPorts` goes by the layer-7 proxy: `rules.http` is read (`http`). The rest is checked as Cilium checks it;
-//! its meaning waits for its enforcer.
+//! What of `toPorts` goes by the layer-7 proxy: `rules.http` (`http`) and `serverNames` (`server_names`) are read. The rest is
+//! checked as Cilium checks it; its meaning waits for its enforcer.
 
-use mesh::l7::HttpRules;
-use mesh::policy::{Needs, PortMatch, protocol};
+use mesh::l7::{HttpRules, L7Demand};
+use mesh::policy::{Entity, Needs, Peer, Peers, PortMatch, protocol};
 
-use super::{Direction, http};
+use super::server_names::server_names;
+use super::{Direction, Scope, http};
 use crate::yaml::{At, Fields};
 
 /// What must hold of a connection beside its peers and ports.
@@ -13,26 +14,25 @@ pub(super) struct Demand {
     /// Nothing enforces it yet.
     pub(super) needs: Option<Needs>,
     /// What the proxy lets through.
-    pub(super) http: Option<HttpRules>,
+    pub(super) l7: Option<L7Demand>,
 }
 
 /// What an item asks for. Says so with a warning where nothing enforces it: until something does it allows nothing.
-pub(super) fn demand(fields: &Fields<'_>, direction: Direction, ports: &[PortMatch]) -> Demand {
-    let rules = fields.get("rules").and_then(|at| Some((kind_of_rules(&at)?, at)));
-    let names = fields.get("serverNames").filter(|at| !at.list().is_empty());
-    let terminating = fields.get("terminatingTLS");
-    let originating = fields.get("originatingTLS");
+pub(super) fn demand(
+    fields: &Fields<'_>,
+    scope: Scope<'_>,
+    direction: Direction,
+    ports: &[PortMatch],
+) -> Demand {
+    let rules = fields.get("rules").and_then(|at| Some((kind_of_rules(&at, scope)?, at)));
+    let names = server_names(fields, ports);
     let listener = fields.get("listener");
-    for at in names.iter().flat_map(At::list) {
-        if at.string().is_empty() {
-            at.expected("a server name");
-        }
-    }
     if let Some((kind, at)) = &rules {
         check_rules(kind, at, direction, ports);
-        if let (Some(names), None) = (&names, &terminating) {
+        if let Some((_, names)) = &names {
             names.error(
-                "cannot stand beside rules without terminatingTLS: the proxy sees no request inside TLS",
+                "cannot stand beside rules without terminatingTLS: the proxy sees no request inside TLS; \
+                 write an item of toPorts for each",
             );
         }
     }
@@ -49,10 +49,23 @@ pub(super) fn demand(fields: &Fields<'_>, direction: Direction, ports: &[PortMat
         Some((Rules::Dns | Rules::Custom, at)) => (None, Some(at)),
         None => (None, None),
     };
-    let first = [other, names, terminating, originating, listener].into_iter().flatten().next();
-    let Some(first) = first else { return Demand { needs: None, http } };
+    let names = names.map(|(names, _)| L7Demand::ServerNames(names));
+    let l7 = names.or(http.map(L7Demand::Http));
+    let Some(first) = other.or(listener) else { return Demand { needs: None, l7 } };
     first.warn("needs what the layer-7 proxy of this version cannot do: what it would allow is denied");
-    Demand { needs: Some(Needs::L7Proxy), http: None }
+    Demand { needs: Some(Needs::L7Proxy), l7: None }
+}
+
+/// Says where HTTP rules for what a workload calls name the node itself, which the proxy cannot call in its name. Of peers
+/// that have the node among others (`all`, `cluster`) nothing is said.
+pub(super) fn warn_of_host(fields: &Fields<'_>, peers: &Peers) {
+    let Peers::Selected(peers) = peers else { return };
+    let Some(at) = fields.get("toEntities") else { return };
+    if peers.contains(&Peer::Entity(Entity::Host)) {
+        at.warn(
+            "what goes by way of the layer-7 proxy cannot be the node itself (host): connections to it are refused; name its ports in a rule without http and serverNames",
+        );
+    }
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -64,7 +77,7 @@ enum Rules {
 }
 
 /// Which one kind of rules is given; `rules: {}` is none.
-fn kind_of_rules(at: &At<'_>) -> Option<Rules> {
+fn kind_of_rules(at: &At<'_>, scope: Scope<'_>) -> Option<Rules> {
     at.mapping(|fields| {
         fields.refuse(&["kafka"], "withdrawn by Cilium; allow the port, or use http");
         let http = fields.get("http");
@@ -76,7 +89,7 @@ fn kind_of_rules(at: &At<'_>) -> Option<Rules> {
         for name in dns.iter().flat_map(At::list) {
             name.mapping(|fields| fields.ignore(&["matchName", "matchPattern"]));
         }
-        let http = http.map(|at| (Rules::Http(http::rules(&at)), at));
+        let http = http.map(|at| (Rules::Http(http::rules(&at, scope.taken)), at));
         let others = [(dns, Rules::Dns), (protocol, Rules::Custom)];
         let others = others.into_iter().filter_map(|(at, kind)| Some((kind, at?)));
         let given: Vec<_> = http.into_iter().chain(others).collect();

@@ -9,6 +9,7 @@ mod http;
 mod icmp;
 mod layer7;
 mod peers;
+mod server_names;
 mod services;
 mod to_ports;
 
@@ -30,6 +31,8 @@ struct Scope<'a> {
     namespace: Option<&'a str>,
     /// The subject is `reserved:init`: peers of a clusterwide policy are then not narrowed to workloads.
     init: bool,
+    /// What the HTTP rules of the object may still have.
+    taken: &'a http::Taken,
 }
 
 /// A direction of traffic, with its spelling in the fields' names.
@@ -41,14 +44,14 @@ enum Direction {
 
 /// The rules of `spec` and of each of `specs`, and those of their peers that are services.
 pub(super) fn rules(namespace: Option<&str>, fields: &Fields<'_>) -> (Vec<Rule>, Vec<ToService>) {
-    let (mut rules, mut services) = (Vec::new(), Vec::new());
+    let (mut rules, mut services, taken) = (Vec::new(), Vec::new(), http::Taken::default());
     let spec = fields.get("spec");
     let specs = fields.get("specs").map(|at| (at.list(), at));
     if spec.is_none() && specs.as_ref().is_none_or(|(list, _)| list.is_empty()) {
         fields.whole().error("expected spec, or specs with at least one rule");
     }
     for at in spec.into_iter().chain(specs.map(|(list, _)| list).unwrap_or_default()) {
-        if let Some((one, of_services)) = rule(&at, namespace) {
+        if let Some((one, of_services)) = rule(&at, namespace, &taken) {
             let place = rules.len();
             services.extend(of_services.into_iter().map(|service| ToService { rule: place, ..service }));
             rules.push(one);
@@ -57,7 +60,7 @@ pub(super) fn rules(namespace: Option<&str>, fields: &Fields<'_>) -> (Vec<Rule>,
     (rules, services)
 }
 
-fn rule(at: &At<'_>, namespace: Option<&str>) -> Option<(Rule, Vec<ToService>)> {
+fn rule(at: &At<'_>, namespace: Option<&str>, taken: &http::Taken) -> Option<(Rule, Vec<ToService>)> {
     at.mapping(|fields| {
         if let Some(description) = fields.get("description") {
             description.text("a text");
@@ -65,7 +68,7 @@ fn rule(at: &At<'_>, namespace: Option<&str>) -> Option<(Rule, Vec<ToService>)> 
         fields.ignore(&["labels", "log"]);
         let subject = subject(fields, namespace);
         let init = subject.0.iter().any(|r| r.source == Some(Source::Reserved) && r.key == "init");
-        let scope = Scope { namespace, init };
+        let scope = Scope { namespace, init, taken };
         let (mut ingress, _) = side(fields, scope, Direction::Ingress);
         let (mut egress, services) = side(fields, scope, Direction::Egress);
         let empty = |side: &Side| side.allow.is_empty() && side.deny.is_empty();
@@ -115,8 +118,15 @@ fn default_deny(fields: &Fields<'_>, ingress: &mut Side, egress: &mut Side) {
         for (name, side) in [("ingress", ingress), ("egress", egress)] {
             let Some(at) = fields.get(name) else { continue };
             side.default_deny = at.boolean();
-            if !side.default_deny && side.allow.iter().any(|statement| statement.http.is_some()) {
+            if side.default_deny {
+                continue;
+            }
+            let demands = || side.allow.iter().filter_map(|statement| statement.l7.as_ref());
+            if demands().any(|demand| demand.http().is_some()) {
                 at.warn("rules.http restricts nothing then, unless another policy denies by default: every request is allowed");
+            }
+            if demands().any(|demand| demand.server_names().is_some()) {
+                at.warn("serverNames restrict nothing then, unless another policy denies by default: every connection is allowed");
             }
         }
     });
@@ -156,7 +166,7 @@ fn statements(
     let read = at.mapping(|fields| {
         let given = peers::peers(fields, scope, direction);
         let mode = if denies { None } else { authentication::mode(fields) };
-        let mut ports = ports(fields, direction, denies);
+        let mut ports = ports(fields, scope, direction, denies);
         let peers = match given.peers {
             Some(peers) => peers,
             // `- {}` selects for default deny and allows nobody; with ports it is about everyone.
@@ -168,6 +178,9 @@ fn statements(
             }
             None => Peers::Any,
         };
+        if direction == Direction::Egress && ports.iter().any(|(_, demand)| demand.l7.is_some()) {
+            layer7::warn_of_host(fields, &peers);
+        }
         if ports.is_empty() {
             ports.push((Vec::new(), Demand::default()));
         }
@@ -182,8 +195,8 @@ fn statements(
                 (Peers::Selected(Vec::new()), Vec::new(), Authentication::None)
             }
         };
-        let statement = |(ports, Demand { needs, http })| {
-            Statement { peers: peers.clone(), ports, authentication, needs, http }
+        let statement = |(ports, Demand { needs, l7 })| {
+            Statement { peers: peers.clone(), ports, authentication, needs, l7 }
         };
         (ports.into_iter().map(statement).collect(), services)
     });
@@ -191,7 +204,12 @@ fn statements(
 }
 
 /// `toPorts` and `icmps` of a rule, each with what else must hold.
-fn ports(fields: &Fields<'_>, direction: Direction, denies: bool) -> Vec<(Vec<PortMatch>, Demand)> {
+fn ports(
+    fields: &Fields<'_>,
+    scope: Scope<'_>,
+    direction: Direction,
+    denies: bool,
+) -> Vec<(Vec<PortMatch>, Demand)> {
     let icmps = fields.get("icmps");
     let to_ports = fields.get("toPorts");
     if let (Some(icmps), Some(_)) = (&icmps, &to_ports) {
@@ -199,7 +217,7 @@ fn ports(fields: &Fields<'_>, direction: Direction, denies: bool) -> Vec<(Vec<Po
     }
     let mut ports = Vec::new();
     for item in to_ports.as_ref().map(|at| at.list()).unwrap_or_default() {
-        ports.extend(to_ports::to_ports(&item, direction, denies));
+        ports.extend(to_ports::to_ports(&item, scope, direction, denies));
     }
     let types = icmps.as_ref().map(icmp::icmps).unwrap_or_default();
     if !types.is_empty() {

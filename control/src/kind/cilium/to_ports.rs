@@ -2,8 +2,8 @@
 
 use mesh::policy::{PortMatch, protocol};
 
-use super::Direction;
 use super::layer7::{self, Demand};
+use super::{Direction, Scope};
 use crate::kind::ports::{self, Port};
 use crate::yaml::At;
 
@@ -40,7 +40,12 @@ const PROTOCOLS: [(Protocol, &str); 13] = [
 ];
 
 /// One item of `toPorts`: its ports, and what else must hold.
-pub(super) fn to_ports(at: &At<'_>, direction: Direction, denies: bool) -> Option<(Vec<PortMatch>, Demand)> {
+pub(super) fn to_ports(
+    at: &At<'_>,
+    scope: Scope<'_>,
+    direction: Direction,
+    denies: bool,
+) -> Option<(Vec<PortMatch>, Demand)> {
     at.mapping(|fields| {
         let list = fields.require("ports", "at least one port (port \"0\" is every port)")?;
         let items = list.list();
@@ -54,7 +59,8 @@ pub(super) fn to_ports(at: &At<'_>, direction: Direction, denies: bool) -> Optio
             ));
         }
         let ports: Vec<_> = items.iter().filter_map(port).collect();
-        let demand = if denies { Demand::default() } else { layer7::demand(fields, direction, &ports) };
+        let demand =
+            if denies { Demand::default() } else { layer7::demand(fields, scope, direction, &ports) };
         Some((ports, demand))
     })?
 }

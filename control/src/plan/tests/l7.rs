@@ -41,6 +41,24 @@ fn without_http_rules_there_is_no_plan_for_a_proxy() {
 }
 
 #[test]
+fn the_proxy_is_told_of_names_of_servers() {
+    let bench = Bench::new(include_str!("../../../../examples/star-wars/rule1-tls.yaml"), &SHIPS);
+    let empire = bench.identity("default/tiefighter");
+    let deathstar = rules(&bench, "default/deathstar-1").unwrap();
+    let [ports] = deathstar.ports.as_slice() else { panic!("{deathstar:?}") };
+    assert_eq!((ports.first, ports.last), (443, 443));
+    let [tls] = ports.tls.as_slice() else { panic!("{ports:?}") };
+    assert!(tls.peers.as_ref().unwrap().contains(&empire));
+    assert_eq!(
+        tls.names.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        ["**.deathstar.example", "deathstar.example"]
+    );
+    assert!(bench.endpoint("default/deathstar-1").ingress.is_proxied(empire, 6, 443));
+    assert!(bench.allows("default/tiefighter", "default/deathstar-1", 6, 443));
+    assert!(!bench.allows("default/xwing", "default/deathstar-1", 6, 443));
+}
+
+#[test]
 fn what_an_edit_does_not_touch_is_the_same_afterwards() {
     let mut bench = Bench::new(RULE1, &SHIPS);
     let before = bench.planned.plan.l7.clone().unwrap();

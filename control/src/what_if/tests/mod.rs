@@ -161,8 +161,7 @@ fn a_file_is_refused_in_the_words_of_analyze() {
 #[test]
 fn warnings_and_what_planning_finds_are_told_with_their_place() {
     let bench = Bench::new("", &SHIPS);
-    let l7 = RULE1
-        .replace("        protocol: TCP", "        protocol: TCP\n      serverNames: [deathstar.example]");
+    let l7 = RULE1.replace("        protocol: TCP", "        protocol: TCP\n      rules: {l7proto: r2d2}");
     let prediction = ask(&bench, &with(&l7)).unwrap();
     assert!(
         prediction.notes[0].contains("rule.yaml:")

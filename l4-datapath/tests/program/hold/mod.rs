@@ -23,7 +23,7 @@ use super::{
 };
 
 /// A packet that came in by another device.
-const RECEIVED: Context = Context { mark: 0, ingress_ifindex: 77, gso_size: 0 };
+const RECEIVED: Context = Context { mark: 0, ingress_ifindex: 77, gso_size: 0, priority: 0 };
 
 /// Where a packet is stopped.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -3,7 +3,7 @@
 
 use std::{
     io::{Read as _, Write as _},
-    net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     process::Command,
     thread,
 };
@@ -143,41 +143,49 @@ fn a_refused_datagram_is_an_error_at_the_workloads_socket() {
     assert_eq!(drop_reasons(&node), []);
 }
 
+/// Gives the server an address that the node reaches by way of the router, whose device to the server has this MTU. Both
+/// are bare but for what earlier calls have made.
+pub(crate) fn behind(router: &mut Shell, server: &mut Shell, family: Family, mtu: u32) -> IpAddr {
+    let (far0, far1) = ("02:00:00:00:00:f0", "02:00:00:00:00:f1");
+    let to_server = format!(
+        "ip link show far0 || ip link add far0 address {far0} mtu {mtu} type veth \
+         peer name far1 address {far1} mtu 1500 netns {}",
+        server.pid()
+    );
+    assert!(router.run(&to_server) && router.run("ip link set far0 up") && server.run("ip link set far1 up"));
+    assert!(router.run("sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1"));
+    let (far, length) = match family {
+        Family::V4 => ("203.0.113.7", 32),
+        Family::V6 => ("2001:db8:7::7", 128),
+    };
+    let (own, peer) = (family.outside(), family.peer());
+    ip(&["route", "add", &format!("{far}/{length}"), "via", &peer.to_string(), "dev", "nic", "onlink"]);
+    for command in [
+        format!("ip route add {far}/{length} dev far0"),
+        format!("ip neighbour add {far} lladdr {far1} dev far0"),
+    ] {
+        assert!(router.run(&command), "{command}");
+    }
+    let nodad = if family == Family::V6 { "nodad" } else { "" };
+    for command in [
+        format!("ip address add {far}/{length} dev far1 {nodad}"),
+        format!("ip route add {own}/{length} dev far1"),
+        format!("ip neighbour add {own} lladdr {far0} dev far1"),
+    ] {
+        assert!(server.run(&command), "{command}");
+    }
+    far.parse().unwrap()
+}
+
 /// T35 for real: a router beyond the node says that segments are too big, about the node's packets; the workload's
 /// kernel hears it about its own, and the stream goes on.
 #[test]
 fn a_smaller_mtu_on_the_way_is_discovered() {
     let (node, mut a, mut router) = scene();
     let mut server = Shell::bare();
-    let (far0, far1) = ("02:00:00:00:00:f0", "02:00:00:00:00:f1");
-    let to_server = format!(
-        "ip link add far0 address {far0} mtu 1300 type veth peer name far1 address {far1} mtu 1500 netns {}",
-        server.pid()
-    );
-    assert!(router.run(&to_server) && router.run("ip link set far0 up") && server.run("ip link set far1 up"));
-    assert!(router.run("sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1"));
     for family in FAMILIES {
-        let (far, length) = match family {
-            Family::V4 => ("203.0.113.7", 32),
-            Family::V6 => ("2001:db8:7::7", 128),
-        };
-        let (own, peer) = (family.outside(), family.peer());
-        ip(&["route", "add", &format!("{far}/{length}"), "via", &peer.to_string(), "dev", "nic", "onlink"]);
-        for command in [
-            format!("ip route add {far}/{length} dev far0"),
-            format!("ip neighbour add {far} lladdr {far1} dev far0"),
-        ] {
-            assert!(router.run(&command), "{command}");
-        }
-        let nodad = if family == Family::V6 { "nodad" } else { "" };
-        for command in [
-            format!("ip address add {far}/{length} dev far1 {nodad}"),
-            format!("ip route add {own}/{length} dev far1"),
-            format!("ip neighbour add {own} lladdr {far0} dev far1"),
-        ] {
-            assert!(server.run(&command), "{command}");
-        }
-        let address = SocketAddr::new(far.parse().unwrap(), 80);
+        let far = behind(&mut router, &mut server, family, 1300);
+        let address = SocketAddr::new(far, 80);
         let listener = server.inside(|| TcpListener::bind(address).unwrap());
         let sent = vec![7; 1_000_000];
         let received = thread::scope(|scope| {

@@ -22,7 +22,7 @@ use super::{
 };
 
 /// On to the next program.
-const UNSPEC: u32 = u32::MAX;
+pub(crate) const UNSPEC: u32 = u32::MAX;
 /// Ports of the tests; workloads' own are beyond, unless a test says otherwise.
 const PORTS: RangeInclusive<u16> = 50_000..=60_000;
 
@@ -56,7 +56,7 @@ impl Node {
     }
 
     /// Lets the destination see workloads' own addresses.
-    fn except(&mut self, ip: IpAddr) {
+    pub(crate) fn except(&mut self, ip: IpAddr) {
         let mut map: LpmTrie<_, Address, u32> =
             LpmTrie::try_from(self.bpf().map_mut(map::UNMASQUERADED).unwrap()).unwrap();
         map.insert(&Key::new(128, address(ip)), 1, 0).unwrap();

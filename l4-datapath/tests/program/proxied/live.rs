@@ -1,8 +1,9 @@
 //! Real sockets, with a relay in the proxy's place.
 
 use std::{
-    io::{Read as _, Write as _},
+    io::{ErrorKind, Read as _, Write as _},
     net::{IpAddr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream},
+    process::Command,
     sync::atomic::Ordering,
     thread,
     time::Duration,
@@ -13,8 +14,11 @@ use nix::sys::socket::{setsockopt, sockopt::Mark};
 
 use super::super::{
     frame::TCP,
-    live::{PATIENCE, Shell, drop_reasons},
-    masquerade::{gate, live::workload_and_peer},
+    live::{PATIENCE, Shell, drop_reasons, ip},
+    masquerade::{
+        gate,
+        live::{behind, workload_and_peer},
+    },
     node::Node,
     world::{A, B, FAMILIES, Family, Ports},
 };
@@ -264,18 +268,83 @@ fn calls_into_the_node_go_by_way_of_the_proxy() {
 /// What the proxy may not open it hears of at once, wherever it would go.
 #[test]
 fn a_call_of_the_proxys_that_policy_refuses_is_refused_at_once() {
-    let (mut node, a, _beyond, relay) = gateway();
-    node.rule(A.egress, 0, Ports::One(TCP, PORT + 1), RuleVerdict::Deny);
-    relay.astray.store(1, Ordering::Relaxed);
     for family in FAMILIES {
+        let (mut node, a, _beyond, relay) = gateway();
         let address = SocketAddr::from((family.peer(), PORT));
-        let mut client = a.inside(|| TcpStream::connect_timeout(&address, PATIENCE).unwrap());
-        client.set_read_timeout(Some(PATIENCE)).unwrap();
-        // The relay goes away, and with it the connection.
-        assert_eq!(client.read(&mut [0]).unwrap(), 0);
-        assert_eq!(relay.failures.lock().pop(), Some(std::io::ErrorKind::ConnectionRefused), "{family:?}");
+        let hesitation = relay.hesitation.lock();
+        let client = a.inside(|| TcpStream::connect_timeout(&address, PATIENCE).unwrap());
+        node.rule(A.egress, 0, Ports::One(TCP, PORT), RuleVerdict::Deny);
+        node.set_proxy(3, own_cgroup(), 1);
+        drop(hesitation);
+        while relay.failures.lock().is_empty() {
+            thread::park_timeout(Duration::from_millis(10));
+        }
+        assert_eq!(relay.failures.lock().pop(), Some(ErrorKind::ConnectionRefused), "{family:?}");
+        assert!(drop_reasons(&node).contains(&DropReason::PolicyDeny));
+        drop(client);
     }
-    assert_eq!(drop_reasons(&node), [DropReason::PolicyDeny]);
+}
+
+/// Nor whom nobody has called, on this node and beyond.
+#[test]
+fn a_call_of_the_proxys_for_which_nobody_asked_is_refused_at_once() {
+    let (node, a, _beyond, relay) = gateway();
+    let world = world();
+    for family in FAMILIES {
+        for (node, shell, relay, called) in
+            [(&node, &a, &relay, family.peer()), (&world.node, &world.a, &world.relay, family.pool(B.host))]
+        {
+            relay.astray.store(1, Ordering::Relaxed);
+            let address = SocketAddr::from((called, PORT));
+            let mut client = shell.inside(|| TcpStream::connect_timeout(&address, PATIENCE).unwrap());
+            client.set_read_timeout(Some(PATIENCE)).unwrap();
+            assert_eq!(client.read(&mut [0]).unwrap(), 0);
+            assert_eq!(relay.failures.lock().pop(), Some(std::io::ErrorKind::ConnectionRefused), "{called}");
+            assert_eq!(drop_reasons(node), [DropReason::ProxyForged]);
+        }
+    }
+}
+
+/// Frag Needed and Packet Too Big about what the proxy sends reach its socket.
+#[test]
+fn a_smaller_mtu_on_the_proxys_way_is_discovered() {
+    let (node, a, mut router, relay) = gateway();
+    let mut server = Shell::bare();
+    for family in FAMILIES {
+        let far = behind(&mut router, &mut server, family, 1300);
+        let address = SocketAddr::new(far, PORT);
+        let listener = server.inside(|| TcpListener::bind(address).unwrap());
+        let said: Vec<u8> = (0..1_000_000_u32).map(|n| n as u8).collect();
+        let (answer, _) = exchange(&a, address, &listener, &said);
+        assert!(answer == said, "{family:?}: {} bytes", answer.len());
+        let heard = Command::new("ip").args(["route", "get", &far.to_string()]).output().unwrap();
+        assert!(String::from_utf8_lossy(&heard.stdout).contains("mtu 1300"), "{family:?}: {heard:?}");
+    }
+    assert_eq!(relay.accepted.load(Ordering::Relaxed), 2);
+    assert_eq!(drop_reasons(&node), []);
+}
+
+/// The proxy need not wait to learn that nobody is there.
+#[test]
+fn a_router_that_knows_no_way_is_heard() {
+    let (node, a, mut router, relay) = gateway();
+    assert!(router.run("sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1"));
+    for (family, nowhere) in FAMILIES.into_iter().zip(["203.0.113.9", "2001:db8:9::9"]) {
+        let peer = family.peer().to_string();
+        ip(&["route", "add", nowhere, "via", &peer, "dev", "nic", "onlink"]);
+        assert!(router.run(&format!("ip route add unreachable {nowhere}")));
+        let address = SocketAddr::new(nowhere.parse().unwrap(), PORT);
+        let client = a.inside(|| TcpStream::connect_timeout(&address, PATIENCE).unwrap());
+        while relay.failures.lock().is_empty() {
+            thread::park_timeout(Duration::from_millis(10));
+        }
+        drop(client);
+        let failure = relay.failures.lock().pop();
+        // Of IPv6, the code is that of no route.
+        let unreachable = [ErrorKind::HostUnreachable, ErrorKind::NetworkUnreachable];
+        assert!(failure.is_some_and(|kind| unreachable.contains(&kind)), "{family:?} {failure:?}");
+    }
+    assert_eq!(drop_reasons(&node), []);
 }
 
 /// Whom it calls could not tell the two apart.

@@ -1,5 +1,7 @@
 //! Connections that go by way of the L7 proxy.
 
+mod asked;
+mod errors;
 mod forged;
 mod live;
 mod relay;

@@ -37,6 +37,8 @@ pub(super) struct Relay {
     pub(super) astray: Arc<AtomicU16>,
     /// Why its calls failed.
     pub(super) failures: Arc<Mutex<Vec<io::ErrorKind>>>,
+    /// It calls nobody while somebody holds this.
+    pub(super) hesitation: Arc<Mutex<()>>,
 }
 
 impl Relay {
@@ -50,6 +52,7 @@ impl Relay {
             calls: Arc::default(),
             astray: Arc::default(),
             failures: Arc::default(),
+            hesitation: Arc::default(),
         }
     }
 
@@ -63,16 +66,20 @@ impl Relay {
             let listener = listener.try_clone().unwrap();
             let (accepted, calls) = (self.accepted.clone(), self.calls.clone());
             let (astray, failures) = (self.astray.clone(), self.failures.clone());
+            let hesitation = self.hesitation.clone();
             thread::spawn(move || {
                 while let Ok((client, from)) = listener.accept() {
                     accepted.fetch_add(1, Ordering::Relaxed);
                     let to = client.local_addr().unwrap();
                     calls.lock().push((from, to));
                     let whom = SocketAddr::new(to.ip(), to.port() + astray.load(Ordering::Relaxed));
-                    let failures = failures.clone();
-                    thread::spawn(move || match call(from, whom) {
-                        Ok(server) => relay(client, server),
-                        Err(error) => failures.lock().push(error.kind()),
+                    let (failures, hesitation) = (failures.clone(), hesitation.clone());
+                    thread::spawn(move || {
+                        drop(hesitation.lock());
+                        match call(from, whom) {
+                            Ok(server) => relay(client, server),
+                            Err(error) => failures.lock().push(error.kind()),
+                        }
                     });
                 }
             });
@@ -139,12 +146,13 @@ pub(super) fn connect(socket: &OwnedFd, to: SocketAddr) -> io::Result<()> {
     })
 }
 
-/// A connection in the caller's name.
+/// A connection in the caller's name, for the one that he has.
 fn call(from: SocketAddr, to: SocketAddr) -> io::Result<TcpStream> {
     let socket = transparent(to)?;
     let fd = socket.as_raw_fd();
     set(fd, libc::SOL_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1)?;
     set(fd, libc::SOL_SOCKET, libc::SO_MARK, abi::MARK_FROM_PROXY.cast_signed())?;
+    set(fd, libc::SOL_SOCKET, libc::SO_PRIORITY, from.port().into())?;
     with_address(SocketAddr::new(from.ip(), 0), |at, length| {
         // SAFETY: an address of this length.
         unsafe { libc::bind(fd, at, length) }

@@ -8,6 +8,7 @@ use std::cell::{Cell, RefCell};
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -16,9 +17,10 @@ use tokio::time::Instant;
 
 use super::budget::Budget;
 use super::frames::{DATA, Frame, GOAWAY, HEADERS, RST_STREAM, Scanner};
-use crate::runtime::Stream;
 use crate::runtime::deadline::Deadline;
 use crate::runtime::transfer::Side;
+use crate::runtime::{Stream, turn};
+use crate::stage::admit::Account;
 
 /// Frames that carry nothing: at once, and a second.
 const BURST: u32 = 2000;
@@ -157,8 +159,8 @@ impl<S: Stream> Guard<S> {
     }
 
     /// Of a server.
-    pub(super) fn server(stream: S) -> (Self, Rc<Watch>) {
-        Self::new(Side::new(stream), Scanner::default(), Scanner::behind(PREFACE), false)
+    pub(super) fn server(stream: S, account: Arc<Account>) -> (Self, Rc<Watch>) {
+        Self::new(Side::new(stream, account), Scanner::default(), Scanner::behind(PREFACE), false)
     }
 
     fn new(side: Side<S>, received: Scanner, sent: Scanner, lingers: bool) -> (Self, Rc<Watch>) {
@@ -186,6 +188,7 @@ impl<S: Stream> AsyncRead for Guard<S> {
             // Whoever drives the connection looks at the offence next.
             return Poll::Pending;
         }
+        ready!(turn::step(1, cx));
         let before = buffer.filled().len();
         if side.input.is_empty() {
             ready!(Pin::new(&mut side.stream).poll_read(cx, buffer))?;
@@ -215,6 +218,7 @@ impl<S: Stream> AsyncWrite for Guard<S> {
         parts: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let guard = self.get_mut();
+        ready!(turn::step(1, cx));
         let count = ready!(Pin::new(&mut guard.side.stream).poll_write_vectored(cx, parts))?;
         guard.note_sent(parts, count);
         Poll::Ready(Ok(count))

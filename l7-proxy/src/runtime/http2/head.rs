@@ -12,7 +12,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version};
 use crate::codec::{Fault, MAX_HEADERS, MAX_METHOD, is_authority, is_same_authority};
 use crate::index::{Edit, Subject};
 use crate::runtime::verdict::Judged;
-use crate::stage::normalise::{Path, TargetFault};
+use crate::stage::normalise::{Looks, Path, TargetFault};
 
 /// A head that can be judged.
 #[derive(Debug)]
@@ -181,16 +181,13 @@ impl Judged for Head {
         &self.path
     }
 
-    fn normalise(&mut self, looks: bool) -> Result<(), &'static str> {
+    fn normalise(&mut self, looks: Looks) -> Result<(), &'static str> {
         match self.target.as_ref().map(PathAndQuery::as_str) {
-            Some(target) if looks && target != "*" => {
-                self.path.normalise(target.as_bytes()).map_err(TargetFault::text)
-            }
-            target => {
-                self.path.keep(target.unwrap_or_default().as_bytes());
-                Ok(())
-            }
+            None => self.path.keep(b""),
+            Some("*") => self.path.keep(b"*"),
+            Some(target) => self.path.take(target.as_bytes(), looks).map_err(TargetFault::text)?,
         }
+        Ok(())
     }
 
     fn edit(&mut self, edits: &[Edit<'_>]) -> Result<(), &'static str> {

@@ -2,8 +2,8 @@
 //!
 //! Promise: each stream is judged by itself, by the rules and identities of now, and again whenever those change: one that
 //! may not be any more is reset, the others go on untouched. What is buffered has a bound by construction: for each of the
-//! two connections [`STREAMS`] × ([`STREAM_WINDOW`] received + [`SEND_BUFFER`] to be sent) and a head for each stream.
-//! Windows of streams add up to the connection's, so one that is not read stalls no other. What costs the sender nothing has
+//! two connections [`STREAMS`] × ([`STREAM_WINDOW`] received + [`SEND_BUFFER`] to be sent) and a head for each stream;
+//! how many streams a workload has on all its connections together, the worker's budget of them bounds. Windows of streams add up to the connection's, so one that is not read stalls no other. What costs the sender nothing has
 //! a budget. One future drives all of it; no task is made for a stream.
 
 mod budget;
@@ -18,23 +18,24 @@ mod upstream;
 
 use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::Stream as _;
-use futures_util::stream::FuturesUnordered;
 use h2::Reason;
 use tokio::time::{Instant, timeout};
 
-use super::Stream;
 use super::connection::{ConnectError, HEAD, IDLE, SILENCE, Session};
 use super::deadline::Deadline;
 use super::ends::Identities;
+use super::set::Set;
 use super::transfer::PATIENCE;
+use super::{Stream, turn};
 use crate::codec::MAX_HEAD;
+use crate::stage::admit::{Held, Kind};
 use guard::{Guard, Watch};
 use shared::Shared;
 
@@ -73,6 +74,8 @@ struct Driver<D: Stream> {
     idle: Instant,
     is_closing: bool,
     is_extended: bool,
+    /// While a header block is there in part.
+    head: Option<Held>,
 }
 
 /// Serves a connection whose client has sent the preface.
@@ -83,8 +86,9 @@ where
     I: Identities,
     C: AsyncFn() -> Result<(U, Option<SocketAddr>), ConnectError>,
 {
-    let Session { worker, called, connect, down, ends, entered, mut changes, clock, .. } = session;
-    let shared = Shared::new(worker, called, entered, ends);
+    let Session { worker, called, connect, down, place, ends, entered, mut changes, clock, .. } = session;
+    let account = Arc::clone(&place.account);
+    let shared = Shared::new(worker, called, (entered, place), ends);
     let (guard, watch) = Guard::client(down);
     let mut builder = h2::server::Builder::new();
     builder
@@ -95,11 +99,19 @@ where
         .max_send_buffer_size(SEND_BUFFER);
     let Ok(Ok(connection)) = timeout(SILENCE, builder.handshake::<_, Bytes>(guard)).await else { return };
     let now = Instant::now();
-    let mut driver =
-        Driver { connection, watch, clock, looked: now, idle: now, is_closing: false, is_extended: false };
-    let mut streams = FuturesUnordered::new();
+    let mut driver = Driver {
+        connection,
+        watch,
+        clock,
+        looked: now,
+        idle: now,
+        is_closing: false,
+        is_extended: false,
+        head: None,
+    };
+    let mut streams = Set::default();
     let opened = |local| shared.entered.connection.known.lock().0 = local;
-    let mut upstream = pin!(shared.upstream.drive(&connect, opened));
+    let mut upstream = pin!(shared.upstream.drive(&connect, account, opened));
     let mut is_driving = true;
     let over = loop {
         let over = poll_fn(|cx| {
@@ -109,12 +121,12 @@ where
             }
             let open = |request, respond: h2::server::SendResponse<Bytes>| {
                 let live = shared.open(respond.stream_id().as_u32(), PATIENCE);
-                streams.push(stream::serve(&shared, live, request, respond));
+                streams.insert(Box::pin(stream::serve(&shared, live, request, respond)));
             };
             if let Poll::Ready(over) = driver.accept(open, cx) {
                 return Poll::Ready(over);
             }
-            while let Poll::Ready(Some(())) = Pin::new(&mut streams).poll_next(cx) {}
+            let _ = streams.poll(cx, || turn::goes_on(turn::LOOK), drop);
             driver.look(&shared, cx)
         });
         tokio::select! {
@@ -180,6 +192,14 @@ impl<D: Stream> Driver<D> {
     fn look<I: Identities>(&mut self, shared: &Shared<'_, I>, cx: &mut Context<'_>) -> Poll<Over> {
         if let Some(offence) = shared.offence() {
             return Poll::Ready(Over::Offence(offence));
+        }
+        if self.watch.partial().is_none() {
+            self.head = None;
+        } else if self.head.is_none() {
+            self.head = shared.place.account.hold(Kind::Heads);
+            if self.head.is_none() {
+                return Poll::Ready(Over::Offence(Kind::Heads.spent()));
+            }
         }
         loop {
             let is_quiet = shared.is_idle() && self.watch.partial().is_none() && !self.is_closing;

@@ -18,6 +18,7 @@ use crate::runtime::ends::{Ends, Identities};
 use crate::runtime::log::{Described, Over, Said};
 use crate::runtime::verdict::is_still_allowed;
 use crate::runtime::worker::{Entered, Worker};
+use crate::stage::admit::Place;
 
 /// Streams that end before they are answered, by the client's doing: at once, and a second.
 const RESETS: u32 = 200;
@@ -30,6 +31,7 @@ pub(super) struct Shared<'w, I> {
     pub(super) worker: &'w Worker<I>,
     pub(super) called: Called,
     pub(super) entered: Entered,
+    pub(super) place: Place,
     pub(super) ends: RefCell<Ends>,
     pub(super) upstream: Upstream,
     live: RefCell<BTreeMap<u32, Rc<Live>>>,
@@ -79,11 +81,17 @@ impl Live {
 }
 
 impl<'w, I: Identities> Shared<'w, I> {
-    pub(super) fn new(worker: &'w Worker<I>, called: Called, entered: Entered, ends: Ends) -> Self {
+    pub(super) fn new(
+        worker: &'w Worker<I>,
+        called: Called,
+        (entered, place): (Entered, Place),
+        ends: Ends,
+    ) -> Self {
         Self {
             worker,
             called,
             entered,
+            place,
             ends: RefCell::new(ends),
             upstream: Upstream::default(),
             live: RefCell::default(),

@@ -21,12 +21,13 @@ use super::transfer::{End, Transfer, why};
 use super::upstream::Absent;
 use crate::index::{Edit, Subject};
 use crate::record::REQUEST_ID;
-use crate::runtime::connection::ConnectError;
+use crate::runtime::connection::{ConnectError, crowded};
 use crate::runtime::ends::Identities;
 use crate::runtime::log::Described;
 use crate::runtime::reply::Reply;
 use crate::runtime::transfer::{PATIENCE, STALL};
-use crate::runtime::verdict::{Judged, Refused, authorize};
+use crate::runtime::verdict::{Judged, Noted, Refused, authorize};
+use crate::stage::admit::Kind;
 
 /// Why a stream is reset that was let through.
 const WITHDRAWN: &str = "not allowed any more";
@@ -85,19 +86,23 @@ impl<I: Identities> Stream<'_, '_, I> {
         mut respond: SendResponse<Bytes>,
     ) {
         self.shared.refresh();
+        let place = &self.shared.place;
+        let Some(_held) = place.account.hold(Kind::Streams) else {
+            let (reply, reason) = (crowded(place), Kind::Streams.spent());
+            return self.refuse(Refused { reply, reason, by: None }, &mut respond);
+        };
         let judged = Head::read(parts).map_err(Refused::malformed).and_then(|mut head| {
-            let audited = authorize(&mut head, &self.shared.ends.borrow())?;
+            let noted = authorize(&mut head, &self.shared.ends.borrow())?;
             self.identify(&mut head).map_err(Refused::malformed)?;
             let request = head.forward().map_err(Refused::malformed)?;
-            Ok((head, request, audited))
+            Ok((head, request, noted))
         });
-        let (head, request, audited) = match judged {
+        let (head, request, noted) = match judged {
             Ok(judged) => judged,
             Err(refused) => return self.refuse(refused, &mut respond),
         };
-        let verdict = if audited.is_some() { Verdict::Audit } else { Verdict::Forwarded };
-        let reason = audited.map(|(_, reason)| reason);
-        self.shared.record(&self.described, audited.map(|(by, _)| by), verdict, reason, None);
+        let Noted { by, verdict, reason } = noted;
+        self.shared.record(&self.described, by, verdict, reason, None);
         let (is_tunnel, is_extended) = (head.is_tunnel(), head.is_extended());
         self.live.head.replace(Some(head));
         let mut send = match self.connect(&mut body, &mut respond).await {

@@ -5,6 +5,7 @@ use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
@@ -14,6 +15,7 @@ use super::guard::{Guard, Watch};
 use super::{CONNECTION_WINDOW, HEADER_LIST, SEND_BUFFER, STREAM_WINDOW};
 use crate::runtime::Stream;
 use crate::runtime::connection::ConnectError;
+use crate::stage::admit::Account;
 
 /// Where streams find the connection.
 #[derive(Default)]
@@ -83,8 +85,12 @@ impl Upstream {
     }
 
     /// Makes the connection once it is wanted, and moves what is on it to its end.
-    pub(super) async fn drive<U: Stream, C>(&self, connect: &C, opened: impl Fn(Option<SocketAddr>))
-    where
+    pub(super) async fn drive<U: Stream, C>(
+        &self,
+        connect: &C,
+        account: Arc<Account>,
+        opened: impl Fn(Option<SocketAddr>),
+    ) where
         C: AsyncFn() -> Result<(U, Option<SocketAddr>), ConnectError>,
     {
         poll_fn(|cx| match *self.state.borrow() {
@@ -103,7 +109,7 @@ impl Upstream {
             Err(error) => return self.set(State::Failed(error)),
         };
         opened(local);
-        let (guard, watch) = Guard::server(stream);
+        let (guard, watch) = Guard::server(stream, account);
         *self.watch.borrow_mut() = Some(Rc::clone(&watch));
         let mut builder = h2::client::Builder::new();
         builder
@@ -128,7 +134,7 @@ impl Upstream {
         });
         match end.await {
             Ok(end) => tracing::debug!(?end, "the connection to the server has ended"),
-            Err(offence) => tracing::info!(offence, "the connection to the server is given up"),
+            Err(offence) => tracing::debug!(offence, "the connection to the server is given up"),
         }
         drop(connection);
         self.set(State::Over);

@@ -120,7 +120,7 @@ impl<'a> Selecting<'a> {
 impl Statement {
     /// What it does as an allow statement.
     pub(super) fn effect(&self) -> Effect {
-        match (self.needs, &self.http) {
+        match (self.needs, &self.l7) {
             (Some(needs), _) => Effect::Unmet(needs),
             (None, Some(_)) => Effect::proxy(self.authentication),
             (None, None) => Effect::allow(self.authentication),

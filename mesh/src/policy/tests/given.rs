@@ -7,7 +7,7 @@ use ipnet::IpNet;
 
 use crate::flow::TrafficDirection;
 use crate::identity::Identity;
-use crate::l7::{Expression, HttpRule};
+use crate::l7::{Expression, HttpRule, L7Demand, ServerName};
 use crate::labels::{LabelSet, NAMESPACE, Source};
 use crate::policy::arbitrary::peer_ports;
 use crate::policy::oracle::{self, Packet};
@@ -103,9 +103,33 @@ pub(super) fn requesting(
     ports: &[PortMatch],
     method: &str,
 ) -> Policy {
-    let http = Some([method_is(method)].into());
-    let statement = Statement { http, ..statement(peers, ports) };
+    demanding_of(name, direction, peers, ports, L7Demand::Http([method_is(method)].into()))
+}
+
+/// A policy that denies by default and allows TLS to a server of this name.
+pub(super) fn naming(
+    name: &str,
+    direction: TrafficDirection,
+    peers: Peers,
+    ports: &[PortMatch],
+    server: &str,
+) -> Policy {
+    demanding_of(name, direction, peers, ports, L7Demand::ServerNames([server_is(server)].into()))
+}
+
+fn demanding_of(
+    name: &str,
+    direction: TrafficDirection,
+    peers: Peers,
+    ports: &[PortMatch],
+    demand: L7Demand,
+) -> Policy {
+    let statement = Statement { l7: Some(demand), ..statement(peers, ports) };
     policy(name, [(direction, Part::DefaultDeny), (direction, Part::Allow(statement))])
+}
+
+pub(super) fn server_is(name: &str) -> ServerName {
+    name.parse().unwrap()
 }
 
 pub(super) fn method_is(method: &str) -> HttpRule {
@@ -113,7 +137,7 @@ pub(super) fn method_is(method: &str) -> HttpRule {
 }
 
 pub(super) fn statement(peers: Peers, ports: &[PortMatch]) -> Statement {
-    Statement { peers, ports: ports.to_vec(), authentication: Authentication::None, needs: None, http: None }
+    Statement { peers, ports: ports.to_vec(), authentication: Authentication::None, needs: None, l7: None }
 }
 
 /// `key=value` and `reserved:name`, all of which must hold.

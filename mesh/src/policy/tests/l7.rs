@@ -1,9 +1,11 @@
-//! What HTTP rules come to, in the kernel and for the proxy.
+//! What HTTP rules and names of servers come to, in the kernel and for the proxy.
+
+use std::collections::BTreeSet;
 
 use super::given::*;
 use crate::flow::TrafficDirection;
 use crate::identity::Identity;
-use crate::l7::{HttpRule, L7Access, L7Rules};
+use crate::l7::{HttpRule, L7Access, L7Rules, L7Tls, ServerName};
 use crate::policy::arbitrary::{Random, World, peer_ports};
 use crate::policy::oracle;
 use crate::policy::{Authentication, Peers, l7, protocol};
@@ -29,6 +31,7 @@ fn expect(given: &Given, direction: TrafficDirection, expected: &[Range<'_>]) {
             (*first, *last, access.collect::<Vec<_>>())
         })
         .collect();
+    assert!(found.ports.iter().all(|ports| ports.tls.is_empty()), "{found:?}");
     let found: Vec<_> = found.ports.into_iter().map(|it| (it.first, it.last, it.access)).collect();
     assert_eq!(found, all);
 }
@@ -89,6 +92,43 @@ fn a_plain_allow_for_anybody_leaves_nothing_to_the_proxy() {
     assert_eq!(rules(&given, Ingress), None);
 }
 
+/// Whom HTTP rules name, whom names of servers name, and who is free: each peer may what any of them lets him.
+#[test]
+fn names_of_servers_stand_beside_rules_and_plain_allows() {
+    let given = given([
+        naming("call", Ingress, Peers::Any, &[tcp(443, 444)], "a.example"),
+        requesting("land", Ingress, pods("org=empire"), &[tcp(443, 443)], "POST"),
+        allowing("ship", Ingress, pods("class=tiefighter"), &[tcp(443, 443)]),
+    ]);
+    goes(&given, Ingress, "tiefighter", "443/tcp", DIRECT);
+    goes(&given, Ingress, "deathstar", "443/tcp", PROXIED);
+    goes(&given, Ingress, "xwing", "443/tcp", PROXIED);
+    goes(&given, Ingress, "tiefighter", "444/tcp", PROXIED);
+    goes(&given, Ingress, "xwing", "443/udp", DENIED);
+    let identities = |numbers: &[u32]| Some(numbers.iter().filter_map(|it| Identity::new(*it)).collect());
+    let tls = vec![L7Tls { peers: None, names: [server_is("a.example")].into() }];
+    let found = rules(&given, Ingress).unwrap().ports;
+    let [both, alone] = found.as_slice() else { panic!("{found:#?}") };
+    assert_eq!((both.first, both.last, alone.first, alone.last), (443, 443, 444, 444));
+    assert_eq!((&both.tls, &alone.tls), (&tls, &tls));
+    assert_eq!(
+        both.access,
+        [
+            L7Access { peers: identities(&[1, 257]), http: None },
+            L7Access { peers: identities(&[256]), http: Some([method_is("POST")].into()) },
+        ]
+    );
+    assert_eq!(alone.access, [L7Access { peers: identities(&[1]), http: None }]);
+    let given =
+        super::given::given([naming("out", Egress, pods("class=xwing"), &[tcp(443, 443)], "*.example")]);
+    goes(&given, Egress, "xwing", "443/tcp", PROXIED);
+    goes(&given, Egress, "tiefighter", "443/tcp", DENIED);
+    let found = rules(&given, Egress).unwrap().ports;
+    let [only] = found.as_slice() else { panic!("{found:#?}") };
+    assert!(only.access.is_empty());
+    assert_eq!(only.tls, [L7Tls { peers: identities(&[258]), names: [server_is("*.example")].into() }]);
+}
+
 #[test]
 fn a_deny_goes_before_rules_and_is_the_kernels_alone() {
     let given = given([
@@ -143,7 +183,7 @@ fn rules_of_egress_go_by_the_names_that_peers_give_their_ports() {
 /// Whatever goes to the proxy finds there the rules of the statements that let it, and no others.
 #[test]
 fn the_proxy_is_told_what_the_oracle_says() {
-    let mut seen = (0, 0);
+    let mut seen = (0, 0, 0);
     for seed in 0..1_500 {
         let world = World::new(seed);
         let universe = world.universe();
@@ -174,23 +214,30 @@ fn the_proxy_is_told_what_the_oracle_says() {
                 let mine: Vec<_> = mine.collect();
                 let admitting = oracle::admitting(&packet, &world.policies);
                 let node = direction == Ingress && packet.peer == Identity::HOST;
-                let free = node || admitting.iter().any(|it| it.http.is_none());
+                let free = node || admitting.iter().any(|it| it.l7.is_none());
                 assert_eq!(mine.iter().any(|it| it.http.is_none()), free, "seed {seed}: {packet:#?}");
                 seen.0 += u32::from(free);
                 if !free {
-                    let all = |lists: Vec<&[HttpRule]>| {
-                        let mut all: Vec<_> = lists.into_iter().flatten().cloned().collect();
-                        all.sort();
-                        all.dedup();
-                        all
-                    };
-                    let found = all(mine.iter().filter_map(|it| it.http.as_deref()).collect());
-                    let right = all(admitting.iter().filter_map(|it| it.http.as_deref()).collect());
+                    let demands = || admitting.iter().filter_map(|it| it.l7.as_ref());
+                    let found: BTreeSet<&HttpRule> =
+                        mine.iter().filter_map(|it| it.http.as_deref()).flatten().collect();
+                    let right: BTreeSet<&HttpRule> =
+                        demands().filter_map(|it| it.http()).flat_map(|rules| rules.iter()).collect();
                     assert_eq!(found, right, "seed {seed}: {packet:#?}");
                     seen.1 += u32::from(!right.is_empty());
+                    let names = |peers: &Option<_>| {
+                        let peers: &Option<std::sync::Arc<[Identity]>> = peers;
+                        peers.as_ref().is_none_or(|peers| peers.contains(&packet.peer))
+                    };
+                    let tls = range.tls.iter().filter(|tls| names(&tls.peers));
+                    let found: BTreeSet<&ServerName> = tls.flat_map(|tls| tls.names.iter()).collect();
+                    let right: BTreeSet<&ServerName> =
+                        demands().filter_map(|it| it.server_names()).flat_map(|names| names.iter()).collect();
+                    assert_eq!(found, right, "seed {seed}: {packet:#?}");
+                    seen.2 += u32::from(!right.is_empty());
                 }
             }
         }
     }
-    assert!(seen.0 > 200 && seen.1 > 200, "{seen:?}");
+    assert!(seen.0 > 200 && seen.1 > 200 && seen.2 > 200, "{seen:?}");
 }

@@ -1,0 +1,26 @@
+// An origin on Node.js: says on standard output what it executes, and answers 200. HTTP/1.1 as leniently as it can on the first
+// port, HTTP/2 without TLS on the second.
+import http from 'node:http';
+import http2 from 'node:http2';
+
+const [first, second] = process.argv.slice(2).map(Number);
+function resolved(url) {
+  try {
+    return decodeURIComponent(new URL(url, 'http://h').pathname);
+  } catch {
+    return url;
+  }
+}
+function execute(request, response) {
+  console.log(['seen', request.method, request.url, resolved(request.url)].join('\t'));
+  request.on('error', () => {});
+  request.resume();
+  response.end();
+}
+const plain = http.createServer({ insecureHTTPParser: true }, execute);
+plain.on('upgrade', (request, socket) => socket.destroy());
+plain.listen(first, '::', () => {
+  const h2 = http2.createServer(execute);
+  h2.on('sessionError', () => {});
+  h2.listen(second, '::', () => console.log('serving'));
+});

@@ -1,0 +1,34 @@
+//! Whether TLS may pass, by the name of the server that its client says. What is in it nobody sees.
+
+use super::authorize::Judge;
+use super::detect::Protocol;
+use crate::index::Grant;
+
+/// What a client says in its ClientHello: a server's name, in lower case, or none; or why that cannot be told.
+pub type Greeting = Result<Option<Box<str>>, &'static str>;
+
+impl Judge {
+    /// Whether TLS may pass whose client says this; else why not.
+    pub fn judge_tls(&self, said: &Greeting) -> Result<(), &'static str> {
+        if self.is_plain() {
+            return Ok(());
+        }
+        if self.names.is_empty() {
+            return Err(match &self.grant {
+                Grant::Nothing(why) => why,
+                Grant::Http(_) | Grant::Open | Grant::Plain => Protocol::Tls.refusal(),
+            });
+        }
+        match said {
+            Err(fault) => Err(fault),
+            Ok(None) => Err("no server name"),
+            Ok(Some(name)) if self.names.iter().any(|names| names.holds(name)) => Ok(()),
+            Ok(Some(_)) => Err("no rule names this server"),
+        }
+    }
+
+    /// Whether nothing but TLS may pass.
+    pub fn is_for_tls(&self) -> bool {
+        matches!(self.grant, Grant::Nothing(_)) && !self.names.is_empty()
+    }
+}
