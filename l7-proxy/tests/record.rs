@@ -6,12 +6,13 @@ mod harness;
 
 use std::time::Duration;
 
+use harness::hello::of_rustls;
 use harness::http2::{client, request, serve_all};
 use harness::{Bench, anybody, expect, local, rest, rule, run_against, send};
 use l7_proxy::runtime::ConnectError;
 use mesh::access_log::Headers;
 use mesh::exchange::{Exchange, details};
-use mesh::l7::L7Access;
+use mesh::l7::{L7Access, L7Tls};
 use node_api::proxy::{ProxyReport, Record};
 use tokio::io::AsyncWriteExt;
 
@@ -272,4 +273,28 @@ async fn exchanges_that_nobody_takes_have_a_bound_and_are_counted() {
     assert!(report.lost > 0);
     assert_eq!(report.exchanges.len() as u64 + report.lost, count as u64);
     assert_eq!(report.counts[0].latency.count(), count as u64, "none is missing here");
+}
+
+#[tokio::test(start_paused = true)]
+async fn tls_is_a_record_with_the_name_that_was_asked_for() {
+    let mut bench = recording(anybody(Vec::new()));
+    let names = vec!["deathstar.example".parse().unwrap()].into();
+    bench.enforce_tls(Vec::new(), vec![L7Tls { peers: None, names }], false);
+    for (name, said) in [("deathstar.example", "- - -"), ("evil.example", "- - no_rule_names_this_server")] {
+        let hello = of_rustls(name);
+        local(async {
+            let (mut client, mut servers) = bench.open();
+            client.write_all(&hello).await.unwrap();
+            client.shutdown().await.unwrap();
+            drop(servers.try_next().await);
+            rest(&mut client).await;
+        })
+        .await;
+        let report = bench.log.take_exchanges();
+        let [exchange] = report.exchanges.as_slice() else { panic!("{report:?}") };
+        assert_eq!(exchange.server_name.as_deref(), Some(name));
+        assert_eq!(exchange.protocol, "TLS");
+        assert!(line(exchange).starts_with(&format!("  {said}")), "{}", line(exchange));
+        assert!(report.counts.is_empty());
+    }
 }

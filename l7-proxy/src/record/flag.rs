@@ -3,7 +3,7 @@
 use mesh::exchange::Flag;
 
 /// Those whose flag does not follow from the code of the answer.
-const REASONS: [(&str, Option<Flag>); 21] = [
+const REASONS: [(&str, Option<Flag>); 23] = [
     ("server not reached", Some(Flag::Uf)),
     ("server not reached in time", Some(Flag::Uf)),
     ("no answer in time", Some(Flag::Ut)),
@@ -25,6 +25,8 @@ const REASONS: [(&str, Option<Flag>); 21] = [
     ("address of another workload by now", Some(Flag::Nr)),
     ("no rule for this peer", None),
     ("peer of no known identity", None),
+    ("no rule names this server", None),
+    ("rules that cannot be used", None),
 ];
 
 /// What a reason is called, of an exchange that was answered with this.
