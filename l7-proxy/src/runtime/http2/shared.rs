@@ -198,8 +198,8 @@ impl<'w, I: Identities> Shared<'w, I> {
     /// An exchange is over.
     pub(super) fn finish(&self, request: &Described, arrived: Instant) {
         let ends = [self.called.client, self.called.server];
-        let (who, since) = (&*self.ends.borrow(), Some(arrived));
-        self.worker.log.finish(&Over { ends, who, request, since });
+        let who = &*self.ends.borrow();
+        self.worker.log.finish(&Over { ends, who, request, since: Some(arrived) });
     }
 
     /// Records a request or an answer.
