@@ -7,6 +7,8 @@
 
 use std::net::SocketAddr;
 
+use mesh::access_log::Headers;
+use mesh::exchange::{Exchange, PairCounts};
 use mesh::flow::{TrafficDirection, Verdict};
 use mesh::identity::Identity;
 use mesh::l7::{L7Endpoint, L7Flow};
@@ -44,7 +46,10 @@ pub enum ToProxy {
         /// What.
         question: ProxyQuestion,
     },
-    /// A [`FromProxy::Flows`] has been taken. Until then no more of them come, so that answers wait behind one at most.
+    /// What of exchanges is to be recorded from now on.
+    Record(Record),
+    /// A [`FromProxy::Flows`] or [`FromProxy::Report`] has been taken. Until then no more of either come, so that answers wait
+    /// behind one at most.
     Taken,
     /// Another takes the connections from now on: take none, say with the next answer on each connection that it ends, and
     /// end with the last of them. Rules are told, and questions asked, as before.
@@ -91,6 +96,8 @@ pub enum FromProxy {
     /// What requests, answers and TLS connections it has seen since the last of these; → [`ToProxy::Taken`]. A proxy whose
     /// agent is away, or busy, keeps the latest few.
     Flows(Vec<ProxyFlow>),
+    /// What exchanges have come to since the last of these; → [`ToProxy::Taken`].
+    Report(Box<ProxyReport>),
     /// To a question.
     Answer {
         /// The question's.
@@ -98,6 +105,26 @@ pub enum FromProxy {
         /// Boxed: it is much larger than the rest.
         answer: Box<ProxyAnswer>,
     },
+}
+
+/// What of exchanges is recorded.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Record {
+    /// Each exchange, with these headers; `None`: only counts.
+    pub exchanges: Option<Headers>,
+    /// A request without `x-request-id` is given one.
+    pub request_id: bool,
+}
+
+/// What exchanges have come to.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct ProxyReport {
+    /// Those that are over, for the access log.
+    pub exchanges: Vec<Exchange>,
+    /// So many are missing between them and those of the report before.
+    pub lost: u64,
+    /// What has been added. Nothing of it is ever lost.
+    pub counts: Vec<PairCounts>,
 }
 
 /// What can be asked.
@@ -176,6 +203,8 @@ pub struct ProxyFlow {
 
 #[cfg(test)]
 mod tests {
+    use mesh::exchange::{Flag, Kind};
+
     use super::*;
 
     #[track_caller]
@@ -195,11 +224,19 @@ mod tests {
         goes_through(ToProxy::Synced { generation: 1 });
         goes_through(ToProxy::Ask { number: 1, question: ProxyQuestion::Connections });
         goes_through(ToProxy::Taken);
+        let exchanges = Some(Headers { request: vec!["x-a".to_owned()], response: Vec::new() });
+        goes_through(ToProxy::Record(Record { exchanges, request_id: true }));
         goes_through(ToProxy::Drain { within: 5000, idle: 1000 });
         goes_through(FromProxy::Accepted { generation: 1, endpoint });
         let (field, why) = ("ingress".to_owned(), "no".to_owned());
         goes_through(FromProxy::Refused { generation: 1, endpoint, field, why });
         goes_through(FromProxy::Synced { generation: 1 });
+        let mut counts = PairCounts::default();
+        let kind = Kind { method: Some(1), code: 503, verdict: Verdict::Forwarded, flag: Some(Flag::Uf) };
+        counts.count(kind, 2);
+        counts.latency.observe(0.1, &mesh::exchange::SECONDS);
+        let report = ProxyReport { exchanges: Vec::new(), lost: 1, counts: vec![counts] };
+        goes_through(FromProxy::Report(Box::new(report)));
         let tls =
             |name: Option<&str>| L7Flow::Tls(mesh::l7::TlsFlow { server_name: name.map(str::to_owned) });
         let http = L7Flow::Http(mesh::l7::HttpFlow {

@@ -18,6 +18,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tracing::{info, warn};
 
 use super::orders::{Orders, Rules};
+use super::reports::Reports;
 use super::workers::Workers;
 
 /// How often flows are told.
@@ -59,6 +60,7 @@ pub async fn run(listener: OwnedFd, workers: Workers) -> io::Result<()> {
                 Ok((stream, peer)) if peer == 0 || peer == uid => {
                     orders.begin();
                     flows.is_told = false;
+                    flows.reports.again();
                     agent = Some(Channel::new(stream));
                 }
                 Ok((_, peer)) => warn!(peer, "control socket: only root is listened to"),
@@ -74,7 +76,11 @@ pub async fn run(listener: OwnedFd, workers: Workers) -> io::Result<()> {
                 }
                 ToProxy::Taken => {
                     flows.is_told = false;
+                    flows.reports.taken();
                     flows.tell(&mut agent).await;
+                }
+                ToProxy::Record(record) => {
+                    workers.shared.iter().for_each(|worker| worker.log.set_record(record.clone()));
                 }
                 ToProxy::Ask { number, question } => tell(&mut agent, &answer(&workers, number, question)).await,
                 order => orders.give(order),
@@ -87,7 +93,7 @@ pub async fn run(listener: OwnedFd, workers: Workers) -> io::Result<()> {
                 flows.tell(&mut agent).await;
                 if let Some(drain) = &drain {
                     drain.look(&workers);
-                    let is_told = agent.is_none() || flows.waiting.is_empty();
+                    let is_told = agent.is_none() || flows.is_empty();
                     if drain.is_over() || is_idle && is_told {
                         info!("the L7 proxy has been drained");
                         return Ok(());
@@ -165,12 +171,20 @@ fn answer(workers: &Workers, number: u64, question: ProxyQuestion) -> FromProxy 
 struct Flows {
     waiting: VecDeque<ProxyFlow>,
     lost: u64,
+    reports: Reports,
+    /// The last message was flows: the next is a report, if there is one.
+    was_flows: bool,
     /// The agent has not yet taken what it was told last.
     is_told: bool,
 }
 
 impl Flows {
+    fn is_empty(&self) -> bool {
+        self.waiting.is_empty() && self.reports.is_empty()
+    }
+
     fn collect(&mut self, workers: &Workers) {
+        self.reports.collect(workers);
         for worker in &workers.shared {
             let (flows, lost) = worker.log.take();
             self.waiting.extend(flows);
@@ -187,11 +201,23 @@ impl Flows {
 
     /// One message at a time: an answer to the agent waits behind it.
     async fn tell(&mut self, agent: &mut Option<Agent>) {
-        if agent.is_none() || self.is_told || self.waiting.is_empty() {
+        if agent.is_none() || self.is_told {
             return;
         }
+        if let Some(message) = self.next() {
+            self.is_told = true;
+            tell(agent, &message).await;
+        }
+    }
+
+    /// Flows and reports in turn.
+    fn next(&mut self) -> Option<FromProxy> {
+        let is_reports_turn = std::mem::replace(&mut self.was_flows, true) || self.waiting.is_empty();
+        if is_reports_turn && let Some(report) = self.reports.next() {
+            self.was_flows = false;
+            return Some(report);
+        }
         let count = self.waiting.len().min(BATCH);
-        self.is_told = true;
-        tell(agent, &FromProxy::Flows(self.waiting.drain(..count).collect())).await;
+        (count > 0).then(|| FromProxy::Flows(self.waiting.drain(..count).collect()))
     }
 }

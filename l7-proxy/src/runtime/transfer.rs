@@ -9,11 +9,13 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use mesh::access_log::Headers;
 use tokio::time::Instant;
 
 use super::Stream;
 use super::buffer::{Buffer, SPENT};
 use super::deadline::Deadline;
+use super::log::Described;
 use super::request::Request;
 use super::rewrite::farewell;
 use super::worker::Published;
@@ -114,6 +116,8 @@ pub(super) struct Transfer<'a, D, U> {
     interim: u32,
     closes: bool,
     switches: bool,
+    /// Who is told of bodies and of the answer, and which headers of it are kept.
+    pub(super) observer: Option<(&'a Described, Option<&'a Headers>)>,
     /// Status of the answer, and when its head was there.
     pub(super) answered: Option<(u16, Instant)>,
 }
@@ -152,6 +156,7 @@ impl<'a, D: Stream, U: Stream> Transfer<'a, D, U> {
             interim: 0,
             closes: request.head.close,
             switches: false,
+            observer: None,
             answered: None,
         }
     }
@@ -223,6 +228,9 @@ impl<'a, D: Stream, U: Stream> Transfer<'a, D, U> {
             let counted = self.body.advance(self.down.input.from(self.outgoing), self.judged);
             let counted = counted.map_err(|fault| self.fail(Failure::BadRequest(fault)))?;
             self.outgoing += counted;
+            if let Some((described, _)) = self.observer {
+                described.moved(counted as u64, 0);
+            }
             moved |= counted > 0;
         }
         let lead = self.request.lead().get(self.led..).unwrap_or_default();
@@ -303,6 +311,9 @@ impl<'a, D: Stream, U: Stream> Transfer<'a, D, U> {
                 let counted = body.advance(self.up.input.from(self.incoming), &[]);
                 let counted = counted.map_err(|fault| End::Cut(fault.text()))?;
                 self.incoming += counted;
+                if let Some((described, _)) = self.observer {
+                    described.moved(0, counted as u64);
+                }
                 if body.is_done() {
                     self.phase = Phase::Done;
                     true
@@ -383,6 +394,9 @@ impl<'a, D: Stream, U: Stream> Transfer<'a, D, U> {
             }
         }
         self.switches = tunnels || self.answer.code == 101;
+        if let Some((described, headers)) = self.observer {
+            described.response(headers, |name| self.answer.values(input, name).next());
+        }
         self.closes |= self.answer.close && !self.switches;
         let drains = self.published.is_some_and(Published::is_draining);
         if drains && !self.closes && !self.switches {

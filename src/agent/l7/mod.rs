@@ -6,6 +6,7 @@
 //! agent's loop never waits for it: a plan that tells it something new waits for its answer, a second at most
 //! ([`super::switching`]).
 
+mod access;
 mod flows;
 mod house;
 mod incarnations;
@@ -32,6 +33,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+pub(super) use self::access::AccessLog;
 pub(super) use self::flows::Sink;
 use self::keeper::{Askers, Keeper, Surroundings};
 pub(crate) use self::remains::{leftovers, undo};
@@ -224,7 +226,7 @@ impl L7 {
             let names: Vec<String> = policies.iter().map(ToString::to_string).collect();
             format!("L7 rules of {} are not in force at {workload}: {why}", names.join(", "))
         });
-        problem.chain(refused).collect()
+        problem.chain(self.sink.access_log.problem()).chain(refused).collect()
     }
 
     /// Says it of the policies too whose rules the proxy does not take.
@@ -365,6 +367,8 @@ mod tests {
             ring: observe::FlowRing::new(observe::ring::CAPACITY),
             flow_metrics: observe::metrics::FlowMetrics::register(&mut registry),
             http_metrics: observe::http::HttpMetrics::register(&mut registry),
+            access_log: AccessLog::start(None, &mut registry).unwrap(),
+            record: node_api::proxy::Record::default(),
         }
     }
 

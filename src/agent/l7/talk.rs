@@ -122,7 +122,8 @@ impl Talk {
     }
 
     async fn go_on(&mut self, told: &mut Told) -> Result<(), Lost> {
-        // First: one that drains already is told nothing that it would have to wait for.
+        self.say(ToProxy::Record(self.listening.sink.record.clone())).await?;
+        // Before the rules: one that drains already is told nothing that it would have to wait for.
         self.drain(&mut told.drain).await?;
         self.tell(&mut told.wanted).await?;
         // What one that lives on was told by an earlier agent goes only when the kernel sends nobody there by it.
@@ -180,6 +181,10 @@ impl Talk {
             FromProxy::Synced { .. } => self.sync = Sync::Done,
             FromProxy::Flows(flows) => {
                 self.listening.sink.take(flows);
+                self.say(ToProxy::Taken).await?;
+            }
+            FromProxy::Report(report) => {
+                self.listening.sink.report(*report);
                 self.say(ToProxy::Taken).await?;
             }
             FromProxy::Answer { number, answer } => self.reply(number, *answer),
@@ -319,11 +324,14 @@ pub(super) async fn escort(
                         Ok(message) => message,
                         Err(error) => return Lost::Ended(format!("it has ended: {error}")),
                     };
-                    if message["message"] != "flows" {
+                    if message["message"] != "flows" && message["message"] != "report" {
                         continue;
                     }
-                    if let Ok(FromProxy::Flows(flows)) = serde_json::from_value(message) {
-                        sink.take(flows);
+                    match serde_json::from_value(message) {
+                        Ok(FromProxy::Flows(flows)) => sink.take(flows),
+                        Ok(FromProxy::Report(report)) => sink.report(*report),
+                        // It says it otherwise than this build. It waits for its answer all the same.
+                        Ok(_) | Err(_) => {}
                     }
                     if !matches!(timeout(patience, link.channel.send(&ToProxy::Taken)).await, Ok(Ok(()))) {
                         return Lost::Hangs("it does not listen".to_owned());
@@ -367,6 +375,12 @@ mod tests {
         (Listening { sink: l7::sink(), refusals: Refusals::default(), standing: Arc::new(stands) }, standing)
     }
 
+    /// The first that it hears is what it is to record.
+    async fn recorded(proxy: &mut Proxy) {
+        let first = proxy.receive().await.unwrap();
+        assert!(matches!(first, ToProxy::Record(_)), "first: {first:?}");
+    }
+
     /// The next that it hears is an endpoint of this generation.
     async fn set(proxy: &mut Proxy, number: u64) -> EndpointId {
         match proxy.receive().await.unwrap() {
@@ -382,6 +396,7 @@ mod tests {
         let (teller, told) = teller();
         let (listening, mut standing) = listening();
         let talking = tokio::spawn(Talk::new(1, Link::adopted(ours), listening, PATIENCE).run(told));
+        recorded(&mut proxy).await;
         let endpoint = set(&mut proxy, 7).await;
         proxy.send(&FromProxy::Accepted { generation: 7, endpoint }).await.unwrap();
         standing.wait_for(|standing| standing.is_settled(7)).await.unwrap();
@@ -422,6 +437,7 @@ mod tests {
         let (listening, mut standing) = listening();
         let refusals = Arc::clone(&listening.refusals);
         let talking = tokio::spawn(Talk::new(1, Link::adopted(ours), listening, PATIENCE).run(told));
+        recorded(&mut proxy).await;
         for (generation, rules, named) in [(7, 0, true), (8, 1, false)] {
             let set = proxy.receive().await.unwrap();
             let ToProxy::Set { endpoint, .. } = set else { panic!("{set:?}") };
@@ -444,10 +460,16 @@ mod tests {
         teller.follows.send_replace(true);
         let escorting = tokio::spawn(escort(Link::adopted(ours), told, l7::sink(), PATIENCE));
         // What it says may be what this build does not know.
-        for said in [r#"{"message":"weather"}"#, r#"{"message":"flows","value":[{"new":1}]}"#] {
+        for said in [
+            r#"{"message":"weather"}"#,
+            r#"{"message":"flows","value":[{"new":1}]}"#,
+            r#"{"message":"report","value":{"new":1}}"#,
+        ] {
             proxy.send(&serde_json::from_str(said).unwrap()).await.unwrap();
         }
-        assert_eq!(proxy.receive().await.unwrap(), ToProxy::Taken);
+        for _ in ["flows", "report"] {
+            assert_eq!(proxy.receive().await.unwrap(), ToProxy::Taken);
+        }
         teller.drains.send_replace(true);
         assert_eq!(proxy.receive().await.unwrap(), drain());
         teller.wants.send_replace((8, l7::plan(&[1, 2])));
