@@ -2,13 +2,16 @@
 //!
 //! There are no hardware counters in most virtual machines, and time says little on a busy one; valgrind executes each
 //! instruction in user space itself and counts it. The example `allow_all` of the proxy's crate serves one connection on
-//! loopback, one request after the other. Two runs of different length are compared: what happens once cancels out. What
-//! the kernel does is not counted. The number varies by less than a hundredth.
+//! loopback, one request after the other; client and server say nothing before it sleeps, so that it never finds an answer
+//! that it has not waited for, or always would. Two runs of different length are compared: what happens once cancels out.
+//! What the kernel does is not counted.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -26,23 +29,42 @@ const REQUEST: &[u8] =
 /// For a request whose answer has a body of this length.
 pub fn of_a_request(body: usize) -> Result<u64, String> {
     let count = || -> io::Result<u64> {
-        let server = serve(body)?;
+        let proxy = Arc::new(AtomicI32::new(0));
+        let server = serve(body, Arc::clone(&proxy))?;
+        let run = |requests| run(server, body, requests, &proxy);
         let [few, many] = RUNS;
-        Ok(run(server, body, many)?.saturating_sub(run(server, body, few)?) / (many - few))
+        Ok(run(many)?.saturating_sub(run(few)?) / (many - few))
     };
     count().map_err(|error| error.to_string())
 }
 
 /// All that is executed for so many requests, from the start to the end of the process.
-fn run(server: SocketAddr, body: usize, requests: u64) -> io::Result<u64> {
+fn run(server: SocketAddr, body: usize, requests: u64, proxy: &AtomicI32) -> io::Result<u64> {
     let (mut counted, at) = Counted::start(server)?;
+    proxy.store(counted.0.id().cast_signed(), Ordering::SeqCst);
     let mut stream = TcpStream::connect(at)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_nodelay(true)?;
     for _ in 0..requests {
+        rest(proxy)?;
         ask(&mut stream, body)?;
     }
+    rest(proxy)?;
     counted.end()
+}
+
+/// Waits until the process sleeps.
+fn rest(proxy: &AtomicI32) -> io::Result<()> {
+    let file = format!("/proc/{}/stat", proxy.load(Ordering::SeqCst));
+    let end = Instant::now() + PATIENCE;
+    while Instant::now() < end {
+        // The state stands behind the name.
+        if std::fs::read_to_string(&file)?.rsplit(") ").next().is_some_and(|rest| rest.starts_with('S')) {
+            return Ok(());
+        }
+        std::thread::yield_now();
+    }
+    Err(io::Error::other("the proxy never rests"))
 }
 
 fn ask(stream: &mut TcpStream, body: usize) -> io::Result<()> {
@@ -64,7 +86,7 @@ fn ask(stream: &mut TcpStream, body: usize) -> io::Result<()> {
 }
 
 /// A server that answers every request alike, for as long as this process lives.
-fn serve(body: usize) -> io::Result<SocketAddr> {
+fn serve(body: usize, proxy: Arc<AtomicI32>) -> io::Result<SocketAddr> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     let at = listener.local_addr()?;
     let head = format!("HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {body}\r\n\r\n");
@@ -72,19 +94,20 @@ fn serve(body: usize) -> io::Result<SocketAddr> {
     std::thread::spawn(move || {
         while let Ok((stream, _)) = listener.accept() {
             // Whoever counts says what was not answered.
-            let _ = answer_all(stream, &answer);
+            let _ = answer_all(stream, &answer, &proxy);
         }
     });
     Ok(at)
 }
 
-fn answer_all(mut stream: TcpStream, answer: &[u8]) -> io::Result<()> {
+fn answer_all(mut stream: TcpStream, answer: &[u8], proxy: &AtomicI32) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let (mut asked, mut buffer) = (Vec::new(), [0; 4096]);
     while let count @ 1.. = stream.read(&mut buffer)? {
         asked.extend_from_slice(&buffer[..count]);
         if asked.ends_with(b"\r\n\r\n") {
             asked.clear();
+            rest(proxy)?;
             stream.write_all(answer)?;
         }
     }

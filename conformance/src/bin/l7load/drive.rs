@@ -71,6 +71,9 @@ impl Run {
         if matches!(order.pace, Pace::Open(_)) && order.streams != 1 {
             return Err(io::Error::other("a rate needs one stream on each connection"));
         }
+        if matches!(order.pace, Pace::Open(rate) if !rate.is_normal() || rate < 0.0) {
+            return Err(io::Error::other("a rate of nothing"));
+        }
         let poll = Epoll::new(EpollCreateFlags::empty())?;
         let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_NONBLOCK)?;
         poll.add(&timer, EpollEvent::new(EpollFlags::EPOLLIN, TIMER))?;
