@@ -9,7 +9,7 @@ RUN_TESTS := $(if $(SUDO),CARGO_TARGET_$(shell uname -m | tr a-z A-Z)_UNKNOWN_LI
 BENCH := $(if $(QUICK),,--release)
 BENCH_FLAGS := $(addprefix --only ,$(ONLY)) $(if $(QUICK),--quick) $(addprefix --rounds ,$(ROUNDS))
 
-.PHONY: help setup build demo test test-kernels test-simulation h2spec bench-l4 bench-auth check install uninstall dist clean
+.PHONY: help setup build demo test test-kernels test-simulation h2spec bench-l4 bench-auth bench-l7 check install uninstall dist clean
 
 help: ## list the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -37,6 +37,9 @@ bench-l4: setup ## measure the kernel path, root; ONLY="l4.tc l4.run" rows, QUIC
 
 bench-auth: setup ## measure authentication: first connections, established ones, withdrawal; root; ONLY=, QUICK=1, ROUNDS= likewise
 	@$(CARGO) build $(BENCH) --workspace --bins --examples && $(RUN_TESTS) $(CARGO) run --quiet $(BENCH) -p conformance --bin bench -- auth $(BENCH_FLAGS)
+
+bench-l7: setup ## measure the L7 proxy beside Envoy, nginx and HAProxy, which it installs; root; ONLY=, QUICK=1, ROUNDS= likewise
+	@deploy/peers && $(CARGO) build $(BENCH) --workspace --bins --examples && $(RUN_TESTS) $(CARGO) run --quiet $(BENCH) -p conformance --bin bench -- l7 $(BENCH_FLAGS)
 
 h2spec: ## HTTP/2 conformance of the L7 proxy, 145 cases; needs Go, which fetches the tool
 	@l7-proxy/tests/h2spec

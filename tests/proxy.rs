@@ -20,12 +20,14 @@ use std::time::Duration;
 
 use abi::Address;
 use linux::scratch;
+use mesh::access_log::Headers;
+use mesh::exchange::Exchange;
 use mesh::identity::Identity;
 use mesh::l7::{Expression, HttpFlow, HttpKind, HttpRule, L7Access, L7Endpoint, L7Ports, L7Rules};
 use mesh::workload::EndpointId;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use node_api::channel::Channel;
-use node_api::proxy::{FromProxy, ProxyAnswer, ProxyFlow, ProxyQuestion, ToProxy};
+use node_api::proxy::{FromProxy, ProxyAnswer, ProxyFlow, ProxyQuestion, Record, ToProxy};
 use socket2::{Domain, Socket, Type};
 use tokio::net::UnixStream;
 use tokio::time::timeout;
@@ -152,19 +154,47 @@ fn serve(listener: &TcpListener) {
     }
 }
 
-/// The next message that is not of flows; flows go into `flows`.
 fn http(flow: &ProxyFlow) -> &HttpFlow {
     flow.l7.http().unwrap()
 }
 
-async fn said(agent: &mut Agent, flows: &mut Vec<ProxyFlow>) -> FromProxy {
-    loop {
-        match timeout(PATIENCE, agent.receive()).await.unwrap().unwrap() {
-            FromProxy::Flows(more) => {
-                flows.extend(more);
-                agent.send(&ToProxy::Taken).await.unwrap();
+/// What was seen.
+#[derive(Default)]
+struct Seen {
+    flows: Vec<ProxyFlow>,
+    exchanges: Vec<Exchange>,
+    counted: u64,
+}
+
+impl Seen {
+    /// Takes what was seen; any other message is returned.
+    async fn take(&mut self, agent: &mut Agent) -> Option<FromProxy> {
+        let other = self.put(timeout(PATIENCE, agent.receive()).await.unwrap().unwrap());
+        if other.is_none() {
+            agent.send(&ToProxy::Taken).await.unwrap();
+        }
+        other
+    }
+
+    fn put(&mut self, said: FromProxy) -> Option<FromProxy> {
+        match said {
+            FromProxy::Flows(more) => self.flows.extend(more),
+            FromProxy::Report(report) => {
+                self.exchanges.extend(report.exchanges);
+                let kinds = report.counts.iter().flat_map(|pair| &pair.exchanges);
+                self.counted += kinds.map(|(_, count)| count).sum::<u64>();
             }
-            other => return other,
+            other => return Some(other),
+        }
+        None
+    }
+}
+
+/// The next message that is not about what was seen.
+async fn said(agent: &mut Agent, seen: &mut Seen) -> FromProxy {
+    loop {
+        if let Some(said) = seen.take(agent).await {
+            return said;
         }
     }
 }
@@ -245,13 +275,16 @@ async fn judges_calls_and_tells() {
     assert_eq!(early.read(&mut [0; 16]).unwrap_or(0), 0, "{}", told());
 
     let mut agent: Agent = Channel::new(UnixStream::connect(&socket).await.unwrap());
-    let mut flows = Vec::new();
+    let mut seen = Seen::default();
+    let exchanges = Headers { request: vec!["host".to_owned()], response: Vec::new() };
+    let record = Record { exchanges: Some(exchanges), request_id: false };
+    agent.send(&ToProxy::Record(record)).await.unwrap();
     let id = EndpointId::new(1).unwrap();
     let set = |generation, rules| ToProxy::Set { generation, endpoint: endpoint(rules) };
     agent.send(&set(1, vec![rule("POST", "/v1/request-landing")])).await.unwrap();
-    assert_eq!(said(&mut agent, &mut flows).await, FromProxy::Accepted { generation: 1, endpoint: id });
+    assert_eq!(said(&mut agent, &mut seen).await, FromProxy::Accepted { generation: 1, endpoint: id });
     agent.send(&ToProxy::Synced { generation: 1 }).await.unwrap();
-    assert_eq!(said(&mut agent, &mut flows).await, FromProxy::Synced { generation: 1 });
+    assert_eq!(said(&mut agent, &mut seen).await, FromProxy::Synced { generation: 1 });
 
     let mut client = call();
     let passed = format!("HTTP/1.1 200 OK\r\ncontent-length: 8\r\n\r\n{CLIENT}");
@@ -269,7 +302,7 @@ async fn judges_calls_and_tells() {
 
     // What cannot be used leaves what is in force.
     agent.send(&set(2, vec![rule("(", "/")])).await.unwrap();
-    match said(&mut agent, &mut flows).await {
+    match said(&mut agent, &mut seen).await {
         FromProxy::Refused { generation: 2, field, .. } => {
             assert_eq!(field, "ingress.ports[0].access[0].http[0].method");
         }
@@ -278,12 +311,12 @@ async fn judges_calls_and_tells() {
     ask(&mut client, POST, &passed);
     // An edit holds from the next request on, on the same connection.
     agent.send(&set(3, vec![rule("PUT", "/v1/.*")])).await.unwrap();
-    assert_eq!(said(&mut agent, &mut flows).await, FromProxy::Accepted { generation: 3, endpoint: id });
+    assert_eq!(said(&mut agent, &mut seen).await, FromProxy::Accepted { generation: 3, endpoint: id });
     ask(&mut client, POST, DENIED);
     ask(&mut client, PUT, &passed);
 
     agent.send(&ToProxy::Ask { number: 9, question: ProxyQuestion::Connections }).await.unwrap();
-    match said(&mut agent, &mut flows).await {
+    match said(&mut agent, &mut seen).await {
         FromProxy::Answer { number: 9, answer } => {
             let ProxyAnswer::Connections(connections) = *answer;
             let one = connections.iter().find(|one| one.client == client.local_addr().unwrap()).unwrap();
@@ -292,22 +325,47 @@ async fn judges_calls_and_tells() {
         }
         other => panic!("{other:?}"),
     }
-    while flows.iter().filter(|flow| http(flow).kind == HttpKind::Response).count() < 5 {
-        match timeout(PATIENCE, agent.receive()).await.unwrap().unwrap() {
-            FromProxy::Flows(more) => {
-                flows.extend(more);
-                agent.send(&ToProxy::Taken).await.unwrap();
-            }
-            other => panic!("{other:?}"),
-        }
+    let answers =
+        |seen: &Seen| seen.flows.iter().filter(|flow| http(flow).kind == HttpKind::Response).count();
+    while answers(&seen) < 5 || seen.counted < 5 {
+        let other = seen.take(&mut agent).await;
+        assert!(other.is_none(), "{other:?}");
     }
-    let denied = flows.iter().find(|flow| http(flow).code == Some(403)).unwrap();
+    let codes: Vec<_> = seen.exchanges.iter().filter_map(|exchange| exchange.code).collect();
+    assert_eq!(codes, [403, 200, 200, 403, 200]);
+    let is_named =
+        |exchange: &Exchange| exchange.request_headers == [("host".to_owned(), "deathstar".to_owned())];
+    assert!(seen.exchanges.iter().filter(|exchange| exchange.code.is_some()).all(is_named));
+    let denied = seen.flows.iter().find(|flow| http(flow).code == Some(403)).unwrap();
     assert_eq!(http(denied).url, "http://deathstar/v1/exhaust-port");
     assert_eq!(denied.client_identity, Identity::new(300));
     assert_eq!(denied.server_identity, Identity::new(256));
 
-    agent.send(&ToProxy::Drain { within: 60_000 }).await.unwrap();
-    assert_eq!(client.read(&mut [0; 16]).unwrap(), 0, "an idle connection ends");
+    // It goes on with whom it has, says with the next answer that this ends, and takes nobody any more.
+    let drain = ToProxy::Drain { within: 600_000, idle: 600_000 };
+    agent.send(&drain).await.unwrap();
+    agent.send(&ToProxy::Ask { number: 10, question: ProxyQuestion::Connections }).await.unwrap();
+    match said(&mut agent, &mut seen).await {
+        FromProxy::Answer { number: 10, answer } => {
+            let ProxyAnswer::Connections(connections) = *answer;
+            assert!(connections.iter().all(|one| one.draining) && !connections.is_empty());
+        }
+        other => panic!("{other:?}"),
+    }
+    agent.send(&set(4, vec![rule("POST", "/v1/.*")])).await.unwrap();
+    assert_eq!(said(&mut agent, &mut seen).await, FromProxy::Accepted { generation: 4, endpoint: id });
+    let last = DENIED.replace("\r\n\r\n", "\r\nconnection: close\r\n\r\n");
+    ask(&mut client, PUT, &last);
+    assert_eq!(client.read(&mut [0; 16]).unwrap(), 0, "it has said so");
+    // It stays until all that it has seen of this has been taken.
+    while let Ok(said) = timeout(PATIENCE, agent.receive()).await.unwrap() {
+        let other = seen.put(said);
+        assert!(other.is_none(), "{other:?}");
+        // It may have ended by now.
+        let _ = agent.send(&ToProxy::Taken).await;
+    }
+    assert_eq!(answers(&seen), 6);
+    assert_eq!(seen.exchanges.iter().filter(|exchange| exchange.code.is_some()).count(), 6);
     let ended = tokio::task::spawn_blocking(move || process.0.wait().unwrap());
     let ended = timeout(PATIENCE, ended).await.unwrap().unwrap();
     assert!(ended.success(), "{}", told());

@@ -7,5 +7,6 @@
 
 pub mod bench;
 pub mod forge;
+pub mod instructions;
 pub mod lab;
 pub mod pulse;

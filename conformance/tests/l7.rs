@@ -147,8 +147,8 @@ fn a_ship_may_ask_to_land_and_may_not_use_the_exhaust_port() {
         denied.contains("<- default/deathstar:80") && denied.contains("http-response FORWARDED"),
         "{denied}"
     );
-    let metrics = node.ferromesh(&["metrics", "list"]).success();
-    assert!(metrics.contains("ferromesh_http_requests_total"), "{metrics}");
+    let metrics = || node.ferromesh(&["metrics", "list"]).success();
+    wait_until("requests are counted", || metrics().contains("ferromesh_http_requests_total"));
     let trace = node.ferromesh(&["policy", "trace", "tiefighter", "deathstar:80"]);
     assert!(!trace.stdout.contains("denied"), "{trace:?}");
 }

@@ -1,12 +1,17 @@
-//! The proxy's HTTP on a plain listener, for conformance tools: everything may pass to an HTTP/2 server in this process.
+//! The proxy's HTTP on a plain listener, for conformance tools and benchmarks.
 //!
-//! `allow_all` prints the port of 127.0.0.1 at which it listens, and serves until it is ended.
+//! `allow_all` lets everything pass to an HTTP/2 server in this process; `allow_all ADDRESS SERVER` lets `GET` and `POST` of
+//! `/bench/…` pass to that server, and writes what it sees as it would tell the agent, to nobody. It prints the port at
+//! which it listens, and serves until it is ended.
 
 #![allow(clippy::unwrap_used, reason = "a tool for tests: it ends with what is wrong")]
 
+use std::fs::OpenOptions;
+use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use l7_proxy::index::Compiler;
@@ -16,8 +21,9 @@ use l7_proxy::runtime::{
 };
 use l7_proxy::stage::admit::{Budgets, Tenant};
 use mesh::identity::Identity;
-use mesh::l7::{HttpRule, L7Access, L7Endpoint, L7Ports, L7Rules};
+use mesh::l7::{Expression, HttpRule, L7Access, L7Endpoint, L7Ports, L7Rules};
 use mesh::workload::EndpointId;
+use node_api::proxy::FromProxy;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{LocalSet, spawn_local, unconstrained};
 
@@ -39,18 +45,20 @@ async fn main() {
     LocalSet::new().run_until(run()).await;
 }
 
+/// How often what was seen is told, as by the product.
+const TICK: Duration = Duration::from_millis(100);
+
 async fn run() {
-    let origin = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-    let (origin_at, at) = (origin.local_addr().unwrap(), listener.local_addr().unwrap());
+    let arguments: Vec<SocketAddr> = std::env::args().skip(1).map(|word| word.parse().unwrap()).collect();
+    let (at, origin, rule) = match arguments.as_slice() {
+        [at, server] => (*at, *server, bench()),
+        _ => (SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), serve_here().await, HttpRule::default()),
+    };
+    let listener = TcpListener::bind(at).await.unwrap();
+    let at = listener.local_addr().unwrap();
     println!("{}", at.port());
-    spawn_local(async move {
-        loop {
-            let (stream, _) = origin.accept().await.unwrap();
-            spawn_local(answer(stream));
-        }
-    });
-    let worker = Rc::new(worker());
+    let worker = Rc::new(worker(rule));
+    spawn_local(tell(Arc::clone(&worker.log)));
     // As the workers of the process do.
     let tenants = Tenants::default();
     let spawner = tenants.spawner();
@@ -61,13 +69,46 @@ async fn run() {
             let (worker, called) = (Rc::clone(&worker), Called { client, server: at });
             let Ok(place) = worker.admit(called) else { continue };
             spawner.spawn(place.tenant, async move {
-                serve_admitted(stream, called, place, &worker, async || call(origin_at).await).await;
-                // Nobody asks for them.
-                let _ = worker.log.take();
+                serve_admitted(stream, called, place, &worker, async || call(origin).await).await;
             });
         }
     });
     match unconstrained(tenants).await {}
+}
+
+/// An HTTP/2 server in this process.
+async fn serve_here() -> SocketAddr {
+    let origin = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let at = origin.local_addr().unwrap();
+    spawn_local(async move {
+        loop {
+            let (stream, _) = origin.accept().await.unwrap();
+            spawn_local(answer(stream));
+        }
+    });
+    at
+}
+
+fn bench() -> HttpRule {
+    let expression = |text: &str| Some(Expression(text.to_owned()));
+    HttpRule { method: expression("GET|POST"), path: expression("/bench/.*"), ..HttpRule::default() }
+}
+
+/// Writes what was seen.
+async fn tell(log: Arc<FlowLog>) {
+    let mut nobody = OpenOptions::new().write(true).open("/dev/null").unwrap();
+    let mut write = |message: FromProxy| nobody.write_all(&serde_json::to_vec(&message).unwrap()).unwrap();
+    loop {
+        tokio::time::sleep(TICK).await;
+        let (flows, _) = log.take();
+        if !flows.is_empty() {
+            write(FromProxy::Flows(flows));
+        }
+        let report = log.take_exchanges();
+        if !report.counts.is_empty() {
+            write(FromProxy::Report(Box::new(report)));
+        }
+    }
 }
 
 async fn call(origin: SocketAddr) -> Result<(TcpStream, Option<SocketAddr>), ConnectError> {
@@ -76,9 +117,10 @@ async fn call(origin: SocketAddr) -> Result<(TcpStream, Option<SocketAddr>), Con
     Ok((stream, None))
 }
 
-/// Rules that let every HTTP request through to every port.
-fn worker() -> Worker<Anybody> {
-    let access = vec![L7Access { peers: None, http: Some(vec![HttpRule::default()].into()) }];
+/// What the rule lets through, to every port.
+fn worker(rule: HttpRule) -> Worker<Anybody> {
+    let peers = Some([Identity::new(256).unwrap()].into());
+    let access = vec![L7Access { peers, http: Some(vec![rule].into()) }];
     let rules = L7Rules { ports: vec![L7Ports { first: 1, last: u16::MAX, access, tls: Vec::new() }] };
     let endpoint = L7Endpoint {
         id: EndpointId::new(1).unwrap(),

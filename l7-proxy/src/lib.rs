@@ -6,5 +6,6 @@
 pub mod codec;
 pub mod index;
 pub mod listener;
+mod record;
 pub mod runtime;
 pub mod stage;

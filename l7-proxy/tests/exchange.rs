@@ -455,19 +455,80 @@ async fn a_server_that_lies_about_lengths_cannot_answer_the_next_request() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_draining_proxy_ends_idle_connections_and_finishes_requests() {
+async fn a_draining_proxy_says_with_an_answer_that_the_connection_ends() {
     let bench = Bench::new(landing());
+    let request = "POST /v1/request-landing HTTP/1.1\r\nHost: h\r\n\r\n";
+    let put = "PUT / HTTP/1.1\r\nHost: h\r\n\r\n";
     local(async {
-        let (mut idle, _servers) = bench.open();
-        send(&mut idle, "PUT / HTTP/1.1\r\nHost: h\r\n\r\n").await;
-        expect(&mut idle, DENIED).await;
+        let [mut silent, mut denied, mut idle] = [(); 3].map(|()| bench.open().0);
+        for client in [&mut denied, &mut idle] {
+            send(client, put).await;
+            expect(client, DENIED).await;
+        }
         let (mut client, mut servers) = bench.open();
-        send(&mut client, "POST /v1/request-landing HTTP/1.1\r\nHost: h\r\n\r\n").await;
+        send(&mut client, request).await;
         let mut server = servers.next().await;
         bench.published.drain();
+        // What the server has said of the connection is not for the client; what is of other headers is.
+        send(
+            &mut server,
+            "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nKeep-Alive: timeout=5\r\ncontent-length: 2\r\n\
+             Connection: x-hop, Keep-Alive\r\nx-hop: 1\r\n\r\nok",
+        )
+        .await;
+        let told = "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 2\r\nConnection: x-hop\r\n\
+                    x-hop: 1\r\nconnection: close\r\n\r\nok";
+        assert_eq!(rest(&mut client).await, told);
+        // Minutes later they ask again, and are answered.
+        tokio::time::sleep(std::time::Duration::from_secs(59)).await;
+        send(&mut denied, put).await;
+        let last = DENIED.replace("\r\n\r\n", "\r\nconnection: close\r\n\r\n");
+        assert_eq!(rest(&mut denied).await, last);
+        bench.published.end_idle();
         assert_eq!(rest(&mut idle).await, "");
+        assert_eq!(rest(&mut silent).await, "", "what it speaks was to be seen by then");
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_had_begun_before_the_drain_ends_no_connection_but_the_next_does() {
+    let bench = Bench::new(landing());
+    let request = "POST /v1/request-landing HTTP/1.1\r\nHost: h\r\n\r\n";
+    local(async {
+        let (mut client, mut servers) = bench.open();
+        send(&mut client, request).await;
+        let mut server = servers.next().await;
+        let (head, body) = OK.split_at(OK.len() - 1);
+        send(&mut server, head).await;
+        expect(&mut client, head).await;
+        bench.published.drain();
+        send(&mut server, body).await;
+        expect(&mut client, body).await;
+        send(&mut client, request).await;
         send(&mut server, OK).await;
-        expect(&mut client, OK).await;
+        let last = OK.replace("\r\n\r\n", "\r\nconnection: close\r\n\r\n");
+        assert_eq!(rest(&mut client).await, last);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_upload_goes_on_after_an_early_answer_while_the_proxy_drains() {
+    let bench = Bench::new(landing());
+    local(async {
+        let (mut client, mut servers) = bench.open();
+        send(&mut client, "POST /v1/request-landing HTTP/1.1\r\nHost: h\r\ncontent-length: 4\r\n\r\non")
+            .await;
+        let mut server = servers.next().await;
+        bench.published.drain();
+        expect(&mut server, "POST /v1/request-landing HTTP/1.1\r\nHost: h\r\ncontent-length: 4\r\n\r\non")
+            .await;
+        send(&mut server, OK).await;
+        let last = OK.replace("\r\n\r\n", "\r\nconnection: close\r\n\r\n");
+        expect(&mut client, &last).await;
+        send(&mut client, "ly").await;
+        expect(&mut server, "ly").await;
         assert_eq!(rest(&mut client).await, "");
     })
     .await;

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::auth::{AuthQuestion, AuthWhy, CertificateView, NodeView, PairView};
 use crate::observation::{DropView, EventView, MetricView, MonitorQuery, ObserveQuery, ProgramView};
-use crate::proxy::ProxyConnection;
+use crate::proxy::{ProxyConnection, ProxyRestarted};
 use crate::{EndpointPolicy, PolicyDetails, Prediction, SelectorView, WhatIf};
 
 /// First frame of each side.
@@ -91,13 +91,16 @@ pub enum Request {
     TrustBundle,
     /// → any number of [`Reply::ProxyConnections`], then [`Reply::Done`].
     ProxyConnections,
+    /// Another process takes the L7 proxy's place, and the one before ends with its connections.
+    /// → [`Reply::ProxyRestarted`].
+    ProxyRestart,
 }
 
 impl Request {
     /// Whether it changes the node; such a request is root's alone.
     pub fn has_effects(&self) -> bool {
         match self {
-            Self::Enrol(_) | Self::Down | Self::JoinToken { .. } => true,
+            Self::Enrol(_) | Self::Down | Self::JoinToken { .. } | Self::ProxyRestart => true,
             Self::Status
             | Self::Endpoints
             | Self::Identities
@@ -195,6 +198,8 @@ pub enum Reply {
     Text(String),
     /// Rows of an answer to [`Request::ProxyConnections`].
     ProxyConnections(Vec<ProxyConnection>),
+    /// Answer to [`Request::ProxyRestart`].
+    ProxyRestarted(ProxyRestarted),
 }
 
 /// State of the node.
@@ -303,6 +308,9 @@ pub struct L7Status {
     pub endpoints: usize,
     /// Those of them whose latest rules it does not take.
     pub refused: usize,
+    /// Processes that another has followed and that end with their connections.
+    #[serde(default)]
+    pub draining: usize,
     /// Why no request passes now, if so.
     pub problem: Option<String>,
 }

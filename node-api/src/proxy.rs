@@ -7,6 +7,8 @@
 
 use std::net::SocketAddr;
 
+use mesh::access_log::Headers;
+use mesh::exchange::{Exchange, PairCounts};
 use mesh::flow::{TrafficDirection, Verdict};
 use mesh::identity::Identity;
 use mesh::l7::{L7Endpoint, L7Flow};
@@ -44,12 +46,23 @@ pub enum ToProxy {
         /// What.
         question: ProxyQuestion,
     },
-    /// A [`FromProxy::Flows`] has been taken. Until then no more of them come, so that answers wait behind one at most.
+    /// What of exchanges is to be recorded from now on.
+    Record(Record),
+    /// A [`FromProxy::Flows`] or [`FromProxy::Report`] has been taken. Until then no more of either come, so that answers wait
+    /// behind one at most.
     Taken,
-    /// End once the exchanges under way have ended, or after so many milliseconds.
+    /// Another takes the connections from now on: take none, say with the next answer on each connection that it ends, and
+    /// end with the last of them. Rules are told, and questions asked, as before.
+    ///
+    /// This message stays as it is, for good: an agent tells it to proxies of earlier builds too, to which it says nothing
+    /// else. A field may be added if its absence means what it did before.
     Drain {
-        /// Milliseconds.
+        /// Milliseconds; after them, all connections that are left end.
         within: u64,
+        /// Milliseconds; until then connections that wait for a request are left to their clients, after it they end. Where
+        /// it is not said, they end at once.
+        #[serde(default)]
+        idle: u64,
     },
 }
 
@@ -83,6 +96,8 @@ pub enum FromProxy {
     /// What requests, answers and TLS connections it has seen since the last of these; → [`ToProxy::Taken`]. A proxy whose
     /// agent is away, or busy, keeps the latest few.
     Flows(Vec<ProxyFlow>),
+    /// What exchanges have come to since the last of these; → [`ToProxy::Taken`].
+    Report(Box<ProxyReport>),
     /// To a question.
     Answer {
         /// The question's.
@@ -90,6 +105,26 @@ pub enum FromProxy {
         /// Boxed: it is much larger than the rest.
         answer: Box<ProxyAnswer>,
     },
+}
+
+/// What of exchanges is recorded.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Record {
+    /// Each exchange, with these headers; `None`: only counts.
+    pub exchanges: Option<Headers>,
+    /// A request without `x-request-id` is given one.
+    pub request_id: bool,
+}
+
+/// What exchanges have come to.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct ProxyReport {
+    /// Those that are over, for the access log.
+    pub exchanges: Vec<Exchange>,
+    /// So many are missing between them and those of the report before.
+    pub lost: u64,
+    /// What has been added. Nothing of it is ever lost.
+    pub counts: Vec<PairCounts>,
 }
 
 /// What can be asked.
@@ -123,6 +158,22 @@ pub struct ProxyConnection {
     pub requests: u64,
     /// Seconds since it was opened.
     pub age: u64,
+    /// It is with a proxy that another one has followed, and ends with its next answer.
+    #[serde(default)]
+    pub draining: bool,
+}
+
+/// One proxy has taken the place of another.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ProxyRestarted {
+    /// Process id of the one that takes no more connections.
+    pub from: i32,
+    /// Process id of the one that takes them.
+    pub to: i32,
+    /// Seconds that the former leaves connections to their clients that wait for a request.
+    pub idle: u64,
+    /// Seconds after which it ends, whatever is under way.
+    pub within: u64,
 }
 
 /// A request, an answer or the begin of TLS, as the proxy saw it; the agent knows who the ends are.
@@ -152,6 +203,8 @@ pub struct ProxyFlow {
 
 #[cfg(test)]
 mod tests {
+    use mesh::exchange::{Flag, Kind};
+
     use super::*;
 
     #[track_caller]
@@ -171,11 +224,19 @@ mod tests {
         goes_through(ToProxy::Synced { generation: 1 });
         goes_through(ToProxy::Ask { number: 1, question: ProxyQuestion::Connections });
         goes_through(ToProxy::Taken);
-        goes_through(ToProxy::Drain { within: 5000 });
+        let exchanges = Some(Headers { request: vec!["x-a".to_owned()], response: Vec::new() });
+        goes_through(ToProxy::Record(Record { exchanges, request_id: true }));
+        goes_through(ToProxy::Drain { within: 5000, idle: 1000 });
         goes_through(FromProxy::Accepted { generation: 1, endpoint });
         let (field, why) = ("ingress".to_owned(), "no".to_owned());
         goes_through(FromProxy::Refused { generation: 1, endpoint, field, why });
         goes_through(FromProxy::Synced { generation: 1 });
+        let mut counts = PairCounts::default();
+        let kind = Kind { method: Some(1), code: 503, verdict: Verdict::Forwarded, flag: Some(Flag::Uf) };
+        counts.count(kind, 2);
+        counts.latency.observe(0.1, &mesh::exchange::SECONDS);
+        let report = ProxyReport { exchanges: Vec::new(), lost: 1, counts: vec![counts] };
+        goes_through(FromProxy::Report(Box::new(report)));
         let tls =
             |name: Option<&str>| L7Flow::Tls(mesh::l7::TlsFlow { server_name: name.map(str::to_owned) });
         let http = L7Flow::Http(mesh::l7::HttpFlow {
@@ -206,5 +267,15 @@ mod tests {
         goes_through(mesh::l7::L7Ports { first: 443, last: 443, access: Vec::new(), tls });
         let answer = Box::new(ProxyAnswer::Connections(Vec::new()));
         goes_through(FromProxy::Answer { number: 1, answer });
+    }
+
+    /// Proxies of earlier builds are told this too: the text is what they know.
+    #[test]
+    fn what_ends_an_earlier_proxy_is_said_as_ever() {
+        let told = serde_json::to_value(ToProxy::Drain { within: 5000, idle: 1000 }).unwrap();
+        let text = r#"{"message":"drain","value":{"within":5000,"idle":1000}}"#;
+        assert_eq!(told, serde_json::from_str::<serde_json::Value>(text).unwrap());
+        let first = r#"{"message":"drain","value":{"within":5000}}"#;
+        assert_eq!(serde_json::from_str::<ToProxy>(first).unwrap(), ToProxy::Drain { within: 5000, idle: 0 });
     }
 }

@@ -1,26 +1,28 @@
-//! What requests come to: counts by workload pair, method and code, and how long answers take to begin. And how many TLS
-//! connections pass or do not by the name of their server; the names are no labels, for clients choose them.
+//! What requests come to: counts by workload pair, method and code, how long answers take to begin, how large bodies are.
+//! And how many TLS connections pass or do not by the name of their server; the names are no labels, for clients choose them.
 //!
-//! Names of workloads are labels here, so their number is bounded: pairs beyond the first few hundred are counted together.
+//! Requests the proxy counts, and tells what has been added: however many flows are lost, no count is. Names of workloads are labels
+//! here, so their number is bounded: pairs beyond the first few hundred are counted together, and of a pair the kinds beyond
+//! the first few dozen.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 
+use mesh::exchange::{BYTES, Distribution, Kind, PairCounts, SECONDS};
 use mesh::flow::{Flow, Peer, Verdict};
-use mesh::l7::{HttpKind, L7Flow};
+use mesh::l7::L7Flow;
 use parking_lot::Mutex;
-use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::{EncodeLabelSet, EncodeMetric, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::metrics::{MetricType, TypedMetric};
 use prometheus_client::registry::{Registry, Unit};
 
 /// Pairs that have series of their own.
 const MOST_PAIRS: usize = 256;
 /// What all the others are called, at both ends.
 const OTHER: &str = "other";
-/// Methods that are told apart.
-const METHODS: [&str; 9] = ["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "CONNECT", "TRACE"];
 
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, EncodeLabelSet)]
 struct Pair {
@@ -35,6 +37,7 @@ struct Request {
     method: &'static str,
     code: u16,
     verdict: &'static str,
+    response_flags: &'static str,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
@@ -44,83 +47,145 @@ struct Tls {
     verdict: &'static str,
 }
 
+/// A histogram to which many values are added at once.
+#[derive(Clone, Debug)]
+struct Sums(Arc<Mutex<Distribution>>, &'static [f64]);
+
+impl TypedMetric for Sums {
+    const TYPE: MetricType = MetricType::Histogram;
+}
+
+impl EncodeMetric for Sums {
+    fn encode(&self, mut encoder: MetricEncoder<'_>) -> Result<(), fmt::Error> {
+        let sums = self.0.lock();
+        let bounds = self.1.iter().copied().chain([f64::MAX]);
+        let counts = sums.buckets.iter().copied().chain(std::iter::repeat(0));
+        let buckets: Vec<(f64, u64)> = bounds.zip(counts).collect();
+        encoder.encode_histogram::<NoLabelSet>(sums.sum, sums.count(), &buckets, None)
+    }
+
+    fn metric_type(&self) -> MetricType {
+        Self::TYPE
+    }
+}
+
+type Histograms = Family<Pair, Sums, fn() -> Sums>;
+
 /// Counts of requests; a clone counts into the same series.
 #[derive(Clone, Debug)]
 pub struct HttpMetrics {
     requests: Family<Request, Counter>,
     tls: Family<Tls, Counter>,
-    latency: Family<Pair, Histogram, fn() -> Histogram>,
-    pairs: Arc<Mutex<BTreeSet<Pair>>>,
+    latency: Histograms,
+    received: Histograms,
+    sent: Histograms,
+    /// Pairs with series of their own, and the kinds that each has.
+    pairs: Arc<Mutex<BTreeMap<Pair, Vec<Kind>>>>,
 }
 
 impl HttpMetrics {
-    /// Registers `ferromesh_http_requests_total{source,destination,method,code,verdict}`,
-    /// `ferromesh_http_request_duration_seconds{source,destination}` and
-    /// `ferromesh_tls_connections_total{source,destination,verdict}`.
+    /// Registers `ferromesh_http_requests_total{source,destination,method,code,verdict,response_flags}`,
+    /// `ferromesh_http_request_duration_seconds{source,destination}`, `ferromesh_http_request_size_bytes` and
+    /// `ferromesh_http_response_size_bytes` likewise; and `ferromesh_tls_connections_total{source,destination,verdict}`.
     pub fn register(registry: &mut Registry) -> Self {
-        let histogram: fn() -> Histogram = || {
-            Histogram::new([
-                0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
-            ])
+        let seconds: fn() -> Sums = || Sums(Arc::default(), &SECONDS);
+        let bytes: fn() -> Sums = || Sums(Arc::default(), &BYTES);
+        let metrics = Self {
+            requests: Family::default(),
+            tls: Family::default(),
+            latency: Family::new_with_constructor(seconds),
+            received: Family::new_with_constructor(bytes),
+            sent: Family::new_with_constructor(bytes),
+            pairs: Arc::default(),
         };
-        let (requests, latency) = (Family::default(), Family::new_with_constructor(histogram));
         registry.register(
             "http_requests",
-            "Requests that were answered, by workloads, method and code of the answer",
-            requests.clone(),
+            "Requests, by workloads, method, code of the answer and what became of them",
+            metrics.requests.clone(),
         );
         registry.register_with_unit(
             "http_request_duration",
             "From the first byte of a request to the first one of its answer",
             Unit::Seconds,
-            latency.clone(),
+            metrics.latency.clone(),
         );
-        let tls = Family::default();
+        registry.register_with_unit(
+            "http_request_size",
+            "Bodies of requests",
+            Unit::Bytes,
+            metrics.received.clone(),
+        );
+        registry.register_with_unit(
+            "http_response_size",
+            "Bodies of answers",
+            Unit::Bytes,
+            metrics.sent.clone(),
+        );
         registry.register(
             "tls_connections",
             "TLS connections judged by the name of their server, and those ended because rules have changed",
-            tls.clone(),
+            metrics.tls.clone(),
         );
-        Self { requests, tls, latency, pairs: Arc::default() }
+        metrics
     }
 
-    /// Counts one flow: by the answer, for that says how it went.
+    /// Counts a flow, if it is one of TLS.
     pub fn count(&self, flow: &Flow) {
         if let Some(L7Flow::Tls(_)) = &flow.l7 {
-            let Pair { source, destination } = self.pair(&flow.source, &flow.destination);
-            self.tls.get_or_create(&Tls { source, destination, verdict: verdict(flow) }).inc();
+            let mut pairs = self.pairs.lock();
+            let Pair { source, destination } = apart(&mut pairs, Some((&flow.source, &flow.destination)));
+            self.tls.get_or_create(&Tls { source, destination, verdict: verdict(flow.verdict) }).inc();
         }
-        let http = flow.l7.as_ref().and_then(L7Flow::http);
-        let Some(http) = http.filter(|http| http.kind == HttpKind::Response) else { return };
-        // The packet of an answer runs from the server to the client.
-        let Pair { source, destination } = self.pair(&flow.destination, &flow.source);
-        if let Some(latency) = http.latency {
-            let pair = Pair { source: source.clone(), destination: destination.clone() };
-            self.latency.get_or_create(&pair).observe(latency as f64 / 1e9);
-        }
-        let method = METHODS.into_iter().find(|known| *known == http.method).unwrap_or(OTHER);
-        // The servers choose it: what is no code is none.
-        let code = http.code.filter(|code| (100..600).contains(code)).unwrap_or(0);
-        let verdict = verdict(flow);
-        self.requests.get_or_create(&Request { source, destination, method, code, verdict }).inc();
     }
 
-    fn pair(&self, source: &Peer, destination: &Peer) -> Pair {
-        let pair = Pair { source: name(source), destination: name(destination) };
+    /// Adds what has happened between two ends; `None`: between many.
+    pub fn add(&self, ends: Option<(&Peer, &Peer)>, counts: &PairCounts) {
         let mut pairs = self.pairs.lock();
-        if pairs.contains(&pair) || pairs.len() < MOST_PAIRS {
-            pairs.insert(pair.clone());
-            return pair;
+        let pair = apart(&mut pairs, ends);
+        let kinds = pairs.entry(pair.clone()).or_default();
+        for (kind, count) in &counts.exchanges {
+            let has_room = kinds.contains(kind) || kinds.len() < PairCounts::MOST_KINDS;
+            let kind = if has_room { *kind } else { Kind { method: None, code: 0, ..*kind } };
+            if !kinds.contains(&kind) {
+                kinds.push(kind);
+            }
+            self.requests.get_or_create(&request(&pair, &kind)).inc_by(*count);
         }
-        Pair { source: OTHER.to_owned(), destination: OTHER.to_owned() }
+        for (family, more) in
+            [(&self.latency, &counts.latency), (&self.received, &counts.received), (&self.sent, &counts.sent)]
+        {
+            family.get_or_create(&pair).0.lock().add(more);
+        }
     }
 }
 
-fn verdict(flow: &Flow) -> &'static str {
-    match flow.verdict {
+/// How a pair is called, if there is room to tell it apart.
+fn apart(pairs: &mut BTreeMap<Pair, Vec<Kind>>, ends: Option<(&Peer, &Peer)>) -> Pair {
+    let pair =
+        ends.map(|(source, destination)| Pair { source: name(source), destination: name(destination) });
+    let has_room = |pair: &Pair| pairs.contains_key(pair) || pairs.len() < MOST_PAIRS;
+    let other = || Pair { source: OTHER.to_owned(), destination: OTHER.to_owned() };
+    let pair = pair.filter(has_room).unwrap_or_else(other);
+    pairs.entry(pair.clone()).or_default();
+    pair
+}
+
+fn verdict(verdict: Verdict) -> &'static str {
+    match verdict {
         Verdict::Forwarded => "FORWARDED",
         Verdict::Dropped => "DROPPED",
         Verdict::Audit => "AUDIT",
+    }
+}
+
+fn request(pair: &Pair, kind: &Kind) -> Request {
+    Request {
+        source: pair.source.clone(),
+        destination: pair.destination.clone(),
+        method: kind.method(),
+        code: kind.code,
+        verdict: verdict(kind.verdict),
+        response_flags: kind.flag.map_or("-", |flag| flag.short()),
     }
 }
 
@@ -135,10 +200,10 @@ fn name(peer: &Peer) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use mesh::l7::HttpFlow;
+    use mesh::exchange::Flag;
 
-    use crate::compact::tests::{hello, request, response};
+    use super::*;
+    use crate::compact::tests::{hello, request as flow};
     use crate::metrics::registry;
 
     fn text(registry: &Registry) -> String {
@@ -147,41 +212,72 @@ mod tests {
         text
     }
 
+    fn counts(code: u16, count: u64) -> PairCounts {
+        let mut counts = PairCounts::default();
+        let (verdict, flag) = match code {
+            503 => (Verdict::Forwarded, Some(Flag::Uf)),
+            _ => (Verdict::Dropped, None),
+        };
+        counts.count(Kind { method: Some(3), code, verdict, flag }, count);
+        for _ in 0..count {
+            counts.latency.observe(0.002, &SECONDS);
+            counts.received.observe(0.0, &BYTES);
+            counts.sent.observe(15.0, &BYTES);
+        }
+        counts
+    }
+
     #[test]
-    fn answers_are_counted_by_workloads_method_and_code() {
+    fn what_is_told_adds_up_by_workloads_method_and_code() {
         let mut registry = registry("0.1.0", "abc", 1);
         let metrics = HttpMetrics::register(&mut registry);
-        metrics.count(&request());
-        metrics.count(&response());
-        let mut odd = response();
-        odd.l7 = odd
-            .l7
-            .map(|l7| L7Flow::Http(HttpFlow { method: "BREW".to_owned(), ..l7.http().unwrap().clone() }));
-        metrics.count(&odd);
+        let flow = flow();
+        let ends = Some((&flow.source, &flow.destination));
+        metrics.add(ends, &counts(403, 2));
+        metrics.add(ends, &counts(403, 3));
+        metrics.add(ends, &counts(503, 1));
+        metrics.add(None, &counts(403, 1));
         metrics.count(&hello(Some("a.example")));
         metrics.count(&hello(None));
+        metrics.count(&flow);
         let text = text(&registry);
+        let ends = r#"source="default/tiefighter",destination="default/deathstar""#;
         for line in [
-            r#"ferromesh_http_requests_total{source="default/tiefighter",destination="default/deathstar",method="PUT",code="403",verdict="FORWARDED"} 1"#,
-            r#"ferromesh_http_requests_total{source="default/tiefighter",destination="default/deathstar",method="other",code="403",verdict="FORWARDED"} 1"#,
-            r#"ferromesh_tls_connections_total{source="default/tiefighter",destination="default/deathstar",verdict="DROPPED"} 2"#,
-            r#"ferromesh_http_request_duration_seconds_count{source="default/tiefighter",destination="default/deathstar"} 2"#,
+            format!(r#"ferromesh_http_requests_total{{{ends},method="PUT",code="403",verdict="DROPPED",response_flags="-"}} 5"#),
+            format!(r#"ferromesh_http_requests_total{{{ends},method="PUT",code="503",verdict="FORWARDED",response_flags="UF"}} 1"#),
+            r#"ferromesh_http_requests_total{source="other",destination="other",method="PUT",code="403",verdict="DROPPED",response_flags="-"} 1"#.to_owned(),
+            format!(r#"ferromesh_tls_connections_total{{{ends},verdict="DROPPED"}} 2"#),
+            format!(r#"ferromesh_http_request_duration_seconds_count{{{ends}}} 6"#),
+            format!(r#"ferromesh_http_request_duration_seconds_bucket{{le="0.001",{ends}}} 0"#),
+            format!(r#"ferromesh_http_request_duration_seconds_bucket{{le="0.0025",{ends}}} 6"#),
+            format!(r#"ferromesh_http_request_duration_seconds_bucket{{le="+Inf",{ends}}} 6"#),
+            format!(r#"ferromesh_http_request_size_bytes_bucket{{le="0.0",{ends}}} 6"#),
+            format!(r#"ferromesh_http_response_size_bytes_sum{{{ends}}} 90.0"#),
         ] {
             assert!(text.lines().any(|found| found == line), "{line}\nnot in\n{text}");
         }
     }
 
     #[test]
-    fn pairs_without_number_are_counted_together() {
+    fn pairs_and_codes_without_number_are_counted_together() {
         let mut registry = registry("0.1.0", "abc", 1);
         let metrics = HttpMetrics::register(&mut registry);
         for number in 0..2 * MOST_PAIRS {
-            let mut flow = response();
-            flow.destination.workload = Some(format!("default/ship-{number}").parse().unwrap());
-            metrics.count(&flow);
+            let mut flow = flow();
+            flow.source.workload = Some(format!("default/ship-{number}").parse().unwrap());
+            metrics.add(Some((&flow.source, &flow.destination)), &counts(403, 1));
+        }
+        let mut flow = flow();
+        flow.source.workload = Some("default/ship-0".parse().unwrap());
+        for code in 100..600 {
+            metrics.add(Some((&flow.source, &flow.destination)), &counts(code, 1));
         }
         let text = text(&registry);
-        let series = text.lines().filter(|line| line.starts_with("ferromesh_http_requests_total{"));
-        assert_eq!(series.count(), MOST_PAIRS + 1);
+        let series: Vec<_> =
+            text.lines().filter(|line| line.starts_with("ferromesh_http_requests_total{")).collect();
+        // Kinds of the rest: those that are apart, and without a code one for each verdict and flag.
+        assert_eq!(series.len(), MOST_PAIRS + 1 + PairCounts::MOST_KINDS - 1 + 2);
+        let sum: u64 = series.iter().filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum();
+        assert_eq!(sum, 2 * MOST_PAIRS as u64 + 500);
     }
 }

@@ -4,6 +4,7 @@
 //! told how many, nothing is lost silently. Flows are made elsewhere (by the reader of the kernel's ring buffer, later
 //! by the proxy) and are not changed here.
 
+pub mod access_log;
 pub mod advice;
 pub mod auth;
 pub mod compact;

@@ -67,6 +67,7 @@ impl Node {
             | Request::JoinToken { .. }
             | Request::TrustBundle
             | Request::ProxyConnections
+            | Request::ProxyRestart
             | Request::Enrol(_)
             | Request::Down => Reply::Error("not a question".to_owned()),
         }
@@ -175,6 +176,8 @@ impl Node {
             ("joinTokenFile", old.join_token_file != new.join_token_file),
             ("trustBundleFile", old.trust_bundle_file != new.trust_bundle_file),
             ("svidLifetime", old.svid_lifetime != new.svid_lifetime),
+            ("accessLog", old.access_log != new.access_log),
+            ("requestId", old.request_id != new.request_id),
         ];
         let keys: Vec<_> = stale.iter().filter(|(_, differs)| *differs).map(|(key, _)| *key).collect();
         (!keys.is_empty())

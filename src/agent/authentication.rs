@@ -18,6 +18,7 @@ impl Node {
             Request::JoinToken { node } => Some(self.join_token(node.clone())),
             Request::TrustBundle => Some(self.trust_bundle()),
             Request::ProxyConnections => Some(self.proxy_connections()),
+            Request::ProxyRestart => Some(self.proxy_restart()),
             _ => None,
         }
     }
@@ -51,6 +52,19 @@ impl Node {
                         .to_owned(),
                 )],
             }
+        })
+    }
+
+    fn proxy_restart(&self) -> Later {
+        let askers = self.l7.askers();
+        Box::pin(async move {
+            let restarted =
+                match askers {
+                    Some(askers) => askers.restart().await,
+                    None => Err("there is no L7 proxy: no policy with HTTP rules is about an endpoint here"
+                        .to_owned()),
+                };
+            vec![restarted.map_or_else(Reply::Error, Reply::ProxyRestarted)]
         })
     }
 

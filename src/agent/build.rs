@@ -16,17 +16,20 @@ use endpoint::{Departed, Emptied, Endpoints, Host, Outward, dns};
 use ipnet::IpNet;
 use l4_datapath::metrics::Metrics as DatapathMetrics;
 use l4_datapath::{Adoption, Datapath, Hook, Options};
+use mesh::access_log::Headers;
 use mesh::workload::Endpoint;
+use node_api::proxy::Record;
 use observe::http::HttpMetrics;
 use observe::metrics::{self, FlowMetrics, NodeMetrics, PolicyMetrics};
 use observe::{FlowRing, Monitor};
 use parking_lot::Mutex;
+use prometheus_client::registry::Registry;
 use tokio::time::Instant;
 
 use super::auth::{self, Auth};
 use super::error::AgentError;
 use super::events::Explanation;
-use super::l7::{L7, Sink};
+use super::l7::{AccessLog, L7, Sink};
 use super::node::{Node, context, own_addresses};
 use super::switching::AHEAD;
 use crate::directories::{Directories, RESOLVER};
@@ -72,6 +75,8 @@ impl Node {
             ring: Arc::clone(&ring),
             flow_metrics: flow_metrics.clone(),
             http_metrics: HttpMetrics::register(&mut registry),
+            access_log: access_log(&world.configuration, &mut registry)?,
+            record: record(&world.configuration),
         };
         let mut l7 = L7::new(directories, &endpoint_config, sink);
         if l7.lead(&planned.plan, &datapath) {
@@ -200,6 +205,19 @@ fn options(directories: &Directories, configuration: &Configuration) -> Options 
     };
     let trace = configuration.trace_level == TraceLevel::Trace;
     Options { pin_root: directories.pins.clone(), hook, trace, ..Options::default() }
+}
+
+fn access_log(configuration: &Configuration, registry: &mut Registry) -> Result<AccessLog, AgentError> {
+    let started = AccessLog::start(configuration.access_log.as_ref(), registry);
+    started.map_err(|error| AgentError::Io { what: "thread of the access log".to_owned(), error })
+}
+
+fn record(configuration: &Configuration) -> Record {
+    let log = configuration.access_log.as_ref();
+    Record {
+        exchanges: log.map(|log| Headers::of(log.layout.formats())),
+        request_id: configuration.request_id,
+    }
 }
 
 fn dns_settings(configuration: &Configuration) -> dns::Settings {

@@ -81,7 +81,7 @@ pub(crate) fn status() -> Status {
             ports: (49_152, 65_535),
             devices: text(&["eth0"]),
         },
-        l7: Some(L7Status { workers: 2, endpoints: 2, refused: 0, problem: None }),
+        l7: Some(L7Status { workers: 2, endpoints: 2, refused: 0, draining: 1, problem: None }),
         authentication: Some(AuthStatus {
             trust_domain: "cluster.local".parse().unwrap(),
             required: 2,

@@ -1,8 +1,8 @@
-//! `ferromesh proxy`: what goes by the node's L7 proxy.
+//! `ferromesh proxy`: what goes by the node's L7 proxy, and another process in its place.
 
 use std::process::ExitCode;
 
-use node_api::proxy::ProxyConnection;
+use node_api::proxy::{ProxyConnection, ProxyRestarted};
 use node_api::{Reply, Request};
 
 use super::output::{FormatArg, Paint};
@@ -18,15 +18,31 @@ Examples:
   ferromesh proxy connections -o json | jq '.[] | select(.requests == 0) | {client, server, age}'
 
 UPSTREAM is the address of the proxy's own connection to the server, whose source is the client's; there is none before
-the first request that may pass. Requests themselves: ferromesh observe --protocol http.")]
+the first request that may pass. PROXY says which process it is with: the one that takes connections, or one before it
+that ends with those it has. Requests themselves: ferromesh observe --protocol http.")]
     Connections {
+        #[command(flatten)]
+        format: FormatArg,
+    },
+    /// Start the L7 proxy anew: another process takes its place, and no request fails.
+    #[command(after_help = "\
+Example:
+  sudo ferromesh proxy restart && ferromesh status
+
+Returns when the new process has its rules and takes connections. The one before takes none any more, says with its next
+answer on each connection that it ends, and ends with the last of them. A new build of ferromesh does the same by itself
+when its agent starts.")]
+    Restart {
         #[command(flatten)]
         format: FormatArg,
     },
 }
 
 pub(super) async fn run(agent: &Agent, verb: Verb) -> Result<ExitCode, CliError> {
-    let Verb::Connections { format } = verb;
+    let format = match verb {
+        Verb::Connections { format } => format,
+        Verb::Restart { format } => return restart(agent, format).await,
+    };
     let rows = |reply| match reply {
         Reply::ProxyConnections(rows) => Some(rows),
         _ => None,
@@ -36,13 +52,27 @@ pub(super) async fn run(agent: &Agent, verb: Verb) -> Result<ExitCode, CliError>
     format.print(&rows, |paint| connections(&rows, paint))
 }
 
+async fn restart(agent: &Agent, format: FormatArg) -> Result<ExitCode, CliError> {
+    match agent.ask(Request::ProxyRestart).await? {
+        Reply::ProxyRestarted(restarted) => format.print(&restarted, |_| said(restarted)),
+        _ => Err(CliError::Unexpected),
+    }
+}
+
+fn said(ProxyRestarted { from, to, idle, within }: ProxyRestarted) -> String {
+    format!(
+        "process {to} takes the connections of the L7 proxy now\nprocess {from} ends with those it has: each with its next \
+         answer; {idle} s from now those that wait for a request, {within} s from now all\n"
+    )
+}
+
 fn connections(rows: &[ProxyConnection], paint: Paint) -> String {
-    let heading = ["CLIENT", "SERVER", "UPSTREAM", "PROTOCOL", "REQUESTS", "AGE"];
+    let heading = ["CLIENT", "SERVER", "UPSTREAM", "PROTOCOL", "REQUESTS", "AGE", "PROXY"];
     table(heading, rows.iter().map(row).collect(), paint)
 }
 
-fn row(connection: &ProxyConnection) -> [Cell; 6] {
-    let ProxyConnection { client, server, upstream, protocol, requests, age } = connection;
+fn row(connection: &ProxyConnection) -> [Cell; 7] {
+    let ProxyConnection { client, server, upstream, protocol, requests, age, draining } = connection;
     [
         (*client).into(),
         (*server).into(),
@@ -51,6 +81,7 @@ fn row(connection: &ProxyConnection) -> [Cell; 6] {
         protocol.as_deref().unwrap_or("-").into(),
         requests.to_string().into(),
         format!("{age} s").into(),
+        if *draining { "draining" } else { "serving" }.into(),
     ]
 }
 
@@ -69,12 +100,15 @@ mod tests {
                 protocol: protocol.map(str::to_owned),
                 requests,
                 age: 12,
+                draining: upstream.is_none(),
             };
         let rows = [
             connection("10.1.0.7:49446", Some("10.1.0.7:35001"), Some("HTTP/1.1"), 3),
             connection("10.1.0.8:50000", None, None, 0),
         ];
         golden("proxy-connections", &connections(&rows, Paint::NONE));
+        let restarted = ProxyRestarted { from: 4711, to: 4800, idle: 60, within: 600 };
+        golden("proxy-restart", &said(restarted));
         golden("proxy-connections.json", &serde_json::to_string_pretty(&rows).unwrap());
     }
 }

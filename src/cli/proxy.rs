@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use super::{Agent, CliError, proxied, wait};
 
-/// Show what goes by the node's L7 proxy.
+/// Show what goes by the node's L7 proxy, or have another process take its place.
 #[derive(Debug, clap::Args)]
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub(super) struct Args {
@@ -39,6 +39,8 @@ pub(super) fn run(agent: &Agent, args: Args) -> Result<ExitCode, CliError> {
                 .map_err(|error| CliError::Failed(error.to_string()))?;
             Ok(ExitCode::SUCCESS)
         }
-        (None, None) => Err(CliError::Failed("expected a verb: ferromesh proxy connections".to_owned())),
+        (None, None) => {
+            Err(CliError::Failed("expected a verb: ferromesh proxy connections or restart".to_owned()))
+        }
     }
 }

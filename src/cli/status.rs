@@ -162,12 +162,18 @@ fn authentication(status: Option<&AuthStatus>) -> Cell {
 }
 
 fn proxy(status: Option<&L7Status>) -> Cell {
-    let Some(L7Status { workers, endpoints, refused, problem }) = status else {
+    let Some(L7Status { workers, endpoints, refused, draining, problem }) = status else {
         return "off: no policy with L7 rules is about an endpoint here".into();
     };
     match (problem, refused) {
         (Some(problem), _) => Cell::toned(Tone::Bad, format!("{problem}: what must go by it is refused")),
-        (None, 0) => format!("{endpoints} endpoints with L7 rules, {workers} workers").into(),
+        (None, 0) => {
+            let before = match draining {
+                0 => String::new(),
+                count => format!("; {count} before it still with connections"),
+            };
+            format!("{endpoints} endpoints with L7 rules, {workers} workers{before}").into()
+        }
         (None, refused) => Cell::toned(
             Tone::Bad,
             format!(

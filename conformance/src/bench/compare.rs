@@ -34,15 +34,24 @@ fn alternate(
     runs: &[Run],
     order: &dyn Fn(std::net::SocketAddr) -> Order,
 ) -> Result<Vec<Series>, String> {
-    let mut series = vec![Series::new(); runs.len()];
-    for round in 0..plan.rounds {
-        let mut turns: Vec<_> = runs.iter().zip(&mut series).collect();
+    turns(plan.rounds, runs.len(), |number| runs[number](order))
+}
+
+/// Lets so many take turns, as often as there are rounds; the samples of each.
+pub(super) fn turns<T>(
+    rounds: usize,
+    count: usize,
+    mut turn: impl FnMut(usize) -> Result<T, String>,
+) -> Result<Vec<Vec<T>>, String> {
+    let mut series: Vec<Vec<T>> = (0..count).map(|_| Vec::new()).collect();
+    for round in 0..rounds {
+        let mut turns: Vec<_> = series.iter_mut().enumerate().collect();
         // Forth and back: what drifts within a round falls on the last as on the first.
         if round % 2 == 1 {
             turns.reverse();
         }
-        for (run, samples) in turns {
-            samples.push(run(order)?);
+        for (number, samples) in turns {
+            samples.push(turn(number)?);
         }
     }
     Ok(series)
@@ -108,7 +117,8 @@ pub(super) fn unmeasured(id: &str, what: &str, why: &str) -> Row {
     Row::new(id, format!("{what}: not measured: {why}"), f64::NAN, "")
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
+/// The middle one of these, or of the two in the middle.
+pub(super) fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     let at = |index: usize| values.get(index).copied().unwrap_or(f64::NAN);
     let middle = values.len() / 2;

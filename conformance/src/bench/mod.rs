@@ -3,6 +3,7 @@
 pub mod auth;
 mod compare;
 pub mod edit_to_live;
+pub mod l7;
 pub mod load;
 pub mod observe;
 mod path;

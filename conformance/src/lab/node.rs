@@ -133,6 +133,12 @@ impl Node {
         within(&self.network.path(), &self.cgroup, program)
     }
 
+    /// A program whose sockets the kernel takes for the L7 proxy's: in the node's namespace and the proxy's cgroup, which is
+    /// there once a policy has needed one. It must have ended before the node does.
+    pub fn as_proxy(&self, program: impl AsRef<Path>) -> Command {
+        within(&self.network.path(), &self.workloads().join("proxy"), program)
+    }
+
     /// A program in a workload's namespace and cgroup, with the host's files: one that starts faster than a workload.
     pub fn within(&self, workload: &str, program: impl AsRef<Path>) -> Command {
         within(&self.namespace(workload), &self.cgroup(workload), program)

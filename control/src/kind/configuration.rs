@@ -2,6 +2,7 @@
 //!
 //! Every key is optional. An object that has an error leaves the previous settings in force.
 
+mod access_log;
 mod authentication;
 mod values;
 
@@ -14,6 +15,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use mesh::policy::Enforcement;
 use mesh::spiffe::TrustDomain;
 
+pub use self::access_log::AccessLog;
 use super::{metadata, prefix};
 use crate::yaml::{At, Fields, Place};
 
@@ -115,6 +117,10 @@ pub struct Configuration {
     pub trust_bundle_file: Option<PathBuf>,
     /// How long certificates of the embedded CA are good.
     pub svid_lifetime: Duration,
+    /// Where requests are logged; `None`: nowhere.
+    pub access_log: Option<AccessLog>,
+    /// A request without `x-request-id` is given one.
+    pub request_id: bool,
     /// Keys that were given, and their lines.
     pub(crate) given: Vec<(&'static str, Place)>,
 }
@@ -153,6 +159,8 @@ impl Default for Configuration {
             join_token_file: None,
             trust_bundle_file: None,
             svid_lifetime: Duration::from_secs(3600),
+            access_log: None,
+            request_id: false,
             given: Vec::new(),
         }
     }
@@ -198,6 +206,7 @@ fn settings(fields: &Fields<'_>) -> Configuration {
     set(&mut all.workload_labels, key("workloadLabels").and_then(|at| at.one_of(&LABELS)));
     services(&mut all, &mut key);
     authentication::settings(&mut all, &mut key);
+    access_log::settings(&mut all, &mut key);
     all.given = given;
     values::disjoint(fields, &all);
     all
@@ -247,6 +256,7 @@ impl Configuration {
         node.into_iter()
             .chain(self.services())
             .chain(authentication::entries(self))
+            .chain(access_log::entries(self))
             .map(|(key, value)| (key, value, place(key)))
             .collect()
     }

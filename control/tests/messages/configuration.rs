@@ -42,6 +42,31 @@ fn errors_of_the_configuration() {
             "ipv6Pool: 'fd00:218::/64'",
             "spec.ipv6Pool: found fd00:218::/64, which overlaps ipv6ServicePool fd00:218::/108; set ipv6ServicePool to another prefix",
         ),
+        (
+            "accessLog: {path: access.log}",
+            "spec.accessLog.path: found \"access.log\", expected an absolute path",
+        ),
+        (
+            "accessLog: {format: json}",
+            "spec.accessLog: path is missing: the file it is written to, or /dev/stdout",
+        ),
+        (
+            "accessLog: {path: /dev/stdout, format: text, text: '%START_TIME% %UPSTREAM_CLUSTER%'}",
+            "spec.accessLog.text: at character 14: %UPSTREAM_CLUSTER% is not known; docs/l7-proxy.md lists those that are",
+        ),
+        (
+            "accessLog: {path: /dev/stdout, json: {a: '%REQ%'}}",
+            "spec.accessLog.json.a: at character 1: %REQ% needs a header: %REQ(USER-AGENT)%",
+        ),
+        (
+            "accessLog: {path: /dev/stdout, text: '%PROTOCOL%'}",
+            "spec.accessLog.text: goes with format: text, and format is json; leave one out",
+        ),
+        (
+            "accessLog: {path: /dev/stdout, format: xml}",
+            "spec.accessLog.format: found \"xml\", expected json or text",
+        ),
+        ("requestId: always", "spec.requestId: found \"always\", expected true or false"),
         ("ipv6Masquerade: 'yes'", "spec.ipv6Masquerade: found \"yes\", expected true or false"),
         (
             "masqueradePorts: 1000-2000",
@@ -198,6 +223,8 @@ fn settings_of_authentication_are_shown_with_their_defaults_and_as_given() {
             "joinTokenFile=(none)",
             "trustBundleFile=(of the CA of this node)",
             "svidLifetime=1h",
+            "accessLog=(none)",
+            "requestId=false",
         ]
     );
     assert_eq!(
@@ -215,5 +242,7 @@ fn settings_of_authentication_are_shown_with_their_defaults_and_as_given() {
             "trustBundleFile=/etc/roots.pem",
         ]
     );
+    let logged = entries("accessLog: {path: /var/log/access.log, format: text}, requestId: true");
+    assert_eq!(logged[9..], ["accessLog=/var/log/access.log (text)", "requestId=true"]);
     assert_eq!(entries("caListen: '0.0.0.0:4300', svidLifetime: 24h")[4..9][..1], ["caListen=0.0.0.0:4300"]);
 }

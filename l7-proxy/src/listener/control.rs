@@ -13,12 +13,13 @@ use std::time::Duration;
 
 use mesh::l7::L7Flow;
 use node_api::channel::Channel;
-use node_api::proxy::{FromProxy, ProxyAnswer, ProxyFlow, ProxyQuestion, ToProxy};
+use node_api::proxy::{FromProxy, ProxyAnswer, ProxyConnection, ProxyFlow, ProxyQuestion, ToProxy};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tracing::{info, warn};
 
 use super::orders::{Orders, Rules};
+use super::reports::Reports;
 use super::workers::Workers;
 
 /// How often flows are told.
@@ -34,6 +35,9 @@ const MAX_CONNECTIONS: usize = 10_000;
 /// How long an agent may take to take a message.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// Milliseconds that draining may take at most: a day.
+const MAX_DRAIN: u64 = 24 * 3600 * 1000;
+
 type Agent = Channel<FromProxy, ToProxy>;
 
 /// Speaks with the agent until it says that the end is there.
@@ -46,7 +50,7 @@ pub async fn run(listener: OwnedFd, workers: Workers) -> io::Result<()> {
     let mut orders = Orders::start(Rules::new(Arc::clone(&workers.published)))?;
     let mut flows = Flows::default();
     let mut agent: Option<Agent> = None;
-    let mut end: Option<Instant> = None;
+    let mut drain: Option<Drain> = None;
     let mut tick = interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     info!("the L7 proxy is up");
@@ -59,6 +63,7 @@ pub async fn run(listener: OwnedFd, workers: Workers) -> io::Result<()> {
                 Ok((stream, peer)) if peer == 0 || peer == uid => {
                     orders.begin();
                     flows.is_told = false;
+                    flows.reports.again();
                     agent = Some(Channel::new(stream));
                 }
                 Ok((_, peer)) => warn!(peer, "control socket: only root is listened to"),
@@ -68,27 +73,63 @@ pub async fn run(listener: OwnedFd, workers: Workers) -> io::Result<()> {
                 }
             },
             message = receive(&mut agent), if orders.has_room() => match message {
-                ToProxy::Drain { within } => {
+                ToProxy::Drain { within, idle } => {
                     workers.published.drain();
-                    end = Some(Instant::now() + Duration::from_millis(within));
+                    drain = Some(Drain::begin(within, idle));
                 }
                 ToProxy::Taken => {
                     flows.is_told = false;
+                    flows.reports.taken();
                     flows.tell(&mut agent).await;
+                }
+                ToProxy::Record(record) => {
+                    workers.shared.iter().for_each(|worker| worker.log.set_record(record.clone()));
                 }
                 ToProxy::Ask { number, question } => tell(&mut agent, &answer(&workers, number, question)).await,
                 order => orders.give(order),
             },
             answer = orders.answer() => tell(&mut agent, &answer?).await,
             _ = tick.tick() => {
+                // Before the flows: what ends after this is told at the next turn.
+                let is_idle = workers.is_idle();
                 flows.collect(&workers);
                 flows.tell(&mut agent).await;
-                let is_idle = || workers.shared.iter().all(|worker| worker.connections.lock().is_empty());
-                if end.is_some_and(|end| end <= Instant::now() || is_idle()) && (agent.is_none() || flows.waiting.is_empty()) {
-                    return Ok(());
+                if let Some(drain) = &drain {
+                    drain.look(&workers);
+                    let is_told = agent.is_none() || flows.is_empty();
+                    if drain.is_over() || is_idle && is_told {
+                        info!("the L7 proxy has been drained");
+                        return Ok(());
+                    }
                 }
             }
         }
+    }
+}
+
+/// How the end is approached.
+struct Drain {
+    /// Until then connections on which nothing is under way are left to their clients.
+    idle: Instant,
+    /// Then all end.
+    end: Instant,
+}
+
+impl Drain {
+    /// In so many milliseconds from now.
+    fn begin(within: u64, idle: u64) -> Self {
+        let after = |milliseconds: u64| Instant::now() + Duration::from_millis(milliseconds.min(MAX_DRAIN));
+        Self { idle: after(idle), end: after(within) }
+    }
+
+    fn look(&self, workers: &Workers) {
+        if self.idle <= Instant::now() {
+            workers.published.end_idle();
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        self.end <= Instant::now()
     }
 }
 
@@ -119,10 +160,12 @@ async fn tell(agent: &mut Option<Agent>, message: &FromProxy) {
 
 fn answer(workers: &Workers, number: u64, question: ProxyQuestion) -> FromProxy {
     let ProxyQuestion::Connections = question;
+    let draining = workers.published.is_draining();
     let workers = workers.shared.iter();
     let connections =
         workers.flat_map(|worker| worker.connections.lock().values().cloned().collect::<Vec<_>>());
-    let views = connections.take(MAX_CONNECTIONS).map(|connection| connection.view());
+    let views =
+        connections.take(MAX_CONNECTIONS).map(|connection| ProxyConnection { draining, ..connection.view() });
     FromProxy::Answer { number, answer: Box::new(ProxyAnswer::Connections(views.collect())) }
 }
 
@@ -131,12 +174,20 @@ fn answer(workers: &Workers, number: u64, question: ProxyQuestion) -> FromProxy 
 struct Flows {
     waiting: VecDeque<ProxyFlow>,
     lost: u64,
+    reports: Reports,
+    /// The last message was flows: the next is a report, if there is one.
+    was_flows: bool,
     /// The agent has not yet taken what it was told last.
     is_told: bool,
 }
 
 impl Flows {
+    fn is_empty(&self) -> bool {
+        self.waiting.is_empty() && self.reports.is_empty()
+    }
+
     fn collect(&mut self, workers: &Workers) {
+        self.reports.collect(workers);
         for worker in &workers.shared {
             let (flows, lost) = worker.log.take();
             self.waiting.extend(flows);
@@ -153,12 +204,23 @@ impl Flows {
 
     /// One message at a time: an answer to the agent waits behind it.
     async fn tell(&mut self, agent: &mut Option<Agent>) {
-        if agent.is_none() || self.is_told || self.waiting.is_empty() {
+        if agent.is_none() || self.is_told {
             return;
         }
-        let batch = self.batch();
-        self.is_told = true;
-        tell(agent, &FromProxy::Flows(batch)).await;
+        if let Some(message) = self.next() {
+            self.is_told = true;
+            tell(agent, &message).await;
+        }
+    }
+
+    /// Flows and reports in turn.
+    fn next(&mut self) -> Option<FromProxy> {
+        let is_reports_turn = std::mem::replace(&mut self.was_flows, true) || self.waiting.is_empty();
+        if is_reports_turn && let Some(report) = self.reports.next() {
+            self.was_flows = false;
+            return Some(report);
+        }
+        (!self.waiting.is_empty()).then(|| FromProxy::Flows(self.batch()))
     }
 
     /// The first of those that wait: one, or as many as a message has room for.

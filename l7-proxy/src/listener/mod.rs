@@ -7,6 +7,7 @@ mod call;
 mod control;
 mod kernel;
 mod orders;
+mod reports;
 mod seldom;
 mod workers;
 

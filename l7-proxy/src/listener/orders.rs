@@ -154,7 +154,9 @@ impl Queue {
             }
             Told::Order(ToProxy::Synced { generation }) => self.synced.push_back((self.number, generation)),
             // No orders about rules.
-            Told::Order(ToProxy::Ask { .. } | ToProxy::Drain { .. } | ToProxy::Taken) => {}
+            Told::Order(
+                ToProxy::Ask { .. } | ToProxy::Drain { .. } | ToProxy::Taken | ToProxy::Record(_),
+            ) => {}
         }
     }
 

@@ -46,6 +46,11 @@ pub struct Workers {
 }
 
 impl Workers {
+    /// Whether nobody listens, and no connection that was taken is left.
+    pub(super) fn is_idle(&self) -> bool {
+        self.shared.iter().all(|worker| Arc::strong_count(&worker.busy) == 1)
+    }
+
     /// What workloads have of each worker that have a connection on it.
     pub fn budgets(&self) -> Vec<Vec<TenantBudgets>> {
         self.shared.iter().map(|worker| worker.budgets.tenants()).collect()
@@ -55,6 +60,8 @@ impl Workers {
 /// What a worker shares with who speaks to the agent.
 #[derive(Clone)]
 pub(super) struct Shared {
+    /// Who listens or serves has a copy; from the moment a connection is taken on it counts.
+    pub(super) busy: Arc<()>,
     pub(super) log: Arc<FlowLog>,
     pub(super) connections: Arc<Mutex<BTreeMap<u64, Arc<Connection>>>>,
     pub(super) budgets: Arc<Budgets>,
@@ -73,7 +80,7 @@ pub fn start(
     let mut shared = Vec::new();
     for (number, listeners) in listeners.into_iter().enumerate() {
         let budgets = Arc::new(Budgets::new([places, heads, streams, bytes]));
-        let own = Shared { log: Arc::default(), connections: Arc::default(), budgets };
+        let own = Shared { busy: Arc::default(), log: Arc::default(), connections: Arc::default(), budgets };
         shared.push(own.clone());
         let worker = Worker {
             identities: kernel.clone(),
@@ -82,11 +89,12 @@ pub fn start(
             connections: own.connections,
             budgets: own.budgets,
         };
+        let busy = own.busy;
         // Whatever there may be of tokio's own tasks: what has arrived is looked at after each.
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().event_interval(1).build()?;
         std::thread::Builder::new()
             .name(format!("worker-{number}"))
-            .spawn(move || match runtime.block_on(unconstrained(work(listeners, worker))) {})?;
+            .spawn(move || match runtime.block_on(unconstrained(work(listeners, worker, busy))) {})?;
     }
     Ok(Workers { published, shared })
 }
@@ -97,12 +105,13 @@ fn places(open_files: u64, workers: usize) -> u64 {
 }
 
 /// Accepts until the proxy is drained, and serves to the end of the process.
-async fn work(listeners: Listeners, worker: Worker<Kernel>) -> std::convert::Infallible {
+async fn work(listeners: Listeners, worker: Worker<Kernel>, busy: Arc<()>) -> std::convert::Infallible {
     let worker = Rc::new(worker);
     let tenants = Tenants::default();
     for listener in listeners {
         let acceptor = Acceptor {
             worker: Rc::clone(&worker),
+            busy: Arc::clone(&busy),
             spawner: tenants.spawner(),
             refused: Seldom::default(),
             failed: Seldom::default(),
@@ -113,12 +122,14 @@ async fn work(listeners: Listeners, worker: Worker<Kernel>) -> std::convert::Inf
             }
         });
     }
+    drop(busy);
     tenants.await
 }
 
 /// Takes what comes on a listening socket.
 struct Acceptor {
     worker: Rc<Worker<Kernel>>,
+    busy: Arc<()>,
     spawner: Spawner,
     refused: Seldom,
     failed: Seldom,
@@ -167,7 +178,11 @@ impl Acceptor {
     fn admit(&self, stream: TcpStream, called: Called) {
         match self.worker.admit(called) {
             Ok(place) => {
-                self.spawner.spawn(place.tenant, serve(stream, called, place, Rc::clone(&self.worker)));
+                let (worker, busy) = (Rc::clone(&self.worker), Arc::clone(&self.busy));
+                self.spawner.spawn(place.tenant, async move {
+                    serve(stream, called, place, worker).await;
+                    drop(busy);
+                });
             }
             Err(reason) => {
                 if let Some(times) = self.refused.note() {

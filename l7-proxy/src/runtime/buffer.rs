@@ -28,6 +28,8 @@ pub(super) struct Buffer {
     data: Vec<u8>,
     start: usize,
     end: usize,
+    /// Bytes that have ever been read.
+    filled: u64,
     /// The last read filled all the room there was.
     is_short: bool,
 }
@@ -50,6 +52,11 @@ impl Buffer {
     /// Those up to an offset.
     pub(super) fn until(&self, offset: usize) -> &[u8] {
         self.bytes().get(..offset).unwrap_or(self.bytes())
+    }
+
+    /// Bytes that have ever been read.
+    pub(super) fn filled(&self) -> u64 {
+        self.filled
     }
 
     pub(super) fn len(&self) -> usize {
@@ -106,6 +113,7 @@ impl Buffer {
         let count = room.filled().len();
         self.is_short = room.remaining() == 0;
         self.end += count;
+        self.filled += count as u64;
         Poll::Ready(Ok(count))
     }
 

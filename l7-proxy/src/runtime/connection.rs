@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::buffer::SPENT;
 use super::deadline::Deadline;
 use super::ends::{Ends, Identities};
-use super::log::{Described, Said};
+use super::log::{Described, Over, Said};
 use super::reply::Reply;
 use super::request::Request;
 use super::transfer::Side;
@@ -48,6 +48,16 @@ pub enum ConnectError {
     Late,
     /// It refused, or there is no way to it.
     Refused,
+}
+
+impl ConnectError {
+    /// For flows and logs.
+    pub(super) fn text(self) -> &'static str {
+        match self {
+            Self::Late => "server not reached in time",
+            Self::Refused => "server not reached",
+        }
+    }
 }
 
 /// How a client's connection is to be closed.
@@ -240,6 +250,13 @@ where
         self.worker.log.record(&Said { ends, who: &self.ends, judge, request, verdict, reason, answer });
     }
 
+    /// The exchange is over, if one was under way.
+    pub(super) fn finish(&self) {
+        let ends = [self.called.client, self.called.server];
+        let (who, request, since) = (&self.ends, &self.described, self.arrived);
+        self.worker.log.finish(&Over { ends, who, request, since });
+    }
+
     /// *detect*: what the client speaks; `None`: it has gone.
     async fn detect(&mut self) -> Result<Protocol, Option<&'static str>> {
         self.clock.set(SILENCE);
@@ -287,6 +304,9 @@ where
                 // The client may be sending by now: an answer before this may not be destroyed by that.
                 Next::Left => self.linger().await,
             };
+            if after != After::Switch {
+                self.finish();
+            }
             match after {
                 After::Next => {}
                 After::Switch => return self.relay(Mode::Switched).await,
@@ -316,7 +336,7 @@ where
                 }
                 _ = changes.changed() => {}
             }
-            if self.worker.published.is_draining() && self.down.input.is_empty() {
+            if self.worker.published.ends_idle() && self.down.input.is_empty() {
                 return Next::Over;
             }
         }

@@ -12,6 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, timeout};
 
 use super::Stream;
+use super::buffer::Buffer;
 use super::connection::{After, ConnectError, Mode, Session, crowded};
 use super::ends::Identities;
 use super::relay::Relay;
@@ -19,6 +20,7 @@ use super::reply::Reply;
 use super::transfer::{End, Failure, Side, Transfer};
 use super::verdict::{Noted, Refused};
 use crate::codec::{Asked, Body, Framing};
+use crate::record::REQUEST_ID;
 use crate::stage::admit::Kind;
 
 /// How long an answer of ours may take to be taken, and what is left of its request to arrive.
@@ -59,20 +61,26 @@ where
         let parts = [head.method, head.authority, head.path].map(|span| span.bytes(input));
         let protocol = if head.minor == 0 { "HTTP/1.0" } else { "HTTP/1.1" };
         self.described.set(parts[0], parts[1], parts[2], server, protocol);
+        let recorded = self.worker.log.settings();
+        self.described.request(recorded.exchanges.as_ref(), |name| head.values(input, name).next());
         self.refresh();
         let asked = self.request.asked(self.down.input.bytes());
+        let mut id = None;
         let noted = loop {
             let noted = match self.request.authorize(self.down.input.bytes(), &self.ends) {
                 Ok(noted) => noted,
                 Err(refused) => return self.refuse(refused, end, asked).await,
             };
+            if let Err(fault) = self.identify(&mut id) {
+                return self.malformed(Reply::BadRequest, fault).await;
+            }
             if let Err(error) = self.connect().await {
                 self.admit(noted);
-                let (reply, reason) = match error {
-                    ConnectError::Late => (Reply::GatewayTimeout, "server not reached in time"),
-                    ConnectError::Refused => (Reply::Unavailable, "server not reached"),
+                let reply = match error {
+                    ConnectError::Late => Reply::GatewayTimeout,
+                    ConnectError::Refused => Reply::Unavailable,
                 };
-                return self.fail(reply, reason, asked.is_head).await;
+                return self.fail(reply, error.text(), asked.is_head).await;
             }
             // That may have taken seconds, and what is sent is judged by the rules of now.
             if !self.refresh() {
@@ -87,6 +95,17 @@ where
         self.down.input.consume(if is_as_it_came { start } else { end });
         let length = if is_as_it_came { end - start } else { 0 };
         self.transfer(asked, length).await
+    }
+
+    /// A request that has no number is given one, where that is wanted, and keeps it.
+    fn identify(&mut self, id: &mut Option<String>) -> Result<(), &'static str> {
+        if id.is_none() && !self.request.has(self.down.input.bytes(), REQUEST_ID) {
+            *id = self.worker.log.request_id();
+        }
+        let Some(id) = id else { return Ok(()) };
+        let recorded = self.worker.log.settings();
+        self.described.identified(recorded.exchanges.as_ref(), id);
+        self.request.add(self.down.input.bytes(), REQUEST_ID, id)
     }
 
     fn admit(&self, Noted { by, verdict, reason }: Noted) {
@@ -105,8 +124,14 @@ where
     }
 
     async fn transfer(&mut self, asked: Asked, length: usize) -> After {
-        let Self { down, up: Some(up), clock, request, answer, ends, .. } = self else { return After::Close };
+        let Self { down, up: Some(up), clock, request, answer, ends, described, worker, .. } = self else {
+            return After::Close;
+        };
+        let recorded = worker.log.settings();
+        described.passes();
         let mut transfer = Transfer::new((down, up), clock, (request, asked), answer, &ends.judged, length);
+        transfer.published = Some(&worker.published);
+        transfer.observer = Some((&*described, recorded.exchanges.as_ref()));
         let end = poll_fn(|cx| transfer.poll(cx)).await;
         let answered = transfer.answered;
         if let Some((code, at)) = answered {
@@ -116,7 +141,10 @@ where
             End::Done { keeps: true } => After::Next,
             End::Done { keeps: false } => self.linger().await,
             End::Switched => After::Switch,
-            End::Gone => After::Close,
+            End::Gone => {
+                self.described.left();
+                After::Close
+            }
             End::Cut(reason) => {
                 let (code, at) = answered.unwrap_or((Reply::BadGateway.code(), Instant::now()));
                 self.answered(code, at, Verdict::Dropped, Some(reason));
@@ -157,7 +185,10 @@ where
             Framing::Length(length) => length <= MAX_DRAIN as u64 && !head.expects,
             Framing::Chunked | Framing::Close => !head.expects,
         };
-        let keeps = ends_soon && !head.close && self.up.as_ref().is_none_or(|up| !up.ended);
+        let keeps = ends_soon
+            && !head.close
+            && self.up.as_ref().is_none_or(|up| !up.ended)
+            && !self.worker.published.is_draining();
         if !self.reply(reply, asked.is_head, !keeps).await {
             return After::Close;
         }
@@ -185,6 +216,7 @@ where
     async fn reply(&mut self, reply: Reply, is_head: bool, closes: bool) -> bool {
         let mut answer = Vec::with_capacity(192);
         reply.write(is_head, closes, &mut answer);
+        self.described.moved(0, if is_head { 0 } else { reply.body().len() as u64 });
         matches!(timeout(ANSWER, self.down.stream.write_all(&answer)).await, Ok(Ok(())))
     }
 
@@ -214,6 +246,7 @@ where
     /// Ends the connection so that the client gets all that it was sent: what it sends meanwhile is read, for otherwise the
     /// kernel would reset the connection.
     pub(super) async fn linger(&mut self) -> After {
+        self.described.ends();
         self.up = None;
         let stream = &mut self.down.stream;
         let last = async {
@@ -234,16 +267,34 @@ where
     }
 
     /// Bytes both ways, for as long as they may pass.
-    pub(super) async fn relay(mut self, mut mode: Mode) {
-        if self.connect().await.is_err() {
-            return;
+    pub(super) async fn relay(mut self, mode: Mode) {
+        self.described.begin();
+        self.arrived = self.arrived.or_else(|| Some(Instant::now()));
+        if let Err(error) = self.connect().await {
+            self.described.unreached(error);
+            return self.finish();
         }
+        self.described.passes();
+        let before = self.filled();
+        self.relayed(mode).await;
+        let after = self.filled();
+        self.described.moved(after.0 - before.0, after.1 - before.1);
+        self.finish();
+    }
+
+    /// What has been read from the client and from the server, beyond what waits to be relayed first.
+    fn filled(&self) -> (u64, u64) {
+        let read = |input: &Buffer| input.filled() - input.len() as u64;
+        (read(&self.down.input), self.up.as_ref().map_or(0, |up| read(&up.input)))
+    }
+
+    async fn relayed(&mut self, mut mode: Mode) {
         let mut relay = Relay::new(match &mut mode {
             Mode::Tls(_, gate) => gate.take(),
             Mode::Plain | Mode::Switched => None,
         });
         let over = loop {
-            let Self { down, up: Some(up), changes, ends, worker, called, request, .. } = &mut self else {
+            let Self { down, up: Some(up), changes, ends, worker, called, request, .. } = self else {
                 return;
             };
             let moves = poll_fn(|cx| {

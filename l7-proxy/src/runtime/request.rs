@@ -79,6 +79,16 @@ impl Request {
         is_still_allowed(&self.view(&[]), &self.path, ends)
     }
 
+    /// Whether it has a header.
+    pub(super) fn has(&self, input: &[u8], name: &str) -> bool {
+        self.head.values(self.source(input), name).next().is_some()
+    }
+
+    /// Adds a header that no rule asks for.
+    pub(super) fn add(&mut self, input: &[u8], name: &str, value: &str) -> Result<(), &'static str> {
+        self.rewrite(input, false, &[Edit::Add(name, value)])
+    }
+
     /// Whether a protocol was asked for.
     pub(super) fn asks_for(&self, protocol: &[u8]) -> bool {
         let mut values = self.head.values(&self.edited, "upgrade").flat_map(crate::codec::elements);

@@ -1,6 +1,6 @@
 //! A head written anew, where something of it has to change.
 
-use crate::codec::{Header, RequestHead, elements};
+use crate::codec::{Header, RequestHead, ResponseHead, elements};
 use crate::index::Edit;
 
 /// Headers that go with an upgrade to HTTP/2.
@@ -45,6 +45,31 @@ pub(super) fn rewrite(
         }
     }
     out.extend_from_slice(b"\r\n");
+}
+
+/// Adds to `out` the head of an answer, `head` of `input`, after which the connection ends, and says so.
+pub(super) fn farewell(input: &[u8], head: &ResponseHead, out: &mut Vec<u8>) {
+    let whole = head.whole.bytes(input);
+    let last = whole.len().saturating_sub(2);
+    let first = head.headers.first().map_or(last, |header| header.name.start as usize);
+    out.extend_from_slice(whole.get(..first).unwrap_or_default());
+    for (number, header) in head.headers.iter().enumerate() {
+        let name = header.name.bytes(input);
+        let end = head.headers.get(number + 1).map_or(last, |next| next.name.start as usize);
+        if name.eq_ignore_ascii_case(b"keep-alive") {
+            continue;
+        }
+        if !name.eq_ignore_ascii_case(b"connection") {
+            out.extend_from_slice(input.get(header.name.start as usize..end).unwrap_or_default());
+            continue;
+        }
+        let others = elements(header.value.bytes(input)).filter(|it| !it.eq_ignore_ascii_case(b"keep-alive"));
+        let kept: Vec<&[u8]> = others.collect();
+        if !kept.is_empty() {
+            out.extend_from_slice(&[name, b": ", &kept.join(&b", "[..]), b"\r\n"].concat());
+        }
+    }
+    out.extend_from_slice(b"connection: close\r\n\r\n");
 }
 
 fn line(input: &[u8], header: Header, end: u32, strips: bool, edits: &[Edit<'_>], out: &mut Vec<u8>) {

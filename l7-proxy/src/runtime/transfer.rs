@@ -9,12 +9,16 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use mesh::access_log::Headers;
 use tokio::time::Instant;
 
 use super::Stream;
 use super::buffer::{Buffer, SPENT};
 use super::deadline::Deadline;
+use super::log::Described;
 use super::request::Request;
+use super::rewrite::farewell;
+use super::worker::Published;
 use crate::codec::{Asked, Body, Fault, Form, ResponseHead, Scan, elements};
 use crate::stage::admit::Account;
 
@@ -98,6 +102,13 @@ pub(super) struct Transfer<'a, D, U> {
     outgoing: usize,
     body: Body,
     upload: Upload,
+    /// Whether the proxy is draining is known here.
+    pub(super) published: Option<&'a Published>,
+    /// The answer's head that goes in place of the one that came, and what of it has been sent.
+    farewell: Vec<u8>,
+    bidden: usize,
+    /// The client has been told that this is the last answer.
+    is_last: bool,
     incoming: usize,
     scan: Scan,
     phase: Phase,
@@ -105,6 +116,8 @@ pub(super) struct Transfer<'a, D, U> {
     interim: u32,
     closes: bool,
     switches: bool,
+    /// Who is told of bodies and of the answer, and which headers of it are kept.
+    pub(super) observer: Option<(&'a Described, Option<&'a Headers>)>,
     /// Status of the answer, and when its head was there.
     pub(super) answered: Option<(u16, Instant)>,
 }
@@ -132,6 +145,10 @@ impl<'a, D: Stream, U: Stream> Transfer<'a, D, U> {
             outgoing: length,
             body: Body::new(request.head.framing),
             upload: Upload::Going,
+            published: None,
+            farewell: Vec::new(),
+            bidden: 0,
+            is_last: false,
             incoming: 0,
             scan: Scan::default(),
             phase: Phase::Head,
@@ -139,6 +156,7 @@ impl<'a, D: Stream, U: Stream> Transfer<'a, D, U> {
             interim: 0,
             closes: request.head.close,
             switches: false,
+            observer: None,
             answered: None,
         }
     }
@@ -164,13 +182,13 @@ impl<'a, D: Stream, U: Stream> Transfer<'a, D, U> {
     }
 
     fn end(&self) -> Option<End> {
-        if self.phase != Phase::Done || self.incoming > 0 {
+        if self.phase != Phase::Done || self.owes() {
             return None;
         }
         // What the server has said beyond its answer would answer the next request.
         let is_desynchronised = !self.up.input.is_empty();
         let is_left = self.down.ended && self.down.input.is_empty();
-        let is_over = self.closes || self.up.ended || is_desynchronised || is_left;
+        let is_over = self.closes || self.is_last || self.up.ended || is_desynchronised || is_left;
         match self.upload {
             Upload::Done if self.switches => Some(End::Switched),
             Upload::Done => Some(End::Done { keeps: !is_over }),
@@ -180,8 +198,13 @@ impl<'a, D: Stream, U: Stream> Transfer<'a, D, U> {
         }
     }
 
+    /// Whether something is there that the client has not taken.
+    fn owes(&self) -> bool {
+        self.incoming > 0 || self.bidden < self.farewell.len()
+    }
+
     fn waits_for_client(&self) -> bool {
-        self.incoming > 0 || self.upload == Upload::Going && !self.body.is_done() && self.outgoing == 0
+        self.owes() || self.upload == Upload::Going && !self.body.is_done() && self.outgoing == 0
     }
 
     fn patience(&self) -> Duration {
@@ -205,6 +228,9 @@ impl<'a, D: Stream, U: Stream> Transfer<'a, D, U> {
             let counted = self.body.advance(self.down.input.from(self.outgoing), self.judged);
             let counted = counted.map_err(|fault| self.fail(Failure::BadRequest(fault)))?;
             self.outgoing += counted;
+            if let Some((described, _)) = self.observer {
+                described.moved(counted as u64, 0);
+            }
             moved |= counted > 0;
         }
         let lead = self.request.lead().get(self.led..).unwrap_or_default();
@@ -285,6 +311,9 @@ impl<'a, D: Stream, U: Stream> Transfer<'a, D, U> {
                 let counted = body.advance(self.up.input.from(self.incoming), &[]);
                 let counted = counted.map_err(|fault| End::Cut(fault.text()))?;
                 self.incoming += counted;
+                if let Some((described, _)) = self.observer {
+                    described.moved(0, counted as u64);
+                }
                 if body.is_done() {
                     self.phase = Phase::Done;
                     true
@@ -293,14 +322,22 @@ impl<'a, D: Stream, U: Stream> Transfer<'a, D, U> {
                 }
             }
         };
-        if self.incoming > 0 {
+        if self.owes() {
             let ready = self.up.input.until(self.incoming);
-            match Pin::new(&mut self.down.stream).poll_write(cx, ready) {
+            let lead = self.farewell.get(self.bidden..).unwrap_or_default();
+            let stream = Pin::new(&mut self.down.stream);
+            let sent = match lead {
+                [] => stream.poll_write(cx, ready),
+                lead => stream.poll_write_vectored(cx, &[IoSlice::new(lead), IoSlice::new(ready)]),
+            };
+            match sent {
                 Poll::Pending => {}
                 Poll::Ready(Ok(0) | Err(_)) => return Err(End::Gone),
                 Poll::Ready(Ok(count)) => {
-                    self.up.input.consume(count);
-                    self.incoming -= count;
+                    let led = count.min(lead.len());
+                    self.bidden += led;
+                    self.up.input.consume(count - led);
+                    self.incoming -= count - led;
                     moved = true;
                 }
             }
@@ -357,12 +394,31 @@ impl<'a, D: Stream, U: Stream> Transfer<'a, D, U> {
             }
         }
         self.switches = tunnels || self.answer.code == 101;
-        self.incoming += end;
+        if let Some((described, headers)) = self.observer {
+            described.response(headers, |name| self.answer.values(input, name).next());
+        }
         self.closes |= self.answer.close && !self.switches;
+        let drains = self.published.is_some_and(Published::is_draining);
+        if drains && !self.closes && !self.switches {
+            self.bid_farewell(end);
+        } else {
+            self.incoming += end;
+        }
         self.answered = Some((self.answer.code, Instant::now()));
         let body = Body::answer(self.answer.framing);
         self.phase = if body.is_done() { Phase::Done } else { Phase::Body(body) };
         Ok(())
+    }
+
+    /// Tells the client, with the head that ends there, that the connection ends with this answer; otherwise it might send
+    /// another request just when it is closed.
+    fn bid_farewell(&mut self, end: usize) {
+        // What is left of interim responses goes before it.
+        self.farewell.extend_from_slice(self.up.input.until(self.incoming));
+        farewell(self.up.input.from(self.incoming), self.answer, &mut self.farewell);
+        self.up.input.consume(self.incoming + end);
+        self.incoming = 0;
+        self.is_last = true;
     }
 
     fn fail(&self, failure: Failure) -> End {

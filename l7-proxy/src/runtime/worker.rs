@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
 use mesh::workload::EndpointId;
@@ -65,13 +65,20 @@ impl Snapshot {
     }
 }
 
+/// Connections are taken.
+const SERVING: u8 = 0;
+/// None is taken, and each ends with its next answer.
+const DRAINING: u8 = 1;
+/// Those on which nothing is under way end now.
+const ENDING: u8 = 2;
+
 /// Where workers find the rules: a change is in force on all of them when [`Published::set`] returns, for each compares
 /// the version at every request.
 #[derive(Debug)]
 pub struct Published {
     version: AtomicU64,
     current: ArcSwap<Snapshot>,
-    is_draining: AtomicBool,
+    phase: AtomicU8,
     changes: watch::Sender<()>,
 }
 
@@ -80,7 +87,7 @@ impl Default for Published {
         Self {
             version: AtomicU64::new(0),
             current: ArcSwap::default(),
-            is_draining: AtomicBool::new(false),
+            phase: AtomicU8::new(SERVING),
             changes: watch::Sender::new(()),
         }
     }
@@ -99,15 +106,31 @@ impl Published {
         self.changes.send_replace(());
     }
 
-    /// From now on connections end as soon as nothing is under way on them.
+    /// From now on no connection is taken, and each says with its next answer that it ends. One that is idle is left to its
+    /// client: closed now, it could meet a request that is on its way.
     pub fn drain(&self) {
-        self.is_draining.store(true, Ordering::Release);
-        self.changes.send_replace(());
+        self.enter(DRAINING);
+    }
+
+    /// From now on connections that wait for a request end as well.
+    pub fn end_idle(&self) {
+        self.enter(ENDING);
+    }
+
+    fn enter(&self, phase: u8) {
+        if self.phase.fetch_max(phase, Ordering::AcqRel) < phase {
+            self.changes.send_replace(());
+        }
     }
 
     /// Whether [`Published::drain`] has been called.
     pub fn is_draining(&self) -> bool {
-        self.is_draining.load(Ordering::Acquire)
+        self.phase.load(Ordering::Acquire) >= DRAINING
+    }
+
+    /// Whether [`Published::end_idle`] has been called.
+    pub fn ends_idle(&self) -> bool {
+        self.phase.load(Ordering::Acquire) >= ENDING
     }
 
     /// Told of every change, draining included.
@@ -166,6 +189,7 @@ impl Connection {
             protocol: protocol.map(str::to_owned),
             requests: self.requests.load(Ordering::Relaxed),
             age: self.opened.elapsed().as_secs(),
+            draining: false,
         }
     }
 }

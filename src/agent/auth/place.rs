@@ -82,6 +82,26 @@ impl Place {
         self.run_dir.join(process.stem()).with_extension("sock")
     }
 
+    /// Where one of several processes that do the same takes the agent's word.
+    pub(crate) fn numbered_socket(&self, process: Process, number: u32) -> PathBuf {
+        self.run_dir.join(format!("{}-{number}.sock", process.stem()))
+    }
+
+    /// Sockets of that kind that are there.
+    pub(crate) fn numbered_sockets(&self, process: Process) -> Vec<PathBuf> {
+        let prefix = format!("{}-", process.stem());
+        let is_one = |name: &str| {
+            let rest = name.strip_prefix(&prefix).and_then(|rest| rest.split_once('.'));
+            rest.is_some_and(|(number, kind)| number.parse::<u32>().is_ok() && kind.starts_with("sock"))
+        };
+        // No directory, no sockets.
+        let entries = fs::read_dir(&self.run_dir).into_iter().flatten().flatten();
+        entries
+            .filter(|entry| entry.file_name().to_str().is_some_and(is_one))
+            .map(|entry| entry.path())
+            .collect()
+    }
+
     /// What it says.
     pub(crate) fn log(&self, process: Process) -> PathBuf {
         self.run_dir.join(process.stem()).with_extension("log")

@@ -1,7 +1,8 @@
 //! Its processes as the agent starts, finds and ends them.
 //!
 //! Promise: they outlive the agent, and one that the next agent can talk to goes on. Who cannot be talked to, or was
-//! started by another build or with other settings, is ended before another takes its place: there are never two.
+//! started by another build or with other settings, is ended before another takes its place: there are never two, but of
+//! the L7 proxy, which its own keeper starts and ends ([`launch`], [`end_one`]).
 
 use std::fs::{self, File};
 use std::io;
@@ -9,7 +10,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -40,6 +41,11 @@ impl<S: Serialize, R: DeserializeOwned> Link<S, R> {
     /// To a process that another agent has started.
     pub(in crate::agent) fn adopted(stream: UnixStream) -> Self {
         Self { channel: Channel::new(stream), adopted: true, _child: None }
+    }
+
+    /// To a process that has just been started.
+    pub(in crate::agent) fn started(stream: UnixStream, child: Child) -> Self {
+        Self { channel: Channel::new(stream), adopted: false, _child: Some(child) }
     }
 }
 
@@ -72,16 +78,25 @@ pub(in crate::agent) async fn obtain<S: Serialize, R: DeserializeOwned>(
     end(process, place).await.map_err(|error| error.to_string())?;
     place.make(process)?;
     let start = prepare().await?;
-    let child = launch(process, place, settings, start)
-        .map_err(|error| format!("starting ferromesh {}: {error}", process.verb()))?;
+    let launched = launch(process, place, &socket, start);
+    let child = launched.map_err(|error| format!("starting ferromesh {}: {error}", process.verb()))?;
+    let note = serde_json::to_vec(settings).map_err(io::Error::other);
+    note.and_then(|text| fs::write(place.started(process), text))
+        .map_err(|error| format!("{}: {error}", place.started(process).display()))?;
     let stream = UnixStream::connect(&socket).await;
     let stream = stream.map_err(|error| format!("{}: {error}", socket.display()))?;
-    Ok(Link { channel: Channel::new(stream), adopted: false, _child: Some(child) })
+    Ok(Link::started(stream, child))
 }
 
-fn launch(process: Process, place: &Place, settings: &impl Settings, start: Start) -> io::Result<Child> {
+/// Starts a process that is told what to do at this socket.
+pub(in crate::agent) fn launch(
+    process: Process,
+    place: &Place,
+    socket: &Path,
+    start: Start,
+) -> io::Result<Child> {
     let (user, _) = process.owner().map_err(io::Error::other)?;
-    let control = listen(place, process)?;
+    let control = listen(socket)?;
     let mut command = Command::new(OWN_PROGRAM);
     command.arg0("ferromesh").arg(process.verb()).arg("--directory").arg(place.directory(process));
     command.arg("--user").arg(user.to_string()).args(start.arguments).env_clear();
@@ -96,17 +111,16 @@ fn launch(process: Process, place: &Place, settings: &impl Settings, start: Star
     if let (Some(cgroup), Some(pid)) = (start.cgroup, child.id()) {
         fs::write(cgroup.join("cgroup.procs"), pid.to_string())?;
     }
-    fs::write(place.started(process), serde_json::to_vec(settings)?)?;
     Ok(child)
 }
 
 /// The control socket, root's alone; the agent keeps no descriptor of it, so that nobody answers when the process ends.
-fn listen(place: &Place, process: Process) -> io::Result<UnixListener> {
-    let (path, fresh) = (place.socket(process), place.socket(process).with_extension("sock.new"));
+fn listen(path: &Path) -> io::Result<UnixListener> {
+    let fresh = path.with_extension("sock.new");
     remove_file(&fresh)?;
     let listener = UnixListener::bind(&fresh)?;
     fs::set_permissions(&fresh, fs::Permissions::from_mode(0o600))?;
-    fs::rename(&fresh, &path)?;
+    fs::rename(&fresh, path)?;
     listener.set_nonblocking(true)?;
     Ok(listener)
 }
@@ -125,11 +139,26 @@ pub(crate) fn running(process: Process, place: &Place) -> linux::Result<Vec<i32>
 
 /// Kills it, if it runs, and returns when it is gone.
 pub(crate) async fn end(process: Process, place: &Place) -> linux::Result<()> {
+    end_those(process, place, |_| true).await
+}
+
+/// The same for one of several, by its process id; of another program that has the number by now nothing is ended.
+pub(in crate::agent) async fn end_one(process: Process, place: &Place, pid: i32) -> linux::Result<()> {
+    end_those(process, place, |running| running == pid).await
+}
+
+/// The same for those that are meant.
+pub(in crate::agent) async fn end_those(
+    process: Process,
+    place: &Place,
+    is_meant: impl Fn(i32) -> bool,
+) -> linux::Result<()> {
     /// SIGKILL: what it keeps is safe at any time, and one that hangs ends too.
     const KILL: i32 = 9;
     let deadline = Instant::now() + BURIAL;
     loop {
-        let left = running(process, place)?;
+        let mut left = running(process, place)?;
+        left.retain(|pid| is_meant(*pid));
         for pid in &left {
             linux::process::send(*pid, KILL)?;
         }

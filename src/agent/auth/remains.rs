@@ -72,7 +72,8 @@ pub(crate) async fn leftovers(directories: &Directories) -> Result<Vec<String>, 
 
 fn files(place: &Place) -> Vec<PathBuf> {
     let of = |process| [place.socket(process), place.log(process), place.started(process)];
-    Process::ALL.into_iter().flat_map(of).chain([place.told_bundle()]).collect()
+    let numbered = place.numbered_sockets(Process::Proxy);
+    Process::ALL.into_iter().flat_map(of).chain([place.told_bundle()]).chain(numbered).collect()
 }
 
 fn kept(place: &Place) -> [PathBuf; 4] {

@@ -1,16 +1,19 @@
 //! Requests, answers and TLS connections that the proxy has seen, as flows.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use abi::DropReason;
 use l4_datapath::flow::Context;
+use mesh::exchange::End;
 use mesh::flow::{Drop, Flow, TrafficDirection, Verdict};
 use mesh::l7::{HttpKind, L7Flow};
 use mesh::policy::{PolicyName, protocol};
-use node_api::proxy::ProxyFlow;
+use node_api::proxy::{ProxyFlow, ProxyReport, Record};
 use observe::http::HttpMetrics;
 use observe::{FlowRing, metrics::FlowMetrics};
 
+use super::access::AccessLog;
 use crate::agent::events::Explanation;
 
 /// Where they go.
@@ -20,6 +23,9 @@ pub(crate) struct Sink {
     pub(crate) ring: Arc<FlowRing>,
     pub(crate) flow_metrics: FlowMetrics,
     pub(crate) http_metrics: HttpMetrics,
+    pub(crate) access_log: AccessLog,
+    /// What the proxy is to record.
+    pub(crate) record: Record,
 }
 
 impl Sink {
@@ -32,6 +38,17 @@ impl Sink {
             self.http_metrics.count(&flow);
             self.ring.push(flow);
         }
+    }
+
+    /// Counts what has been added, and logs what is over.
+    pub(super) fn report(&self, report: ProxyReport) {
+        let context = Arc::clone(&self.explanation.lock());
+        for counts in &report.counts {
+            let peer = |end: End| context.at(SocketAddr::new(end.address, 0), end.identity);
+            let ends = counts.ends.map(|ends| ends.map(peer));
+            self.http_metrics.add(ends.as_ref().map(|[source, destination]| (source, destination)), counts);
+        }
+        self.access_log.take(&context, report.exchanges, report.lost);
     }
 }
 

@@ -8,6 +8,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use linux::cgroup::Cgroup;
+use nix::sys::socket::getsockopt;
+use nix::sys::socket::sockopt::AcceptConn;
 
 /// Number of the first one in the proxy.
 const FIRST: i32 = 8;
@@ -29,10 +31,16 @@ impl Listeners {
     pub(super) fn of(pid: i32, workers: usize) -> Result<Self, String> {
         let numbers = (FIRST..).take(workers * 2);
         let copies = numbers.map(|number| linux::child::descriptor(pid, number));
-        copies
+        let copies: Vec<OwnedFd> = copies
             .collect::<linux::Result<_>>()
-            .map(Self)
-            .map_err(|error| format!("its listening sockets cannot be copied: {error}"))
+            .map_err(|error| format!("its listening sockets cannot be copied: {error}"))?;
+        // One that has stopped to listen has other things under these numbers.
+        let listens = |socket: &OwnedFd| matches!(getsockopt(socket, AcceptConn), Ok(true));
+        if copies.iter().all(listens) {
+            Ok(Self(copies))
+        } else {
+            Err("it does not listen any more".to_owned())
+        }
     }
 
     pub(super) fn copies(&self) -> Result<Vec<OwnedFd>, String> {

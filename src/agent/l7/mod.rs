@@ -2,14 +2,19 @@
 //!
 //! Promise: nothing of it is made before some policy with HTTP rules or server names is about an endpoint of this node. The process outlives
 //! the agent and is taken over by the next; its listening sockets are kept here too, so that connections wait while it is
-//! started again. What is new or stricter is told to it before the kernel sends anybody there, what goes away after. The
+//! started again, and another process takes its place without one of them being lost. What is new or stricter is told to it before the kernel sends anybody there, what goes away after. The
 //! agent's loop never waits for it: a plan that tells it something new waits for its answer, a second at most
 //! ([`super::switching`]).
 
+mod access;
 mod flows;
+mod house;
+mod incarnations;
 mod keeper;
 mod listeners;
 mod remains;
+mod standing;
+mod talk;
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
@@ -28,6 +33,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+pub(super) use self::access::AccessLog;
 pub(super) use self::flows::Sink;
 use self::keeper::{Askers, Keeper, Surroundings};
 pub(crate) use self::remains::{leftovers, undo};
@@ -207,6 +213,7 @@ impl L7 {
             workers: self.settings.workers,
             endpoints,
             refused: self.refusals.lock().len(),
+            draining: self.keeper.as_ref().map_or(0, Keeper::draining),
             problem,
         })
     }
@@ -219,7 +226,7 @@ impl L7 {
             let names: Vec<String> = policies.iter().map(ToString::to_string).collect();
             format!("L7 rules of {} are not in force at {workload}: {why}", names.join(", "))
         });
-        problem.chain(refused).collect()
+        problem.chain(self.sink.access_log.problem()).chain(refused).collect()
     }
 
     /// Says it of the policies too whose rules the proxy does not take.
@@ -360,6 +367,8 @@ mod tests {
             ring: observe::FlowRing::new(observe::ring::CAPACITY),
             flow_metrics: observe::metrics::FlowMetrics::register(&mut registry),
             http_metrics: observe::http::HttpMetrics::register(&mut registry),
+            access_log: AccessLog::start(None, &mut registry).unwrap(),
+            record: node_api::proxy::Record::default(),
         }
     }
 
@@ -396,7 +405,11 @@ mod tests {
         }
         assert!(l7.doubts(), "nobody may be sent there");
         assert!(l7.doubted.load(Ordering::SeqCst), "the kernel is to be told when it has answered");
-        settles.send_replace(told.borrow().0);
+        let plan = told.borrow().0;
+        let answered = standing::Answered { plan, synced: true };
+        settles.send_modify(|standing| {
+            standing.answered.insert(1, answered);
+        });
         waited.await;
         assert!(!l7.waits(&wanted));
         assert!(!l7.doubts());

@@ -1,5 +1,5 @@
-//! `bench SUITE`: measures, prints a table and writes `target/bench/SUITE.json`. `make bench-l4` and `make bench-auth` call
-//! it. The id of a row begins with its suite.
+//! `bench SUITE`: measures, prints a table and writes `target/bench/SUITE.json`. `make bench-l4`, `make bench-auth`
+//! and `make bench-l7` call it. The id of a row begins with its suite.
 
 mod machine;
 mod results;
@@ -13,13 +13,13 @@ use std::time::Instant;
 
 use conformance::bench::plan::{Plan, Selection};
 use conformance::bench::report::{self, Row};
-use conformance::bench::{auth, edit_to_live, observe, program, run, socket_lb, tc, verifier};
+use conformance::bench::{auth, edit_to_live, l7, observe, program, run, socket_lb, tc, verifier};
 
 use machine::Machine;
 use results::Results;
 
 const USAGE: &str = "\
-usage: bench l4|auth [OPTION]…
+usage: bench l4|auth|l7 [OPTION]…
   --only ID       rows with this id, or whose id begins with it: l4.tc, l4.tc.rr; may be given again
   --quick         everything once and short, judging nothing; written to SUITE-quick.json
   --rounds N      rounds of each comparison, at least 5 for a figure that counts (default 7)
@@ -28,10 +28,10 @@ usage: bench l4|auth [OPTION]…
   --fill FILE     the same into a page, between its <!-- begin ID --> and <!-- end -->: docs/performance.md";
 
 /// What can be measured in one go.
-const SUITES: [&str; 2] = ["l4", "auth"];
+const SUITES: [&str; 3] = ["l4", "auth", "l7"];
 
 /// Rows by what they are about, in the order of the report.
-const GROUPS: [Group; 10] = [
+const GROUPS: [Group; 16] = [
     Group {
         id: "l4.verifier",
         what: "instructions and stack of each program, against its budget",
@@ -74,6 +74,24 @@ const GROUPS: [Group; 10] = [
         what: "from the withdrawal to the last word that arrives",
         measure: auth::revocation::measure,
     },
+    Group {
+        id: "l7.rps",
+        what: "requests for each second of the proxy's CPU, against Envoy, HAProxy and nginx",
+        measure: l7::rps::measure,
+    },
+    Group { id: "l7.user", what: "user time and instructions of a request", measure: l7::user::measure },
+    Group { id: "l7.rules", what: "a thousand path rules, against one", measure: l7::rules::measure },
+    Group {
+        id: "l7.memory",
+        what: "private memory: idle, many rules, idle connections",
+        measure: l7::memory::measure,
+    },
+    Group {
+        id: "l7.edit_to_live",
+        what: "from a file to the first request judged anew, under load",
+        measure: l7::edit::measure,
+    },
+    Group { id: "l7.neighbour", what: "a tenant beside one that floods", measure: l7::neighbour::measure },
 ];
 
 struct Group {
@@ -232,7 +250,7 @@ mod tests {
     fn what_cannot_be_meant_is_refused() {
         for words in [
             "",
-            "l7",
+            "l8",
             "l4 --only",
             "auth --only l4.tc",
             "l4 --only l4.nothing",

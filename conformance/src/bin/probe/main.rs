@@ -6,6 +6,7 @@
 mod call;
 mod client;
 mod crowd;
+mod http2;
 mod netfilter;
 mod raw;
 mod requests;
@@ -22,12 +23,15 @@ use std::time::Duration;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
+use requests::Version;
+
 const USAGE: &str = "\
 usage: probe MODE ARGUMENTS
 servers, of both families and of TCP and UDP
   serve PORT              echo
   witness PORT NAME       answer each word with NAME and the address it came from
   ends PORT               echo over TCP; tells of each connection who opened it and how it ended: closed, reset …
+  http2 PORT              answers every request over HTTP/2 without TLS
   tls-serve PORT          echo over TLS, with a certificate of its own making
   chat PORT               WebSocket over HTTP/1.1: any path; what is said comes back
   sink PORT COUNT         UDP on so many ports from this one on; nothing is read, nothing answered
@@ -61,8 +65,13 @@ clients that stay
   idle ADDRESS COUNT      the same, and none of them ever says anything
   last PORT               tell on each line when the last word to a TCP port came in, and how many did
   requests ADDRESS COUNT METHOD:PATH …
-                          as many HTTP/1.1 connections that ask all of these over and over; each line of standard input
-                          asks what is answered from then on (`before`: since the last line), and what has broken
+                          as many HTTP/1.1 clients that ask all of these over and over, each on a connection that it
+                          keeps until an answer ends it; each line of standard input asks what is answered from then on
+                          (`before`: since the last line), and what has broken
+  requests2 ADDRESS COUNT METHOD:PATH …
+                          the same over HTTP/2 without TLS
+  keep ADDRESS            one such connection over HTTP/1.1; each line of standard input, METHOD:PATH, is asked on it, and
+                          its status told, with `last` if the connection ends with the answer
   steady ADDRESS          connects over TCP again and again; each line of standard input asks for `COUNT good, COUNT bad`
 with raw sockets
   flood IP COUNT          send a datagram to each of so many ports and source ports, each a connection of its own
@@ -123,7 +132,14 @@ fn run(words: &[&str]) -> io::Result<()> {
         ["crowd", address, count] => crowd::crowd(read(address)?, read(count)?, true),
         ["idle", address, count] => crowd::crowd(read(address)?, read(count)?, false),
         ["last", port] => crowd::last(read(port)?),
-        ["requests", address, count, asked @ ..] => requests::requests(read(address)?, read(count)?, asked),
+        ["requests", address, count, asked @ ..] => {
+            requests::requests(Version::Http1, read(address)?, read(count)?, asked)
+        }
+        ["requests2", address, count, asked @ ..] => {
+            requests::requests(Version::Http2, read(address)?, read(count)?, asked)
+        }
+        ["keep", address] => requests::keep(read(address)?),
+        ["http2", port] => http2::serve(read(port)?),
         ["steady", address] => client::steady(read(address)?),
         ["flood", to, count] => raw::flood(read(to)?, read(count)?),
         ["complain", to, about] => raw::complain(read(to)?, read(about)?),

@@ -1,4 +1,6 @@
-//! HTTP/1.1 clients that ask over and over, each on one connection that it keeps.
+//! HTTP clients that ask over and over, each on one connection that it keeps for as long as the server lets it: where an
+//! answer says that it is the last, or GOAWAY says that no stream is taken, the next request goes on another one, as with
+//! every client of that kind. Whatever else ends a connection has broken a request.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -10,6 +12,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use crate::PATIENCE;
+use crate::http2;
 
 /// Between two requests of a connection.
 const PAUSE: Duration = Duration::from_millis(1);
@@ -42,7 +45,7 @@ pub(crate) fn one(address: SocketAddr, request: &str) -> io::Result<String> {
     let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     write!(stream, "{method} {path} HTTP/1.1\r\nhost: {address}\r\ncontent-length: 0\r\n\r\n")?;
-    answer(&mut BufReader::new(stream)).map(|status| status.to_string())
+    answer(&mut BufReader::new(stream)).map(|(status, _)| status.to_string())
 }
 
 fn split(text: &str) -> io::Result<Request> {
@@ -50,21 +53,61 @@ fn split(text: &str) -> io::Result<Request> {
     Ok((method.to_owned(), path.to_owned()))
 }
 
-/// So many connections, each of which asks `METHOD:PATH` after `METHOD:PATH`. Each line of standard input asks what was
+/// One HTTP/1.1 connection that is kept: each line of standard input is asked on it; its status is told, and `last` if the
+/// connection ends with the answer.
+pub(crate) fn keep(address: SocketAddr) -> io::Result<()> {
+    let mut client = Client { address, open: Some(connect(address)?) };
+    println!("open");
+    for line in io::stdin().lock().lines() {
+        let request = split(&line?)?;
+        let asked = if client.open.is_some() {
+            client.ask(&request)
+        } else {
+            Err(io::ErrorKind::NotConnected.into())
+        };
+        match asked {
+            Ok(status) if client.open.is_some() => println!("{status}"),
+            Ok(status) => println!("{status} last"),
+            Err(error) => println!("{error}"),
+        }
+    }
+    Ok(())
+}
+
+/// How a fleet speaks.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Version {
+    Http1,
+    Http2,
+}
+
+/// So many clients, each of which asks `METHOD:PATH` after `METHOD:PATH`. Each line of standard input asks what was
 /// answered from then on until every connection has asked everything, and which connections have ever ended. The line
 /// `before` asks the same of all since the last line.
-pub(crate) fn requests(address: SocketAddr, count: usize, requests: &[&str]) -> io::Result<()> {
+pub(crate) fn requests(
+    version: Version,
+    address: SocketAddr,
+    count: usize,
+    requests: &[&str],
+) -> io::Result<()> {
     let requests: Arc<[Request]> =
         requests.iter().map(|text| split(text)).collect::<io::Result<Vec<_>>>()?.into();
     let shared =
         Arc::new(Shared { epoch: AtomicU64::new(0), seen: Mutex::default(), broken: Mutex::default() });
     for number in 0..count {
-        let stream = TcpStream::connect_timeout(&address, PATIENCE * 10)?;
-        stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(ROUND))?;
         let (shared, requests) = (Arc::clone(&shared), Arc::clone(&requests));
+        let mut ask: Box<dyn FnMut(&Request) -> io::Result<u16> + Send> = match version {
+            Version::Http1 => {
+                let mut client = Client { address, open: Some(connect(address)?) };
+                Box::new(move |request| client.ask(request))
+            }
+            Version::Http2 => {
+                let mut client = http2::Client::open(address)?;
+                Box::new(move |(method, path)| client.ask(method, path))
+            }
+        };
         std::thread::spawn(move || {
-            let Err(error) = ask(&stream, address, number, &requests, &shared);
+            let Err(error) = go_on(&mut ask, number, &requests, &shared);
             shared.broken.lock().push(error.to_string());
         });
     }
@@ -80,23 +123,21 @@ pub(crate) fn requests(address: SocketAddr, count: usize, requests: &[&str]) -> 
     Ok(())
 }
 
-/// Asks until the connection ends, which is an error whatever ended it.
-fn ask(
-    stream: &TcpStream,
-    address: SocketAddr,
+/// Asks until a request is broken.
+fn go_on(
+    ask: &mut impl FnMut(&Request) -> io::Result<u16>,
     number: usize,
     requests: &[Request],
     shared: &Shared,
 ) -> io::Result<std::convert::Infallible> {
-    let (mut writer, mut reader) = (stream, BufReader::new(stream));
     loop {
         let begun = shared.epoch.load(Ordering::SeqCst);
-        for (method, path) in requests {
+        for request in requests {
             let epoch = shared.epoch.load(Ordering::SeqCst);
-            write!(writer, "{method} {path} HTTP/1.1\r\nhost: {address}\r\ncontent-length: 0\r\n\r\n")?;
-            let status = answer(&mut reader)?;
+            let status = ask(request)?;
             let mut seen = shared.seen.lock();
             if epoch == shared.epoch.load(Ordering::SeqCst) {
+                let (method, path) = request;
                 seen.statuses.entry(format!("{method}:{path}")).or_default().insert(status);
             }
         }
@@ -109,15 +150,42 @@ fn ask(
     }
 }
 
-/// Reads an answer whose length is said; its status.
-fn answer(reader: &mut impl BufRead) -> io::Result<u16> {
+fn connect(address: SocketAddr) -> io::Result<BufReader<TcpStream>> {
+    let stream = TcpStream::connect_timeout(&address, PATIENCE * 10)?;
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(ROUND))?;
+    Ok(BufReader::new(stream))
+}
+
+/// One that keeps its connection.
+struct Client {
+    address: SocketAddr,
+    open: Option<BufReader<TcpStream>>,
+}
+
+impl Client {
+    fn ask(&mut self, (method, path): &Request) -> io::Result<u16> {
+        let mut reader = match self.open.take() {
+            Some(open) => open,
+            None => connect(self.address)?,
+        };
+        let (address, mut writer) = (self.address, reader.get_ref());
+        write!(writer, "{method} {path} HTTP/1.1\r\nhost: {address}\r\ncontent-length: 0\r\n\r\n")?;
+        let (status, closes) = answer(&mut reader)?;
+        self.open = (!closes).then_some(reader);
+        Ok(status)
+    }
+}
+
+/// Reads an answer whose length is said; its status, and whether the connection ends with it.
+fn answer(reader: &mut impl BufRead) -> io::Result<(u16, bool)> {
     let garbled = || io::Error::new(io::ErrorKind::InvalidData, "not an answer");
     let mut line = String::new();
     if reader.read_line(&mut line)? == 0 {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
     let status = line.split(' ').nth(1).and_then(|word| word.parse().ok()).ok_or_else(garbled)?;
-    let mut length = 0;
+    let (mut length, mut closes) = (0, false);
     loop {
         line.clear();
         if reader.read_line(&mut line)? == 0 {
@@ -128,11 +196,16 @@ fn answer(reader: &mut impl BufRead) -> io::Result<u16> {
             Some((name, value)) if name.eq_ignore_ascii_case("content-length") => {
                 length = value.trim().parse().map_err(|_| garbled())?;
             }
+            Some((name, value)) if name.eq_ignore_ascii_case("connection") => {
+                closes |= value.trim().eq_ignore_ascii_case("close");
+            }
             Some(_) => {}
         }
     }
-    io::copy(&mut reader.take(length), &mut io::sink())?;
-    Ok(status)
+    if io::copy(&mut reader.take(length), &mut io::sink())? < length {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    Ok((status, closes))
 }
 
 impl Shared {

@@ -18,6 +18,8 @@ pub(super) struct Pump {
     /// Names that no trailer may have; `None`: trailers are the other end's affair.
     judged: Option<Box<[Box<str>]>>,
     has_moved: bool,
+    /// Bytes that have been passed on.
+    passed: u64,
 }
 
 /// Why a body does not go on.
@@ -31,7 +33,7 @@ pub(super) enum Broken {
 
 impl Pump {
     pub(super) fn new(from: RecvStream, to: SendStream<Bytes>, judged: Option<Box<[Box<str>]>>) -> Self {
-        Self { from, to, held: Bytes::new(), judged, has_moved: false }
+        Self { from, to, held: Bytes::new(), judged, has_moved: false, passed: 0 }
     }
 
     pub(super) fn to(&mut self) -> &mut SendStream<Bytes> {
@@ -46,6 +48,11 @@ impl Pump {
     /// Whether anything has moved since the last time.
     pub(super) fn has_moved(&mut self) -> bool {
         std::mem::take(&mut self.has_moved)
+    }
+
+    /// Bytes that have been passed on.
+    pub(super) fn passed(&self) -> u64 {
+        self.passed
     }
 
     /// Whether the receiver has reset the stream.
@@ -95,6 +102,7 @@ impl Pump {
         // Taken: the sender may send as much again.
         let _ = self.from.flow_control().release_capacity(count);
         self.has_moved = true;
+        self.passed += count as u64;
         Poll::Ready(Ok(is_last))
     }
 

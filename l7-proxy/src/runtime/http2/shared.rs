@@ -15,7 +15,7 @@ use super::head::Head;
 use super::upstream::Upstream;
 use crate::runtime::connection::Called;
 use crate::runtime::ends::{Ends, Identities};
-use crate::runtime::log::{Described, Said};
+use crate::runtime::log::{Described, Over, Said};
 use crate::runtime::verdict::is_still_allowed;
 use crate::runtime::worker::{Entered, Worker};
 use crate::stage::admit::Place;
@@ -193,6 +193,13 @@ impl<'w, I: Identities> Shared<'w, I> {
             .iter()
             .position(|judge| judge.as_ref().is_some_and(|judge| !judge.is_plain()));
         self.record(&Described::default(), by, Verdict::Dropped, Some(reason), None);
+    }
+
+    /// An exchange is over.
+    pub(super) fn finish(&self, request: &Described, arrived: Instant) {
+        let ends = [self.called.client, self.called.server];
+        let who = &*self.ends.borrow();
+        self.worker.log.finish(&Over { ends, who, request, since: Some(arrived) });
     }
 
     /// Records a request or an answer.

@@ -19,12 +19,14 @@ use super::head::{Head, is_grpc};
 use super::shared::{Live, Order, Shared};
 use super::transfer::{End, Transfer, why};
 use super::upstream::Absent;
+use crate::index::{Edit, Subject};
+use crate::record::REQUEST_ID;
 use crate::runtime::connection::{ConnectError, crowded};
 use crate::runtime::ends::Identities;
 use crate::runtime::log::Described;
 use crate::runtime::reply::Reply;
 use crate::runtime::transfer::{PATIENCE, STALL};
-use crate::runtime::verdict::{Noted, Refused, authorize};
+use crate::runtime::verdict::{Judged, Noted, Refused, authorize};
 use crate::stage::admit::Kind;
 
 /// Why a stream is reset that was let through.
@@ -60,6 +62,7 @@ pub(super) async fn serve<I: Identities>(
     shared.entered.connection.requests.fetch_add(1, Ordering::Relaxed);
     stream.describe(&parts);
     stream.run(parts, body, respond).await;
+    shared.finish(&stream.described, stream.arrived);
     shared.end(id);
 }
 
@@ -71,6 +74,9 @@ impl<I: Identities> Stream<'_, '_, I> {
         let (method, server) = (parts.method.as_str().as_bytes(), self.shared.called.server);
         let authority = authority.or_else(host).unwrap_or_default();
         self.described.set(method, authority, path.as_bytes(), server, "HTTP/2");
+        let recorded = self.shared.worker.log.settings();
+        let first = |name: &str| parts.headers.get(name).map(HeaderValue::as_bytes);
+        self.described.request(recorded.exchanges.as_ref(), first);
     }
 
     async fn run(
@@ -87,6 +93,7 @@ impl<I: Identities> Stream<'_, '_, I> {
         };
         let judged = Head::read(parts).map_err(Refused::malformed).and_then(|mut head| {
             let noted = authorize(&mut head, &self.shared.ends.borrow())?;
+            self.identify(&mut head).map_err(Refused::malformed)?;
             let request = head.forward().map_err(Refused::malformed)?;
             Ok((head, request, noted))
         });
@@ -107,15 +114,27 @@ impl<I: Identities> Stream<'_, '_, I> {
             return self.end_early(End::Failed(Reply::BadGateway, reason), &mut respond);
         }
         let is_over = body.is_end_stream();
+        self.described.passes();
         let Ok((answer, up)) = send.send_request(request, is_over) else {
             let end = End::Failed(Reply::Unavailable, "server takes no more streams");
             return self.end_early(end, &mut respond);
         };
         drop(send);
         let judged = self.shared.ends.borrow().judged.clone();
-        let mut transfer = Transfer::new(body, up, is_over, answer, respond, judged);
+        let recorded = self.shared.worker.log.settings();
+        let mut transfer = Transfer::new(body, up, is_over, answer, respond, judged, recorded);
         let end = poll_fn(|cx| self.poll(&mut transfer, is_tunnel, cx)).await;
         self.finish(end, &mut transfer);
+    }
+
+    /// A request that has no number is given one, where that is wanted.
+    fn identify(&self, head: &mut Head) -> Result<(), &'static str> {
+        if (&*head).header(REQUEST_ID).next().is_some() {
+            return Ok(());
+        }
+        let Some(id) = self.shared.worker.log.request_id() else { return Ok(()) };
+        self.described.identified(self.shared.worker.log.settings().exchanges.as_ref(), &id);
+        head.edit(&[Edit::Add(REQUEST_ID, &id)])
     }
 
     /// Waits for the connection to the server, and for room on it.
@@ -204,7 +223,10 @@ impl<I: Identities> Stream<'_, '_, I> {
                 respond.send_reset(code);
                 self.dropped(reason);
             }
-            End::Gone(_) => self.shared.wasted(),
+            End::Gone(_) => {
+                self.described.left();
+                self.shared.wasted();
+            }
             End::Malformed(reason) => self.malformed(reason),
             End::Done => {}
         }
@@ -212,6 +234,9 @@ impl<I: Identities> Stream<'_, '_, I> {
 
     fn finish(&self, end: End, transfer: &mut Transfer) {
         let answered = transfer.answered;
+        let (received, sent) = transfer.passed();
+        self.described.moved(received, sent);
+        self.described.responded(std::mem::take(&mut transfer.kept));
         if let Some((code, at)) = answered {
             self.answer(code, at, Verdict::Forwarded, None);
         }
@@ -222,6 +247,7 @@ impl<I: Identities> Stream<'_, '_, I> {
                 self.reply(reply, Some(reason), transfer.respond());
             }
             End::Gone(reason) => {
+                self.described.left();
                 transfer.reset(None, reason);
                 if answered.is_none() {
                     self.shared.wasted();
@@ -276,6 +302,7 @@ impl<I: Identities> Stream<'_, '_, I> {
         // Some bytes wait for the client's window in h2; they are fewer than what h2 keeps of a head.
         let is_sent = text.is_empty() || to.send_data(Bytes::from_static(text.as_bytes()), true).is_ok();
         if is_sent {
+            self.described.moved(0, text.len() as u64);
             self.answer(code, Instant::now(), Verdict::Forwarded, reason);
         }
     }

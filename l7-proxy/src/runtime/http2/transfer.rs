@@ -5,6 +5,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -12,11 +13,13 @@ use h2::client::ResponseFuture;
 use h2::server::SendResponse;
 use h2::{Error, Reason, RecvStream, SendStream};
 use http::header::CONTENT_LENGTH;
-use http::{HeaderMap, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use node_api::proxy::Record;
 use tokio::time::Instant;
 
 use super::pump::{Broken, Pump};
 use crate::codec::Fault;
+use crate::record::{keep, names};
 use crate::runtime::reply::Reply;
 
 /// Interim responses to one request.
@@ -53,6 +56,11 @@ pub(super) struct Transfer {
     phase: Phase,
     respond: SendResponse<Bytes>,
     interim: u32,
+    /// Bytes of the answer's body, once that is done.
+    sent: u64,
+    /// Who keeps headers of the answer.
+    recorded: Arc<Record>,
+    pub(super) kept: Vec<(String, String)>,
     /// Status of the answer, and when its head was there.
     pub(super) answered: Option<(u16, Instant)>,
 }
@@ -65,9 +73,12 @@ impl Transfer {
         answer: ResponseFuture,
         respond: SendResponse<Bytes>,
         judged: Box<[Box<str>]>,
+        recorded: Arc<Record>,
     ) -> Self {
         let upload = Pump::new(body, up, Some(judged));
-        Self { upload, is_up: !is_over, phase: Phase::Head(answer), respond, interim: 0, answered: None }
+        let phase = Phase::Head(answer);
+        let (interim, sent, kept, answered) = (0, 0, Vec::new(), None);
+        Self { upload, is_up: !is_over, phase, respond, interim, sent, recorded, kept, answered }
     }
 
     /// Moves what can be moved, and says whether anything has.
@@ -86,6 +97,12 @@ impl Transfer {
                 return (moved, Poll::Pending);
             }
         }
+    }
+
+    /// Bytes of bodies that have been passed on: the request's, and the answer's.
+    pub(super) fn passed(&self) -> (u64, u64) {
+        let sent = if let Phase::Body(pump) = &self.phase { pump.passed() } else { self.sent };
+        (self.upload.passed(), sent)
     }
 
     /// Whether the client does not take what it is sent.
@@ -160,6 +177,7 @@ impl Transfer {
                     Poll::Pending => Ok(pump.has_moved()),
                 },
                 Poll::Ready(Ok(())) => {
+                    self.sent = pump.passed();
                     self.phase = Phase::Done;
                     Ok(true)
                 }
@@ -194,6 +212,8 @@ impl Transfer {
             return Err(End::Failed(Reply::BadGateway, fault.text()));
         }
         self.answered = Some((parts.status.as_u16(), Instant::now()));
+        let first = |name: &str| parts.headers.get(name).map(HeaderValue::as_bytes);
+        self.kept = keep(names(self.recorded.exchanges.as_ref(), |headers| &headers.response), first);
         let is_over = body.is_end_stream();
         let head = Response::from_parts(parts, ());
         let to = self.respond.send_response(head, is_over).map_err(|_| End::Gone(Reason::CANCEL))?;

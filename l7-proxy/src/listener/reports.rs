@@ -1,0 +1,164 @@
+//! Exchanges and counts that the agent has not been told.
+//!
+//! Promise: of exchanges the latest few wait for it, and those that are lost are counted; counts add up until it takes them.
+
+use std::collections::VecDeque;
+
+use mesh::exchange::{Exchange, PairCounts};
+use node_api::proxy::{FromProxy, ProxyReport};
+
+use super::workers::Workers;
+use crate::record::Counts;
+
+/// What exchanges may take that wait for an agent, bytes.
+const MAX_WAITING: usize = 16 << 20;
+/// What those in one message take, or one alone, bytes; as JSON up to six times that.
+const BATCH: usize = 256 << 10;
+/// Pairs in one message.
+const PAIRS: usize = 128;
+
+/// What waits.
+#[derive(Default)]
+pub(super) struct Reports {
+    waiting: VecDeque<Exchange>,
+    /// What they take, bytes.
+    size: usize,
+    lost: u64,
+    counts: Counts,
+    /// Counts that were told and not yet taken.
+    told: Vec<PairCounts>,
+}
+
+impl Reports {
+    pub(super) fn collect(&mut self, workers: &Workers) {
+        for worker in &workers.shared {
+            self.take(worker.log.take_exchanges());
+        }
+    }
+
+    fn take(&mut self, report: ProxyReport) {
+        self.counts.add(report.counts);
+        self.lost += report.lost;
+        self.size += report.exchanges.iter().map(Exchange::size).sum::<usize>();
+        self.waiting.extend(report.exchanges);
+        while self.size > MAX_WAITING && self.pop().is_some() {
+            self.lost += 1;
+        }
+    }
+
+    fn pop(&mut self) -> Option<Exchange> {
+        let first = self.waiting.pop_front()?;
+        self.size -= first.size();
+        Some(first)
+    }
+
+    /// The next message, if there is anything to tell.
+    pub(super) fn next(&mut self) -> Option<FromProxy> {
+        if self.is_empty() {
+            return None;
+        }
+        let (mut exchanges, mut size) = (Vec::new(), 0);
+        while size < BATCH
+            && let Some(exchange) = self.pop()
+        {
+            size += exchange.size();
+            exchanges.push(exchange);
+        }
+        let (lost, counts) = (std::mem::take(&mut self.lost), self.counts.take(PAIRS));
+        self.told.clone_from(&counts);
+        Some(FromProxy::Report(Box::new(ProxyReport { exchanges, lost, counts })))
+    }
+
+    /// The agent has what it was told.
+    pub(super) fn taken(&mut self) {
+        self.told.clear();
+    }
+
+    /// It has gone; another one counts from zero.
+    pub(super) fn again(&mut self) {
+        self.counts.add(std::mem::take(&mut self.told));
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.is_empty() && self.lost == 0 && self.counts.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use mesh::exchange::Kind;
+    use mesh::flow::Verdict;
+
+    use super::*;
+
+    fn exchange(path: usize) -> Exchange {
+        let end = SocketAddr::from(([10, 0, 0, 1], 80));
+        Exchange {
+            start: 0,
+            client: end,
+            server: end,
+            client_identity: None,
+            server_identity: None,
+            is_passed: false,
+            method: String::new(),
+            authority: String::new(),
+            path: "a".repeat(path),
+            protocol: String::new(),
+            server_name: None,
+            code: None,
+            verdict: Verdict::Forwarded,
+            reason: None,
+            flag: None,
+            received: 0,
+            sent: 0,
+            duration: 0,
+            answered: None,
+            served: None,
+            request_headers: Vec::new(),
+            response_headers: Vec::new(),
+        }
+    }
+
+    fn counts(reports: &mut Reports) -> (usize, u64, u64) {
+        let Some(FromProxy::Report(report)) = reports.next() else { return (0, 0, 0) };
+        let kinds = report.counts.iter().flat_map(|pair| &pair.exchanges);
+        (report.exchanges.len(), report.lost, kinds.map(|(_, count)| count).sum())
+    }
+
+    #[test]
+    fn what_nobody_takes_has_a_bound_and_is_counted() {
+        let mut reports = Reports::default();
+        let size = exchange(64 << 10).size();
+        let fit = MAX_WAITING / size;
+        for _ in 0..fit + 7 {
+            reports.take(ProxyReport { exchanges: vec![exchange(64 << 10)], ..ProxyReport::default() });
+        }
+        let (first, lost, _) = counts(&mut reports);
+        assert!(first <= BATCH / size + 1);
+        assert_eq!(lost, 7);
+        let mut all = first;
+        while let (more @ 1.., 0, _) = counts(&mut reports) {
+            all += more;
+        }
+        assert_eq!(all, fit);
+        assert!(reports.is_empty() && reports.size == 0);
+    }
+
+    #[test]
+    fn counts_are_told_again_to_another_agent_only_if_they_were_not_taken() {
+        let mut pair = PairCounts::default();
+        pair.count(Kind { method: None, code: 200, verdict: Verdict::Forwarded, flag: None }, 3);
+        let report = || ProxyReport { counts: vec![pair.clone()], ..ProxyReport::default() };
+        let mut reports = Reports::default();
+        reports.take(report());
+        assert_eq!(counts(&mut reports), (0, 0, 3));
+        reports.again();
+        reports.take(report());
+        assert_eq!(counts(&mut reports), (0, 0, 6));
+        reports.taken();
+        reports.again();
+        assert!(reports.is_empty());
+    }
+}
