@@ -1,6 +1,7 @@
 //! Counts of exchanges by the pair of their ends, since they were taken last.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
+use std::ops::Bound;
 
 use mesh::exchange::{BYTES, End, Kind, PairCounts, SECONDS};
 
@@ -10,7 +11,9 @@ const MOST_PAIRS: usize = 1024;
 /// Counts by pair.
 #[derive(Debug, Default)]
 pub(crate) struct Counts {
-    pairs: HashMap<[End; 2], PairCounts>,
+    pairs: BTreeMap<[End; 2], PairCounts>,
+    /// The last that was taken: the next come first, so that all have their turn.
+    last: Option<[End; 2]>,
     /// Of those that there was no room for.
     rest: PairCounts,
 }
@@ -41,8 +44,11 @@ impl Counts {
         if !self.rest.exchanges.is_empty() {
             taken.push(std::mem::take(&mut self.rest));
         }
-        let ends: Vec<_> = self.pairs.keys().take(most).copied().collect();
+        let after = self.last.map_or(Bound::Unbounded, Bound::Excluded);
+        let later = self.pairs.range((after, Bound::Unbounded)).map(|(ends, _)| *ends);
+        let ends: Vec<_> = later.chain(self.pairs.keys().copied()).take(most).collect();
         taken.extend(ends.iter().filter_map(|ends| self.pairs.remove(ends)));
+        self.last = ends.last().copied().or(self.last);
         taken
     }
 

@@ -36,7 +36,7 @@ pub(super) struct Buffer {
 
 impl Buffer {
     pub(super) fn new(account: Arc<Account>) -> Self {
-        Self { account, data: Vec::new(), start: 0, end: 0, is_short: false }
+        Self { account, data: Vec::new(), start: 0, end: 0, filled: 0, is_short: false }
     }
 
     /// The bytes.
