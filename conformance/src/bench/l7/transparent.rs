@@ -65,9 +65,12 @@ pub(super) fn policy(server: &str, client: &str, ports: &[u16], rules: &str) -> 
 /// The rule that stands for all others.
 pub(super) const RULE: &str = "        - {method: GET|POST, path: /bench/.*}\n";
 
+/// A process and its listening socket, or why there is none.
+type Started = Result<(Process, OwnedFd), String>;
+
 /// A node with a proxy, clients and servers.
 pub(super) struct Transparent {
-    peers: Vec<(Peer, Result<(Process, OwnedFd), String>)>,
+    peers: Vec<(Peer, Started)>,
     sink: Option<Session>,
     /// Whose listening socket is in place; none: ours.
     current: Cell<Option<Peer>>,

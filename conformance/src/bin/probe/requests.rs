@@ -81,6 +81,9 @@ pub(crate) enum Version {
     Http2,
 }
 
+/// Makes a request; its status.
+type Asks = Box<dyn FnMut(&Request) -> io::Result<u16> + Send>;
+
 /// So many clients, each of which asks `METHOD:PATH` after `METHOD:PATH`. Each line of standard input asks what was
 /// answered from then on until every connection has asked everything, and which connections have ever ended. The line
 /// `before` asks the same of all since the last line.
@@ -96,7 +99,7 @@ pub(crate) fn requests(
         Arc::new(Shared { epoch: AtomicU64::new(0), seen: Mutex::default(), broken: Mutex::default() });
     for number in 0..count {
         let (shared, requests) = (Arc::clone(&shared), Arc::clone(&requests));
-        let mut ask: Box<dyn FnMut(&Request) -> io::Result<u16> + Send> = match version {
+        let mut ask: Asks = match version {
             Version::Http1 => {
                 let mut client = Client { address, open: Some(connect(address)?) };
                 Box::new(move |request| client.ask(request))
