@@ -58,7 +58,7 @@ impl TypedMetric for Sums {
 impl EncodeMetric for Sums {
     fn encode(&self, mut encoder: MetricEncoder<'_>) -> Result<(), fmt::Error> {
         let sums = self.0.lock();
-        let bounds = self.1.iter().copied().chain([f64::MAX]);
+        let bounds = self.1.iter().copied().chain([f64::INFINITY]);
         let counts = sums.buckets.iter().copied().chain(std::iter::repeat(0));
         let buckets: Vec<(f64, u64)> = bounds.zip(counts).collect();
         encoder.encode_histogram::<NoLabelSet>(sums.sum, sums.count(), &buckets, None)
