@@ -286,6 +286,7 @@ async fn judges_calls_and_tells() {
     assert_eq!(said(&mut agent, &mut seen).await, FromProxy::Synced { generation: 1 });
 
     ask(&mut early, "", DENIED);
+    drop(early);
     let mut client = call();
     let passed = format!("HTTP/1.1 200 OK\r\ncontent-length: 8\r\n\r\n{CLIENT}");
     ask(&mut client, PUT, DENIED);
@@ -364,8 +365,8 @@ async fn judges_calls_and_tells() {
         // It may have ended by now.
         let _ = agent.send(&ToProxy::Taken).await;
     }
-    assert_eq!(answers(&seen), 6);
-    assert_eq!(seen.exchanges.iter().filter(|exchange| exchange.code.is_some()).count(), 6);
+    assert_eq!(answers(&seen), 7);
+    assert_eq!(seen.exchanges.iter().filter(|exchange| exchange.code.is_some()).count(), 7);
     let ended = tokio::task::spawn_blocking(move || process.0.wait().unwrap());
     let ended = timeout(PATIENCE, ended).await.unwrap().unwrap();
     assert!(ended.success(), "{}", told());
