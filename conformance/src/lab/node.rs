@@ -272,7 +272,7 @@ impl Node {
     }
 
     /// The network namespace of a live workload.
-    fn namespace(&self, name: &str) -> PathBuf {
+    pub fn namespace(&self, name: &str) -> PathBuf {
         self.namespaces().join(self.interface(name))
     }
 

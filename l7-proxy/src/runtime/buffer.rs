@@ -1,5 +1,9 @@
 //! Bytes that have been read from a stream and not yet been passed on.
+//!
+//! Promise: where nothing has been read nothing is kept. The first room is lent by the thread for as long as there is
+//! something in it: idle connections are many, and those of which bytes are under way at the same time are few.
 
+use std::cell::RefCell;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -11,8 +15,10 @@ use super::turn;
 use crate::codec::{MAX_HEAD, MAX_TRAILERS};
 use crate::stage::admit::{Account, Kind};
 
-/// What an idle connection keeps.
+/// What is lent; a workload does not pay for it.
 const FIRST: usize = 4 << 10;
+/// How many of these a thread keeps that nobody needs.
+const MOST_SPARE: usize = 64;
 /// How far it grows while reads fill it.
 const BULK: usize = 64 << 10;
 /// How far it grows at all: a head and the empty line before it, or a trailer section behind other bytes.
@@ -109,12 +115,25 @@ impl Buffer {
             return Poll::Ready(Err(SPENT.into()));
         }
         let mut room = ReadBuf::new(room);
-        ready!(Pin::new(stream).poll_read(cx, &mut room))?;
+        let read = Pin::new(stream).poll_read(cx, &mut room);
+        let Poll::Ready(read) = read else {
+            self.idle();
+            return Poll::Pending;
+        };
+        read?;
         let count = room.filled().len();
         self.is_short = room.remaining() == 0;
         self.end += count;
         self.filled += count as u64;
         Poll::Ready(Ok(count))
+    }
+
+    /// Nothing is there, and nothing comes for now.
+    fn idle(&mut self) {
+        if self.is_empty() && self.data.len() == FIRST {
+            (self.start, self.end) = (0, 0);
+            lend_no_more(std::mem::take(&mut self.data));
+        }
     }
 
     fn make_room(&mut self, is_needed: bool) {
@@ -125,6 +144,10 @@ impl Buffer {
         let is_out = self.end == self.data.len();
         let is_busy = self.is_short && self.data.len() < BULK;
         if !is_out && !is_busy {
+            return;
+        }
+        if self.data.is_empty() {
+            self.data = SPARE.with_borrow_mut(Vec::pop).unwrap_or_else(|| vec![0; FIRST]);
             return;
         }
         let size = (self.data.len() * 2).clamp(FIRST, LIMIT);
@@ -142,7 +165,25 @@ impl Buffer {
 impl Drop for Buffer {
     fn drop(&mut self) {
         self.account.give_back(Kind::Bytes, beyond(self.data.len()));
+        if self.data.len() == FIRST {
+            lend_no_more(std::mem::take(&mut self.data));
+        }
     }
+}
+
+thread_local! {
+    /// Rooms of [`FIRST`] bytes. What stands in them is somebody's who had them before: only what has been read is looked at.
+    static SPARE: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
+}
+
+fn lend_no_more(room: Vec<u8>) {
+    // A thread that ends keeps nothing.
+    let _ = SPARE.try_with(|spare| {
+        let mut spare = spare.borrow_mut();
+        if spare.len() < MOST_SPARE {
+            spare.push(room);
+        }
+    });
 }
 
 /// What of a size the workload pays for.

@@ -297,31 +297,32 @@ impl<'a, D: Stream, U: Stream> Transfer<'a, D, U> {
     }
 
     fn download(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
-        let mut moved = match &mut self.phase {
-            Phase::Done => false,
-            Phase::Head => match self.scan.find(self.up.input.from(self.incoming)) {
+        let (mut moved, was_head) = (false, self.phase == Phase::Head);
+        if was_head {
+            match self.scan.find(self.up.input.from(self.incoming)) {
                 Err(fault) => return Err(self.fail(Failure::BadAnswer(fault))),
                 Ok(Some((start, end))) => {
                     self.head(start, end).map_err(|fault| self.fail(Failure::BadAnswer(fault)))?;
-                    true
+                    moved = true;
                 }
-                Ok(None) => self.receive(cx)?,
-            },
-            Phase::Body(body) => {
-                let counted = body.advance(self.up.input.from(self.incoming), &[]);
-                let counted = counted.map_err(|fault| End::Cut(fault.text()))?;
-                self.incoming += counted;
-                if let Some((described, _)) = self.observer {
-                    described.moved(0, counted as u64);
-                }
-                if body.is_done() {
-                    self.phase = Phase::Done;
-                    true
-                } else {
-                    self.receive(cx)? | (counted > 0)
-                }
+                Ok(None) => moved = self.receive(cx)?,
             }
-        };
+        }
+        // What is there of the body goes with the head: one write, one packet.
+        if let Phase::Body(body) = &mut self.phase {
+            let counted = body.advance(self.up.input.from(self.incoming), &[]);
+            let counted = counted.map_err(|fault| End::Cut(fault.text()))?;
+            self.incoming += counted;
+            if let Some((described, _)) = self.observer {
+                described.moved(0, counted as u64);
+            }
+            if body.is_done() {
+                self.phase = Phase::Done;
+                moved = true;
+            } else if !was_head {
+                moved |= self.receive(cx)? | (counted > 0);
+            }
+        }
         if self.owes() {
             let ready = self.up.input.until(self.incoming);
             let lead = self.farewell.get(self.bidden..).unwrap_or_default();

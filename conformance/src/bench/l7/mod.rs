@@ -9,6 +9,7 @@
 //! A request's cost is the time in which the proxy's CPU was not idle, by requests. Every proxy logs each request, judges
 //! its method, path and source, and may keep as many connections to the server as there are clients.
 
+mod anchor;
 pub mod edit;
 pub mod load;
 mod many;

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use aya::maps::{Map, MapData, SockMap};
 use tempfile::TempDir;
 
+use super::anchor::Anchor;
 use super::load::{Order, Pace, Port, Protocol, Sample};
 use super::peers::{Before, Peer};
 use super::process::{Process, on, shift};
@@ -71,6 +72,8 @@ type Started = Result<(Process, OwnedFd), String>;
 /// A node with a proxy, clients and servers.
 pub(super) struct Transparent {
     peers: Vec<(Peer, Started)>,
+    /// What lets others than ours call the server; or why there is none.
+    anchor: Option<Result<Anchor, String>>,
     sink: Option<Session>,
     /// Whose listening socket is in place; none: ours.
     current: Cell<Option<Peer>>,
@@ -117,6 +120,7 @@ impl Transparent {
         let map = SockMap::try_from(Map::SockMap(map)).expect("a map of sockets");
         Self {
             peers: Vec::new(),
+            anchor: None,
             sink: None,
             current: Cell::new(None),
             map: map.into(),
@@ -142,12 +146,27 @@ impl Transparent {
             assert_eq!(sink.line(), "serving");
             self.sink = Some(sink);
         }
+        if self.anchor.is_none() {
+            self.anchor = Some(self.anchor());
+        }
+        let anchor = self.anchor.as_ref().and_then(|anchor| anchor.as_ref().err().cloned());
+        if let Some(why) = anchor {
+            return self.peers.push((peer, Err(why)));
+        }
         let port = PEER + self.peers.len() as u16;
         let source = self.client.addresses[0].to_string();
         let place = |program: &std::path::Path| self.node.as_proxy(program);
         let started = peer.start(place, self.files.path(), port, &Before::Called, (&source, SINK));
         let started = started.and_then(|mut process| process.listener(port).map(|socket| (process, socket)));
         self.peers.push((peer, started));
+    }
+
+    fn anchor(&self) -> Result<Anchor, String> {
+        let ports: Vec<u16> = PORTS.iter().map(|port| port.number).collect();
+        let mut netfilter = self.node.inside("nft");
+        netfilter.args(["-f", "-"]);
+        let client = (self.node.namespace("client"), self.client.addresses[0]);
+        Anchor::cast((&client.0, client.1), self.server.workload.addresses[0], &ports, netfilter)
     }
 
     /// Puts a proxy in place: ours, or one that was started.
