@@ -195,10 +195,10 @@ pub(crate) fn begin(
     ask(packet, flow, now, false, verdict)?;
     if verdict.proxied() {
         // What the proxy would call in the opener's name, and the answers, pass no hook between the node and itself.
-        if flow.destination.identity == ReservedIdentity::HOST {
-            without_proxy(flow, verdict, DropReason::ProxyToHost)?;
-        } else if !redirect::is_ready() {
-            without_proxy(flow, verdict, DropReason::NoProxy)?;
+        let is_to_host = flow.destination.identity == ReservedIdentity::HOST;
+        if is_to_host || !redirect::is_ready() {
+            let reason = if is_to_host { DropReason::ProxyToHost } else { DropReason::NoProxy };
+            without_proxy(flow, verdict, reason)?;
         }
     }
     if !verdict.proxied() && packet.protocol == protocol::TCP && proxied::has_ports(flow, tuple, now.second) {

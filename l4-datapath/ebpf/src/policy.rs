@@ -58,13 +58,7 @@ impl Verdict {
     /// and reported.
     #[inline(always)]
     pub(crate) fn spare_proxy(&mut self) -> bool {
-        const WANTS: u8 = Verdict::PROXIED | Verdict::SPARED;
-        let [from, to] = self.flags;
-        if from & WANTS == Self::PROXIED || to & WANTS == Self::PROXIED {
-            return false;
-        }
-        self.flags = [Self::spared(from), Self::spared(to)];
-        true
+        policy_spare(self) == 1
     }
 
     #[inline(always)]
@@ -135,6 +129,20 @@ pub(crate) fn ask(
         return Ok(());
     }
     result
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn policy_spare(verdict: *mut Verdict) -> u32 {
+    const WANTS: u8 = Verdict::PROXIED | Verdict::SPARED;
+    // SAFETY: the caller passes a reference; the test for null is for the verifier.
+    let Some(verdict) = (unsafe { verdict.as_mut() }) else { return 0 };
+    let [from, to] = verdict.flags;
+    if from & WANTS == Verdict::PROXIED || to & WANTS == Verdict::PROXIED {
+        return 0;
+    }
+    verdict.flags = [Verdict::spared(from), Verdict::spared(to)];
+    1
 }
 
 #[inline(always)]

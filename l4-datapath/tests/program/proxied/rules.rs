@@ -209,11 +209,11 @@ fn a_direct_connection_goes_on_where_only_audit_mode_wants_it_proxied() {
         node.assign_both(audited, |it| it.flags = EndpointFlags::AUDIT);
         for family in FAMILIES {
             node.set_proxy(1, NOBODY, 1);
-            node.allow(B.ingress, A.identity, Ports::One(TCP, PORT));
+            node.allow(B.ingress, 0, Ports::One(TCP, PORT));
             let ends = family.between(A, B);
             node.passes("from_pod", A, &tcp(ends, (4000, PORT), SYN));
             node.passes("from_pod", B, &tcp(family.between(B, A), (PORT, 4000), SYN | ACK));
-            node.rule(B.ingress, A.identity, Ports::One(TCP, PORT), RuleVerdict::Proxy);
+            node.rule(B.ingress, 0, Ports::One(TCP, PORT), RuleVerdict::Proxy);
             node.set_proxy(3, NOBODY, 1);
             let more = tcp_with(ends, (4000, PORT), ACK, 64, b"more");
             if reset {
