@@ -8,6 +8,7 @@ pub mod allocate;
 mod analyze;
 mod authority;
 mod durable;
+mod fields;
 mod inspect;
 pub mod kind;
 #[cfg(test)]
@@ -23,6 +24,7 @@ mod yaml;
 
 pub use analyze::{Analysis, Located, analyze};
 pub use authority::{AdmitError, admit};
+pub use fields::{L7Part, l7_fields};
 pub use inspect::{Found, InspectError, inspect, selectors};
 pub use objects::ObjectStatus;
 pub use plan::{NodeFacts, PlanError, Planned, Planner, Present, placements, plan, still};

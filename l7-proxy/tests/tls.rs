@@ -537,6 +537,30 @@ async fn audit_mode_reports_and_lets_pass() {
     }
 }
 
+/// The end that only looks on demands TLS, and the other lets requests pass.
+#[tokio::test(start_paused = true)]
+async fn audit_mode_of_one_end_does_not_close_what_the_other_allows() {
+    let mut bench = Bench::new(Vec::new());
+    bench.enforce_tls(Vec::new(), vec![of(None, &["a.example"])], true);
+    let access = anybody(vec![rule("GET", "/")]);
+    bench.enforce_egress(L7Ports { first: 80, last: 80, access, tls: Vec::new() });
+    let request = "GET / HTTP/1.1\r\nHost: h\r\n\r\n";
+    local(async {
+        let (mut client, mut servers) = bench.open();
+        send(&mut client, request).await;
+        let mut server = servers.next().await;
+        expect(&mut server, request).await;
+        let denied = "PUT / HTTP/1.1\r\nHost: h\r\n\r\n";
+        send(&mut server, "HTTP/1.1 204 No Content\r\n\r\n").await;
+        expect(&mut client, "HTTP/1.1 204 No Content\r\n\r\n").await;
+        send(&mut client, denied).await;
+        expect(&mut client, "HTTP/1.1 403 Forbidden\r\n").await;
+    })
+    .await;
+    let flows = bench.flows();
+    assert!(flows[0].starts_with("request AUDIT GET http://h/"), "{flows:?}");
+}
+
 /// Hellos of rustls and by hand, changed at a few bytes each: what is accepted has the name that rustls reads, and what
 /// rustls reads has no other. Whole or cut at some byte, they come to the same.
 #[test]

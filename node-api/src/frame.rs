@@ -46,16 +46,63 @@ impl Frames {
 
     /// The next frame. Cancel safe: a half-received frame stays in the buffer.
     pub(crate) async fn receive<T: DeserializeOwned>(&mut self) -> Result<T, FrameError> {
-        match self.read.next().await {
-            None => Err(FrameError::Closed),
-            Some(Ok(frame)) => Ok(serde_json::from_slice(&frame)?),
-            Some(Err(error)) => Err(classify(error, self.receive_limit)),
-        }
+        next(&mut self.read, self.receive_limit).await
     }
 
+    /// Cancel safe once it has been polled, as [`Frames::flush`].
     pub(crate) async fn send<T: Serialize>(&mut self, message: &T) -> Result<(), FrameError> {
+        self.put(message)?;
+        self.flush().await
+    }
+
+    /// Lets a frame wait, behind those that wait already.
+    pub(crate) fn put<T: Serialize>(&mut self, message: &T) -> Result<(), FrameError> {
         let json = serde_json::to_vec(message)?;
-        self.write.send(Bytes::from(json)).await.map_err(|error| classify(error, self.send_limit))
+        let limit = self.send_limit;
+        let put = self.write.start_send_unpin(Bytes::from(json));
+        put.map_err(|error| classify(error, limit))
+    }
+
+    /// Bytes that wait.
+    pub(crate) fn waiting(&self) -> usize {
+        self.write.write_buffer().len()
+    }
+
+    /// Sends what waits. Cancel safe: what has not been sent waits still.
+    pub(crate) async fn flush(&mut self) -> Result<(), FrameError> {
+        flush(&mut self.write, self.send_limit).await
+    }
+
+    /// Sends what waits and receives meanwhile: a frame, or `None` when nothing waits any more that did; where nothing waits,
+    /// the next frame. Cancel safe.
+    pub(crate) async fn turn<T: DeserializeOwned>(&mut self) -> Result<Option<T>, FrameError> {
+        let Self { read, write, send_limit, receive_limit } = self;
+        if write.write_buffer().is_empty() {
+            return next(read, *receive_limit).await.map(Some);
+        }
+        tokio::select! {
+            biased;
+            flushed = flush(write, *send_limit) => flushed.map(|()| None),
+            frame = next(read, *receive_limit) => frame.map(Some),
+        }
+    }
+}
+
+async fn flush(
+    write: &mut FramedWrite<OwnedWriteHalf, LengthDelimitedCodec>,
+    limit: usize,
+) -> Result<(), FrameError> {
+    SinkExt::<Bytes>::flush(write).await.map_err(|error| classify(error, limit))
+}
+
+async fn next<T: DeserializeOwned>(
+    read: &mut FramedRead<OwnedReadHalf, LengthDelimitedCodec>,
+    limit: usize,
+) -> Result<T, FrameError> {
+    match read.next().await {
+        None => Err(FrameError::Closed),
+        Some(Ok(frame)) => Ok(serde_json::from_slice(&frame)?),
+        Some(Err(error)) => Err(classify(error, limit)),
     }
 }
 

@@ -39,7 +39,7 @@ impl Node {
             Request::Identities => Reply::Identities(control::status::identities(&self.planned.plan)),
             Request::Policies => {
                 let mut policies = control::status::policies(&self.world, &self.planned);
-                self.l7.judge(&self.planned.plan, &mut policies);
+                self.l7.judge(&self.planned, &mut policies);
                 Reply::Policies(policies)
             }
             Request::Plan => match serde_json::to_value(&self.planned.plan) {
@@ -147,7 +147,7 @@ impl Node {
             format!("pool {pool}: new on this node; workloads can start in {seconds} s, when no other node can take its addresses for earlier ones")
         });
         let outward = outward.chain(unpublished).chain(resting).chain(self.auth.problems());
-        let outward = outward.chain(self.l7.problems(&self.planned.plan));
+        let outward = outward.chain(self.l7.problems(&self.planned));
         refused.chain(objects).chain(self.stale_settings()).chain(source).chain(outward).collect()
     }
 

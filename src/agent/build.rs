@@ -89,8 +89,9 @@ impl Node {
         let mut unlisted = BTreeSet::new();
         let mut refused = refusal("the latest edit is", datapath.apply(&planned.plan))?;
         auth.follow(&planned.plan, &BTreeSet::new());
-        if refused.is_none() {
-            l7.follow(&planned.plan);
+        match refused {
+            None => l7.follow(&planned.plan),
+            Some(_) => l7.stay(&planned.plan),
         }
         adopt(&mut datapath, &endpoints, &opened.adopted, &adoption)?;
         datapath.apply_masquerade(&planned.plan.masquerade, &outward.devices)?;

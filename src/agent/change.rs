@@ -107,7 +107,7 @@ impl Node {
     async fn abandon(&mut self, world: Arc<World>, error: &AgentError) {
         self.world = world;
         if let Some(switching) = self.switching.take() {
-            self.l7.follow(&self.planned.plan);
+            self.l7.stay(&self.planned.plan);
             self.complete(switching.starting, switching.ended, Some(&error.to_string())).await;
         }
     }
@@ -153,7 +153,7 @@ impl Node {
             }
             Err(_) => {
                 self.auth.fall_back(&self.planned.plan, &planned.plan);
-                self.l7.follow(&self.planned.plan);
+                self.l7.stay(&self.planned.plan);
             }
         }
         let result = applied.map(|report| {

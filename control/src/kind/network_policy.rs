@@ -62,6 +62,7 @@ fn statement(at: &At<'_>, namespace: &str, peers: &'static str) -> Option<Statem
             authentication: Authentication::None,
             needs: None,
             l7: None,
+            field: None,
         }
     })
 }

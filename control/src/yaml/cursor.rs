@@ -26,6 +26,11 @@ impl<'a> At<'a> {
         Self { node, path: String::new(), place: node.place, findings }
     }
 
+    /// Its name, from the root: `spec.ingress[0]`.
+    pub(crate) fn path(&self) -> &str {
+        &self.path
+    }
+
     /// Where it stands.
     pub(crate) fn place(&self) -> Place {
         self.place

@@ -48,7 +48,7 @@ pub(crate) enum Sender {
     Workload,
     /// Beyond the host's stack.
     Stack,
-    /// The L7 proxy, of whom any refusal is told.
+    /// The L7 proxy, who is told of any refusal that time does not cure.
     Proxy,
 }
 
@@ -83,7 +83,8 @@ extern "C" fn answer_refuse(
     let Some(packet) = (unsafe { packet.as_ref() }) else { return TC_ACT_SHOT };
     let skb = Skb::from(skb);
     let answered = if sender == Sender::Proxy as u32 {
-        reset(skb, packet)
+        // Its SYN comes again, and by then who judges it may have its rules.
+        if reason == DropReason::NoProxy as u32 { None } else { reset(skb, packet) }
     } else {
         answer(skb, packet, reason as u8, mtu)
     };

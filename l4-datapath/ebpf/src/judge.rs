@@ -195,11 +195,10 @@ pub(crate) fn begin(
     ask(packet, flow, now, false, verdict)?;
     if verdict.proxied() {
         // What the proxy would call in the opener's name, and the answers, pass no hook between the node and itself.
-        if flow.destination.identity == ReservedIdentity::HOST {
-            return Err(DropReason::ProxyToHost);
-        }
-        if !redirect::is_ready() {
-            return Err(DropReason::NoProxy);
+        let is_to_host = flow.destination.identity == ReservedIdentity::HOST;
+        if is_to_host || !redirect::is_ready() {
+            let reason = if is_to_host { DropReason::ProxyToHost } else { DropReason::NoProxy };
+            without_proxy(flow, verdict, reason)?;
         }
     }
     if !verdict.proxied() && packet.protocol == protocol::TCP && proxied::has_ports(flow, tuple, now.second) {
@@ -225,6 +224,16 @@ pub(crate) fn begin(
         },
         _ => Err(DropReason::ConnectionMapFull),
     }
+}
+
+/// Lets pass without the proxy what only ends in audit mode want to go by it.
+#[inline(always)]
+fn without_proxy(flow: &mut Flow, verdict: &mut Verdict, reason: DropReason) -> Result<(), DropReason> {
+    if !verdict.spare_proxy() {
+        return Err(reason);
+    }
+    flow.flags |= EventFlags::AUDITED;
+    Ok(())
 }
 
 /// Whether the entry with a packet's tuple is alive and these very ends'.
@@ -311,8 +320,7 @@ fn ask_again(
         reason => reason,
     })?;
     if verdict.proxied() && !entry.is_proxied() {
-        entry.set_reset();
-        return Err(DropReason::NotProxied);
+        without_proxy(flow, verdict, DropReason::NotProxied).inspect_err(|_| entry.set_reset())?;
     }
     let proof = (verdict.mark, verdict.epoch);
     if verdict.mark != 0 {

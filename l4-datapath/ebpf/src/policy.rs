@@ -39,6 +39,8 @@ impl Verdict {
     const AUDITED: u8 = 2;
     /// Policy lets it pass by way of the L7 proxy only.
     const PROXIED: u8 = 4;
+    /// Beside that: audit mode, where the proxy is not there or cannot be, lets it pass without.
+    const SPARED: u8 = 8;
 
     /// Whether either end only looks on.
     #[inline(always)]
@@ -50,6 +52,18 @@ impl Verdict {
     #[inline(always)]
     pub(crate) fn proxied(&self) -> bool {
         (self.flags[0] | self.flags[1]) & Self::PROXIED != 0
+    }
+
+    /// Where the proxy would be in the way: whether no end that wants it enforces that. Then the connection is a direct one,
+    /// and reported.
+    #[inline(always)]
+    pub(crate) fn spare_proxy(&mut self) -> bool {
+        policy_spare(self) == 1
+    }
+
+    #[inline(always)]
+    fn spared(flags: u8) -> u8 {
+        if flags & Self::PROXIED == 0 { flags } else { flags & !Self::PROXIED | Self::AUDITED }
     }
 
     /// An endpoint of this node was asked for that direction.
@@ -95,7 +109,8 @@ pub(crate) fn ask(
         policy_decide(ruleset(end, direction), peer.identity, ask.protocol.into(), ask.port.into(), cookie);
     let is_proxied = decision & PROXIED != 0;
     if is_proxied {
-        verdict.flags[direction as usize] |= Verdict::PROXIED;
+        verdict.flags[direction as usize] |=
+            if is_audited { Verdict::PROXIED | Verdict::SPARED } else { Verdict::PROXIED };
     }
     let result = match decision & !PROXIED {
         // The proxy speaks nothing else.
@@ -114,6 +129,20 @@ pub(crate) fn ask(
         return Ok(());
     }
     result
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn policy_spare(verdict: *mut Verdict) -> u32 {
+    const WANTS: u8 = Verdict::PROXIED | Verdict::SPARED;
+    // SAFETY: the caller passes a reference; the test for null is for the verifier.
+    let Some(verdict) = (unsafe { verdict.as_mut() }) else { return 0 };
+    let [from, to] = verdict.flags;
+    if from & WANTS == Verdict::PROXIED || to & WANTS == Verdict::PROXIED {
+        return 0;
+    }
+    verdict.flags = [Verdict::spared(from), Verdict::spared(to)];
+    1
 }
 
 #[inline(always)]

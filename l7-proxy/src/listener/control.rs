@@ -2,7 +2,8 @@
 //!
 //! Promise: only root or this process's own user is listened to; a new connection replaces the one before; that there is
 //! none changes nothing but that flows are kept, the latest few. Nothing is compiled here: what takes long is done beside it
-//! (`orders`), and answered when it is done.
+//! (`orders`), and answered when it is done. Nobody is waited for: what the agent is to be told waits, about
+//! [`MAX_UNTOLD`] and one message at most, until it listens, and it is listened to meanwhile.
 
 use std::collections::VecDeque;
 use std::io;
@@ -15,7 +16,7 @@ use mesh::l7::L7Flow;
 use node_api::channel::Channel;
 use node_api::proxy::{FromProxy, ProxyAnswer, ProxyConnection, ProxyFlow, ProxyQuestion, ToProxy};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval};
 use tracing::{info, warn};
 
 use super::orders::{Orders, Rules};
@@ -26,14 +27,14 @@ use super::workers::Workers;
 const TICK: Duration = Duration::from_millis(100);
 /// Flows that wait for an agent.
 const MAX_FLOWS: usize = 16_384;
-/// About how many bytes of flows are in one message: less than a socket takes at once, so that who is told can be writing.
+/// About how many bytes of flows are in one message: answers wait behind it.
 const BATCH: usize = 64 << 10;
 /// What a flow takes of that, beside its text.
 const FLOW: usize = 512;
 /// Connections in one answer.
 const MAX_CONNECTIONS: usize = 10_000;
-/// How long an agent may take to take a message.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// Bytes that may wait for the agent. Beyond that it is not listened to, for it would be answered: it listens always.
+const MAX_UNTOLD: usize = 1 << 20;
 
 /// Milliseconds that draining may take at most: a day.
 const MAX_DRAIN: u64 = 24 * 3600 * 1000;
@@ -44,66 +45,108 @@ type Agent = Channel<FromProxy, ToProxy>;
 pub async fn run(listener: OwnedFd, workers: Workers) -> io::Result<()> {
     let listener = Listener::from(listener);
     listener.set_nonblocking(true)?;
-    let listener = UnixListener::from_std(listener)?;
-    // Both ends of a pair are this process.
-    let uid = UnixStream::pair()?.0.peer_cred()?.uid();
-    let mut orders = Orders::start(Rules::new(Arc::clone(&workers.published)))?;
-    let mut flows = Flows::default();
-    let mut agent: Option<Agent> = None;
-    let mut drain: Option<Drain> = None;
-    let mut tick = interval(TICK);
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    info!("the L7 proxy is up");
-    loop {
-        tokio::select! {
-            accepted = listener.accept() => match accepted.and_then(|(stream, _)| {
-                let peer = stream.peer_cred()?.uid();
-                Ok((stream, peer))
-            }) {
-                Ok((stream, peer)) if peer == 0 || peer == uid => {
-                    orders.begin();
-                    flows.is_told = false;
-                    flows.reports.again();
-                    agent = Some(Channel::new(stream));
+    Control::new(workers)?.serve(UnixListener::from_std(listener)?).await
+}
+
+/// One who speaks with the agent, if there is one.
+struct Control {
+    workers: Workers,
+    orders: Orders,
+    flows: Flows,
+    agent: Option<Agent>,
+    drain: Option<Drain>,
+}
+
+impl Control {
+    fn new(workers: Workers) -> io::Result<Self> {
+        let orders = Orders::start(Rules::new(Arc::clone(&workers.published)))?;
+        Ok(Self { workers, orders, flows: Flows::default(), agent: None, drain: None })
+    }
+
+    async fn serve(mut self, listener: UnixListener) -> io::Result<()> {
+        // Both ends of a pair are this process.
+        let uid = UnixStream::pair()?.0.peer_cred()?.uid();
+        let mut tick = interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        info!("the L7 proxy is up");
+        loop {
+            let (has_room, listens) = (self.has_room(), self.listens());
+            tokio::select! {
+                accepted = listener.accept() => match accepted.and_then(|(stream, _)| {
+                    let peer = stream.peer_cred()?.uid();
+                    Ok((stream, peer))
+                }) {
+                    Ok((stream, peer)) if peer == 0 || peer == uid => self.begin(stream),
+                    Ok((_, peer)) => warn!(peer, "control socket: only root is listened to"),
+                    Err(error) => {
+                        warn!(%error, "control socket");
+                        tokio::time::sleep(TICK).await;
+                    }
+                },
+                message = converse(&mut self.agent, listens) => {
+                    if let Some(message) = message {
+                        self.obey(message);
+                    }
                 }
-                Ok((_, peer)) => warn!(peer, "control socket: only root is listened to"),
-                Err(error) => {
-                    warn!(%error, "control socket");
-                    tokio::time::sleep(TICK).await;
-                }
-            },
-            message = receive(&mut agent), if orders.has_room() => match message {
-                ToProxy::Drain { within, idle } => {
-                    workers.published.drain();
-                    drain = Some(Drain::begin(within, idle));
-                }
-                ToProxy::Taken => {
-                    flows.is_told = false;
-                    flows.reports.taken();
-                    flows.tell(&mut agent).await;
-                }
-                ToProxy::Record(record) => {
-                    workers.shared.iter().for_each(|worker| worker.log.set_record(record.clone()));
-                }
-                ToProxy::Ask { number, question } => tell(&mut agent, &answer(&workers, number, question)).await,
-                order => orders.give(order),
-            },
-            answer = orders.answer() => tell(&mut agent, &answer?).await,
-            _ = tick.tick() => {
-                // Before the flows: what ends after this is told at the next turn.
-                let is_idle = workers.is_idle();
-                flows.collect(&workers);
-                flows.tell(&mut agent).await;
-                if let Some(drain) = &drain {
-                    drain.look(&workers);
-                    let is_told = agent.is_none() || flows.is_empty();
-                    if drain.is_over() || is_idle && is_told {
+                answer = self.orders.answer(), if has_room => tell(&mut self.agent, &answer?),
+                _ = tick.tick() => {
+                    if self.look() {
                         info!("the L7 proxy has been drained");
                         return Ok(());
                     }
                 }
             }
         }
+    }
+
+    /// Whether more may wait for the agent.
+    fn has_room(&self) -> bool {
+        untold(&self.agent) < MAX_UNTOLD
+    }
+
+    fn listens(&self) -> bool {
+        self.has_room() && self.orders.has_room()
+    }
+
+    /// An agent has come.
+    fn begin(&mut self, stream: UnixStream) {
+        self.orders.begin();
+        self.flows.is_told = false;
+        self.flows.reports.again();
+        self.agent = Some(Channel::new(stream));
+    }
+
+    fn obey(&mut self, message: ToProxy) {
+        match message {
+            ToProxy::Drain { within, idle } => {
+                self.workers.published.drain();
+                self.drain = Some(Drain::begin(within, idle));
+            }
+            ToProxy::Taken => {
+                self.flows.is_told = false;
+                self.flows.reports.taken();
+                self.flows.tell(&mut self.agent);
+            }
+            ToProxy::Record(record) => {
+                self.workers.shared.iter().for_each(|worker| worker.log.set_record(record.clone()));
+            }
+            ToProxy::Ask { number, question } => {
+                tell(&mut self.agent, &answer(&self.workers, number, question));
+            }
+            order => self.orders.give(order),
+        }
+    }
+
+    /// Tells what has come since; whether the end is there.
+    fn look(&mut self) -> bool {
+        // Before the flows: what ends after this is told at the next turn.
+        let is_idle = self.workers.is_idle();
+        self.flows.collect(&self.workers);
+        self.flows.tell(&mut self.agent);
+        let Some(drain) = &self.drain else { return false };
+        drain.look(&self.workers);
+        let is_told = self.agent.is_none() || self.flows.is_empty() && untold(&self.agent) == 0;
+        drain.is_over() || is_idle && is_told
     }
 }
 
@@ -133,27 +176,34 @@ impl Drain {
     }
 }
 
-/// The agent's next message. Cancel safe.
-async fn receive(agent: &mut Option<Agent>) -> ToProxy {
+/// Sends what the agent is to be told; its next message, if it comes before all is sent and is to be listened to. Cancel safe.
+async fn converse(agent: &mut Option<Agent>, listens: bool) -> Option<ToProxy> {
     let Some(channel) = agent else { return std::future::pending().await };
-    match channel.receive().await {
-        Ok(message) => message,
-        Err(error) => {
-            if error.is_closed() {
-                info!("the agent has gone; its rules stay");
-            } else {
-                warn!(%error, "control socket: the agent is not understood");
-            }
-            *agent = None;
-            std::future::pending().await
+    let turn = match listens {
+        true => channel.turn().await,
+        false if channel.waiting() == 0 => return std::future::pending().await,
+        false => channel.flush().await.map(|()| None),
+    };
+    turn.unwrap_or_else(|error| {
+        if error.is_closed() {
+            info!("the agent has gone; its rules stay");
+        } else {
+            warn!(%error, "control socket: the agent is not understood");
         }
-    }
+        *agent = None;
+        None
+    })
 }
 
-async fn tell(agent: &mut Option<Agent>, message: &FromProxy) {
+/// Bytes that the agent has not been sent yet.
+fn untold(agent: &Option<Agent>) -> usize {
+    agent.as_ref().map_or(0, Channel::waiting)
+}
+
+fn tell(agent: &mut Option<Agent>, message: &FromProxy) {
     let Some(channel) = agent else { return };
-    if !matches!(timeout(PATIENCE, channel.send(message)).await, Ok(Ok(()))) {
-        info!("the agent has gone or does not read");
+    if let Err(error) = channel.put(message) {
+        warn!(%error, "control socket: the agent cannot be told; it has to come again");
         *agent = None;
     }
 }
@@ -203,13 +253,13 @@ impl Flows {
     }
 
     /// One message at a time: an answer to the agent waits behind it.
-    async fn tell(&mut self, agent: &mut Option<Agent>) {
+    fn tell(&mut self, agent: &mut Option<Agent>) {
         if agent.is_none() || self.is_told {
             return;
         }
         if let Some(message) = self.next() {
             self.is_told = true;
-            tell(agent, &message).await;
+            tell(agent, &message);
         }
     }
 
@@ -246,15 +296,18 @@ fn text(flow: &ProxyFlow) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use std::os::linux::net::SocketAddrExt as _;
+    use std::os::unix::net::SocketAddr;
+
     use mesh::flow::{TrafficDirection, Verdict};
-    use mesh::l7::TlsFlow;
+    use mesh::identity::Identity;
+    use mesh::l7::{Expression, HttpRule, L7Access, L7Endpoint, L7Ports, L7Rules, TlsFlow};
     use mesh::workload::EndpointId;
 
     use super::*;
 
-    #[test]
-    fn a_message_has_as_many_flows_as_a_socket_takes_at_once() {
-        let flow = |length: usize| ProxyFlow {
+    fn flow(length: usize) -> ProxyFlow {
+        ProxyFlow {
             time: 0,
             client: ([10, 0, 0, 1], 1).into(),
             server: ([10, 0, 0, 2], 80).into(),
@@ -265,7 +318,97 @@ mod tests {
             verdict: Verdict::Forwarded,
             reason: None,
             l7: L7Flow::Tls(TlsFlow { server_name: Some("n".repeat(length)) }),
+        }
+    }
+
+    /// With a rule whose path has that length.
+    fn set(number: u16, length: usize) -> ToProxy {
+        let path = Some(Expression("a".repeat(length)));
+        let http = Some([HttpRule { path, ..HttpRule::default() }].into());
+        let access = vec![L7Access { peers: None, http }];
+        let rules = L7Rules { ports: vec![L7Ports { first: 80, last: 80, access, tls: Vec::new() }] };
+        let endpoint = Box::new(L7Endpoint {
+            id: EndpointId::new(number).unwrap(),
+            instance: 1,
+            workload: "default/w".parse().unwrap(),
+            ipv4: [10, 0, 0, 1].into(),
+            ipv6: std::net::Ipv6Addr::LOCALHOST,
+            identity: Identity::new(300).unwrap(),
+            ingress: Some(Arc::new(rules)),
+            egress: None,
+            audit: false,
+        });
+        ToProxy::Set { generation: 1, endpoint }
+    }
+
+    fn control() -> Control {
+        Control::new(Workers { published: Arc::default(), shared: Vec::new() }).unwrap()
+    }
+
+    /// It is told more than a megabyte, and many things, by an agent that listens only after that: the proxy has as much to
+    /// say by then. Both have more to say than the socket takes.
+    #[tokio::test]
+    async fn an_agent_that_does_not_listen_before_it_is_heard_is_heard() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let mut agent: Channel<ToProxy, FromProxy> = Channel::new(theirs);
+        let mut control = control();
+        control.begin(ours);
+        control.flows.waiting.extend((0..1024).map(|_| flow(2000)));
+        // Nobody else comes.
+        let name = format!("ferromesh-test-{}", std::process::id());
+        let address = SocketAddr::from_abstract_name(name).unwrap();
+        let listener = Listener::bind_addr(&address).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let serving = tokio::spawn(control.serve(UnixListener::from_std(listener).unwrap()));
+        let (large, small) = (300, 3000);
+        for number in 1..=large {
+            agent.send(&set(number, 4000)).await.unwrap();
+        }
+        for number in 1..=small {
+            let endpoint = EndpointId::new(number).unwrap();
+            agent.send(&ToProxy::Remove { generation: 2, endpoint }).await.unwrap();
+        }
+        let (mut answers, mut flows) = (0, 0);
+        while answers < large + small || flows < 1024 {
+            match agent.receive().await.unwrap() {
+                FromProxy::Accepted { .. } => answers += 1,
+                FromProxy::Flows(told) => {
+                    flows += told.len();
+                    agent.send(&ToProxy::Taken).await.unwrap();
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        agent.send(&ToProxy::Drain { within: 0, idle: 0 }).await.unwrap();
+        serving.await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn an_agent_that_does_not_listen_is_not_listened_to_beyond_a_bound() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let mut agent: Channel<ToProxy, FromProxy> = Channel::new(theirs);
+        let mut control = control();
+        control.begin(ours);
+        agent.send(&ToProxy::Taken).await.unwrap();
+        let mut told = 0;
+        while control.has_room() {
+            tell(&mut control.agent, &FromProxy::Synced { generation: 1 });
+            told += 1;
+        }
+        assert!(untold(&control.agent) < MAX_UNTOLD + 100 && !control.listens());
+        let hears = async {
+            for _ in 0..told {
+                agent.receive().await.unwrap();
+            }
         };
+        let (message, ()) = tokio::join!(converse(&mut control.agent, false), hears);
+        assert_eq!(message, None);
+        assert!(control.listens());
+        assert_eq!(converse(&mut control.agent, true).await, Some(ToProxy::Taken));
+    }
+
+    #[test]
+    fn a_message_of_flows_has_a_bound() {
         let mut flows = Flows::default();
         flows.waiting.extend((0..1000).map(|_| flow(2000)));
         let batch = flows.batch();

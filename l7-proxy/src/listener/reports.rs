@@ -12,10 +12,10 @@ use crate::record::Counts;
 
 /// What exchanges may take that wait for an agent, bytes.
 const MAX_WAITING: usize = 16 << 20;
-/// What those in one message take, or one alone, bytes; as JSON up to six times that.
-const BATCH: usize = 256 << 10;
-/// Pairs in one message.
-const PAIRS: usize = 128;
+/// What those in one message take, or one alone, bytes; as JSON up to six times that. Answers wait behind it.
+const BATCH: usize = 64 << 10;
+/// Pairs in one message, each some KB at most.
+const PAIRS: usize = 16;
 
 /// What waits.
 #[derive(Default)]

@@ -201,7 +201,7 @@ where
         }
         let detected = self.detect().await;
         self.refresh();
-        let is_for_tls = self.ends.judges.iter().flatten().any(|judge| judge.is_for_tls());
+        let is_for_tls = self.ends.is_for_tls();
         match detected {
             // Boxed: an idle connection of HTTP/1 has no room for it.
             Ok(Protocol::Tls) => Box::pin(self.tls()).await,

@@ -97,6 +97,13 @@ impl Ends {
         self.refusal.is_none() && self.judges.iter().flatten().all(|judge| judge.is_plain() || judge.audit)
     }
 
+    /// Whether nothing but TLS may pass: by the word of who enforces it, or of who only looks on where nobody enforces anything.
+    pub(super) fn is_for_tls(&self) -> bool {
+        let nobody_enforces = self.plain();
+        let mut judges = self.judges.iter().flatten();
+        judges.any(|judge| judge.is_for_tls() && (!judge.audit || nobody_enforces))
+    }
+
     /// Whether somebody's rules let everything through, and not just nobody's forbid it.
     pub(super) fn is_granted(&self) -> bool {
         self.judges.iter().flatten().any(|judge| matches!(judge.grant, Grant::Plain))

@@ -247,6 +247,7 @@ fn side(random: &mut Random) -> Side {
         authentication: if random.chance(20) { Authentication::Required } else { Authentication::None },
         needs: random.chance(10).then_some(Needs::L7Proxy),
         l7: random.chance(30).then(|| demand(random)),
+        field: None,
         ..statement(random)
     });
     let deny = if random.chance(30) { random.some(2, statement) } else { Vec::new() };
@@ -257,7 +258,7 @@ fn statement(random: &mut Random) -> Statement {
     let peers = if random.chance(25) { Peers::Any } else { Peers::Selected(random.some(3, peer)) };
     let ports =
         if random.chance(30) { Vec::new() } else { (0..=random.below(3)).map(|_| port(random)).collect() };
-    Statement { peers, ports, authentication: Authentication::None, needs: None, l7: None }
+    Statement { peers, ports, authentication: Authentication::None, needs: None, l7: None, field: None }
 }
 
 fn demand(random: &mut Random) -> L7Demand {

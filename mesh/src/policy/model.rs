@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -110,6 +111,9 @@ pub struct Statement {
     /// Of an allow: what the L7 proxy holds it to, so that it allows by way of the proxy only, and nothing but TCP. In a deny
     /// statement it means nothing.
     pub l7: Option<L7Demand>,
+    /// Of one with such a demand: which field of the object it is, `spec.ingress[0].toPorts[1]`.
+    #[serde(skip)]
+    pub field: Option<Arc<str>>,
 }
 
 /// A demand of a statement that this version cannot enforce.

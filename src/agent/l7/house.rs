@@ -20,7 +20,7 @@ use super::incarnations::{Incarnation, Incarnations};
 use super::keeper::{ASKERS, Restart, Surroundings};
 use super::listeners::Listeners;
 use super::standing::{Answered, Standing};
-use super::talk::{Asked, IDLE, Listening, Lost, Numbered, Talk, Told, WITHIN, escort};
+use super::talk::{Asked, IDLE, Kernel, Listening, Lost, Numbered, Talk, Told, WITHIN, escort};
 use crate::agent::auth::process::{Backoff, Link, Start};
 
 /// For so long without a proxy connections wait for the next one.
@@ -38,7 +38,7 @@ struct Attended {
 pub(super) struct House {
     surroundings: Surroundings,
     wanted: watch::Receiver<Numbered>,
-    followed: watch::Receiver<bool>,
+    kernel: watch::Receiver<Kernel>,
     incarnations: Incarnations,
     attended: BTreeMap<u32, Attended>,
     talks: JoinSet<(u32, Lost)>,
@@ -61,14 +61,14 @@ impl House {
     pub(super) fn new(
         surroundings: Surroundings,
         wanted: watch::Receiver<Numbered>,
-        followed: watch::Receiver<bool>,
+        kernel: watch::Receiver<Kernel>,
     ) -> (Self, watch::Receiver<Standing>) {
         let (standing, stands) = watch::channel(Standing::default());
         let house = Self {
             incarnations: Incarnations::new(surroundings.place.clone()),
             surroundings,
             wanted,
-            followed,
+            kernel,
             attended: BTreeMap::new(),
             talks: JoinSet::new(),
             standing: Arc::new(standing),
@@ -244,8 +244,8 @@ impl House {
         let (asks, asked) = mpsc::channel(ASKERS);
         let (drain, due) = watch::channel(drains);
         self.attended.insert(number, Attended { asks, drain, answers });
-        let (wanted, followed) = (self.wanted.clone(), self.followed.clone());
-        Told { wanted, followed, asked, drain: due }
+        let (wanted, kernel) = (self.wanted.clone(), self.kernel.clone());
+        Told { wanted, kernel, asked, drain: due }
     }
 
     /// One is not talked to any more; whether it was the one that served.

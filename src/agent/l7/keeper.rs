@@ -15,7 +15,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::house::House;
 use super::standing::Standing;
-use super::talk::{Asked, Numbered};
+use super::talk::{Asked, Kernel, Numbered};
 use super::{Event, Refusals, Settings, Sink};
 use crate::agent::auth::place::Place;
 
@@ -32,7 +32,7 @@ pub(super) struct Keeper {
     task: JoinHandle<()>,
     wanted: watch::Sender<Numbered>,
     standing: watch::Receiver<Standing>,
-    followed: watch::Sender<bool>,
+    pub(super) kernel: watch::Sender<Kernel>,
     pub(super) askers: Askers,
 }
 
@@ -67,12 +67,12 @@ impl Keeper {
     pub(super) fn start(surroundings: Surroundings, plan: Arc<L7Plan>) -> Self {
         // Higher than all that an earlier agent has told one that lives on.
         let (wanted, wants) = watch::channel((linux::clock::boottime(), plan));
-        let (followed, follows) = watch::channel(false);
+        let (kernel, goes_by) = watch::channel(Kernel::Unsettled);
         let (questions, asked) = mpsc::channel(ASKERS);
         let (restarts, restarted) = mpsc::channel(1);
-        let (house, standing) = House::new(surroundings, wants, follows);
+        let (house, standing) = House::new(surroundings, wants, goes_by);
         let task = tokio::spawn(house.keep(asked, restarted));
-        Self { task, wanted, standing, followed, askers: Askers { questions, restarts } }
+        Self { task, wanted, standing, kernel, askers: Askers { questions, restarts } }
     }
 
     pub(super) fn into_task(self) -> JoinHandle<()> {
@@ -93,7 +93,12 @@ impl Keeper {
 
     /// The kernel has what was told last, and goes by no plan of an earlier agent.
     pub(super) fn follow(&self) {
-        self.followed.send_replace(true);
+        self.kernel.send_replace(Kernel::Latest);
+    }
+
+    /// No plan of this agent's is in force; the kernel goes by an earlier one's.
+    pub(super) fn stay(&self) {
+        self.kernel.send_replace(Kernel::Earlier);
     }
 
     /// Waits until it has answered all of the latest plan; false: that takes longer.
@@ -127,9 +132,9 @@ impl Keeper {
         let answered = [(1, super::standing::Answered::default())].into();
         let (stands, standing) = watch::channel(Standing { serving: Some(1), next: None, answered });
         let task = tokio::spawn(std::future::pending());
-        let (followed, questions, restarts) =
-            (watch::Sender::new(false), mpsc::channel(1).0, mpsc::channel(1).0);
-        (Self { task, wanted, standing, followed, askers: Askers { questions, restarts } }, wants, stands)
+        let (kernel, questions, restarts) =
+            (watch::Sender::new(Kernel::Unsettled), mpsc::channel(1).0, mpsc::channel(1).0);
+        (Self { task, wanted, standing, kernel, askers: Askers { questions, restarts } }, wants, stands)
     }
 }
 

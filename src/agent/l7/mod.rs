@@ -12,21 +12,20 @@ mod house;
 mod incarnations;
 mod keeper;
 mod listeners;
+mod refusals;
 mod remains;
 mod standing;
 mod talk;
 
-use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use control::Planned;
 use l4_datapath::Datapath;
 use mesh::l7::{L7Plan, L7Ports, L7Rules, left_of};
 use mesh::plan::NodePlan;
-use mesh::policy::PolicyName;
-use mesh::workload::{EndpointId, WorkloadName};
 use node_api::{L7Status, PolicyView};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -36,6 +35,7 @@ use tokio::time::Instant;
 pub(super) use self::access::AccessLog;
 pub(super) use self::flows::Sink;
 use self::keeper::{Askers, Keeper, Surroundings};
+use self::refusals::{Refusals, Refused, refused};
 pub(crate) use self::remains::{leftovers, undo};
 use super::auth::place::{Place, Process};
 use super::error::AgentError;
@@ -65,9 +65,6 @@ pub(super) enum Event {
     Gone,
 }
 
-/// Rules that the proxy does not take, and why.
-type Refusals = Arc<Mutex<BTreeMap<EndpointId, String>>>;
-
 /// The L7 proxy of this node.
 pub(super) struct L7 {
     place: Place,
@@ -77,8 +74,8 @@ pub(super) struct L7 {
     keeper: Option<Keeper>,
     /// What it was told last.
     told: Arc<L7Plan>,
-    /// Rules of the plan that is in force.
-    in_force: Arc<L7Plan>,
+    /// Rules of the plan that is in force; `None`: of none of this agent's, but what an earlier one has left.
+    in_force: Option<Arc<L7Plan>>,
     refusals: Refusals,
     problem: Arc<Mutex<Option<String>>>,
     shortage: Arc<Mutex<Option<String>>>,
@@ -100,7 +97,7 @@ impl L7 {
             sink,
             keeper: None,
             told: Arc::default(),
-            in_force: Arc::default(),
+            in_force: None,
             refusals: Arc::default(),
             problem: Arc::default(),
             shortage: Arc::default(),
@@ -128,7 +125,8 @@ impl L7 {
     }
 
     fn waits(&self, wanted: &Arc<L7Plan>) -> bool {
-        *wanted != self.in_force && self.keeper.as_ref().is_some_and(|keeper| !keeper.is_settled())
+        self.in_force.as_ref() != Some(wanted)
+            && self.keeper.as_ref().is_some_and(|keeper| !keeper.is_settled())
     }
 
     /// Whether the proxy is told what it has not answered. Then the kernel may send nobody there: it could let somebody pass
@@ -159,10 +157,20 @@ impl L7 {
         }
     }
 
-    /// This plan is in force: a new one, or again the one before because another was refused.
+    /// A plan was refused. This one, the latest that was not, stays in force; or, where none of this agent's ever was, what an
+    /// earlier one has left in the kernel, with the rules that it has told the proxy.
+    pub(super) fn stay(&mut self, plan: &NodePlan) {
+        match (&self.in_force, &self.keeper) {
+            (Some(_), _) => self.follow(plan),
+            (None, Some(keeper)) => keeper.stay(),
+            (None, None) => {}
+        }
+    }
+
+    /// This plan is in force.
     pub(super) fn follow(&mut self, plan: &NodePlan) {
         let wanted = plan.l7.clone().unwrap_or_default();
-        self.in_force = Arc::clone(&wanted);
+        self.in_force = Some(Arc::clone(&wanted));
         let Some(keeper) = &self.keeper else { return };
         keeper.tell(Arc::clone(&wanted));
         keeper.follow();
@@ -219,40 +227,17 @@ impl L7 {
     }
 
     /// What does not work, a sentence each.
-    pub(super) fn problems(&self, plan: &NodePlan) -> Vec<String> {
+    pub(super) fn problems(&self, planned: &Planned) -> Vec<String> {
         let texts = [self.problem.lock().clone(), self.shortage.lock().clone()];
         let problem = texts.into_iter().flatten().map(|problem| format!("the L7 proxy: {problem}"));
-        let refused = self.refused(plan).into_iter().map(|Refused { workload, policies, why }| {
-            let names: Vec<String> = policies.iter().map(ToString::to_string).collect();
-            format!("L7 rules of {} are not in force at {workload}: {why}", names.join(", "))
-        });
+        let refused = refused(&self.refusals, planned);
+        let refused = refused.iter().map(Refused::sentence);
         problem.chain(self.sink.access_log.problem()).chain(refused).collect()
     }
 
     /// Says it of the policies too whose rules the proxy does not take.
-    pub(super) fn judge(&self, plan: &NodePlan, policies: &mut [PolicyView]) {
-        for Refused { workload, policies: names, why } in self.refused(plan) {
-            let of_these = |view: &&mut PolicyView| view.policy.as_ref().is_some_and(|it| names.contains(it));
-            for view in policies.iter_mut().filter(of_these) {
-                view.valid = false;
-                view.message = format!("L7 rules are not in force at {workload}: {why}");
-            }
-        }
-    }
-
-    fn refused(&self, plan: &NodePlan) -> Vec<Refused> {
-        let refusals = self.refusals.lock();
-        let known = refusals.iter().filter_map(|(id, why)| Some((plan.endpoints.get(id)?, why)));
-        let refused = known.map(|(planned, why)| {
-            let rulesets = [&planned.ingress, &planned.egress];
-            let outcomes = rulesets.into_iter().flat_map(|ruleset| ruleset.entries.values());
-            let mut policies: Vec<PolicyName> =
-                outcomes.filter(|outcome| outcome.proxied).flat_map(|it| it.by.iter().cloned()).collect();
-            policies.sort();
-            policies.dedup();
-            Refused { workload: planned.endpoint.workload.clone(), policies, why: why.clone() }
-        });
-        refused.collect()
+    pub(super) fn judge(&self, planned: &Planned, policies: &mut [PolicyView]) {
+        refused(&self.refusals, planned).iter().for_each(|refused| refused.note(policies));
     }
 
     /// Each change to the host that was made for it, a sentence each.
@@ -276,13 +261,6 @@ impl L7 {
             let _ = task.await;
         }
     }
-}
-
-/// Rules of one endpoint that are not in force.
-struct Refused {
-    workload: WorkloadName,
-    policies: Vec<PolicyName>,
-    why: String,
 }
 
 /// A plan, and beside it what was enforced before and is not by it: whoever has no rules any more, and directions and ranges
@@ -323,6 +301,9 @@ fn beside(rules: Option<Arc<L7Rules>>, before: Option<&Arc<L7Rules>>) -> Option<
 
 #[cfg(test)]
 mod tests {
+    use mesh::workload::EndpointId;
+
+    use super::talk::Kernel;
     use super::*;
 
     pub(super) fn plan(ids: &[u16]) -> Arc<L7Plan> {
@@ -424,6 +405,25 @@ mod tests {
         l7.keeper.as_ref().unwrap().tell(plan(&[1, 2]));
         l7.follow(&node_plan(&[1]));
         assert_eq!(told.borrow().1.endpoints.keys().map(|id| id.number()).collect::<Vec<_>>(), [1]);
+    }
+
+    /// The kernel goes by what an earlier agent has put there, and the proxy needs what that one has told it.
+    #[tokio::test]
+    async fn a_plan_that_is_refused_before_any_was_in_force_leaves_what_an_earlier_agent_has_left() {
+        let mut l7 = l7();
+        let (keeper, told, _settles) = Keeper::silent(plan(&[1]));
+        let goes_by = keeper.kernel.subscribe();
+        l7.keeper = Some(keeper);
+        l7.keeper.as_ref().unwrap().tell(plan(&[1, 2]));
+        l7.stay(&node_plan(&[7]));
+        assert_eq!(*goes_by.borrow(), Kernel::Earlier);
+        assert_eq!(told.borrow().1.endpoints.len(), 2, "and what is wanted is to be told all the same");
+        l7.follow(&node_plan(&[1, 2]));
+        assert_eq!(*goes_by.borrow(), Kernel::Latest);
+        l7.keeper.as_ref().unwrap().tell(plan(&[1, 2, 3]));
+        l7.stay(&node_plan(&[1, 2]));
+        assert_eq!(*goes_by.borrow(), Kernel::Latest);
+        assert_eq!(told.borrow().1.endpoints.len(), 2);
     }
 
     #[test]

@@ -1,18 +1,23 @@
 //! What is said to one process of the proxy, and what it says.
+//!
+//! Promise: it is heard while it is told something, however much that is, so that it is never waited for while it waits to be
+//! heard. What it says meanwhile has a bound: the answers that it owes, and one message beside them ([`ToProxy::Taken`]).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
 use mesh::l7::{L7Endpoint, L7Plan};
 use mesh::workload::EndpointId;
+use node_api::channel::ChannelError;
 use node_api::proxy::{FromProxy, ProxyAnswer, ProxyQuestion, ToProxy};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 
+use super::Sink;
+use super::refusals::{Refusal, Refusals};
 use super::standing::{Answered, Standing};
-use super::{Refusals, Sink};
 use crate::agent::auth::process::Link;
 
 /// A plan and its number.
@@ -42,11 +47,21 @@ impl Lost {
     }
 }
 
+/// By what the kernel sends connections to it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Kernel {
+    /// That is being decided.
+    Unsettled,
+    /// By what an earlier agent has left: no plan of this one's could be put in force.
+    Earlier,
+    /// By the plan that was told last.
+    Latest,
+}
+
 /// What the one side of a conversation is told.
 pub(super) struct Told {
     pub(super) wanted: watch::Receiver<Numbered>,
-    /// The kernel follows.
-    pub(super) followed: watch::Receiver<bool>,
+    pub(super) kernel: watch::Receiver<Kernel>,
     pub(super) asked: mpsc::Receiver<Asked>,
     /// Another has followed it.
     pub(super) drain: watch::Receiver<bool>,
@@ -70,6 +85,10 @@ pub(super) struct Talk {
     /// Questions it has not answered yet.
     asked: BTreeMap<u64, oneshot::Sender<ProxyAnswer>>,
     last: u64,
+    /// Answers that it owes: to what it was told, and to questions.
+    owed: usize,
+    /// What it has said while it was told something.
+    heard: VecDeque<FromProxy>,
     /// What it was told, and the number of that.
     told: BTreeMap<EndpointId, L7Endpoint>,
     plan: u64,
@@ -88,6 +107,8 @@ enum Sync {
     /// It has not answered that yet.
     Asked,
     Done,
+    /// It is not to be told so: it has been by an earlier agent, and what that one has told it is needed still.
+    Earlier,
 }
 
 impl Talk {
@@ -104,6 +125,8 @@ impl Talk {
             untold: BTreeSet::new(),
             asked: BTreeMap::new(),
             last: 0,
+            owed: 0,
+            heard: VecDeque::new(),
             told: BTreeMap::new(),
             plan: 0,
             unanswered: BTreeMap::new(),
@@ -126,12 +149,12 @@ impl Talk {
         // Before the rules: one that drains already is told nothing that it would have to wait for.
         self.drain(&mut told.drain).await?;
         self.tell(&mut told.wanted).await?;
-        // What one that lives on was told by an earlier agent goes only when the kernel sends nobody there by it.
-        if !self.link.adopted || *told.followed.borrow_and_update() {
-            self.sync().await?;
-        }
+        self.settle(&mut told.kernel).await?;
         self.report();
         loop {
+            while let Some(message) = self.heard.pop_front() {
+                self.take(message).await?;
+            }
             tokio::select! {
                 // What is wanted before what is said: however much that is, it does not hold up a change.
                 biased;
@@ -143,20 +166,10 @@ impl Talk {
                     self.report();
                 }
                 Ok(()) = told.drain.changed() => self.drain(&mut told.drain).await?,
-                message = self.link.channel.receive() => {
-                    let message = message.map_err(|error| Lost::Ended(format!("it has ended: {error}")))?;
-                    let is_answer = !matches!(message, FromProxy::Flows(_) | FromProxy::Report(_));
-                    self.hear(message).await?;
-                    // Who answers is there, however much there is to answer; who only tells flows may hang all the same.
-                    if is_answer {
-                        self.overdue = self.overdue.map(|_| Instant::now() + self.patience);
-                    }
+                message = self.link.channel.receive() => self.take(message.map_err(ended)?).await?,
+                Ok(()) = told.kernel.changed() => {
+                    self.settle(&mut told.kernel).await?;
                     self.report();
-                }
-                Ok(()) = told.followed.changed() => {
-                    if self.sync == Sync::Due {
-                        self.sync().await?;
-                    }
                 }
                 Some((question, asker)) = told.asked.recv() => self.ask(question, asker).await?,
                 () = over(self.overdue) => {
@@ -164,6 +177,18 @@ impl Talk {
                 }
             }
         }
+    }
+
+    async fn take(&mut self, message: FromProxy) -> Result<(), Lost> {
+        let is_answer = !matches!(message, FromProxy::Flows(_) | FromProxy::Report(_));
+        self.hear(message).await?;
+        // Who answers is there, however much there is to answer; who only tells flows may hang all the same.
+        if is_answer {
+            self.owed = self.owed.saturating_sub(1);
+            self.overdue = self.overdue.map(|_| Instant::now() + self.patience);
+        }
+        self.report();
+        Ok(())
     }
 
     async fn hear(&mut self, message: FromProxy) -> Result<(), Lost> {
@@ -179,7 +204,11 @@ impl Talk {
             FromProxy::Refused { generation, endpoint, field, why } => {
                 self.answered(generation, endpoint);
                 tracing::error!(%endpoint, %field, %why, "the L7 proxy refuses rules");
-                self.listening.refusals.lock().insert(endpoint, format!("{field}: {why}"));
+                let refusal = match self.told.get(&endpoint) {
+                    Some(told) => Refusal::new(told, &field, why),
+                    None => Refusal::of_all(why),
+                };
+                self.listening.refusals.lock().insert(endpoint, refusal);
             }
             FromProxy::Synced { .. } => self.sync = Sync::Done,
             FromProxy::Flows(flows) => {
@@ -201,7 +230,8 @@ impl Talk {
             return;
         }
         self.overdue = None;
-        let now = Answered { plan: self.plan, synced: self.sync == Sync::Done };
+        let synced = matches!(self.sync, Sync::Done | Sync::Earlier);
+        let now = Answered { plan: self.plan, synced };
         self.listening.standing.send_if_modified(|standing| {
             let Some(answered) = standing.answered.get_mut(&self.number) else { return false };
             let differs = *answered != now;
@@ -233,6 +263,21 @@ impl Talk {
             self.overdue = Some(Instant::now() + self.patience);
         }
         Ok(())
+    }
+
+    /// Says that this was everything, unless it was said. What one that lives on was told by an earlier agent goes with that:
+    /// only when the kernel sends nobody there by it.
+    async fn settle(&mut self, kernel: &mut watch::Receiver<Kernel>) -> Result<(), Lost> {
+        let kernel = *kernel.borrow_and_update();
+        match (self.sync, kernel) {
+            (Sync::Asked | Sync::Done, _) => Ok(()),
+            _ if !self.link.adopted || kernel == Kernel::Latest => self.sync().await,
+            (_, Kernel::Earlier) => {
+                self.sync = Sync::Earlier;
+                Ok(())
+            }
+            _ => Ok(()),
+        }
     }
 
     /// That this was everything.
@@ -276,17 +321,37 @@ impl Talk {
     }
 
     async fn say(&mut self, message: ToProxy) -> Result<(), Lost> {
-        match timeout(self.patience, self.link.channel.send(&message)).await {
-            Ok(sent) => sent.map_err(|error| Lost::Ended(format!("it has ended: {error}"))),
-            Err(_) => Err(Lost::Hangs("it did not listen, and was ended".to_owned())),
+        self.owed += usize::from(is_answered(&message));
+        self.link.channel.put(&message).map_err(ended)?;
+        // It may have to be heard before it listens.
+        while self.link.channel.waiting() > 0 {
+            let turn = timeout(self.patience, self.link.channel.turn()).await;
+            let said = turn.map_err(|_| Lost::Hangs("it did not listen, and was ended".to_owned()))?;
+            self.heard.extend(said.map_err(ended)?);
+            if self.heard.len() > self.owed + 1 {
+                return Err(Lost::Hangs("it said what it was not asked, and was ended".to_owned()));
+            }
         }
+        Ok(())
+    }
+}
+
+fn ended(error: ChannelError) -> Lost {
+    Lost::Ended(format!("it has ended: {error}"))
+}
+
+/// Whether one message is the answer.
+fn is_answered(message: &ToProxy) -> bool {
+    match message {
+        ToProxy::Set { .. } | ToProxy::Remove { .. } | ToProxy::Synced { .. } | ToProxy::Ask { .. } => true,
+        ToProxy::Record(_) | ToProxy::Taken | ToProxy::Drain { .. } => false,
     }
 }
 
 /// Why rules are not in force that no message takes.
-fn untold() -> String {
+fn untold() -> Refusal {
     let most = L7Endpoint::MAX_SIZE >> 20;
-    format!("the policies that select it have more than {most} MiB of HTTP rules together: no request passes")
+    Refusal::of_all(format!("more than {most} MiB of HTTP rules together: no request passes"))
 }
 
 fn drain() -> ToProxy {
@@ -359,17 +424,17 @@ mod tests {
     /// Who tells, and what is told by that.
     struct Teller {
         wants: watch::Sender<Numbered>,
-        follows: watch::Sender<bool>,
+        kernel: watch::Sender<Kernel>,
         drains: watch::Sender<bool>,
         _asks: mpsc::Sender<Asked>,
     }
 
     fn teller() -> (Teller, Told) {
         let (wants, wanted) = watch::channel((7, l7::plan(&[1])));
-        let (follows, followed) = watch::channel(false);
+        let (goes_by, kernel) = watch::channel(Kernel::Unsettled);
         let (drains, drain) = watch::channel(false);
         let (asks, asked) = mpsc::channel(1);
-        (Teller { wants, follows, drains, _asks: asks }, Told { wanted, followed, asked, drain })
+        (Teller { wants, kernel: goes_by, drains, _asks: asks }, Told { wanted, kernel, asked, drain })
     }
 
     fn listening() -> (Listening, watch::Receiver<Standing>) {
@@ -407,7 +472,7 @@ mod tests {
         teller.wants.send_replace((8, l7::plan(&[1, 2])));
         let endpoint = set(&mut proxy, 8).await;
         assert!(!standing.borrow().is_synced(1), "the kernel is told of it only after that");
-        teller.follows.send_replace(true);
+        teller.kernel.send_replace(Kernel::Latest);
         assert_eq!(proxy.receive().await.unwrap(), ToProxy::Synced { generation: 8 });
         proxy.send(&FromProxy::Synced { generation: 8 }).await.unwrap();
         proxy.send(&FromProxy::Accepted { generation: 8, endpoint }).await.unwrap();
@@ -422,19 +487,125 @@ mod tests {
         assert!(matches!(talking.await.unwrap(), Lost::Ended(_)));
     }
 
+    /// The kernel goes by what an earlier agent has told it: that stays, and by it connections are sent there.
     #[tokio::test]
-    async fn rules_that_no_message_takes_are_told_closed_and_named() {
-        use mesh::l7::{Expression, HttpRule, L7Access, L7Ports, L7Rules};
+    async fn what_an_earlier_agent_told_stays_where_no_plan_of_this_one_fits() {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let mut proxy: Proxy = Channel::new(theirs);
-        let plan = |length: usize| {
-            let mut plan = L7Plan::clone(&l7::plan(&[1]));
-            let rule = HttpRule { path: Some(Expression("a".repeat(length))), ..HttpRule::default() };
-            let access = vec![L7Access { peers: None, http: Some([rule].into()) }];
-            let rules = L7Rules { ports: vec![L7Ports { first: 80, last: 80, access, tls: Vec::new() }] };
-            plan.endpoints.values_mut().for_each(|it| it.ingress = Some(Arc::new(rules.clone())));
-            Arc::new(plan)
-        };
+        let (teller, told) = teller();
+        let (listening, mut standing) = listening();
+        let talking = tokio::spawn(Talk::new(1, Link::adopted(ours), listening, PATIENCE).run(told));
+        recorded(&mut proxy).await;
+        let endpoint = set(&mut proxy, 7).await;
+        teller.kernel.send_replace(Kernel::Earlier);
+        proxy.send(&FromProxy::Accepted { generation: 7, endpoint }).await.unwrap();
+        standing.wait_for(|standing| standing.is_settled(7) && standing.is_synced(1)).await.unwrap();
+        // It would have been told that this was everything by now.
+        teller.drains.send_replace(true);
+        assert_eq!(proxy.receive().await.unwrap(), drain());
+        // A plan fits.
+        teller.kernel.send_replace(Kernel::Latest);
+        assert_eq!(proxy.receive().await.unwrap(), ToProxy::Synced { generation: 7 });
+        drop(teller);
+        assert!(matches!(talking.await.unwrap(), Lost::Ended(_)));
+    }
+
+    /// With a rule whose path has that length.
+    fn plan(ids: &[u16], length: usize) -> Arc<L7Plan> {
+        use mesh::l7::{Expression, HttpRule, L7Access, L7Ports, L7Rules};
+        let mut plan = L7Plan::clone(&l7::plan(ids));
+        let rule = HttpRule { path: Some(Expression("a".repeat(length))), ..HttpRule::default() };
+        let access = vec![L7Access { peers: None, http: Some([rule].into()) }];
+        let rules = L7Rules { ports: vec![L7Ports { first: 80, last: 80, access, tls: Vec::new() }] };
+        plan.endpoints.values_mut().for_each(|it| it.ingress = Some(Arc::new(rules.clone())));
+        Arc::new(plan)
+    }
+
+    fn flow(url: usize) -> node_api::proxy::ProxyFlow {
+        node_api::proxy::ProxyFlow {
+            time: 1,
+            client: ([10, 0, 0, 1], 40_000).into(),
+            server: ([10, 0, 0, 2], 80).into(),
+            client_identity: None,
+            server_identity: None,
+            endpoint: EndpointId::new(1).unwrap(),
+            direction: mesh::flow::TrafficDirection::Ingress,
+            verdict: mesh::flow::Verdict::Forwarded,
+            reason: None,
+            l7: mesh::l7::L7Flow::Http(mesh::l7::HttpFlow {
+                kind: mesh::l7::HttpKind::Request,
+                method: "GET".to_owned(),
+                url: "a".repeat(url),
+                protocol: "HTTP/1.1".to_owned(),
+                code: None,
+                latency: None,
+                note: None,
+            }),
+        }
+    }
+
+    /// It has to say more than a socket takes before it listens, while it is to be told more than a socket takes.
+    #[tokio::test]
+    async fn one_that_does_not_listen_before_it_is_heard_is_heard_while_it_is_told() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let mut proxy: Proxy = Channel::new(theirs);
+        let (teller, told) = teller();
+        let (listening, mut standing) = listening();
+        let talking = tokio::spawn(Talk::new(1, Link::adopted(ours), listening, PATIENCE).run(told));
+        recorded(&mut proxy).await;
+        let endpoint = set(&mut proxy, 7).await;
+        proxy.send(&FromProxy::Accepted { generation: 7, endpoint }).await.unwrap();
+        standing.wait_for(|standing| standing.is_settled(7)).await.unwrap();
+        let ids: Vec<u16> = (1..=20).collect();
+        teller.wants.send_replace((8, plan(&ids, 100_000)));
+        // The agent tells by now, for the socket is full.
+        let (mut answers, mut taken) = (vec![set(&mut proxy, 8).await], 0);
+        proxy.send(&FromProxy::Flows((0..1024).map(|_| flow(2000)).collect())).await.unwrap();
+        // Answers to what it has heard, before it hears more.
+        while answers.len() < ids.len() {
+            let endpoint = answers[answers.len() - 1];
+            proxy.send(&FromProxy::Accepted { generation: 8, endpoint }).await.unwrap();
+            loop {
+                match proxy.receive().await.unwrap() {
+                    ToProxy::Set { generation: 8, endpoint } => break answers.push(endpoint.id),
+                    ToProxy::Taken => taken += 1,
+                    other => panic!("{other:?}"),
+                }
+            }
+        }
+        let endpoint = answers[answers.len() - 1];
+        proxy.send(&FromProxy::Accepted { generation: 8, endpoint }).await.unwrap();
+        standing.wait_for(|standing| standing.is_settled(8)).await.unwrap();
+        if taken == 0 {
+            assert_eq!(proxy.receive().await.unwrap(), ToProxy::Taken);
+        }
+        drop(teller);
+        assert!(matches!(talking.await.unwrap(), Lost::Ended(_)));
+    }
+
+    /// What it may say unasked while it does not listen has a bound.
+    #[tokio::test]
+    async fn one_that_says_what_it_was_not_asked_and_does_not_listen_is_given_up() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let mut proxy: Proxy = Channel::new(theirs);
+        let (teller, told) = teller();
+        let (listening, _standing) = listening();
+        teller.wants.send_replace((8, plan(&[1], 4 << 20)));
+        let talking = tokio::spawn(Talk::new(1, Link::adopted(ours), listening, PATIENCE).run(told));
+        recorded(&mut proxy).await;
+        let endpoint = EndpointId::new(1).unwrap();
+        for _ in 0..3 {
+            proxy.send(&FromProxy::Accepted { generation: 8, endpoint }).await.unwrap();
+        }
+        let Lost::Hangs(why) = talking.await.unwrap() else { panic!("it has not ended") };
+        assert!(why.contains("not asked"), "{why}");
+    }
+
+    #[tokio::test]
+    async fn rules_that_no_message_takes_are_told_closed_and_named() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let mut proxy: Proxy = Channel::new(theirs);
+        let plan = |length| plan(&[1], length);
         let (teller, told) = teller();
         teller.wants.send_replace((7, plan(L7Endpoint::MAX_SIZE)));
         let (listening, mut standing) = listening();
@@ -460,7 +631,7 @@ mod tests {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let mut proxy: Channel<serde_json::Value, ToProxy> = Channel::new(theirs);
         let (teller, told) = teller();
-        teller.follows.send_replace(true);
+        teller.kernel.send_replace(Kernel::Latest);
         let escorting = tokio::spawn(escort(Link::adopted(ours), told, l7::sink(), PATIENCE));
         // What it says may be what this build does not know.
         for said in [

@@ -1,6 +1,8 @@
 //! What of `toPorts` goes by the layer-7 proxy: `rules.http` (`http`) and `serverNames` (`server_names`) are read. The rest is
 //! checked as Cilium checks it; its meaning waits for its enforcer.
 
+use std::sync::Arc;
+
 use mesh::l7::{HttpRules, L7Demand};
 use mesh::policy::{Entity, Needs, Peer, Peers, PortMatch, protocol};
 
@@ -15,6 +17,8 @@ pub(super) struct Demand {
     pub(super) needs: Option<Needs>,
     /// What the proxy lets through.
     pub(super) l7: Option<L7Demand>,
+    /// The field that says so.
+    pub(super) field: Option<Arc<str>>,
 }
 
 /// What an item asks for. Says so with a warning where nothing enforces it: until something does it allows nothing.
@@ -51,9 +55,12 @@ pub(super) fn demand(
     };
     let names = names.map(|(names, _)| L7Demand::ServerNames(names));
     let l7 = names.or(http.map(L7Demand::Http));
-    let Some(first) = other.or(listener) else { return Demand { needs: None, l7 } };
+    let Some(first) = other.or(listener) else {
+        let field = l7.is_some().then(|| fields.whole().path().into());
+        return Demand { needs: None, l7, field };
+    };
     first.warn("needs what the layer-7 proxy of this version cannot do: what it would allow is denied");
-    Demand { needs: Some(Needs::L7Proxy), l7: None }
+    Demand { needs: Some(Needs::L7Proxy), l7: None, field: None }
 }
 
 /// Says where HTTP rules for what a workload calls name the node itself, which the proxy cannot call in its name. Of peers

@@ -195,8 +195,8 @@ fn statements(
                 (Peers::Selected(Vec::new()), Vec::new(), Authentication::None)
             }
         };
-        let statement = |(ports, Demand { needs, l7 })| {
-            Statement { peers: peers.clone(), ports, authentication, needs, l7 }
+        let statement = |(ports, Demand { needs, l7, field })| {
+            Statement { peers: peers.clone(), ports, authentication, needs, l7, field }
         };
         (ports.into_iter().map(statement).collect(), services)
     });

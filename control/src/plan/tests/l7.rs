@@ -74,3 +74,64 @@ fn what_an_edit_does_not_touch_is_the_same_afterwards() {
     bench.edit(RULE1);
     assert_eq!(kernel, judged(&bench), "the kernel has nothing to learn of another method");
 }
+
+/// Demands by field: two of one object, in both directions, one of another, and one that selects nobody here.
+const MANY: &str = r#"
+apiVersion: cilium.io/v2
+kind: CiliumNetworkPolicy
+metadata: {name: many}
+specs:
+  - endpointSelector: {matchLabels: {class: xwing}}
+    ingress: [{toPorts: [{ports: [{port: "80", protocol: TCP}], rules: {http: [{method: GET}]}}]}]
+  - endpointSelector: {matchLabels: {class: deathstar}}
+    ingress:
+      - fromEndpoints: [{}]
+      - fromEndpoints: [{}]
+        toPorts:
+          - ports: [{port: "81", protocol: TCP}]
+          - ports: [{port: "80", protocol: TCP}]
+            rules: {http: [{method: GET}, {method: PUT}]}
+    egress: [{toPorts: [{ports: [{port: "443", protocol: TCP}], serverNames: [a.example]}]}]
+---
+apiVersion: cilium.io/v2
+kind: CiliumNetworkPolicy
+metadata: {name: other}
+spec:
+  endpointSelector: {matchLabels: {class: deathstar}}
+  ingress: [{toPorts: [{ports: [{port: "80", endPort: 90, protocol: TCP}], rules: {http: [{method: GET}]}}]}]
+"#;
+
+#[test]
+fn what_the_proxy_is_told_is_found_in_the_objects_that_say_it() {
+    use mesh::flow::TrafficDirection::{Egress, Ingress};
+    let bench = Bench::new(MANY, &SHIPS);
+    let deathstar = bench.identity("default/deathstar-1");
+    let fields = |part: crate::L7Part| -> Vec<String> {
+        let found = crate::l7_fields(&bench.planned, deathstar, &part);
+        found.iter().flat_map(|(name, fields)| fields.iter().map(move |it| format!("{name} {it}"))).collect()
+    };
+    let (http, names, other) = (
+        "default/many specs[1].ingress[1].toPorts[1].rules.http",
+        "default/many specs[1].egress[0].toPorts[0].serverNames",
+        "default/other spec.ingress[0].toPorts[0].rules.http",
+    );
+    let part =
+        |direction, ports| crate::L7Part { direction: Some(direction), ports: Some(ports), demand: None };
+    assert_eq!(fields(crate::L7Part::default()), [http, names, other]);
+    assert_eq!(fields(part(Ingress, (80, 80))), [http, other]);
+    assert_eq!(fields(part(Ingress, (81, 90))), [other]);
+    assert_eq!(fields(part(Egress, (443, 443))), [names]);
+    assert_eq!(fields(part(Egress, (80, 80))), [""; 0]);
+    // By what it consists of, as the proxy is told it.
+    let rules = rules(&bench, "default/deathstar-1").unwrap();
+    let lists = rules.ports.iter().flat_map(|ports| &ports.access).filter_map(|access| access.http.clone());
+    for (length, field) in [(2, http), (1, other)] {
+        let list = lists.clone().find(|list| list.len() == length).unwrap();
+        let demand = Some(mesh::l7::L7Demand::Http(list));
+        assert_eq!(fields(crate::L7Part { demand, ..part(Ingress, (80, 80)) }), [field]);
+    }
+    assert!(
+        crate::l7_fields(&bench.planned, bench.identity("default/tiefighter"), &Default::default())
+            .is_empty()
+    );
+}

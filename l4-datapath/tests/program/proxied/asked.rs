@@ -163,6 +163,40 @@ fn beyond_the_node_the_proxy_calls_whom_an_opener_calls_and_nobody_else() {
     }
 }
 
+/// Who judges requests may wait for its rules: its SYN comes again, and an RST would fail the request.
+#[test]
+fn a_call_of_the_proxys_while_it_is_not_ready_is_dropped_and_not_reset() {
+    let mut node = node();
+    for family in FAMILIES {
+        node.set_proxy(1, own_cgroup(), 1);
+        calls(&node, family, PORT);
+        node.set_proxy(1, own_cgroup(), 0);
+        let syn = syn(family, A, B, PORT);
+        let blamed = (DropReason::NoProxy, B, Direction::Ingress);
+        let outcome = node.expect_drop("to_pod", B, sent(OWN), &syn, blamed);
+        assert_eq!((outcome.verdict, outcome.frame), (SHOT, syn.clone()), "{family:?}: nobody is told");
+        node.set_proxy(1, own_cgroup(), 1);
+        passes(&mut node, OWN, &syn);
+    }
+    let mut node = gate();
+    node.rule(A.egress, 0, Ports::One(TCP, PORT), RuleVerdict::Proxy);
+    for family in FAMILIES {
+        node.except(family.peer());
+        node.set_proxy(1, own_cgroup(), 1);
+        let ends = family.from(A, family.peer());
+        node.run_from_pod(A, &tcp(ends, (OWN, PORT), SYN));
+        let syn = tcp(ends, (PROXYS, PORT), SYN);
+        for (listeners, verdict, reasons) in [(0, SHOT, vec![DropReason::NoProxy]), (1, UNSPEC, vec![])] {
+            node.set_proxy(1, own_cgroup(), listeners);
+            node.events();
+            let outcome = run::run(node.program("to_netdev"), NIC, sent(OWN), &syn);
+            let told: Vec<_> =
+                node.events().iter().filter_map(|it| DropReason::from_number(it.reason)).collect();
+            assert_eq!((outcome.verdict, told), (verdict, reasons), "{family:?} {listeners}");
+        }
+    }
+}
+
 /// An error ends connections, and quotes what it likes: only the stack makes them, and not in workloads' names.
 #[test]
 fn the_proxy_sends_no_icmp_errors_in_anybodys_name() {

@@ -1,6 +1,6 @@
 //! Which connections go to the proxy, and what becomes of those that policy judged otherwise before.
 
-use abi::{DropReason, MARK_TO_PROXY, REQUIRED, RuleVerdict};
+use abi::{DropReason, EndpointFlags, EventFlags, MARK_TO_PROXY, REQUIRED, RuleVerdict};
 
 use super::super::{
     frame::{ACK, FIN, RST, SYN, TCP, UDP, tcp, tcp_with, udp},
@@ -145,6 +145,87 @@ fn a_proxied_connection_stays_one() {
         assert!(is_for_proxy(&mut node, A, &tcp(ends, (4000, PORT), ACK)));
         assert_eq!(node.passes("from_pod", A, &tcp(ends, (4001, PORT), SYN)).verdict, REDIRECT);
         node.rule(B.ingress, A.identity, Ports::One(TCP, PORT), RuleVerdict::Proxy);
+    }
+}
+
+/// The flags of the two events of a connection that has been opened: of the opener's policy, of that of whom it calls.
+fn audited(node: &mut Node) -> Vec<bool> {
+    node.events().iter().map(|event| event.flags & EventFlags::AUDITED != 0).collect()
+}
+
+/// In audit mode the proxy judges what it can, and what it cannot passes: to the node itself, while there is no proxy.
+#[test]
+fn audit_mode_lets_pass_what_cannot_go_by_way_of_the_proxy_and_says_so() {
+    let mut node = Node::new();
+    node.allow_all();
+    node.rule(A.egress, 0, Ports::One(TCP, PORT), RuleVerdict::Proxy);
+    node.assign_both(A, |a| a.flags = EndpointFlags::AUDIT);
+    for family in FAMILIES {
+        node.set_proxy(1, NOBODY, 1);
+        assert!(is_for_proxy(&mut node, A, &tcp(family.between(A, B), (4000, PORT), SYN)));
+        let to_host = tcp(family.from(A, family.host()), (4000, PORT), SYN);
+        assert_eq!(node.run_from_pod(A, &to_host).verdict, OK);
+        assert_eq!(audited(&mut node), [true]);
+        node.set_proxy(1, NOBODY, 0);
+        let to_pod = tcp(family.between(A, B), (4001, PORT), SYN);
+        assert_eq!(node.run_from_pod(A, &to_pod).verdict, REDIRECT);
+        assert_eq!(audited(&mut node), [true, false], "B's policy allows it directly");
+        let proxied: Vec<_> = node.connections(family).iter().map(|entry| entry.proxied).collect();
+        assert_eq!(proxied.iter().filter(|is| **is == 1).count(), 1);
+        assert_eq!(proxied.len(), 3);
+        // It stays as it is when there is one.
+        node.set_proxy(3, NOBODY, 1);
+        assert_eq!(
+            node.passes("from_pod", A, &tcp(family.between(A, B), (4001, PORT), ACK)).verdict,
+            REDIRECT
+        );
+    }
+}
+
+/// The other end's policy is not suspended with it, whichever end that is.
+#[test]
+fn an_end_that_enforces_is_not_spared_by_audit_mode_of_the_other() {
+    for audited in [A, B] {
+        let mut node = Node::new();
+        node.allow_all();
+        node.rule(A.egress, 0, Ports::One(TCP, PORT), RuleVerdict::Proxy);
+        node.rule(B.ingress, 0, Ports::One(TCP, PORT), RuleVerdict::Proxy);
+        node.assign_both(audited, |it| it.flags = EndpointFlags::AUDIT);
+        for family in FAMILIES {
+            node.set_proxy(1, NOBODY, 0);
+            let syn = tcp(family.between(A, B), (4000, PORT), SYN);
+            assert!(is_for_proxy(&mut node, A, &syn), "no proxy, and one end enforces");
+            assert_eq!(node.connections(family), []);
+        }
+    }
+}
+
+/// Older than the policy that asks for the proxy.
+#[test]
+fn a_direct_connection_goes_on_where_only_audit_mode_wants_it_proxied() {
+    for (audited, reset) in [(B, false), (A, true)] {
+        let mut node = Node::new();
+        node.allow_all();
+        node.assign_both(audited, |it| it.flags = EndpointFlags::AUDIT);
+        for family in FAMILIES {
+            node.set_proxy(1, NOBODY, 1);
+            node.allow(B.ingress, 0, Ports::One(TCP, PORT));
+            let ends = family.between(A, B);
+            node.passes("from_pod", A, &tcp(ends, (4000, PORT), SYN));
+            node.passes("from_pod", B, &tcp(family.between(B, A), (PORT, 4000), SYN | ACK));
+            node.rule(B.ingress, 0, Ports::One(TCP, PORT), RuleVerdict::Proxy);
+            node.set_proxy(3, NOBODY, 1);
+            let more = tcp_with(ends, (4000, PORT), ACK, 64, b"more");
+            if reset {
+                node.drops_from(A, &more, DropReason::NotProxied);
+                continue;
+            }
+            for _ in 0..2 {
+                assert_eq!(node.passes("from_pod", A, &more).verdict, REDIRECT, "{family:?}");
+            }
+            // What opens now goes by the proxy.
+            assert!(is_for_proxy(&mut node, A, &tcp(ends, (4001, PORT), SYN)));
+        }
     }
 }
 

@@ -137,7 +137,14 @@ pub(super) fn method_is(method: &str) -> HttpRule {
 }
 
 pub(super) fn statement(peers: Peers, ports: &[PortMatch]) -> Statement {
-    Statement { peers, ports: ports.to_vec(), authentication: Authentication::None, needs: None, l7: None }
+    Statement {
+        peers,
+        ports: ports.to_vec(),
+        authentication: Authentication::None,
+        needs: None,
+        l7: None,
+        field: None,
+    }
 }
 
 /// `key=value` and `reserved:name`, all of which must hold.

@@ -38,7 +38,14 @@ fn about(number: u32) -> Policy {
         Peer::Cidr { cidr: network.into(), except: Vec::new() },
     ]);
     let ports = vec![tcp(port, port + 10), named];
-    let allow = vec![Statement { peers, ports, authentication: Authentication::None, needs: None, l7: None }];
+    let allow = vec![Statement {
+        peers,
+        ports,
+        authentication: Authentication::None,
+        needs: None,
+        l7: None,
+        field: None,
+    }];
     let side = Side { default_deny: true, allow, deny: Vec::new() };
     let subject = Selector(vec![namespace, app(number)]);
     let rules = vec![Rule { subject, ingress: side.clone(), egress: side }];

@@ -87,9 +87,9 @@ async fn who_is_not_written_down_is_ended_and_who_drains_is_told_so_and_not_to_s
         |number| tokio::net::UnixListener::bind(place.numbered_socket(Process::Proxy, number)).unwrap();
     let sockets = [listen(1), listen(2)];
     let (_wants, wanted) = watch::channel((7, l7::plan(&[1])));
-    let (_follows, followed) = watch::channel(true);
+    let (_settles, kernel) = watch::channel(Kernel::Latest);
     let (mut house, _stands) =
-        House::new(Surroundings { patience: PATIENCE, ..surroundings }, wanted, followed);
+        House::new(Surroundings { patience: PATIENCE, ..surroundings }, wanted, kernel);
     house.begin().await.unwrap();
     let bound = Duration::from_secs(60);
     let ended = timeout(bound, children[2].wait()).await.unwrap().unwrap();
