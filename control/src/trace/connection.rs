@@ -255,7 +255,8 @@ spec: {selector: {class: deathstar}, ipFamilyPolicy: PreferDualStack, ports: [{p
             assert_eq!(found.kernel.way, way, "{from} {to} {port}: {found:?}");
             assert!(!found.kernel.lines.is_empty());
             let [client, server] = found.ends.each_ref().map(|end| end.address);
-            let is_one_family = client.zip(server).is_none_or(|(one, other)| one.is_ipv4() == other.is_ipv4());
+            let is_one_family =
+                client.zip(server).is_none_or(|(one, other)| one.is_ipv4() == other.is_ipv4());
             assert!(is_one_family, "{from} {to}: {client:?} {server:?}");
         }
         let service = find(&bench, "tiefighter", "deathstar.default.svc", 8000).unwrap();
@@ -273,14 +274,13 @@ spec: {selector: {class: deathstar}, ipFamilyPolicy: PreferDualStack, ports: [{p
         let rules = l7.endpoints[&found.ends[1].endpoint.unwrap()].ingress.clone().unwrap();
         let mut lists = rules.ports.iter().flat_map(|ports| &ports.access).filter_map(|it| it.http.as_ref());
         let rule = &lists.next().unwrap()[0];
-        let places = |found: &Connection, direction, rule| {
-            found.places(&bench.world, &bench.planned, direction, rule)
-        };
+        let places =
+            |found: &Connection, direction, rule| found.places(&bench.world, &bench.planned, direction, rule);
         let named = places(&found, TrafficDirection::Ingress, rule);
-        assert_eq!(named.iter().map(|it| (it.policy.to_string(), it.http)).collect::<Vec<_>>(), [(
-            "default/rule1".to_owned(),
-            0
-        )]);
+        assert_eq!(
+            named.iter().map(|it| (it.policy.to_string(), it.http)).collect::<Vec<_>>(),
+            [("default/rule1".to_owned(), 0)]
+        );
         assert!(places(&found, TrafficDirection::Egress, rule).is_empty());
         assert!(places(&found, TrafficDirection::Ingress, &HttpRule::default()).is_empty());
         let other = find(&bench, "xwing", "deathstar-1", 80).unwrap();
