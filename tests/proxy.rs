@@ -27,7 +27,10 @@ use mesh::l7::{Expression, HttpFlow, HttpKind, HttpRule, L7Access, L7Endpoint, L
 use mesh::workload::EndpointId;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use node_api::channel::Channel;
-use node_api::proxy::{FromProxy, ProxyAnswer, ProxyFlow, ProxyQuestion, Record, ToProxy};
+use node_api::proxy::{
+    BudgetOwner, FromProxy, ProxyAnswer, ProxyConnection, ProxyFlow, ProxyQuestion, ProxySupposed, Record,
+    SupposedEnd, SupposedRequest, ToProxy,
+};
 use socket2::{Domain, Socket, Type};
 use tokio::net::UnixStream;
 use tokio::time::timeout;
@@ -199,6 +202,59 @@ async fn said(agent: &mut Agent, seen: &mut Seen) -> FromProxy {
     }
 }
 
+/// Its answer to a question.
+async fn answered(agent: &mut Agent, seen: &mut Seen, question: ProxyQuestion) -> ProxyAnswer {
+    agent.send(&ToProxy::Ask { number: 9, question }).await.unwrap();
+    match said(agent, seen).await {
+        FromProxy::Answer { number: 9, answer } => *answer,
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn connections(agent: &mut Agent, seen: &mut Seen) -> Vec<ProxyConnection> {
+    match answered(agent, seen, ProxyQuestion::Connections).await {
+        ProxyAnswer::Connections(connections) => connections,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// The client is not of this node: the server's workload has its connections.
+async fn tells_of_budgets(agent: &mut Agent, seen: &mut Seen) {
+    let ProxyAnswer::Budgets(rows) = answered(agent, seen, ProxyQuestion::Budgets).await else {
+        panic!("no budgets");
+    };
+    let [one, all] = rows.as_slice() else { panic!("{rows:?}") };
+    assert_eq!((one.owner, one.instance, one.address), (BudgetOwner::Workload, Some(7), Some(SERVER.into())));
+    assert!(
+        one.budgets.connections.used >= 1 && one.budgets.connections.bound > one.budgets.connections.used
+    );
+    assert_eq!((all.owner, all.budgets.connections.used), (BudgetOwner::All, one.budgets.connections.used));
+}
+
+/// By the maps and rules that it judges by.
+async fn explains(agent: &mut Agent, seen: &mut Seen) {
+    for (method, path, status) in
+        [("PUT", "/v1/exhaust-port", None), ("POST", "/v1/request-landing", Some(403))]
+    {
+        let end = |address: Ipv4Addr| SupposedEnd { address: address.into(), identity: None };
+        let request = SupposedRequest {
+            http2: false,
+            method: method.to_owned(),
+            path: path.to_owned(),
+            host: Some("deathstar".to_owned()),
+            headers: Vec::new(),
+        };
+        let asked = ProxySupposed { client: end(CLIENT), server: end(SERVER), port: 80, request };
+        let question = ProxyQuestion::Explain(Box::new(asked));
+        let ProxyAnswer::Explained(says) = answered(agent, seen, question).await else {
+            panic!("unexplained")
+        };
+        assert_eq!((says.client_identity, says.server_identity), (Identity::new(300), Identity::new(256)));
+        assert_eq!(says.answer.as_ref().map(|answer| answer.status), status, "{says:?}");
+        assert_eq!(says.forwarded.is_empty(), status.is_some());
+    }
+}
+
 fn has_one_right(pid: u32, directory: &Path) {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let field = |name: &str| {
@@ -316,16 +372,12 @@ async fn judges_calls_and_tells() {
     ask(&mut client, POST, DENIED);
     ask(&mut client, PUT, &passed);
 
-    agent.send(&ToProxy::Ask { number: 9, question: ProxyQuestion::Connections }).await.unwrap();
-    match said(&mut agent, &mut seen).await {
-        FromProxy::Answer { number: 9, answer } => {
-            let ProxyAnswer::Connections(connections) = *answer;
-            let one = connections.iter().find(|one| one.client == client.local_addr().unwrap()).unwrap();
-            assert_eq!((one.requests, one.protocol.as_deref()), (5, Some("HTTP/1.1")));
-            assert_eq!(one.upstream.unwrap().ip(), IpAddr::from(CLIENT));
-        }
-        other => panic!("{other:?}"),
-    }
+    let connections = connections(&mut agent, &mut seen).await;
+    let one = connections.iter().find(|one| one.client == client.local_addr().unwrap()).unwrap();
+    assert_eq!((one.requests, one.protocol.as_deref()), (5, Some("HTTP/1.1")));
+    assert_eq!(one.upstream.unwrap().ip(), IpAddr::from(CLIENT));
+    tells_of_budgets(&mut agent, &mut seen).await;
+    explains(&mut agent, &mut seen).await;
     let answers =
         |seen: &Seen| seen.flows.iter().filter(|flow| http(flow).kind == HttpKind::Response).count();
     while answers(&seen) < 6 || seen.counted < 6 {
@@ -345,14 +397,8 @@ async fn judges_calls_and_tells() {
     // It goes on with whom it has, says with the next answer that this ends, and takes nobody any more.
     let drain = ToProxy::Drain { within: 600_000, idle: 600_000 };
     agent.send(&drain).await.unwrap();
-    agent.send(&ToProxy::Ask { number: 10, question: ProxyQuestion::Connections }).await.unwrap();
-    match said(&mut agent, &mut seen).await {
-        FromProxy::Answer { number: 10, answer } => {
-            let ProxyAnswer::Connections(connections) = *answer;
-            assert!(connections.iter().all(|one| one.draining) && !connections.is_empty());
-        }
-        other => panic!("{other:?}"),
-    }
+    let connections = self::connections(&mut agent, &mut seen).await;
+    assert!(connections.iter().all(|one| one.draining) && !connections.is_empty());
     agent.send(&set(4, vec![rule("POST", "/v1/.*")])).await.unwrap();
     assert_eq!(said(&mut agent, &mut seen).await, FromProxy::Accepted { generation: 4, endpoint: id });
     let last = DENIED.replace("\r\n\r\n", "\r\nconnection: close\r\n\r\n");

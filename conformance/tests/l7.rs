@@ -74,6 +74,47 @@ fn story(node: &Node, deathstar: &Workload) {
     }
 }
 
+/// What the node says of a request that a workload of that name would send.
+fn explained(node: &Node, from: &str, method: &str, path: &str) -> (Outcome, serde_json::Value) {
+    let asked = ["proxy", "explain", "--from", from, "--to", "deathstar", method, path, "-o", "json"];
+    let outcome = node.ferromesh(&asked);
+    let value = serde_json::from_str(&outcome.stdout).unwrap_or_default();
+    (outcome, value)
+}
+
+#[test]
+fn what_the_story_gets_is_explained_before_it_is_sent() {
+    let (node, deathstar) = ruled();
+    let sleeps = ["sleep", "1000"];
+    let _ships = [node.start("fighter", EMPIRE, &sleeps), node.start("wing", ALLIANCE, &sleeps)];
+    let (outcome, lands) = explained(&node, "fighter", "POST", "/v1/request-landing");
+    assert_eq!(outcome.code, Some(0), "{outcome:?}");
+    assert_eq!((&lands["kernel"]["way"], &lands["proxy"]["verdict"]), (&"proxy".into(), &"FORWARDED".into()));
+    let judge = &lands["proxy"]["judges"][0];
+    assert_eq!(judge["workload"], "default/deathstar");
+    let place = &judge["readings"][0]["rule"]["places"][0];
+    assert_eq!((&place["policy"]["name"], &place["http"]), (&"rule1".into(), &0.into()), "{lands}");
+    let (outcome, bombs) = explained(&node, "fighter", "PUT", "/v1/exhaust-port");
+    assert_eq!(outcome.code, Some(1));
+    assert_eq!(bombs["proxy"]["answer"]["status"], 403, "{bombs}");
+    assert_eq!(bombs["proxy"]["reason"], "no rule lets it through");
+    let (outcome, dropped) = explained(&node, "wing", "POST", "/v1/request-landing");
+    assert_eq!((outcome.code, &dropped["kernel"]["way"]), (Some(1), &"dropped".into()), "{dropped}");
+    assert!(dropped["proxy"].is_null());
+    let nobody = node.ferromesh(&["proxy", "explain", "--from", "wng", "--to", "deathstar", "GET", "/"]);
+    assert!(nobody.stderr.contains("did you mean default/wing"), "{nobody:?}");
+    // Nothing of it was sent, nor seen; and it is what happens.
+    assert!(node.json(&["proxy", "connections"]).as_array().unwrap().is_empty());
+    story(&node, &deathstar);
+    node.apply("rule1.yaml", &bombing());
+    wait_until("the edit is explained", || {
+        explained(&node, "fighter", "PUT", "/v1/exhaust-port").0.code == Some(0)
+    });
+    let budgets = node.json(&["proxy", "budgets"]);
+    let all = budgets.as_array().unwrap().iter().find(|row| row["owner"] == "all").unwrap();
+    assert!(all["connections"]["bound"].as_u64() > Some(0) && all["draining"] == false, "{budgets}");
+}
+
 /// Ships that keep asking for what is always allowed, for what the rule's editor lets them or not, and for what never is;
 /// each on a connection that it keeps.
 fn fleet(node: &Node, deathstar: &Workload, family: usize) -> Session {

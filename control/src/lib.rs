@@ -28,6 +28,7 @@ pub use fields::{L7Part, l7_fields};
 pub use inspect::{Found, InspectError, inspect, selectors};
 pub use objects::ObjectStatus;
 pub use plan::{NodeFacts, PlanError, Planned, Planner, Present, placements, plan, still};
+pub use trace::connection::{Connection, NamedEnd};
 pub use trace::{TraceError, trace};
 pub use what_if::{Snapshot, WhatIfError, what_if};
 pub use world::{Claim, ClaimName, World};

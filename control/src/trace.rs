@@ -3,6 +3,7 @@
 //! A flow between two workloads is judged twice, by the sender's egress and the receiver's ingress; both must allow
 //! it. Addresses and reserved entities judge nothing themselves. A service is never judged, but those who answer for it.
 
+pub(crate) mod connection;
 mod service;
 
 use std::cmp::Reverse;
@@ -60,6 +61,14 @@ pub enum TraceError {
         service: ServiceName,
         /// What is the matter, and what to do.
         why: String,
+    },
+    /// The proxy of this node sees nothing of it.
+    #[error("neither {from} nor {to} is an endpoint of this node: ask on the node of one of them")]
+    Elsewhere {
+        /// As it was given.
+        from: String,
+        /// As it was given.
+        to: String,
     },
     /// No policy is asked.
     #[error("neither {from} nor {to} is a workload: policy judges nothing between them")]
@@ -156,24 +165,42 @@ impl Found {
     }
 }
 
+/// Whom a text names.
+enum Named {
+    Reserved(Identity),
+    Address(IpAddr),
+    Workload(WorkloadName, Identity),
+}
+
 fn find(world: &World, plan: &NodePlan, what: &str) -> Result<Found, TraceError> {
+    Ok(match named(world, plan, what)? {
+        Named::Reserved(identity) => not_a_workload(plan, what, identity),
+        Named::Address(address) => at_address(world, plan, address),
+        Named::Workload(found, identity) => {
+            let asked = what.parse().map_or(found.name.clone(), |asked: WorkloadName| asked.name);
+            Found { name: asked, ..of_workload(world, plan, &found, identity) }
+        }
+    })
+}
+
+fn named(world: &World, plan: &NodePlan, what: &str) -> Result<Named, TraceError> {
     if let Some(name) = what.strip_prefix("reserved:") {
         let reserved = Identity::RESERVED.iter().find(|(_, reserved)| *reserved == name);
         let names = Identity::RESERVED.iter().map(|(_, reserved)| *reserved);
         let (identity, _) =
             reserved.ok_or_else(|| unknown(what, nearest(name, names).map(|n| format!("reserved:{n}"))))?;
-        return Ok(not_a_workload(plan, what, *identity));
+        return Ok(Named::Reserved(*identity));
     }
     if let Ok(address) = what.parse::<IpAddr>() {
-        return Ok(at_address(world, plan, address));
+        return Ok(Named::Address(address));
     }
     let workload: WorkloadName = what.parse().map_err(|_| unknown(what, None))?;
-    let named = |name: &WorkloadName| *name == workload;
+    let is_it = |name: &WorkloadName| *name == workload;
     // The pods of a deployment are named after it: `deathstar-2` answers for `deathstar`.
     let stem = format!("{}-", workload.name);
     let begins = |name: &WorkloadName| name.namespace == workload.namespace && name.name.starts_with(&stem);
     let all = workloads(world, plan);
-    let exact: Vec<_> = all.iter().filter(|(name, _)| named(name)).collect();
+    let exact: Vec<_> = all.iter().filter(|(name, _)| is_it(name)).collect();
     let found = if exact.is_empty() { all.iter().filter(|(name, _)| begins(name)).collect() } else { exact };
     let Some((first, identity)) = found.first() else {
         let names: Vec<String> = all.iter().map(|(name, _)| name.to_string()).collect();
@@ -184,9 +211,7 @@ fn find(world: &World, plan: &NodePlan, what: &str) -> Result<Found, TraceError>
         let all: Vec<String> = found.iter().map(|(name, _)| name.to_string()).collect();
         return Err(TraceError::Ambiguous { what: what.to_owned(), all: all.join(", ") });
     }
-    let mut found = of_workload(world, plan, first, *identity);
-    found.name = workload.name;
-    Ok(found)
+    Ok(Named::Workload(first.clone(), *identity))
 }
 
 /// Workloads that are known: endpoints here, and declared ones of any node.

@@ -13,6 +13,7 @@ const MAX_DEPTH: u32 = 64;
 /// An expression that bytes match whole or not at all: if they match one of its branches.
 #[derive(Clone, Debug)]
 pub struct Matcher {
+    text: Arc<str>,
     branches: Box<[Branch]>,
 }
 
@@ -64,7 +65,12 @@ impl Matcher {
             }
             compiled.push(branch);
         }
-        Ok(Self { branches: compiled.into() })
+        Ok(Self { text: text.into(), branches: compiled.into() })
+    }
+
+    /// As it is written. [`Expressions`] finds it by the same text.
+    pub fn text(&self) -> &Arc<str> {
+        &self.text
     }
 
     /// Whether all of `text` matches.

@@ -11,7 +11,7 @@ use crate::{Automaton, ExpressionError, Matcher};
 #[derive(Debug, Default)]
 pub struct Expressions {
     /// Those that regard case, and those that do not.
-    matchers: [BTreeMap<Box<str>, Arc<Matcher>>; 2],
+    matchers: [BTreeMap<Arc<str>, Arc<Matcher>>; 2],
     automata: BTreeMap<Box<str>, Arc<Automaton>>,
     made: usize,
 }
@@ -23,7 +23,7 @@ impl Expressions {
             return Ok(Arc::clone(matcher));
         }
         let matcher = Arc::new(Matcher::new(text, ignores_case, self)?);
-        self.matchers[usize::from(ignores_case)].insert(text.into(), Arc::clone(&matcher));
+        self.matchers[usize::from(ignores_case)].insert(Arc::clone(matcher.text()), Arc::clone(&matcher));
         self.made += 1;
         Ok(matcher)
     }
@@ -69,6 +69,7 @@ mod tests {
         let numbers = ["/a/[0-9]+", "/b/[0-9]+", "/c/([0-9])+$", "/a/[0-9]+"];
         let mut kept: Vec<_> = numbers.iter().map(|text| store.matcher(text, false).unwrap()).collect();
         assert!(Arc::ptr_eq(&kept[0], &kept[3]));
+        assert_eq!(&**kept[2].text(), numbers[2]);
         assert_eq!(store.count(), (3, 1));
         store.matcher("/a", true).unwrap();
         kept.truncate(1);

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::auth::{AuthQuestion, AuthWhy, CertificateView, NodeView, PairView};
 use crate::observation::{DropView, EventView, MetricView, MonitorQuery, ObserveQuery, ProgramView};
-use crate::proxy::{ProxyConnection, ProxyRestarted};
+use crate::proxy::{ExplainQuery, ProxyBudgets, ProxyConnection, ProxyExplained, ProxyRestarted};
 use crate::{EndpointPolicy, PolicyDetails, Prediction, SelectorView, WhatIf};
 
 /// First frame of each side.
@@ -91,6 +91,10 @@ pub enum Request {
     TrustBundle,
     /// → any number of [`Reply::ProxyConnections`], then [`Reply::Done`].
     ProxyConnections,
+    /// → any number of [`Reply::ProxyBudgets`], then [`Reply::Done`].
+    ProxyBudgets,
+    /// What would the L7 proxy do with this request, and why? → [`Reply::ProxyExplained`].
+    ProxyExplain(Box<ExplainQuery>),
     /// Another process takes the L7 proxy's place, and the one before ends with its connections.
     /// → [`Reply::ProxyRestarted`].
     ProxyRestart,
@@ -122,7 +126,9 @@ impl Request {
             | Self::Auth(_)
             | Self::AuthWhy(_)
             | Self::TrustBundle
-            | Self::ProxyConnections => false,
+            | Self::ProxyConnections
+            | Self::ProxyBudgets
+            | Self::ProxyExplain(_) => false,
         }
     }
 }
@@ -198,6 +204,10 @@ pub enum Reply {
     Text(String),
     /// Rows of an answer to [`Request::ProxyConnections`].
     ProxyConnections(Vec<ProxyConnection>),
+    /// Rows of an answer to [`Request::ProxyBudgets`].
+    ProxyBudgets(Vec<ProxyBudgets>),
+    /// Answer to [`Request::ProxyExplain`].
+    ProxyExplained(Box<ProxyExplained>),
     /// Answer to [`Request::ProxyRestart`].
     ProxyRestarted(ProxyRestarted),
 }

@@ -5,6 +5,9 @@
 //! refused on its own, and of one that is refused the version before stays in force. After a connect everything is told, and
 //! [`ToProxy::Synced`] says that what was not told is not there.
 
+mod budgets;
+mod explain;
+
 use std::net::SocketAddr;
 
 use mesh::access_log::Headers;
@@ -14,6 +17,12 @@ use mesh::identity::Identity;
 use mesh::l7::{L7Endpoint, L7Flow};
 use mesh::workload::EndpointId;
 use serde::{Deserialize, Serialize};
+
+pub use self::budgets::{BudgetOwner, BudgetUse, PerBudget, ProxyBudgets};
+pub use self::explain::{
+    ExplainQuery, ExplainedEnd, KernelSays, KernelWay, ProxyExplained, ProxyGrant, ProxyJudge, ProxyNear,
+    ProxyReading, ProxyReply, ProxyRule, ProxySays, ProxySupposed, RulePlace, SupposedEnd, SupposedRequest,
+};
 
 /// From the agent to its L7 proxy.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -125,14 +134,21 @@ pub struct ProxyReport {
     pub lost: u64,
     /// What has been added. Nothing of it is ever lost.
     pub counts: Vec<PairCounts>,
+    /// How often a workload was refused more of something. Likewise what has been added.
+    #[serde(default)]
+    pub refused: PerBudget<u64>,
 }
 
 /// What can be asked.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(tag = "question", content = "value", rename_all = "kebab-case")]
 pub enum ProxyQuestion {
     /// → [`ProxyAnswer::Connections`].
     Connections,
+    /// → [`ProxyAnswer::Budgets`].
+    Budgets,
+    /// What would become of a request? → [`ProxyAnswer::Explained`].
+    Explain(Box<ProxySupposed>),
 }
 
 /// What is answered.
@@ -141,6 +157,10 @@ pub enum ProxyQuestion {
 pub enum ProxyAnswer {
     /// Connections under way, at most ten thousand.
     Connections(Vec<ProxyConnection>),
+    /// What workloads have, at most four thousand of them, and what all have together.
+    Budgets(Vec<ProxyBudgets>),
+    /// What would become of it.
+    Explained(Box<ProxySays>),
 }
 
 /// A connection of a client that the proxy stands in.
@@ -207,6 +227,45 @@ mod tests {
 
     use super::*;
 
+    fn supposed() -> ProxySupposed {
+        let end = SupposedEnd { address: [10, 0, 0, 1].into(), identity: Identity::new(256) };
+        let headers = vec![("x-a".to_owned(), "b".to_owned())];
+        let (method, path) = ("GET".to_owned(), "/".to_owned());
+        let request = SupposedRequest { http2: true, method, path, host: None, headers };
+        ProxySupposed { client: end, server: SupposedEnd { identity: None, ..end }, port: 80, request }
+    }
+
+    fn says(endpoint: EndpointId) -> ProxySays {
+        let rule = ProxyRule { rule: mesh::l7::HttpRule::default(), places: Vec::new() };
+        let judge = ProxyJudge {
+            endpoint,
+            workload: None,
+            direction: TrafficDirection::Egress,
+            audit: false,
+            grant: ProxyGrant::Http,
+            asked: true,
+            reason: None,
+            allowed: Some(false),
+            readings: vec![ProxyReading { path: "/".to_owned(), rule: Some(rule.clone()) }],
+            edits: vec!["- x-a".to_owned()],
+            nearest: vec![ProxyNear { rule, differs: vec!["method".to_owned()] }],
+            rules: 1,
+            refused: None,
+        };
+        ProxySays {
+            client_identity: None,
+            server_identity: Identity::new(256),
+            verdict: Verdict::Dropped,
+            reason: Some("no".to_owned()),
+            by: Some(TrafficDirection::Egress),
+            answer: Some(ProxyReply { status: 200, grpc_status: Some(7), body: String::new() }),
+            relayed: false,
+            forwarded: Vec::new(),
+            changed: false,
+            judges: vec![judge],
+        }
+    }
+
     #[track_caller]
     fn goes_through<T>(message: T)
     where
@@ -223,6 +282,9 @@ mod tests {
         goes_through(ToProxy::Remove { generation: 1, endpoint });
         goes_through(ToProxy::Synced { generation: 1 });
         goes_through(ToProxy::Ask { number: 1, question: ProxyQuestion::Connections });
+        goes_through(ToProxy::Ask { number: 2, question: ProxyQuestion::Budgets });
+        let question = ProxyQuestion::Explain(Box::new(supposed()));
+        goes_through(ToProxy::Ask { number: 3, question });
         goes_through(ToProxy::Taken);
         let exchanges = Some(Headers { request: vec!["x-a".to_owned()], response: Vec::new() });
         goes_through(ToProxy::Record(Record { exchanges, request_id: true }));
@@ -235,7 +297,8 @@ mod tests {
         let kind = Kind { method: Some(1), code: 503, verdict: Verdict::Forwarded, flag: Some(Flag::Uf) };
         counts.count(kind, 2);
         counts.latency.observe(0.1, &mesh::exchange::SECONDS);
-        let report = ProxyReport { exchanges: Vec::new(), lost: 1, counts: vec![counts] };
+        let refused = [0, 0, 1, 2].into();
+        let report = ProxyReport { exchanges: Vec::new(), lost: 1, counts: vec![counts], refused };
         goes_through(FromProxy::Report(Box::new(report)));
         let tls =
             |name: Option<&str>| L7Flow::Tls(mesh::l7::TlsFlow { server_name: name.map(str::to_owned) });
@@ -265,8 +328,21 @@ mod tests {
         goes_through(mesh::l7::L7Demand::ServerNames(names.clone()));
         let tls = vec![mesh::l7::L7Tls { peers: None, names }];
         goes_through(mesh::l7::L7Ports { first: 443, last: 443, access: Vec::new(), tls });
-        let answer = Box::new(ProxyAnswer::Connections(Vec::new()));
-        goes_through(FromProxy::Answer { number: 1, answer });
+        let budgets = ProxyBudgets {
+            owner: BudgetOwner::Workload,
+            workload: Some("default/w".parse().unwrap()),
+            address: Some([10, 0, 0, 1].into()),
+            instance: Some(7),
+            budgets: [BudgetUse { used: 1, bound: 2, refused: 3 }; 4].into(),
+            draining: true,
+        };
+        for answer in [
+            ProxyAnswer::Connections(Vec::new()),
+            ProxyAnswer::Budgets(vec![budgets]),
+            ProxyAnswer::Explained(Box::new(says(endpoint))),
+        ] {
+            goes_through(FromProxy::Answer { number: 1, answer: Box::new(answer) });
+        }
     }
 
     /// Proxies of earlier builds are told this too: the text is what they know.

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use mesh::exchange::{BYTES, Distribution, Kind, PairCounts, SECONDS};
 use mesh::flow::{Flow, Peer, Verdict};
 use mesh::l7::L7Flow;
+use node_api::proxy::PerBudget;
 use parking_lot::Mutex;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeMetric, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::counter::Counter;
@@ -38,6 +39,11 @@ struct Request {
     code: u16,
     verdict: &'static str,
     response_flags: &'static str,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct Budget {
+    budget: &'static str,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
@@ -76,6 +82,7 @@ type Histograms = Family<Pair, Sums, fn() -> Sums>;
 pub struct HttpMetrics {
     requests: Family<Request, Counter>,
     tls: Family<Tls, Counter>,
+    refused: Family<Budget, Counter>,
     latency: Histograms,
     received: Histograms,
     sent: Histograms,
@@ -86,13 +93,15 @@ pub struct HttpMetrics {
 impl HttpMetrics {
     /// Registers `ferromesh_http_requests_total{source,destination,method,code,verdict,response_flags}`,
     /// `ferromesh_http_request_duration_seconds{source,destination}`, `ferromesh_http_request_size_bytes` and
-    /// `ferromesh_http_response_size_bytes` likewise; and `ferromesh_tls_connections_total{source,destination,verdict}`.
+    /// `ferromesh_http_response_size_bytes` likewise; `ferromesh_tls_connections_total{source,destination,verdict}`, and
+    /// `ferromesh_l7_budget_refused_total{budget}`.
     pub fn register(registry: &mut Registry) -> Self {
         let seconds: fn() -> Sums = || Sums(Arc::default(), &SECONDS);
         let bytes: fn() -> Sums = || Sums(Arc::default(), &BYTES);
         let metrics = Self {
             requests: Family::default(),
             tls: Family::default(),
+            refused: Family::default(),
             latency: Family::new_with_constructor(seconds),
             received: Family::new_with_constructor(bytes),
             sent: Family::new_with_constructor(bytes),
@@ -126,7 +135,20 @@ impl HttpMetrics {
             "TLS connections judged by the name of their server, and those ended because rules have changed",
             metrics.tls.clone(),
         );
+        registry.register(
+            "l7_budget_refused",
+            "How often a workload was refused more than its part of what the L7 proxy has",
+            metrics.refused.clone(),
+        );
+        metrics.refuse(PerBudget::default());
         metrics
+    }
+
+    /// Adds how often workloads were refused more of something.
+    pub fn refuse(&self, refused: PerBudget<u64>) {
+        for (budget, count) in refused.named() {
+            self.refused.get_or_create(&Budget { budget }).inc_by(*count);
+        }
     }
 
     /// Counts a flow, if it is one of TLS.
@@ -240,6 +262,8 @@ mod tests {
         metrics.count(&hello(Some("a.example")));
         metrics.count(&hello(None));
         metrics.count(&flow);
+        metrics.refuse([0, 0, 2, 0].into());
+        metrics.refuse([0, 0, 1, 0].into());
         let text = text(&registry);
         let ends = r#"source="default/tiefighter",destination="default/deathstar""#;
         for line in [
@@ -247,6 +271,8 @@ mod tests {
             format!(r#"ferromesh_http_requests_total{{{ends},method="PUT",code="503",verdict="FORWARDED",response_flags="UF"}} 1"#),
             r#"ferromesh_http_requests_total{source="other",destination="other",method="PUT",code="403",verdict="DROPPED",response_flags="-"} 1"#.to_owned(),
             format!(r#"ferromesh_tls_connections_total{{{ends},verdict="DROPPED"}} 2"#),
+            r#"ferromesh_l7_budget_refused_total{budget="streams"} 3"#.to_owned(),
+            r#"ferromesh_l7_budget_refused_total{budget="heads"} 0"#.to_owned(),
             format!(r#"ferromesh_http_request_duration_seconds_count{{{ends}}} 6"#),
             format!(r#"ferromesh_http_request_duration_seconds_bucket{{le="0.001",{ends}}} 0"#),
             format!(r#"ferromesh_http_request_duration_seconds_bucket{{le="0.0025",{ends}}} 6"#),

@@ -67,6 +67,8 @@ impl Node {
             | Request::JoinToken { .. }
             | Request::TrustBundle
             | Request::ProxyConnections
+            | Request::ProxyBudgets
+            | Request::ProxyExplain(_)
             | Request::ProxyRestart
             | Request::Enrol(_)
             | Request::Down => Reply::Error("not a question".to_owned()),

@@ -1,10 +1,13 @@
 //! Answers of which others know than the loop: asked of the processes that the agent keeps, beside the loop.
 
+use std::sync::Arc;
+
 use node_api::auth::{AuthAnswer, AuthQuestion};
-use node_api::proxy::{ProxyAnswer, ProxyQuestion};
+use node_api::proxy::{ExplainQuery, ProxyAnswer, ProxyQuestion};
 use node_api::{Reply, Request, TraceQuery};
 
 use super::auth::Asked;
+use super::l7;
 use super::node::Node;
 use super::rows::pieces;
 use super::socket::Later;
@@ -18,6 +21,8 @@ impl Node {
             Request::JoinToken { node } => Some(self.join_token(node.clone())),
             Request::TrustBundle => Some(self.trust_bundle()),
             Request::ProxyConnections => Some(self.proxy_connections()),
+            Request::ProxyBudgets => Some(self.proxy_budgets()),
+            Request::ProxyExplain(query) => Some(self.proxy_explain(query)),
             Request::ProxyRestart => Some(self.proxy_restart()),
             _ => None,
         }
@@ -47,11 +52,37 @@ impl Node {
             let Some(askers) = askers else { return vec![Reply::Done] };
             match askers.ask(ProxyQuestion::Connections).await {
                 Some(ProxyAnswer::Connections(rows)) => pieces(rows, |_| 1, Reply::ProxyConnections),
-                None => vec![Reply::Error(
-                    "the L7 proxy does not answer; see `ferromesh status`, and proxy.log beside the agent's socket"
-                        .to_owned(),
-                )],
+                Some(_) | None => vec![Reply::Error(l7::SILENT.to_owned())],
             }
+        })
+    }
+
+    fn proxy_budgets(&self) -> Later {
+        let (askers, planned) = (self.l7.askers(), Arc::clone(&self.planned));
+        Box::pin(async move {
+            // Nobody has anything of it.
+            let Some(askers) = askers else { return vec![Reply::Done] };
+            match askers.ask(ProxyQuestion::Budgets).await {
+                Some(ProxyAnswer::Budgets(rows)) => {
+                    pieces(l7::name(&planned, rows), |_| 1, Reply::ProxyBudgets)
+                }
+                Some(_) | None => vec![Reply::Error(l7::SILENT.to_owned())],
+            }
+        })
+    }
+
+    fn proxy_explain(&self, query: &ExplainQuery) -> Later {
+        let asked = l7::Asked {
+            query: query.clone(),
+            world: Arc::clone(&self.world),
+            planned: Arc::clone(&self.planned),
+            askers: self.l7.askers(),
+            refusals: self.l7.refusals(),
+            request_id: self.l7.gives_request_ids(),
+        };
+        Box::pin(async move {
+            let explained = asked.answer().await;
+            vec![explained.map_or_else(Reply::Error, |it| Reply::ProxyExplained(Box::new(it)))]
         })
     }
 

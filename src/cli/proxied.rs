@@ -1,4 +1,8 @@
-//! `ferromesh proxy`: what goes by the node's L7 proxy, and another process in its place.
+//! `ferromesh proxy`: what goes by the node's L7 proxy, what workloads have of it, what it would say of a request, and
+//! another process in its place.
+
+mod budgets;
+mod explain;
 
 use std::process::ExitCode;
 
@@ -24,6 +28,37 @@ that ends with those it has. Requests themselves: ferromesh observe --protocol h
         #[command(flatten)]
         format: FormatArg,
     },
+    /// Show what workloads have of the L7 proxy, as much as each could have, and how often one was refused more.
+    #[command(after_help = "\
+Examples:
+  ferromesh proxy budgets
+  ferromesh proxy budgets -o json | jq '.[] | select(.connections.refused > 0) | .workload'
+
+Each cell is what is used of what could be, on all workers together. Nobody may have more of anything than is left of it for
+others, so the bound of each falls as others take more. HEADS are heads of requests that are not all there, STREAMS those of
+HTTP/2, BUFFERS what is buffered of HTTP/1.1 and relays beyond 4 KB each. REFUSED counts since the process began:
+those requests were answered 429 or 503, those connections closed. A workload is here that has a connection, or was refused
+something; the last row of each process is all of them together. PROXY is as in `ferromesh proxy connections`.")]
+    Budgets {
+        #[command(flatten)]
+        format: FormatArg,
+    },
+    /// Ask the running L7 proxy what it would do with a request, and why. Nothing is sent.
+    #[command(after_help = "\
+Examples:
+  ferromesh proxy explain --from tiefighter --to deathstar POST /v1/request-landing
+  ferromesh proxy explain --from default/tiefighter --to default/deathstar PUT /v1/exhaust-port
+  ferromesh proxy explain --from xwing --to deathstar.default.svc --port 8080 --host deathstar -H 'X-Role: pilot' GET '/a?b=c'
+  ferromesh proxy explain --from tiefighter --to deathstar --grpc POST /ships.Port/Land
+  ferromesh proxy explain --from reserved:world --to 10.1.0.3 GET / -o json | jq .proxy.judges
+
+The request goes through the stages that real ones go through, by the rules that are in force: who the ends are, the forms
+of its path, the rules of either end, changes of headers. A rule is named by its policy and its number in rules.http, from 0.
+Whether the kernel sends the connection to the proxy at all is told by the lines of `ferromesh policy trace`. What a
+policy would change that is not in force yet: ferromesh policy trace --with FILE.
+
+Exit code 0 only if the request would reach the server.")]
+    Explain(explain::Args),
     /// Start the L7 proxy anew: another process takes its place, and no request fails.
     #[command(after_help = "\
 Example:
@@ -41,6 +76,8 @@ when its agent starts.")]
 pub(super) async fn run(agent: &Agent, verb: Verb) -> Result<ExitCode, CliError> {
     let format = match verb {
         Verb::Connections { format } => format,
+        Verb::Budgets { format } => return budgets::run(agent, &format).await,
+        Verb::Explain(args) => return explain::run(agent, args).await,
         Verb::Restart { format } => return restart(agent, format).await,
     };
     let rows = |reply| match reply {

@@ -39,8 +39,8 @@ pub(super) fn run(agent: &Agent, args: Args) -> Result<ExitCode, CliError> {
                 .map_err(|error| CliError::Failed(error.to_string()))?;
             Ok(ExitCode::SUCCESS)
         }
-        (None, None) => {
-            Err(CliError::Failed("expected a verb: ferromesh proxy connections or restart".to_owned()))
-        }
+        (None, None) => Err(CliError::Failed(
+            "expected a verb: ferromesh proxy connections, budgets, explain or restart".to_owned(),
+        )),
     }
 }

@@ -69,7 +69,7 @@ fn list(targets: &[SocketAddr]) -> String {
 }
 
 /// Who answers, each once.
-fn targets(
+pub(super) fn targets(
     asked: Asked<'_>,
     service: &ServiceName,
     vip: Option<IpAddr>,

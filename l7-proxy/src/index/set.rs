@@ -132,8 +132,27 @@ impl Rule {
 
     /// Host and headers.
     fn allows_rest(&self, request: &impl Subject) -> bool {
+        self.allows_host(request) && self.unmet(request).next().is_none()
+    }
+
+    fn allows_host(&self, request: &impl Subject) -> bool {
         self.host.as_ref().is_none_or(|matcher| matcher.is_match(request.authority()))
-            && self.headers.iter().all(|header| header.mismatch != Mismatch::Deny || header.is_met(request))
+    }
+
+    /// Headers for which it does not match.
+    fn unmet(&self, request: &impl Subject) -> impl Iterator<Item = &HeaderMatcher> {
+        self.headers.iter().filter(|header| header.mismatch == Mismatch::Deny && !header.is_met(request))
+    }
+
+    /// What of a request, its path read as `path`, does not match; nothing: it matches.
+    pub fn differs(&self, request: &impl Subject, path: &[u8]) -> Vec<String> {
+        let named = [
+            ("method", self.allows_method(request, path)),
+            ("path", self.path.as_ref().is_none_or(|matcher| matcher.is_match(path))),
+            ("host", self.allows_host(request)),
+        ];
+        let named = named.into_iter().filter(|(_, matches)| !matches).map(|(name, _)| name.to_owned());
+        named.chain(self.unmet(request).map(|header| format!("header {}", header.name))).collect()
     }
 
     /// What it wants changed of a request that it lets through.

@@ -22,6 +22,7 @@ use tracing::{info, warn};
 use super::orders::{Orders, Rules};
 use super::reports::Reports;
 use super::workers::Workers;
+use crate::runtime::explain;
 
 /// How often flows are told.
 const TICK: Duration = Duration::from_millis(100);
@@ -209,14 +210,25 @@ fn tell(agent: &mut Option<Agent>, message: &FromProxy) {
 }
 
 fn answer(workers: &Workers, number: u64, question: ProxyQuestion) -> FromProxy {
-    let ProxyQuestion::Connections = question;
+    let answer = match question {
+        ProxyQuestion::Connections => ProxyAnswer::Connections(connections(workers)),
+        ProxyQuestion::Budgets => ProxyAnswer::Budgets(workers.budgets()),
+        ProxyQuestion::Explain(supposed) => {
+            let explained = explain(&supposed, &workers.published, &workers.identities);
+            ProxyAnswer::Explained(Box::new(explained))
+        }
+    };
+    FromProxy::Answer { number, answer: Box::new(answer) }
+}
+
+fn connections(workers: &Workers) -> Vec<ProxyConnection> {
     let draining = workers.published.is_draining();
     let workers = workers.shared.iter();
     let connections =
         workers.flat_map(|worker| worker.connections.lock().values().cloned().collect::<Vec<_>>());
     let views =
         connections.take(MAX_CONNECTIONS).map(|connection| ProxyConnection { draining, ..connection.view() });
-    FromProxy::Answer { number, answer: Box::new(ProxyAnswer::Connections(views.collect())) }
+    views.collect()
 }
 
 /// Flows that the agent has not been told.

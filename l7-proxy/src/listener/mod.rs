@@ -3,6 +3,7 @@
 //! Promise: each worker is a thread with listeners of its own; it takes no connection beyond its bound; a call to a server
 //! goes out in the client's name; what the agent is told as accepted is in force on every worker.
 
+mod budgets;
 mod call;
 mod control;
 mod kernel;

@@ -5,10 +5,11 @@
 use std::collections::VecDeque;
 
 use mesh::exchange::{Exchange, PairCounts};
-use node_api::proxy::{FromProxy, ProxyReport};
+use node_api::proxy::{FromProxy, PerBudget, ProxyReport};
 
 use super::workers::Workers;
 use crate::record::Counts;
+use crate::stage::admit::Amounts;
 
 /// What exchanges may take that wait for an agent, bytes.
 const MAX_WAITING: usize = 16 << 20;
@@ -27,6 +28,26 @@ pub(super) struct Reports {
     counts: Counts,
     /// Counts that were told and not yet taken.
     told: Vec<PairCounts>,
+    refused: Refused,
+}
+
+/// How often workloads were refused more of something, all workers together.
+#[derive(Default)]
+struct Refused {
+    now: Amounts,
+    /// What the agent has taken, and what it was told last.
+    taken: Amounts,
+    told: Option<Amounts>,
+}
+
+impl Refused {
+    /// What is to be told.
+    fn added(&self) -> Amounts {
+        let before = self.told.unwrap_or(self.taken);
+        let mut added = self.now;
+        added.iter_mut().zip(before).for_each(|(now, before)| *now = now.saturating_sub(before));
+        added
+    }
 }
 
 impl Reports {
@@ -34,6 +55,7 @@ impl Reports {
         for worker in &workers.shared {
             self.take(worker.log.take_exchanges());
         }
+        self.refused.now = sum(workers.shared.iter().map(|worker| worker.budgets.refused()));
     }
 
     fn take(&mut self, report: ProxyReport) {
@@ -66,22 +88,34 @@ impl Reports {
         }
         let (lost, counts) = (std::mem::take(&mut self.lost), self.counts.take(PAIRS));
         self.told.clone_from(&counts);
-        Some(FromProxy::Report(Box::new(ProxyReport { exchanges, lost, counts })))
+        let refused = PerBudget::from(self.refused.added());
+        self.refused.told = Some(self.refused.now);
+        Some(FromProxy::Report(Box::new(ProxyReport { exchanges, lost, counts, refused })))
     }
 
     /// The agent has what it was told.
     pub(super) fn taken(&mut self) {
         self.told.clear();
+        self.refused.taken = self.refused.told.take().unwrap_or(self.refused.taken);
     }
 
     /// It has gone; another one counts from zero.
     pub(super) fn again(&mut self) {
         self.counts.add(std::mem::take(&mut self.told));
+        self.refused.told = None;
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.waiting.is_empty() && self.lost == 0 && self.counts.is_empty()
+        let nothing_refused = self.refused.added() == Amounts::default();
+        self.waiting.is_empty() && self.lost == 0 && self.counts.is_empty() && nothing_refused
     }
+}
+
+fn sum(all: impl Iterator<Item = Amounts>) -> Amounts {
+    all.fold(Amounts::default(), |mut sum, one| {
+        sum.iter_mut().zip(one).for_each(|(sum, one)| *sum += one);
+        sum
+    })
 }
 
 #[cfg(test)]
@@ -125,6 +159,28 @@ mod tests {
         let Some(FromProxy::Report(report)) = reports.next() else { return (0, 0, 0) };
         let kinds = report.counts.iter().flat_map(|pair| &pair.exchanges);
         (report.exchanges.len(), report.lost, kinds.map(|(_, count)| count).sum())
+    }
+
+    #[test]
+    fn what_was_refused_is_told_once_and_again_if_it_was_not_taken() {
+        let mut reports = Reports::default();
+        let told = |reports: &mut Reports| match reports.next() {
+            Some(FromProxy::Report(report)) => Some(report.refused),
+            _ => None,
+        };
+        assert_eq!(told(&mut reports), None);
+        reports.refused.now = sum([[1, 0, 2, 0], [0, 0, 1, 4]].into_iter());
+        assert_eq!(told(&mut reports), Some([1, 0, 3, 4].into()));
+        assert!(reports.is_empty());
+        // Its agent goes before it has taken that.
+        reports.again();
+        assert_eq!(told(&mut reports), Some([1, 0, 3, 4].into()));
+        reports.refused.now = [2, 0, 3, 4];
+        assert_eq!(told(&mut reports), Some([1, 0, 0, 0].into()));
+        reports.taken();
+        assert!(reports.is_empty());
+        reports.again();
+        assert!(reports.is_empty());
     }
 
     #[test]

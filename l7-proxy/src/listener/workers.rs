@@ -10,18 +10,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use linux::vanished;
+use node_api::proxy::ProxyBudgets;
 use parking_lot::Mutex;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::unconstrained;
 use tracing::{debug, error, warn};
 
+use super::budgets;
 use super::call::call;
 use super::kernel::Kernel;
 use super::seldom::Seldom;
 use crate::runtime::{
     BOUNDS, Called, Connection, Ended, FlowLog, Published, Spawner, Tenants, Worker, serve_admitted, turn,
 };
-use crate::stage::admit::{Budgets, Place, Tenant, TenantBudgets};
+use crate::stage::admit::{Budgets, Place, Tenant};
 
 /// The most connections of a worker.
 const MAX_CONNECTIONS: u64 = BOUNDS[0];
@@ -42,6 +44,8 @@ pub fn descriptors(workers: usize) -> u64 {
 pub struct Workers {
     /// The rules they judge by.
     pub published: Arc<Published>,
+    /// Who has which address, as they know it.
+    pub(super) identities: Kernel,
     pub(super) shared: Vec<Shared>,
 }
 
@@ -51,9 +55,9 @@ impl Workers {
         self.shared.iter().all(|worker| Arc::strong_count(&worker.busy) == 1)
     }
 
-    /// What workloads have of each worker that have a connection on it.
-    pub fn budgets(&self) -> Vec<Vec<TenantBudgets>> {
-        self.shared.iter().map(|worker| worker.budgets.tenants()).collect()
+    /// What workloads have, and were refused, of all workers.
+    pub(super) fn budgets(&self) -> Vec<ProxyBudgets> {
+        budgets::rows(self.shared.iter().map(|worker| &*worker.budgets), self.published.is_draining())
     }
 }
 
@@ -96,7 +100,7 @@ pub fn start(
             .name(format!("worker-{number}"))
             .spawn(move || match runtime.block_on(unconstrained(work(listeners, worker, busy))) {})?;
     }
-    Ok(Workers { published, shared })
+    Ok(Workers { published, identities: kernel, shared })
 }
 
 /// The connections that a worker has descriptors for: two each.

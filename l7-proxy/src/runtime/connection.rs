@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use super::buffer::SPENT;
 use super::deadline::Deadline;
-use super::ends::{Ends, Identities};
+use super::ends::{Ends, Identities, Opening};
 use super::log::{Described, Over, Said};
 use super::reply::Reply;
 use super::request::Request;
@@ -189,15 +189,12 @@ where
 {
     async fn run(mut self) {
         self.refresh();
-        if let Some(reason) = self.ends.refusal {
-            return self.record(self.ends.speaker(), Verdict::Dropped, Some(reason), None);
-        }
-        if self.ends.strict().is_none() {
-            return match self.ends.is_granted() {
-                true => self.relay(Mode::Plain).await,
-                // The kernel sends nobody here whom no rules are about, but for what rules that are gone still had on the way.
-                false => self.record(self.ends.speaker(), Verdict::Dropped, Some("no rules for it"), None),
-            };
+        match self.ends.opening() {
+            Opening::Refused(reason) => {
+                return self.record(self.ends.speaker(), Verdict::Dropped, Some(reason), None);
+            }
+            Opening::Relayed => return self.relay(Mode::Plain).await,
+            Opening::Judged => {}
         }
         let detected = self.detect().await;
         self.refresh();

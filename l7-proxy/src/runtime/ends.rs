@@ -27,6 +27,20 @@ pub trait Identities {
     fn find(&self, address: IpAddr) -> Found;
 }
 
+/// What is done with a connection before it is looked at what it brings.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Opening {
+    /// It is closed.
+    Refused(&'static str),
+    /// Somebody's rules let everything pass, and nobody's forbid it: bytes pass untouched.
+    Relayed,
+    /// Rules are asked about each request.
+    Judged,
+}
+
+/// The kernel sends nobody here whom no rules are about, but for what rules that are gone still had on the way.
+const NO_RULES: &str = "no rules for it";
+
 /// The ends of a connection, as of some moment.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Ends {
@@ -90,6 +104,21 @@ impl Ends {
             refusal,
         };
         true
+    }
+
+    /// How a connection begins.
+    pub(super) fn opening(&self) -> Opening {
+        match self.refusal {
+            Some(reason) => Opening::Refused(reason),
+            None if self.strict().is_some() => Opening::Judged,
+            None if self.is_granted() => Opening::Relayed,
+            None => Opening::Refused(NO_RULES),
+        }
+    }
+
+    /// Whether TLS alone may pass.
+    pub(super) fn is_for_tls(&self) -> bool {
+        self.judges.iter().flatten().any(|judge| judge.is_for_tls())
     }
 
     /// Whether anything may pass, HTTP or not; else by whose word and why it does not.

@@ -295,7 +295,7 @@ impl FlowLog {
     pub fn take_exchanges(&self) -> ProxyReport {
         let taken = std::mem::take(&mut *self.exchanges.lock());
         let Exchanges { waiting: exchanges, lost, mut counts, .. } = taken;
-        ProxyReport { exchanges, lost, counts: counts.take(usize::MAX) }
+        ProxyReport { exchanges, lost, counts: counts.take(usize::MAX), ..ProxyReport::default() }
     }
 
     fn tell(&self, said: &Said<'_>) {

@@ -9,6 +9,7 @@ mod connection;
 mod deadline;
 mod ends;
 mod exchange;
+mod explain;
 mod http2;
 mod log;
 mod relay;
@@ -25,6 +26,7 @@ mod worker;
 
 pub use connection::{Called, ConnectError, Ended, serve, serve_admitted};
 pub use ends::{Found, Identities};
+pub use explain::explain;
 pub use log::FlowLog;
 pub use tenants::{Spawner, Tenants};
 pub use worker::{BOUNDS, Connection, Published, Snapshot, Worker};

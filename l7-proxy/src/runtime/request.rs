@@ -2,7 +2,7 @@
 
 use super::ends::Ends;
 use super::rewrite::rewrite;
-use super::verdict::{Judged, Noted, Refused, authorize, is_still_allowed};
+use super::verdict::{Hears, Judged, Noted, Refused, authorize_heard, is_still_allowed};
 use crate::codec::{Fault, Form, RequestHead};
 use crate::index::{Edit, Subject};
 use crate::stage::normalise::{Looks, Path, TargetFault};
@@ -66,7 +66,17 @@ impl Request {
 
     /// Brings the head of `input` into its one form and asks both ends' rules.
     pub(super) fn authorize(&mut self, input: &[u8], ends: &Ends) -> Result<Noted, Refused> {
-        let noted = authorize(&mut Incoming { request: self, input }, ends)?;
+        self.authorize_heard(input, ends, &mut ())
+    }
+
+    /// The same, and somebody is told who has said what.
+    pub(super) fn authorize_heard(
+        &mut self,
+        input: &[u8],
+        ends: &Ends,
+        hears: &mut impl Hears,
+    ) -> Result<Noted, Refused> {
+        let noted = authorize_heard(&mut Incoming { request: self, input }, ends, hears)?;
         if (self.head.upgrade || self.head.form == Form::Authority) && !self.is_edited {
             // What is asked for is looked at again when it is answered, and whenever rules change.
             self.rewrite(input, false, &[]).map_err(Refused::malformed)?;

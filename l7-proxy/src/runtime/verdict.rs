@@ -2,7 +2,7 @@
 
 use super::ends::Ends;
 use super::reply::Reply;
-use crate::index::{Edit, Subject};
+use crate::index::{Edit, Rule, Subject};
 use crate::stage::authorize::Judge;
 use crate::stage::normalise::{Looks, Path};
 use mesh::flow::Verdict;
@@ -57,8 +57,34 @@ pub(super) trait Judged {
     fn edit(&mut self, edits: &[Edit<'_>]) -> Result<(), &'static str>;
 }
 
+/// Who is told what each end's rules say.
+pub(super) trait Hears {
+    /// The one of [`Ends::judges`] of that number was asked about this request, and has said this.
+    fn hear(
+        &mut self,
+        by: usize,
+        judge: &Judge,
+        request: &impl Judged,
+        said: Result<Option<&Rule>, &'static str>,
+    );
+}
+
+/// Nobody is.
+impl Hears for () {
+    fn hear(&mut self, _: usize, _: &Judge, _: &impl Judged, _: Result<Option<&Rule>, &'static str>) {}
+}
+
 /// Brings a request into its one form and asks both ends' rules.
 pub(super) fn authorize(request: &mut impl Judged, ends: &Ends) -> Result<Noted, Refused> {
+    authorize_heard(request, ends, &mut ())
+}
+
+/// The same, and somebody is told who has said what.
+pub(super) fn authorize_heard(
+    request: &mut impl Judged,
+    ends: &Ends,
+    hears: &mut impl Hears,
+) -> Result<Noted, Refused> {
     let denied = |by, reason| Refused { reply: Reply::Denied, reason, by };
     if let Some(reason) = ends.refusal {
         return Err(denied(None, reason));
@@ -88,7 +114,9 @@ pub(super) fn authorize(request: &mut impl Judged, ends: &Ends) -> Result<Noted,
         if is_unread && judge.looks_at_paths() {
             continue;
         }
-        let rule = match judge.judge(&request.subject(), request.path()) {
+        let said = judge.judge(&request.subject(), request.path());
+        hears.hear(by, judge, &*request, said);
+        let rule = match said {
             Ok(rule) => rule,
             Err(reason) if judge.audit => {
                 noted = Noted::audited(by, reason);

@@ -70,6 +70,9 @@ pub const CLIENT_SPENT: &str = "over the client's budget of connections";
 /// So much of each kind, in the order of [`Kind::ALL`].
 pub type Amounts = [u64; 4];
 
+/// Workloads without a connection of which it is known what they were refused.
+const MOST_REFUSED: usize = 1024;
+
 /// What a worker has, and who has it. Its own thread alone takes and gives back; any may look.
 #[derive(Debug)]
 pub struct Budgets {
@@ -77,6 +80,8 @@ pub struct Budgets {
     accounts: Mutex<BTreeMap<Tenant, Arc<Account>>>,
     /// Connections of each client's address.
     clients: Mutex<BTreeMap<IpAddr, u64>>,
+    /// What those were refused that have no connection: an address of each, and how often.
+    refused: Mutex<BTreeMap<Tenant, (IpAddr, Amounts)>>,
 }
 
 #[derive(Debug)]
@@ -90,6 +95,14 @@ struct Pool {
 struct Counts([AtomicU64; 4]);
 
 impl Counts {
+    fn new(amounts: Amounts) -> Self {
+        Self(amounts.map(AtomicU64::new))
+    }
+
+    fn all(&self) -> Amounts {
+        Kind::ALL.map(|kind| self.of(kind))
+    }
+
     fn of(&self, kind: Kind) -> u64 {
         self.0.get(kind as usize).map_or(0, |count| count.load(Ordering::Relaxed))
     }
@@ -197,6 +210,7 @@ impl Drop for Place {
         drop(clients);
         if self.account.used.of(Kind::Connections) == 0 {
             self.budgets.accounts.lock().remove(&self.tenant);
+            self.budgets.remember(self.tenant, &self.account);
         }
     }
 }
@@ -215,6 +229,8 @@ pub struct Payer {
 /// What a workload has of a worker, for who asks.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct TenantBudgets {
+    /// Whose.
+    pub tenant: Tenant,
     /// An address of the workload.
     pub address: IpAddr,
     /// By kind, in the order of [`Kind::ALL`].
@@ -230,7 +246,7 @@ pub struct Budget {
     pub used: u64,
     /// As much as it could have as things are; less than it has if it came when others wanted less.
     pub bound: u64,
-    /// How often it was refused more, since it has had a connection.
+    /// How often it was refused more.
     pub refused: u64,
 }
 
@@ -238,7 +254,7 @@ impl Budgets {
     /// Of a worker that has so much.
     pub fn new(bounds: Amounts) -> Self {
         let pool = Arc::new(Pool { bounds, used: Counts::default(), refused: Counts::default() });
-        Self { pool, accounts: Mutex::default(), clients: Mutex::default() }
+        Self { pool, accounts: Mutex::default(), clients: Mutex::default(), refused: Mutex::default() }
     }
 
     /// A place for a connection of that client, or why there is none.
@@ -247,17 +263,25 @@ impl Budgets {
         let mut accounts = self.accounts.lock();
         let known = accounts.get(&tenant).map(Arc::clone);
         let account = known.unwrap_or_else(|| {
-            let (used, refused) = Default::default();
+            let before = self.refused.lock().remove(&tenant).map_or([0; 4], |(_, refused)| refused);
+            let (used, refused) = (Counts::default(), Counts::new(before));
             Arc::new(Account { address, used, refused, pool: Arc::clone(&self.pool) })
         });
+        let has_none = !accounts.contains_key(&tenant);
         let mut clients = self.clients.lock();
         let held = clients.get(&client).copied().unwrap_or(0);
         if (held + 1) * 2 > self.pool.free(Kind::Connections).saturating_sub(1) {
             account.refused.add(Kind::Connections, 1);
             self.pool.refused.add(Kind::Connections, 1);
+            if has_none {
+                self.remember(tenant, &account);
+            }
             return Err(CLIENT_SPENT);
         }
         if !account.take(Kind::Connections, 1) {
+            if has_none {
+                self.remember(tenant, &account);
+            }
             return Err(Kind::Connections.spent());
         }
         clients.insert(client, held + 1);
@@ -267,23 +291,67 @@ impl Budgets {
         Ok(Place { tenant, account, is_callers: is_caller, client, budgets: Arc::clone(self) })
     }
 
+    /// Keeps what a workload was refused that has no connection any more, or has got none. Of those that are too many, who
+    /// was made first is forgotten: he is the likeliest to be gone.
+    fn remember(&self, tenant: Tenant, account: &Account) {
+        let refused = account.refused.all();
+        if refused == [0; 4] {
+            return;
+        }
+        let mut all = self.refused.lock();
+        all.insert(tenant, (account.address, refused));
+        if all.len() > MOST_REFUSED {
+            let first = all.range(Tenant::Endpoint(0)..).next().map(|(tenant, _)| *tenant);
+            first.and_then(|first| all.remove(&first));
+        }
+    }
+
     /// What each workload has that has a connection.
     pub fn tenants(&self) -> Vec<TenantBudgets> {
         let accounts = self.accounts.lock();
-        let all = accounts.values().map(|account| TenantBudgets {
-            address: account.address,
-            budgets: Kind::ALL.map(|kind| {
-                let used = account.used.of(kind);
-                let bound = used.saturating_add(self.pool.free(kind)) / 2;
-                Budget { kind, used, bound, refused: account.refused.of(kind) }
-            }),
+        let all = accounts.iter().map(|(tenant, account)| {
+            self.view(*tenant, account.address, account.used.all(), account.refused.all())
         });
         all.collect()
     }
 
+    /// The same, and what those were refused that have none now.
+    pub fn known(&self) -> Vec<TenantBudgets> {
+        let mut all = self.tenants();
+        let without = self.refused.lock();
+        let without = without.iter().filter(|(tenant, _)| !all.iter().any(|it| it.tenant == **tenant));
+        let without =
+            without.map(|(tenant, (address, refused))| self.view(*tenant, *address, [0; 4], *refused));
+        let without: Vec<_> = without.collect();
+        all.extend(without);
+        all
+    }
+
+    fn view(&self, tenant: Tenant, address: IpAddr, used: Amounts, refused: Amounts) -> TenantBudgets {
+        let of = |amounts: Amounts, kind: Kind| amounts.get(kind as usize).copied().unwrap_or(0);
+        let budgets = Kind::ALL.map(|kind| {
+            let (used, refused) = (of(used, kind), of(refused, kind));
+            Budget { kind, used, bound: used.saturating_add(self.pool.free(kind)) / 2, refused }
+        });
+        TenantBudgets { tenant, address, budgets }
+    }
+
+    /// What somebody could have who has nothing, in the order of [`Kind::ALL`].
+    pub fn left(&self) -> Amounts {
+        Kind::ALL.map(|kind| self.pool.free(kind) / 2)
+    }
+
+    /// What all have together, of how much there is.
+    pub fn all(&self) -> [Budget; 4] {
+        Kind::ALL.map(|kind| {
+            let bound = self.pool.bounds.get(kind as usize).copied().unwrap_or(0);
+            Budget { kind, used: self.pool.used.of(kind), bound, refused: self.pool.refused.of(kind) }
+        })
+    }
+
     /// How often something was refused, by kind, of all workloads there ever were.
     pub fn refused(&self) -> Amounts {
-        Kind::ALL.map(|kind| self.pool.refused.of(kind))
+        self.pool.refused.all()
     }
 }
 
@@ -350,6 +418,42 @@ mod tests {
         assert_eq!(budgets.refused()[0], 2);
         drop(held);
         assert!(budgets.tenants().is_empty() && budgets.clients.lock().is_empty());
+    }
+
+    #[test]
+    fn what_somebody_was_refused_is_known_when_he_has_no_connection_any_more() {
+        let budgets = budgets();
+        let fill = |number: u64| -> Vec<Place> {
+            let clients = number as u32 * 1000..;
+            clients.map_while(|client| budgets.admit(of(number), address(client)).ok()).collect()
+        };
+        let places = fill(1);
+        let others: Vec<_> = (2..20).flat_map(fill).collect();
+        // One that gets none at all.
+        assert!(fill(99).is_empty() && fill(99).is_empty());
+        drop(others);
+        let refused = |number| {
+            let known = budgets.known();
+            let one = known.iter().find(|it| it.tenant == Tenant::Endpoint(number)).cloned();
+            one.map(|it| (it.budgets[0].used, it.budgets[0].refused))
+        };
+        assert_eq!((refused(99), refused(1)), (Some((0, 2)), Some((60, 1))));
+        drop(places);
+        assert_eq!((refused(1), budgets.tenants().len()), (Some((0, 1)), 0));
+        let again = budgets.admit(of(1), address(1)).unwrap();
+        assert_eq!(refused(1), Some((1, 1)), "counted on");
+        drop(again);
+        assert_eq!(budgets.known().iter().map(|it| it.budgets[0].refused).sum::<u64>(), budgets.refused()[0]);
+        assert_eq!(budgets.left(), [60, 6, 6, 600]);
+        let held = fill(1);
+        for number in 100..MOST_REFUSED as u64 + 200 {
+            let all = fill(number);
+            assert!(budgets.admit(of(number), address(9)).is_err());
+            drop(all);
+        }
+        assert_eq!(budgets.known().len(), MOST_REFUSED + 1, "those that were made first are forgotten");
+        assert_eq!((refused(99), refused(MOST_REFUSED as u64 + 199)), (None, Some((0, 2))));
+        drop(held);
     }
 
     #[test]

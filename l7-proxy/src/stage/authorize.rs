@@ -69,16 +69,16 @@ impl Judge {
         path: &Path,
         work: &mut Work,
     ) -> Result<Option<&Rule>, &'static str> {
-        let sets = match &self.grant {
+        match &self.grant {
             Grant::Open | Grant::Plain => return Ok(None),
             Grant::Nothing(why) => return Err(why),
-            Grant::Http(sets) => sets,
-        };
+            Grant::Http(_) => {}
+        }
         let mut judged = self.asks.iter().flat_map(|asks| asks.headers.iter());
         if judged.any(|judged| request.names().any(|name| is_look_alike(name, judged.as_bytes()))) {
             return Err("header that differs from a judged one by an underscore or a dot");
         }
-        let mut first = |path| find(sets, request, path, work).map_err(|Exhausted| TOO_MUCH);
+        let mut first = |path| self.find(request, path, work).map_err(|Exhausted| TOO_MUCH);
         let rule = first(path.canonical())?.ok_or("no rule lets it through")?;
         // Whatever an origin may take the path for must be allowed, too.
         for reading in path.readings() {
@@ -87,6 +87,26 @@ impl Judge {
             }
         }
         Ok(Some(rule))
+    }
+
+    /// The lists of rules of which one must let a request through.
+    pub fn sets(&self) -> &[Arc<RuleSet>] {
+        if let Grant::Http(sets) = &self.grant { sets } else { &[] }
+    }
+
+    /// The first rule that lets a request through, its path read as `path`.
+    pub fn find(
+        &self,
+        request: &impl Subject,
+        path: &[u8],
+        work: &mut Work,
+    ) -> Result<Option<&Rule>, Exhausted> {
+        for set in self.sets() {
+            if let Some(rule) = set.find(request, path, work)? {
+                return Ok(Some(rule));
+            }
+        }
+        Ok(None)
     }
 
     /// The changes that a rule asks for.
@@ -101,17 +121,3 @@ impl Judge {
 
 /// Why a request does not pass for which rules would have to look at too much.
 const TOO_MUCH: &str = "path that takes too long to be held against all rules";
-
-fn find<'a>(
-    sets: &'a [Arc<RuleSet>],
-    request: &impl Subject,
-    path: &[u8],
-    work: &mut Work,
-) -> Result<Option<&'a Rule>, Exhausted> {
-    for set in sets {
-        if let Some(rule) = set.find(request, path, work)? {
-            return Ok(Some(rule));
-        }
-    }
-    Ok(None)
-}

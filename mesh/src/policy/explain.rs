@@ -15,7 +15,7 @@ use super::{
 };
 use crate::flow::TrafficDirection;
 use crate::identity::Identity;
-use crate::l7::L7Demand;
+use crate::l7::{HttpRules, L7Demand};
 use crate::labels::{LabelSet, NAMESPACE};
 use crate::workload::NamedPorts;
 
@@ -84,6 +84,19 @@ pub fn explain<'a>(
     let allowed = decision.allows() && asked != Asked::NoPrincipal;
     let proxied = allowed && matches!(decision.effect(), Some(Effect::Proxy(_)));
     Explanation { allowed, asked, proxied, by, lines }
+}
+
+/// The lists of HTTP rules that the subject's proxy holds this peer to, and whose they are: of statements that admit it.
+pub fn http_rules<'a>(
+    question: &Question<'_>,
+    policies: impl IntoIterator<Item = &'a Policy>,
+    universe: &Universe,
+    enforcement: Enforcement,
+) -> Vec<(&'a PolicyName, &'a HttpRules)> {
+    let selecting = Selecting::new(question.subject.labels, question.direction, policies, enforcement);
+    let findings = question.findings(&selecting, universe).into_iter();
+    let admitting = findings.filter(|finding| finding.fit == Fit::Both);
+    admitting.filter_map(|finding| Some((finding.policy, finding.statement.l7.as_ref()?.http()?))).collect()
 }
 
 /// What decides.

@@ -48,6 +48,7 @@ impl Sink {
             let ends = counts.ends.map(|ends| ends.map(peer));
             self.http_metrics.add(ends.as_ref().map(|[source, destination]| (source, destination)), counts);
         }
+        self.http_metrics.refuse(report.refused);
         self.access_log.take(&context, report.exchanges, report.lost);
     }
 }

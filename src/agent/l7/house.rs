@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use node_api::proxy::{FromProxy, ProxyAnswer, ProxyConnection, ProxyQuestion, ProxyRestarted, ToProxy};
+use node_api::proxy::{FromProxy, ProxyAnswer, ProxyQuestion, ProxyRestarted, ToProxy};
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
@@ -389,20 +389,21 @@ impl House {
         }
     }
 
-    /// Asks all that have connections, and answers for all of them.
+    /// Asks all that have connections, and answers for all of them; what would become of a request, the one that takes
+    /// connections alone.
     fn ask(&self, question: ProxyQuestion, asker: oneshot::Sender<ProxyAnswer>) {
-        let serving = self.serving();
+        let Some(serving) = self.serving() else { return };
         let next = self.standing.borrow().next;
-        let those = self.attended.iter().filter(|(number, it)| it.answers && Some(**number) != next);
-        let all: Vec<_> = those.map(|(number, it)| (Some(*number) == serving, it.asks.clone())).collect();
-        if serving.is_none() {
-            return;
-        }
+        let is_of_all = !matches!(question, ProxyQuestion::Explain(_));
+        let those = self.attended.iter().filter(|(number, it)| {
+            it.answers && Some(**number) != next && (is_of_all || **number == serving)
+        });
+        let all: Vec<_> = those.map(|(number, it)| (*number == serving, it.asks.clone())).collect();
         tokio::spawn(async move {
-            let mut rows = Vec::new();
+            let mut answers: Option<ProxyAnswer> = None;
             for (serves, asks) in all {
-                match (one(&asks, question).await, serves) {
-                    (Some(found), _) => rows.extend(found),
+                match (one(&asks, question.clone()).await, serves) {
+                    (Some(found), _) => answers = Some(joined(answers, found)),
                     // It does not answer.
                     (None, true) => return,
                     // It has just ended.
@@ -410,7 +411,7 @@ impl House {
                 }
             }
             // Who asked may be gone.
-            let _ = asker.send(ProxyAnswer::Connections(rows));
+            let _ = answers.map(|answers| asker.send(answers));
         });
     }
 
@@ -433,11 +434,25 @@ impl House {
     }
 }
 
-async fn one(asks: &mpsc::Sender<Asked>, question: ProxyQuestion) -> Option<Vec<ProxyConnection>> {
+async fn one(asks: &mpsc::Sender<Asked>, question: ProxyQuestion) -> Option<ProxyAnswer> {
     let (asker, answer) = oneshot::channel();
     asks.send((question, asker)).await.ok()?;
-    let ProxyAnswer::Connections(rows) = answer.await.ok()?;
-    Some(rows)
+    answer.await.ok()
+}
+
+/// What several have answered to one question.
+fn joined(before: Option<ProxyAnswer>, more: ProxyAnswer) -> ProxyAnswer {
+    match (before, more) {
+        (Some(ProxyAnswer::Connections(mut rows)), ProxyAnswer::Connections(more)) => {
+            rows.extend(more);
+            ProxyAnswer::Connections(rows)
+        }
+        (Some(ProxyAnswer::Budgets(mut rows)), ProxyAnswer::Budgets(more)) => {
+            rows.extend(more);
+            ProxyAnswer::Budgets(rows)
+        }
+        (_, more) => more,
+    }
 }
 
 /// By `/proc/PID/limits`.

@@ -7,6 +7,7 @@
 //! ([`super::switching`]).
 
 mod access;
+mod explain;
 mod flows;
 mod house;
 mod incarnations;
@@ -33,6 +34,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 pub(super) use self::access::AccessLog;
+pub(super) use self::explain::{Asked, SILENT, name};
 pub(super) use self::flows::Sink;
 use self::keeper::{Askers, Keeper, Surroundings};
 use self::refusals::{Refusals, Refused, refused};
@@ -209,6 +211,16 @@ impl L7 {
     /// Asks the proxy, if there is one.
     pub(super) fn askers(&self) -> Option<Askers> {
         self.keeper.as_ref().map(|keeper| keeper.askers.clone())
+    }
+
+    /// Why the latest rules of endpoints are not in force.
+    pub(super) fn refusals(&self) -> BTreeMap<EndpointId, String> {
+        self.refusals.lock().clone()
+    }
+
+    /// Whether a request without a number is given one.
+    pub(super) fn gives_request_ids(&self) -> bool {
+        self.sink.record.request_id
     }
 
     /// How it stands; none where no policy needs it.

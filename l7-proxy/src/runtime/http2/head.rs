@@ -16,7 +16,7 @@ use crate::stage::normalise::{Looks, Path, TargetFault};
 
 /// A head that can be judged.
 #[derive(Debug)]
-pub(super) struct Head {
+pub(in crate::runtime) struct Head {
     method: Method,
     scheme: Scheme,
     authority: Authority,
@@ -31,7 +31,7 @@ pub(super) struct Head {
 impl Head {
     /// Reads what h2 has read. It has refused before what is malformed by itself (RFC 9113 section 8): pseudo-headers that
     /// are missing, unknown or there twice, connection-specific headers, names in upper case.
-    pub(super) fn read(parts: Parts) -> Result<Self, &'static str> {
+    pub(in crate::runtime) fn read(parts: Parts) -> Result<Self, &'static str> {
         let Parts { method, uri, mut headers, mut extensions, .. } = parts;
         let uri = uri.into_parts();
         let protocol = extensions.remove::<Protocol>();
@@ -67,17 +67,17 @@ impl Head {
     }
 
     /// Whether nothing is known of how long the connection between its ends stays silent.
-    pub(super) fn is_tunnel(&self) -> bool {
+    pub(in crate::runtime) fn is_tunnel(&self) -> bool {
         self.method == Method::CONNECT
     }
 
     /// Whether a protocol is asked for.
-    pub(super) fn is_extended(&self) -> bool {
+    pub(in crate::runtime) fn is_extended(&self) -> bool {
         self.protocol.is_some()
     }
 
     /// The request that goes to the server.
-    pub(super) fn forward(&self) -> Result<Request<()>, &'static str> {
+    pub(in crate::runtime) fn forward(&self) -> Result<Request<()>, &'static str> {
         let mut parts = http::uri::Parts::default();
         parts.authority = Some(self.authority.clone());
         if let Some(target) = &self.target {
@@ -143,7 +143,7 @@ fn join_cookies(headers: &mut HeaderMap) {
 }
 
 /// Whether a message is one of gRPC.
-pub(super) fn is_grpc(headers: &HeaderMap) -> bool {
+pub(in crate::runtime) fn is_grpc(headers: &HeaderMap) -> bool {
     let Some(kind) = headers.get(CONTENT_TYPE) else { return false };
     let rest = kind.as_bytes().strip_prefix(b"application/grpc");
     matches!(rest, Some([] | [b'+' | b';' | b' ', ..]))

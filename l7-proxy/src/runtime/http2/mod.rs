@@ -9,7 +9,7 @@
 mod budget;
 mod frames;
 mod guard;
-mod head;
+pub(super) mod head;
 mod pump;
 mod shared;
 mod stream;

@@ -108,3 +108,18 @@ async fn who_is_not_written_down_is_ended_and_who_drains_is_told_so_and_not_to_s
     assert!(matches!(told[1], ToProxy::Record(_)), "{told:?}");
     assert!(matches!(told[2], ToProxy::Set { generation: 7, .. }), "{told:?}");
 }
+
+#[test]
+fn of_two_processes_the_answers_are_one() {
+    let row = |draining| node_api::proxy::ProxyBudgets {
+        owner: node_api::proxy::BudgetOwner::All,
+        workload: None,
+        address: None,
+        instance: None,
+        budgets: node_api::proxy::PerBudget::default(),
+        draining,
+    };
+    let one = joined(None, ProxyAnswer::Budgets(vec![row(true)]));
+    let both = joined(Some(one), ProxyAnswer::Budgets(vec![row(false)]));
+    assert_eq!(both, ProxyAnswer::Budgets(vec![row(true), row(false)]));
+}
