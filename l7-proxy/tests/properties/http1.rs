@@ -5,9 +5,6 @@ use l7_proxy::codec::{Asked, Body, Fault, Form, Framing, Header, RequestHead, Re
 
 use super::cut::Cuts;
 
-/// Names that no trailer may have here.
-const JUDGED: &[&str] = &["x-role"];
-
 /// What both kinds of readers say of a message.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Message {
@@ -79,11 +76,10 @@ impl<'a> Arrival<'a> {
     }
 
     /// Where the body ends that begins here, and whether it is done.
-    fn body(&mut self, begin: usize, mut body: Body) -> Result<(usize, bool), Fault> {
-        let judged: Vec<Box<str>> = JUDGED.iter().map(|name| (*name).into()).collect();
+    fn body(&mut self, begin: usize, mut body: Body, judged: &[Box<str>]) -> Result<(usize, bool), Fault> {
         let mut at = begin;
         loop {
-            let counted = body.advance(self.from(at), &judged)?;
+            let counted = body.advance(self.from(at), judged)?;
             assert!(counted <= self.arrived - at, "nothing is counted that is not there");
             at += counted;
             if body.is_done() || !self.read() {
@@ -113,8 +109,8 @@ fn next(arrival: &mut Arrival<'_>, begin: usize) -> Result<(usize, usize), End> 
     }
 }
 
-/// Requests, as the codec reads them.
-pub fn requests(input: &[u8], cuts: Cuts) -> Read {
+/// Requests, as the codec reads them where rules look at headers of these names.
+pub fn requests(input: &[u8], judged: &[Box<str>], cuts: Cuts) -> Read {
     let mut arrival = Arrival::new(input, cuts);
     let (mut messages, mut begin) = (Vec::new(), 0);
     let end = loop {
@@ -126,7 +122,7 @@ pub fn requests(input: &[u8], cuts: Cuts) -> Read {
         if let Err(fault) = head.parse(source, start, end) {
             break End::Refused(fault);
         }
-        let (at, is_whole) = match arrival.body(begin + end, Body::new(head.framing)) {
+        let (at, is_whole) = match arrival.body(begin + end, Body::new(head.framing), judged) {
             Ok(body) => body,
             Err(fault) => break End::Refused(fault),
         };
@@ -156,7 +152,7 @@ pub fn answers(input: &[u8], asked: Asked, cuts: Cuts) -> Read {
         if let Err(fault) = head.parse(source, start, end, asked) {
             break End::Refused(fault);
         }
-        let (at, is_done) = match arrival.body(begin + end, Body::answer(head.framing)) {
+        let (at, is_done) = match arrival.body(begin + end, Body::answer(head.framing), &[]) {
             Ok(body) => body,
             Err(fault) => break End::Refused(fault),
         };

@@ -160,8 +160,11 @@ fn is_same_in_http1(received: &Received) {
     } else if has_length {
         bytes.extend(body);
     }
-    let read =
-        http1::holds(&bytes, |cuts| http1::requests(&bytes, cuts), |manner: Manner| manner.requests(&bytes));
+    let read = http1::holds(
+        &bytes,
+        |cuts| http1::requests(&bytes, &[], cuts),
+        |manner: Manner| manner.requests(&bytes),
+    );
     let shown = || format!("{received:?} is {}", bytes.escape_ascii());
     let end = if head.method == Method::CONNECT { End::Switched } else { End::Whole };
     assert_eq!(read.end, end, "{}", shown());

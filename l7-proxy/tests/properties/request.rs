@@ -7,8 +7,12 @@ use super::http1::{self, Manner};
 /// What the strict parser lets through, every reader reads likewise, in whatever pieces it comes; and what a connection
 /// speaks is known from its first bytes on. Whether there was a request.
 pub fn holds(input: &[u8]) -> bool {
-    let read =
-        http1::holds(input, |cuts| http1::requests(input, cuts), |manner: Manner| manner.requests(input));
+    let judged = ["x-role".into()];
+    let read = http1::holds(
+        input,
+        |cuts| http1::requests(input, &judged, cuts),
+        |manner: Manner| manner.requests(input),
+    );
     let mut known = None;
     for end in 0..=input.len().min(64) {
         let found = detect(&input[..end]);

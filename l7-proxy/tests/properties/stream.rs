@@ -35,7 +35,8 @@ pub fn holds(input: &[u8]) -> bool {
 fn through(input: &[u8], cuts: Cuts) -> Vec<Message> {
     let raw = BENCH.with(|bench| run(converse(bench, input, cuts)));
     let shown = || format!("{} reaches the server of {}", raw.escape_ascii(), input.escape_ascii());
-    let read = http1::holds(&raw, |cuts| http1::requests(&raw, cuts), |manner: Manner| manner.requests(&raw));
+    let read =
+        http1::holds(&raw, |cuts| http1::requests(&raw, &[], cuts), |manner: Manner| manner.requests(&raw));
     let is_partial = read.messages.last().is_some_and(|message| !message.is_whole);
     assert!(read.end == End::Whole || read.end == End::Cut && is_partial, "{:?}: {}", read.end, shown());
     for message in Manner::all().flat_map(|manner| manner.requests(&raw)).chain(read.messages.iter().cloned())
@@ -47,9 +48,12 @@ fn through(input: &[u8], cuts: Cuts) -> Vec<Message> {
 
 /// Whether the rules allow all that a server could make of a request.
 pub fn is_allowed(method: &[u8], target: &[u8]) -> bool {
-    let target = match target.strip_prefix(b"http://") {
-        Some(rest) => &rest[rest.iter().position(|byte| *byte == b'/').unwrap_or(rest.len())..],
-        None => target,
+    const SCHEME: &[u8] = b"http://";
+    let target = match target.split_at_checked(SCHEME.len()) {
+        Some((scheme, rest)) if scheme.eq_ignore_ascii_case(SCHEME) => {
+            &rest[rest.iter().position(|byte| *byte == b'/').unwrap_or(rest.len())..]
+        }
+        _ => target,
     };
     path::every_form(target).iter().all(|form| match method {
         b"GET" => {
@@ -75,7 +79,7 @@ async fn converse(bench: &Bench, input: &[u8], mut cuts: Cuts) -> Vec<u8> {
                 let (mut answered, mut buffer) = (0, [0; 4096]);
                 while let Ok(count @ 1..) = server.read(&mut buffer).await {
                     all.borrow_mut().extend_from_slice(&buffer[..count]);
-                    let read = http1::requests(&all.borrow(), Cuts::none());
+                    let read = http1::requests(&all.borrow(), &[], Cuts::none());
                     let whole = read.messages.iter().filter(|message| message.is_whole).count();
                     while answered < whole {
                         answered += 1;
