@@ -9,7 +9,7 @@ RUN_TESTS := $(if $(SUDO),CARGO_TARGET_$(shell uname -m | tr a-z A-Z)_UNKNOWN_LI
 BENCH := $(if $(QUICK),,--release)
 BENCH_FLAGS := $(addprefix --only ,$(ONLY)) $(if $(QUICK),--quick) $(addprefix --rounds ,$(ROUNDS))
 
-.PHONY: help setup build demo test test-kernels test-simulation h2spec bench-l4 bench-auth bench-l7 check install uninstall dist clean
+.PHONY: help setup build demo test test-kernels test-simulation h2spec fuzz bench-l4 bench-auth bench-l7 check install uninstall dist clean
 
 help: ## list the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -44,8 +44,11 @@ bench-l7: setup ## measure the L7 proxy beside Envoy, nginx and HAProxy, which i
 h2spec: ## HTTP/2 conformance of the L7 proxy, 145 cases; needs Go, which fetches the tool
 	@l7-proxy/tests/h2spec
 
+fuzz: ## fuzz what the L7 proxy reads, each target for SECONDS=60, or TARGET= alone; stable Rust, a C++ compiler
+	@l7-proxy/fuzz/run $(or $(SECONDS),60) $(TARGET)
+
 check: setup ## format and lints, as CI runs them
-	@$(CARGO) fmt --check && deploy/check-ebpf && $(CARGO) clippy --workspace --all-targets -- -D warnings
+	@$(CARGO) fmt --check && $(CARGO) fmt --check --manifest-path l7-proxy/fuzz/Cargo.toml && deploy/check-ebpf && $(CARGO) clippy --workspace --all-targets -- -D warnings
 
 install: setup ## binary, completions and systemd units under PREFIX
 	@$(CARGO) build --release --bin ferromesh && $(SUDO) deploy/install install $(PREFIX)

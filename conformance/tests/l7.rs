@@ -4,13 +4,10 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use conformance::lab::{Mesh, Node, Outcome, Session, Workload, binary, wait_until};
+use conformance::lab::{
+    ALLIANCE, DEATHSTAR, EMPIRE, Mesh, Node, Outcome, RULE1, Session, Workload, binary, wait_until,
+};
 
-/// Who may land may ask to, and for nothing else.
-const RULE1: &str = include_str!("../../examples/star-wars/rule1-l7.yaml");
-const EMPIRE: &[&str] = &["org=empire", "class=tiefighter"];
-const ALLIANCE: &[&str] = &["org=alliance", "class=xwing"];
-const DEATHSTAR: &[&str] = &["org=empire", "class=deathstar"];
 const LANDED: &str = "Ship landed\n 200";
 /// Of a connection that never came about.
 const UNHEARD: &str = " 000";
@@ -20,8 +17,7 @@ const DENIED: &str = "Access denied\r\n 403";
 fn ruled() -> (Node, Workload) {
     let node = Node::up();
     let deathstar = deathstar(&node, DEATHSTAR);
-    node.apply("rule1.yaml", RULE1);
-    ready(&node);
+    node.enforce(RULE1);
     (node, deathstar)
 }
 
@@ -33,14 +29,6 @@ fn deathstar(node: &Node, labels: &[&str]) -> Workload {
     let asked = ["--silent", "--max-time", "1", &format!("http://{address}/v1")];
     wait_until("the deathstar answers", || Outcome::of(node.inside("curl").args(asked)).code == Some(0));
     deathstar
-}
-
-/// The proxy has its rules.
-fn ready(node: &Node) {
-    wait_until("the proxy has its rules", || {
-        let status = node.json(&["status"]);
-        status["l7"].is_object() && status["l7"]["problem"].is_null()
-    });
 }
 
 /// What a ship is answered: body, then status.
@@ -138,14 +126,8 @@ fn bombing() -> String {
     RULE1.to_owned() + "        - method: \"PUT\"\n          path: \"/v1/exhaust-port\"\n"
 }
 
-fn proxies(node: &Node) -> Vec<i32> {
-    let directory = node.state().join("proxy");
-    let words = ["proxy", "--directory", directory.to_str().unwrap()];
-    linux::child::with_arguments(&words, 64_252).unwrap()
-}
-
 fn proxy(node: &Node) -> i32 {
-    let pids = proxies(node);
+    let pids = node.proxies();
     assert_eq!(pids.len(), 1, "one proxy runs");
     pids[0]
 }
@@ -243,14 +225,7 @@ fn edits_under_load_are_in_force_at_once_and_break_nothing() {
         node.apply("rule1.yaml", RULE1);
         fleets.iter_mut().for_each(|fleet| assert_eq!(fleet.ask("before"), BETWEEN));
     }
-    assert_eq!(drops(&node), Vec::<String>::new());
-}
-
-/// What the kernel has dropped, by reason, but for noise.
-fn drops(node: &Node) -> Vec<String> {
-    let rows = node.json(&["drops"]);
-    let reasons = rows.as_array().unwrap().iter().map(|row| row["reason"].as_str().unwrap().to_owned());
-    reasons.filter(|reason| !reason.contains("ulticast")).collect()
+    assert_eq!(node.drops(), Vec::<String>::new());
 }
 
 #[test]
@@ -311,7 +286,7 @@ fn without_a_proxy_what_it_would_judge_fails_and_nothing_else_does() {
         assert_eq!(ship.ask(&format!("tcp {free}")), "answered");
     }
     node.start_agent();
-    assert!(drops(&node).contains(&"L7 proxy not ready".to_owned()), "{:?}", drops(&node));
+    assert!(node.drops().contains(&"L7 proxy not ready".to_owned()), "{:?}", node.drops());
     wait_until("it is back", || ask(&node, deathstar.addresses[0], "PUT", "/v1/exhaust-port") == DENIED);
     story(&node, &deathstar);
 }
@@ -408,7 +383,7 @@ fn between_two_nodes_the_rules_of_either_end_hold() {
     };
 
     mesh.apply("rule1.yaml", RULE1);
-    ready(second);
+    second.proxy_ready();
     stories();
     let rebel = |address| ask(first, "xwing", address, "POST", "/v1/request-landing");
     deathstar.addresses.iter().for_each(|address| assert_eq!(rebel(*address), UNHEARD, "{address}"));
@@ -428,7 +403,7 @@ fn between_two_nodes_the_rules_of_either_end_hold() {
     bombed(second, "default/near:");
 
     mesh.apply("out.yaml", EGRESS);
-    ready(first);
+    first.proxy_ready();
     stories();
     bombed(first, "default/tiefighter:");
 

@@ -4,12 +4,8 @@
 
 use std::net::SocketAddr;
 
-use conformance::lab::{Node, Outcome, Session, Workload, binary, wait_until};
+use conformance::lab::{DEATHSTAR, EMPIRE, Node, Outcome, RULE1, Session, Workload, binary, wait_until};
 
-/// Who may land may ask to, and for nothing else.
-const RULE1: &str = include_str!("../../examples/star-wars/rule1-l7.yaml");
-const EMPIRE: &[&str] = &["org=empire", "class=tiefighter"];
-const DEATHSTAR: &[&str] = &["org=empire", "class=deathstar"];
 /// What a fleet is answered where it may land, and where it may not any more.
 const LANDING: &str = "POST:/v1/request-landing 200, PUT:/v1/exhaust-port 403, 0 broken";
 const LAND: &str = "POST:/v1/request-landing";
@@ -26,11 +22,7 @@ fn ruled(serve: &str) -> (Node, Workload) {
         let asked = Outcome::of(node.inside(&probe).args(["time", &target]));
         asked.code == Some(0)
     });
-    node.apply("rule1.yaml", RULE1);
-    wait_until("the proxy has its rules", || {
-        let status = node.json(&["status"]);
-        status["l7"].is_object() && status["l7"]["problem"].is_null()
-    });
+    node.enforce(RULE1);
     (node, deathstar)
 }
 
@@ -44,51 +36,23 @@ fn ruled2() -> (Node, Workload) {
 
 /// Ships that keep asking, over both families.
 fn fleets(node: &Node, deathstar: &Workload, how: &str) -> [Session; 2] {
-    let probe = binary("probe");
-    [0, 1].map(|family| {
-        let address = SocketAddr::new(deathstar.addresses[family], 80).to_string();
-        let asked = ["POST:/v1/request-landing", "PUT:/v1/exhaust-port"];
-        let command = [&[probe.to_str().unwrap(), how, &address, "10"][..], &asked].concat();
-        node.start(&format!("fleet-{family}"), EMPIRE, &command).session
-    })
-}
-
-fn proxies(node: &Node) -> Vec<i32> {
-    let directory = node.state().join("proxy");
-    let words = ["proxy", "--directory", directory.to_str().unwrap()];
-    linux::child::with_arguments(&words, 64_252).unwrap()
-}
-
-/// Their numbers, in order.
-fn pids(node: &Node) -> Vec<i64> {
-    let mut pids: Vec<i64> = proxies(node).into_iter().map(i64::from).collect();
-    pids.sort_unstable();
-    pids
-}
-
-/// Another process takes its place; both process ids.
-fn restart(node: &Node) -> (i64, i64) {
-    let restarted = node.json(&["proxy", "restart"]);
-    (restarted["from"].as_i64().unwrap(), restarted["to"].as_i64().unwrap())
+    node.fleets(deathstar, how, 80, 10, &["POST:/v1/request-landing", "PUT:/v1/exhaust-port"])
 }
 
 /// The one before ends by itself, as soon as each of its connections has been answered once more.
 fn restarts_under_load(node: &Node, deathstar: &Workload, how: &str) {
     let mut fleets = fleets(node, deathstar, how);
     for _ in 0..5 {
-        let before = pids(node);
-        let (from, to) = restart(node);
+        let before = node.proxies();
+        let (from, to) = node.restart_proxy();
         assert_eq!(before, [from]);
-        wait_until("the one before has ended", || pids(node) == [to]);
+        wait_until("the one before has ended", || node.proxies() == [to]);
         fleets.iter_mut().for_each(|fleet| assert_eq!(fleet.ask("before"), LANDING));
     }
     let status = || node.json(&["status"])["l7"].clone();
     wait_until("none is left", || status()["draining"] == 0);
     assert!(status()["problem"].is_null());
-    let drops = node.json(&["drops"]);
-    let reasons = drops.as_array().unwrap().iter().map(|row| row["reason"].as_str().unwrap().to_owned());
-    let reasons: Vec<_> = reasons.filter(|reason| !reason.contains("ulticast")).collect();
-    assert_eq!(reasons, Vec::<String>::new());
+    assert_eq!(node.drops(), Vec::<String>::new());
 }
 
 #[test]
@@ -116,7 +80,7 @@ fn a_draining_proxy_is_told_of_edits_and_found_by_the_next_agent() {
         assert_eq!(ship.ask(LAND), "200");
         ship
     });
-    let (from, to) = restart(&node);
+    let (from, to) = node.restart_proxy();
     two_are_there(&node, from, to);
     let again = node.ferromesh(&["proxy", "restart"]);
     assert!(again.code != Some(0) && again.stderr.contains(&format!("process {from}")), "{again:?}");
@@ -126,12 +90,12 @@ fn a_draining_proxy_is_told_of_edits_and_found_by_the_next_agent() {
     assert_eq!(ships[0].ask(LAND), "200 last");
     node.apply("rule1.yaml", &RULE1.replace("/v1/request-landing", "/v1/other"));
     assert_eq!(ships[1].ask(LAND), "403 last");
-    wait_until("it has ended", || pids(&node) == [to]);
+    wait_until("it has ended", || node.proxies() == [to]);
 }
 
 /// One drains, the other takes connections, and both are seen.
-fn two_are_there(node: &Node, from: i64, to: i64) {
-    assert_eq!(pids(node), [from.min(to), from.max(to)]);
+fn two_are_there(node: &Node, from: i32, to: i32) {
+    assert_eq!(node.proxies(), [from.min(to), from.max(to)]);
     wait_until("the agent knows both", || node.json(&["status"])["l7"]["draining"] == 1);
     wait_until("it has its rules", || node.json(&["status"])["l7"]["problem"].is_null());
     let rows = node.json(&["proxy", "connections"]);
@@ -149,10 +113,10 @@ fn a_proxy_that_is_killed_under_load_costs_what_it_had_open_and_nothing_else() {
     let address = SocketAddr::new(deathstar.addresses[0], 80);
     let mut ship = node.start("scout", EMPIRE, &[probe.to_str().unwrap(), "ask"]).session;
     for _ in 0..3 {
-        let before = proxies(&node);
+        let before = node.proxies();
         linux::process::send(before[0], 9).unwrap();
         assert_eq!(ship.ask(&format!("http {address} POST:/v1/request-landing")), "200");
-        wait_until("another runs", || proxies(&node).len() == 1 && proxies(&node) != before);
+        wait_until("another runs", || node.proxies().len() == 1 && node.proxies() != before);
     }
     assert_eq!(crowd.ask("now"), "50 alive, 0 dead");
     let mut fleets = fleets(&node, &deathstar, "requests");
@@ -168,10 +132,10 @@ fn what_another_has_followed_goes_with_down_too() {
     let address = SocketAddr::new(deathstar.addresses[0], 80).to_string();
     let mut ship = node.start("ship", EMPIRE, &[probe.to_str().unwrap(), "keep", &address]).session;
     assert_eq!(ship.ask(LAND), "200");
-    restart(&node);
-    assert_eq!(proxies(&node).len(), 2);
+    node.restart_proxy();
+    assert_eq!(node.proxies().len(), 2);
     drop((ship, deathstar));
     node.verb("down", &[]).success();
     node.verb("check", &["--clean"]).success();
-    assert_eq!(proxies(&node), Vec::<i32>::new());
+    assert_eq!(node.proxies(), Vec::<i32>::new());
 }

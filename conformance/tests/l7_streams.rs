@@ -5,12 +5,9 @@
 use std::net::SocketAddr;
 use std::process::Stdio;
 
-use conformance::lab::{Node, Outcome, Session, Workload, binary, wait_until};
-
-const RULE1: &str = include_str!("../../examples/star-wars/rule1-tls.yaml");
-const EMPIRE: &[&str] = &["org=empire", "class=tiefighter"];
-const ALLIANCE: &[&str] = &["org=alliance", "class=xwing"];
-const DEATHSTAR: &[&str] = &["org=empire", "class=deathstar"];
+use conformance::lab::{
+    ALLIANCE, DEATHSTAR, EMPIRE, Node, Outcome, RULE1_TLS as RULE1, Session, Workload, at, binary, wait_until,
+};
 
 /// The same from the caller's side, for one name.
 const EGRESS: &str = "\
@@ -47,19 +44,10 @@ fn served(mode: &str, port: &str) -> (Node, Workload) {
     (node, deathstar)
 }
 
-/// Puts rules in force, for the proxy too.
-fn enforce(node: &Node, rules: &str) {
-    node.apply("rule1.yaml", rules);
-    wait_until("the proxy has its rules", || {
-        let status = node.json(&["status"]);
-        status["l7"].is_object() && status["l7"]["problem"].is_null()
-    });
-}
-
 /// Both.
 fn ruled(mode: &str, port: &str, rules: &str) -> (Node, Workload) {
     let (node, deathstar) = served(mode, port);
-    enforce(&node, rules);
+    node.enforce(rules);
     (node, deathstar)
 }
 
@@ -67,10 +55,6 @@ fn ruled(mode: &str, port: &str, rules: &str) -> (Node, Workload) {
 fn ship(node: &Node, name: &str, labels: &[&str]) -> Session {
     let probe = binary("probe");
     node.start(name, labels, &[probe.to_str().unwrap(), "ask"]).session
-}
-
-fn at(workload: &Workload, port: u16) -> [SocketAddr; 2] {
-    workload.addresses.map(|address| SocketAddr::new(address, port))
 }
 
 #[test]
@@ -179,7 +163,7 @@ fn edits_under_load_end_what_may_not_be_any_more_and_nothing_else() {
 fn the_callers_rules_and_the_servers_must_both_name_it() {
     let (node, deathstar) = served("tls-serve", "443");
     let mut tiefighter = ship(&node, "tiefighter", EMPIRE);
-    enforce(&node, EGRESS);
+    node.enforce(EGRESS);
     let mut story = |expected: [&str; 3]| {
         for to in at(&deathstar, 443) {
             let names = ["port.deathstar.example", "deathstar.example", "evil.example"];

@@ -6,7 +6,6 @@
 
 mod harness;
 
-use harness::random::Random;
 use harness::{Bench, Outcome, expect, expression, local, rest, rule, run, send};
 use mesh::l7::{HeaderRule, HttpRule, Mismatch};
 
@@ -385,70 +384,4 @@ async fn t24_slow_clients_and_servers_have_an_end() {
         assert!(written.is_err());
     })
     .await;
-}
-
-/// Some requests in a row, some allowed, mutated.
-fn stream(random: &mut Random) -> Vec<u8> {
-    const PARTS: [&str; 10] = [
-        "GET /public/a HTTP/1.1\r\nHost: h\r\n\r\n",
-        "GET /admin HTTP/1.1\r\nHost: h\r\n\r\n",
-        "POST /upload HTTP/1.1\r\nHost: h\r\nContent-Length: 30\r\n\r\nGET /admin HTTP/1.1\r\nHost: h\r\n\r\n",
-        "POST /upload HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n4;a=b\r\nabcd\r\n0\r\nX-T: 1\r\n\r\n",
-        "GET http://h/public/../public/%2e%2E/admin HTTP/1.1\r\nHost: h\r\n\r\n",
-        "GET /public/x HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
-        "Content-Length: 5\r\n",
-        "Transfer-Encoding: chunked\r\n",
-        "\r\n",
-        "0\r\n\r\n",
-    ];
-    let mut stream = Vec::new();
-    for _ in 0..1 + random.below(4) {
-        stream.extend_from_slice(PARTS[random.below(6)].as_bytes());
-    }
-    for _ in 0..random.below(4) {
-        let at = random.below(stream.len());
-        match random.below(4) {
-            0 => stream[at] = random.below(256) as u8,
-            1 => drop(stream.remove(at)),
-            2 => drop(stream.splice(at..at, *b"\r\n")),
-            _ => drop(stream.splice(at..at, PARTS[random.below(PARTS.len())].bytes())),
-        }
-    }
-    stream
-}
-
-/// Whatever is sent, what reaches the server is a sequence of requests, each read as the strict codec reads it and allowed,
-/// of which only the last body may break off.
-#[tokio::test(start_paused = true)]
-async fn mutated_streams_reach_the_server_only_as_requests_that_may_pass() {
-    use l7_proxy::codec::{Body, RequestHead, Scan};
-    let mut random = Random(0x5eed);
-    let rounds = std::env::var("MUTATIONS").ok().and_then(|count| count.parse().ok()).unwrap_or(2_000);
-    let mut passed = 0;
-    for round in 0..rounds {
-        let input = stream(&mut random);
-        let bench = Bench::new(public());
-        let outcome =
-            harness::run_against(&bench, &input, "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
-        let mut rest = outcome.raw.as_slice();
-        while !rest.is_empty() {
-            let shown = || format!("round {round}: {:?}: {outcome:?}", input.escape_ascii().to_string());
-            let (start, end) = Scan::default().find(rest).unwrap().unwrap_or_else(|| panic!("{}", shown()));
-            let mut head = RequestHead::default();
-            head.parse(rest, start, end).unwrap();
-            let (method, path) = (head.method.bytes(rest), head.path.bytes(rest));
-            let is_public = path == b"/public"
-                || path == b"/a"
-                || path.starts_with(b"/public/")
-                || path.starts_with(b"/a/");
-            assert!(method == b"GET" && is_public || method == b"POST" && path == b"/upload", "{}", shown());
-            rest = &rest[end..];
-            let mut body = Body::new(head.framing);
-            let counted = body.advance(rest, &[]).unwrap();
-            rest = &rest[counted..];
-            assert!(body.is_done() || rest.is_empty(), "{}", shown());
-            passed += 1;
-        }
-    }
-    assert!(passed > rounds / 4, "the generator makes requests that pass");
 }

@@ -5,11 +5,7 @@
     reason = "clippy knows only functions marked as tests to be tests"
 )]
 
-#[path = "harness/random.rs"]
-mod random;
-
 use l7_proxy::codec::{Asked, Body, Fault, Form, Framing, MAX_HEAD, RequestHead, ResponseHead, Scan};
-use random::Random;
 
 /// A request head, given at once.
 fn request(input: &[u8]) -> Result<RequestHead, Fault> {
@@ -328,61 +324,4 @@ fn chunks_have_one_reading() {
     }
     let many = "1;xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx\r\na\r\n".repeat(100);
     assert_eq!(counted(Framing::Chunked, many.as_bytes(), 64), Err(Fault::ChunkExtension));
-}
-
-/// Mutates messages byte by byte: no panic, the same outcome however the bytes arrive, and nothing is counted beyond what
-/// is there.
-#[test]
-fn mutated_messages_have_one_outcome() {
-    let kept: [&[u8]; 4] = [
-        b"POST /a%2fb/../c?d HTTP/1.1\r\nHost: h:80\r\nTransfer-Encoding: chunked\r\n\r\n5;a=b\r\nhello\r\n0\r\nX: 1\r\n\r\n",
-        b"\r\nGET http://h/ HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\nConnection: close, x\r\n\r\nabc",
-        b"CONNECT h:443 HTTP/1.1\r\nHost: h:443\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\nab",
-        b"OPTIONS * HTTP/1.0\r\nConnection: upgrade\r\nUpgrade: h2c, websocket\r\n\r\n",
-    ];
-    let inserts: [&[u8]; 8] =
-        [b"\r\n", b"\n", b"\0", b" ", b":", b"Content-Length: 1\r\n", b"0\r\n\r\n", b"\xff"];
-    let mut random = Random(0x5eed);
-    let rounds = std::env::var("MUTATIONS").ok().and_then(|count| count.parse().ok()).unwrap_or(20_000);
-    for _ in 0..rounds {
-        let mut input = kept[random.below(kept.len())].to_vec();
-        for _ in 0..random.below(4) {
-            let at = random.below(input.len());
-            match random.below(3) {
-                0 => input[at] = random.below(256) as u8,
-                1 => drop(input.remove(at)),
-                _ => drop(input.splice(at..at, inserts[random.below(inserts.len())].iter().copied())),
-            }
-        }
-        let piece = 1 + random.below(9);
-        assert_eq!(
-            outcome(&input, input.len()),
-            outcome(&input, piece),
-            "{:?}",
-            input.escape_ascii().to_string()
-        );
-    }
-}
-
-/// What is read of a stream that arrives in pieces: the head's and the body's lengths, or what is wrong.
-fn outcome(input: &[u8], piece: usize) -> Result<Option<(usize, usize, bool)>, Fault> {
-    let mut scan = Scan::default();
-    let mut seen = 0;
-    let (start, end) = loop {
-        seen = (seen + piece).min(input.len());
-        match scan.find(&input[..seen])? {
-            Some(found) => break found,
-            None if seen == input.len() => return Ok(None),
-            None => {}
-        }
-    };
-    let mut head = RequestHead::default();
-    head.parse(input, start, end)?;
-    for header in &head.headers {
-        assert!(header.name.bytes(input).iter().all(|byte| byte.is_ascii_graphic()));
-        assert!(!header.value.bytes(input).iter().any(|byte| matches!(byte, 0 | b'\r' | b'\n')));
-    }
-    let (body, is_done) = counted(head.framing, &input[end..], piece)?;
-    assert!(end + body <= input.len());
-    Ok(Some((end, body, is_done)))
 }

@@ -14,7 +14,6 @@ use harness::http2::{
     Asked, END_HEADERS, END_STREAM, Frame, GET, Raw, answer, ask, block, client, frame, origin, request,
     serve_all,
 };
-use harness::random::Random;
 use harness::{Bench, anybody, expression, local, rule};
 use http::{HeaderMap, HeaderValue, Request, Response};
 use mesh::l7::{HeaderRule, HttpRule, Mismatch};
@@ -663,73 +662,6 @@ async fn t23_a_server_that_floods_is_given_up() {
         client.driver.await.unwrap().unwrap();
     })
     .await;
-}
-
-/// Some frames in a row, some of them of requests that may pass, mutated.
-fn frames(random: &mut Random) -> Vec<u8> {
-    let paths = ["/public", "/public/../admin", "/admin", "/a/x", "/public/..%2fadmin"];
-    let mut bytes = Vec::new();
-    for stream in 0..1 + random.below(5) as u32 {
-        let id = stream * 2 + 1;
-        let path = [GET[0], GET[1], GET[2], (":path", paths[random.below(paths.len())])];
-        let post = [(":method", "POST"), GET[1], GET[2], (":path", "/upload"), ("content-length", "5")];
-        match random.below(6) {
-            0..3 => bytes.extend(frame(1, END_HEADERS | END_STREAM, id, &block(&path))),
-            3 => {
-                bytes.extend(frame(1, END_HEADERS, id, &block(&post)));
-                bytes.extend(frame(0, END_STREAM, id, b"admin"));
-            }
-            4 => {
-                bytes.extend(frame(1, 0, id, &block(&path[..2])));
-                bytes.extend(frame(9, END_HEADERS, id, &block(&path[2..])));
-                bytes.extend(frame(0, END_STREAM, id, &[]));
-            }
-            _ => bytes.extend(frame(8, 0, random.below(9) as u32, &[0, 0, 0, 1])),
-        }
-    }
-    for _ in 0..random.below(3) {
-        let at = random.below(bytes.len());
-        match random.below(3) {
-            0 => bytes[at] = random.below(256) as u8,
-            1 => drop(bytes.remove(at)),
-            _ => bytes.insert(at, random.below(256) as u8),
-        }
-    }
-    bytes
-}
-
-/// Whatever frames are sent, each request that reaches the server is one that may.
-#[tokio::test(start_paused = true)]
-async fn mutated_frames_reach_the_server_only_as_requests_that_may_pass() {
-    let mut random = Random(0x5eed);
-    let rounds = std::env::var("MUTATIONS").ok().and_then(|count| count.parse().ok()).unwrap_or(1_000);
-    let mut passed = 0;
-    for round in 0..rounds {
-        let input = frames(&mut random);
-        let bench = Bench::new(public());
-        let received = local(async {
-            let (mut raw, servers) = Raw::open(&bench).await;
-            let received = serve_all(servers);
-            raw.write(&input).await;
-            // Until nothing moves any more.
-            tokio::time::sleep(Duration::from_secs(1)).await;
-            drop(raw);
-            tokio::time::sleep(Duration::from_secs(10)).await;
-            received.take()
-        })
-        .await;
-        for request in received {
-            let (line, _) = request.split_once([' ']).unwrap();
-            let target = request.split(' ').nth(1).unwrap();
-            let path = target.splitn(4, '/').nth(3).map(|path| format!("/{path}")).unwrap_or_default();
-            let is_public =
-                path == "/public" || path == "/a" || path.starts_with("/public/") || path.starts_with("/a/");
-            let may = line == "GET" && is_public || line == "POST" && path == "/upload";
-            assert!(may, "round {round}: {:?}: {request}", input.escape_ascii().to_string());
-            passed += 1;
-        }
-    }
-    assert!(passed > rounds / 4, "the generator makes requests that pass");
 }
 
 #[tokio::test(start_paused = true)]

@@ -3,12 +3,14 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test file: they are how a test fails")]
 
 mod harness;
+#[path = "harness/hello.rs"]
+mod hello;
 
 use std::time::Duration;
 
-use harness::hello::of_rustls;
 use harness::http2::{client, request, serve_all};
 use harness::{Bench, anybody, expect, local, rest, rule, run_against, send};
+use hello::of_rustls;
 use l7_proxy::runtime::ConnectError;
 use mesh::access_log::Headers;
 use mesh::exchange::{Exchange, details};

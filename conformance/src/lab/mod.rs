@@ -4,6 +4,7 @@
 //! both and nothing else of the machine.
 
 mod command;
+mod empire;
 mod mesh;
 mod namespace;
 mod node;
@@ -14,6 +15,7 @@ pub(crate) use command::wait_within;
 pub(crate) use namespace::Namespace;
 
 pub use command::{Outcome, Session, wait_until};
+pub use empire::{ALLIANCE, DEATHSTAR, EMPIRE, RULE1, RULE1_TLS, at, rule1_with};
 pub use mesh::{Mesh, placed_on};
 pub use node::{Node, Workload, binary};
 pub use outside::{Outside, UPLINK};

@@ -104,14 +104,13 @@ impl Body {
 
     fn chunk_line(&mut self, rest: &[u8]) -> Result<usize, Fault> {
         let window = rest.get(..MAX_CHUNK_LINE).unwrap_or(rest);
+        // Said of the first byte, whether or not the rest of the line is there.
+        let is_begin = |byte: &u8| byte.is_ascii_hexdigit() || self.takes_blanks && is_blank(byte);
+        if !window.first().is_none_or(is_begin) {
+            return Err(Fault::ChunkSize);
+        }
         let Some(end) = memchr::memchr(b'\n', window) else {
-            let is_begin = |byte: &u8| byte.is_ascii_hexdigit() || self.takes_blanks && is_blank(byte);
-            let is_hex = window.first().is_none_or(is_begin);
-            return match (is_hex, window.len()) {
-                (false, _) => Err(Fault::ChunkSize),
-                (true, MAX_CHUNK_LINE) => Err(Fault::ChunkExtension),
-                (true, _) => Ok(0),
-            };
+            return if window.len() == MAX_CHUNK_LINE { Err(Fault::ChunkExtension) } else { Ok(0) };
         };
         let line = window.get(..end).and_then(|line| line.strip_suffix(b"\r"));
         let line = line.ok_or(Fault::BareLineFeed)?;
@@ -169,11 +168,17 @@ const FORBIDDEN: [&str; 17] = [
     "x-forwarded-proto",
 ];
 
-/// Whether no trailer may have this name: it is one of those, or a rule looks at it, or somebody may take it for one of them.
+/// Whether no trailer may have this name: it is one of those, or a rule looks at it, or somebody may take it for one of them,
+/// or it is no name.
 pub(crate) fn is_forbidden_trailer(name: &str, judged: &[Box<str>]) -> bool {
     let is =
         |other: &str| name.eq_ignore_ascii_case(other) || is_look_alike(name.as_bytes(), other.as_bytes());
-    FORBIDDEN.iter().any(|other| is(other)) || judged.iter().any(|other| is(other))
+    !is_name(name) || FORBIDDEN.iter().any(|other| is(other)) || judged.iter().any(|other| is(other))
+}
+
+/// Whether it is a name as HTTP has them: those of HTTP/2 have been read by a library that lets `"` pass.
+pub(crate) fn is_name(name: &str) -> bool {
+    !name.contains('"')
 }
 
 /// Length of the trailer section, once it is all there.

@@ -16,7 +16,7 @@ mod second_hello;
 
 pub(crate) use alike::is_look_alike;
 pub use body::Body;
-pub(crate) use body::is_forbidden_trailer;
+pub(crate) use body::{is_forbidden_trailer, is_name};
 pub use client_hello::{ClientHello, HelloFault, HelloScan, MAX_HELLO};
 pub use fault::Fault;
 pub(crate) use head::elements;

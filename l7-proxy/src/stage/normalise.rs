@@ -1,8 +1,9 @@
 //! *normalise*: the one form of a request's path that is judged and forwarded. `docs/normalisation.md` is the table.
 //!
 //! Promise: no origin executes what policy denies. Whatever an origin might make of the path (decode `%2F`, strip
-//! `;parameters`, decode twice, take `\` for `/`, decode `%3A`) is a *reading* of it, and a request passes only if every reading may. So
-//! `%2F` and `;jsessionid=…` pass wherever they change nothing, without a setting. The query stays as it came.
+//! `;parameters`, decode twice, take `\` for `/`, decode `%3A`), in whatever order, is a *reading* of it, and a request passes only if
+//! every reading may. So `%2F` and `;jsessionid=…` pass wherever they change nothing, without a setting. The query stays as it
+//! came.
 
 /// Why a target is refused.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -14,6 +15,7 @@ pub enum TargetFault {
     Nul,
     Overlong,
     Nested,
+    Ambiguous,
 }
 
 impl TargetFault {
@@ -26,6 +28,7 @@ impl TargetFault {
             Self::Nul => "escaped NUL in the path",
             Self::Overlong => "escaped overlong UTF-8 in the path",
             Self::Nested => "escape of an escape of an escape in the path",
+            Self::Ambiguous => "path that servers read in too many ways",
         }
     }
 }
@@ -53,6 +56,10 @@ pub enum Looks {
 
 /// How often an escape may have been escaped.
 const MAX_NESTING: usize = 3;
+/// How many forms servers may make of a path.
+const MAX_FORMS: usize = 48;
+/// And how long they may be together: what is done for one request is bounded by that.
+const MAX_FORM_BYTES: usize = 256 << 10;
 
 impl Path {
     /// Takes a path with its query as it came; an absolute target may have an empty one.
@@ -123,28 +130,33 @@ impl Path {
         self.readings.iter().map(Vec::as_slice)
     }
 
+    /// What servers make of the canonical form, and others behind them of that: any of these steps in any order.
     fn read(&mut self, query: &[u8]) -> Result<(), TargetFault> {
-        // Servers decode nothing, what gives a path its shape, or what of it need not have been escaped; each once or until
-        // nothing is left.
-        let plain = unescape(&self.canonical, is_legal, false);
-        let once = unescape(&self.canonical, is_shape, false);
-        let both = unescape(&self.canonical, |byte| is_shape(byte) || is_legal(byte), false);
-        let fully = unescape_fully(&self.canonical, is_shape)?;
-        let all = unescape_fully(&self.canonical, |byte| is_shape(byte) || is_legal(byte))?;
-        for bytes in [&self.canonical, &plain, &once, &both, &fully, &all] {
-            for strips in [false, true] {
-                let mut reading = Vec::with_capacity(bytes.len() + query.len());
-                let slashed: Vec<u8> = bytes.iter().map(|b| if *b == b'\\' { b'/' } else { *b }).collect();
-                if strips {
-                    resolve(&without_parameters(&slashed), &mut reading);
-                } else {
-                    resolve(&slashed, &mut reading);
+        has_few_nested(&self.canonical)?;
+        let mut forms = vec![self.canonical.clone()];
+        let (mut at, mut bytes) = (0, 0);
+        while let Some(form) = forms.get(at) {
+            at += 1;
+            for next in steps(form) {
+                if memchr::memmem::find(&next, b"%00").is_some() {
+                    return Err(TargetFault::Nul);
                 }
-                if reading != self.canonical {
-                    reading.extend_from_slice(query);
-                    if !self.readings.contains(&reading) {
-                        self.readings.push(reading);
+                if !forms.contains(&next) {
+                    bytes += next.len();
+                    if forms.len() == MAX_FORMS || bytes > MAX_FORM_BYTES {
+                        return Err(TargetFault::Ambiguous);
                     }
+                    forms.push(next);
+                }
+            }
+        }
+        for form in forms {
+            let mut reading = Vec::with_capacity(form.len() + query.len());
+            resolve(&form, &mut reading);
+            if reading != self.canonical {
+                reading.extend_from_slice(query);
+                if !self.readings.contains(&reading) {
+                    self.readings.push(reading);
                 }
             }
         }
@@ -248,7 +260,7 @@ fn resolve(path: &[u8], resolved: &mut Vec<u8>) {
 
 /// What gives a path its shape.
 fn is_shape(byte: u8) -> bool {
-    matches!(byte, b'/' | b'\\' | b';' | b'.')
+    matches!(byte, b'/' | b';' | b'.')
 }
 
 /// What may stand in a path as it is (RFC 3986 section 3.3: sub-delims, `:` and `@`), and is escaped by some all the same.
@@ -274,19 +286,75 @@ fn unescape(path: &[u8], what: impl Fn(u8) -> bool, deep: bool) -> Vec<u8> {
     decoded
 }
 
-fn unescape_fully(path: &[u8], what: impl Fn(u8) -> bool) -> Result<Vec<u8>, TargetFault> {
+/// Whether decoding comes to an end soon.
+fn has_few_nested(path: &[u8]) -> Result<(), TargetFault> {
     let mut decoded = path.to_vec();
     for _ in 0..=MAX_NESTING {
-        let next = unescape(&decoded, &what, true);
+        let next = unescape(&decoded, is_decoded, true);
         if memchr::memmem::find(&next, b"%00").is_some() {
             return Err(TargetFault::Nul);
         }
         if next == decoded {
-            return Ok(decoded);
+            return Ok(());
         }
         decoded = next;
     }
     Err(TargetFault::Nested)
+}
+
+/// What a server may do to a path: decode what gives it its shape, or what of it need not have been escaped, or either with
+/// what has been escaped twice; take `\` for `/`; cut parameters off; resolve dots, where empty segments count or do not.
+fn steps(path: &[u8]) -> Vec<Vec<u8>> {
+    let mut steps = Vec::new();
+    if path.contains(&b'%') {
+        steps.push(unescape(path, is_shape, false));
+        steps.push(unescape(path, is_legal, false));
+        steps.push(unescape(path, is_shape, true));
+        steps.push(unescape(path, is_decoded, true));
+        steps.push(with_slashes(path));
+    }
+    if path.contains(&b';') {
+        steps.push(without_parameters(path));
+    }
+    let mut merged = Vec::with_capacity(path.len());
+    resolve(path, &mut merged);
+    steps.push(merged);
+    steps.push(resolve_all(path));
+    steps
+}
+
+fn is_decoded(byte: u8) -> bool {
+    is_shape(byte) || is_legal(byte)
+}
+
+/// As servers of Windows see it. Elsewhere `\` is a character as any other, which stays escaped here.
+fn with_slashes(path: &[u8]) -> Vec<u8> {
+    let mut slashed = Vec::with_capacity(path.len());
+    let mut rest = path;
+    while let [first, tail @ ..] = rest {
+        let is_backslash = escape(rest) == Some(b'\\');
+        slashed.push(if is_backslash { b'/' } else { *first });
+        rest = if is_backslash { rest.get(3..).unwrap_or_default() } else { tail };
+    }
+    slashed
+}
+
+/// Removes dot segments where between two `/` there always is a segment (RFC 3986 section 5.2.4).
+fn resolve_all(path: &[u8]) -> Vec<u8> {
+    let mut segments: Vec<&[u8]> = Vec::new();
+    let mut ends_open = false;
+    for segment in path.strip_prefix(b"/").unwrap_or(path).split(|byte| *byte == b'/') {
+        ends_open = matches!(segment, b"." | b"..");
+        match segment {
+            b"." => {}
+            b".." => drop(segments.pop()),
+            name => segments.push(name),
+        }
+    }
+    if ends_open {
+        segments.push(b"");
+    }
+    [&b"/"[..], &segments.join(&b'/')].concat()
 }
 
 /// As servers of Java see it: of each segment what stands before `;`.

@@ -1,4 +1,6 @@
 //! ClientHellos, of rustls and written by hand.
+#![allow(clippy::unwrap_used, reason = "clippy knows only functions marked as tests to be tests")]
+#![allow(dead_code, unreachable_pub, reason = "each test binary has it as a module and uses a part")]
 
 use std::sync::Arc;
 

@@ -242,11 +242,11 @@ pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
 }
 
 /// A header block of literals without Huffman coding.
-pub fn block(headers: &[(&str, &str)]) -> Vec<u8> {
+pub fn block(headers: &[(impl AsRef<[u8]>, impl AsRef<[u8]>)]) -> Vec<u8> {
     let mut block = Vec::new();
     for (name, value) in headers {
         block.push(0);
-        for text in [name, value] {
+        for text in [name.as_ref(), value.as_ref()] {
             match text.len() {
                 length @ ..127 => block.push(length as u8),
                 mut length => {
@@ -259,7 +259,7 @@ pub fn block(headers: &[(&str, &str)]) -> Vec<u8> {
                     block.push(length as u8);
                 }
             }
-            block.extend_from_slice(text.as_bytes());
+            block.extend_from_slice(text);
         }
     }
     block

@@ -6,7 +6,6 @@
 )]
 #![allow(dead_code, unreachable_pub, reason = "each test binary has it as a module and uses a part")]
 
-pub mod hello;
 pub mod http2;
 pub mod random;
 

@@ -1,6 +1,7 @@
 //! Numbers for inputs that are made up: the same for the same seed.
 
 /// A generator that gives the same numbers for the same seed.
+#[derive(Clone)]
 pub(crate) struct Random(pub(crate) u64);
 
 impl Random {

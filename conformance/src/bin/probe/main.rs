@@ -70,6 +70,12 @@ clients that stay
                           (`before`: since the last line), and what has broken
   requests2 ADDRESS COUNT METHOD:PATH …
                           the same over HTTP/2 without TLS
+  requests-grpc ADDRESS COUNT POST:PATH …
+                          the same, as calls of gRPC, whose status is told
+  requests-websocket ADDRESS COUNT GET:PATH
+                          the same, as messages that must come back on as many WebSockets (101); none is opened again
+  requests-tls ADDRESS COUNT NAME:SERVER
+                          the same, as words that must come back in TLS to a server of this name (200)
   keep ADDRESS            one such connection over HTTP/1.1; each line of standard input, METHOD:PATH, is asked on it, and
                           its status told, with `last` if the connection ends with the answer
   steady ADDRESS          connects over TCP again and again; each line of standard input asks for `COUNT good, COUNT bad`
@@ -137,6 +143,15 @@ fn run(words: &[&str]) -> io::Result<()> {
         }
         ["requests2", address, count, asked @ ..] => {
             requests::requests(Version::Http2, read(address)?, read(count)?, asked)
+        }
+        ["requests-grpc", address, count, asked @ ..] => {
+            requests::requests(Version::Grpc, read(address)?, read(count)?, asked)
+        }
+        ["requests-websocket", address, count, asked @ ..] => {
+            requests::requests(Version::WebSocket, read(address)?, read(count)?, asked)
+        }
+        ["requests-tls", address, count, asked @ ..] => {
+            requests::requests(Version::Tls, read(address)?, read(count)?, asked)
         }
         ["keep", address] => requests::keep(read(address)?),
         ["http2", port] => http2::serve(read(port)?),

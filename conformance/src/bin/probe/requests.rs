@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use crate::PATIENCE;
-use crate::http2;
+use crate::{http2, tls, websocket};
 
 /// Between two requests of a connection.
 const PAUSE: Duration = Duration::from_millis(1);
@@ -20,7 +20,7 @@ const PAUSE: Duration = Duration::from_millis(1);
 const ROUND: Duration = Duration::from_secs(10);
 
 /// What is asked, in turn: method and path.
-type Request = (String, String);
+pub(crate) type Request = (String, String);
 
 /// What has been answered since somebody asked.
 #[derive(Default)]
@@ -79,10 +79,16 @@ pub(crate) fn keep(address: SocketAddr) -> io::Result<()> {
 pub(crate) enum Version {
     Http1,
     Http2,
+    /// Over HTTP/2; statuses are those of gRPC.
+    Grpc,
+    /// One socket, opened by the first path; each request is a message that comes back: 101.
+    WebSocket,
+    /// One connection, the first path is the server's name; each request is a word that comes back: 200.
+    Tls,
 }
 
 /// Makes a request; its status.
-type Asks = Box<dyn FnMut(&Request) -> io::Result<u16> + Send>;
+pub(crate) type Asks = Box<dyn FnMut(&Request) -> io::Result<u16> + Send>;
 
 /// So many clients, each of which asks `METHOD:PATH` after `METHOD:PATH`. Each line of standard input asks what was
 /// answered from then on until every connection has asked everything, and which connections have ever ended. The line
@@ -104,10 +110,12 @@ pub(crate) fn requests(
                 let mut client = Client { address, open: Some(connect(address)?) };
                 Box::new(move |request| client.ask(request))
             }
-            Version::Http2 => {
-                let mut client = http2::Client::open(address)?;
+            Version::Http2 | Version::Grpc => {
+                let mut client = http2::Client::open(address, version == Version::Grpc)?;
                 Box::new(move |(method, path)| client.ask(method, path))
             }
+            Version::WebSocket => websocket::repeat(address, first(&requests)?)?,
+            Version::Tls => tls::repeat(address, first(&requests)?)?,
         };
         std::thread::spawn(move || {
             let Err(error) = go_on(&mut ask, number, &requests, &shared);
@@ -124,6 +132,11 @@ pub(crate) fn requests(
         println!("{}", shared.told(count));
     }
     Ok(())
+}
+
+fn first(requests: &[Request]) -> io::Result<&str> {
+    let (_, path) = requests.first().ok_or_else(|| io::Error::other("what is asked for is missing"))?;
+    Ok(path)
 }
 
 /// Asks until a request is broken.

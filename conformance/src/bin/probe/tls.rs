@@ -13,6 +13,7 @@ use tokio_rustls::rustls::{
 };
 
 use crate::client::{connect, say};
+use crate::requests::Asks;
 use crate::serve::listen;
 use crate::{PATIENCE, word};
 
@@ -114,6 +115,24 @@ fn alert(error: &io::Error) -> Option<String> {
         rustls::Error::AlertReceived(alert) => Some(format!("{alert:?}")),
         _ => None,
     }
+}
+
+/// Opens a connection on which each request is a word of its own that must come back as it went.
+pub(crate) fn repeat(address: SocketAddr, name: &str) -> io::Result<Asks> {
+    let mut stream = open(address, name)?;
+    let mut number = 0u64;
+    Ok(Box::new(move |_| {
+        number += 1;
+        let said = number.to_be_bytes();
+        stream.write_all(&said)?;
+        let mut back = [0; 8];
+        stream.read_exact(&mut back)?;
+        if back == said {
+            Ok(200)
+        } else {
+            Err(io::Error::other(format!("word {number} came back otherwise")))
+        }
+    }))
 }
 
 /// A connection that stays.

@@ -4,6 +4,7 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Ipv6Addr, SocketAddr, TcpStream};
 
 use crate::client::connect;
+use crate::requests::Asks;
 use crate::serve::listen;
 use crate::{PATIENCE, word};
 
@@ -44,11 +45,30 @@ fn converse(stream: &TcpStream) -> io::Result<()> {
     }
 }
 
-/// A socket that stays. Says `open` when it has been opened, else the status that was answered instead.
-pub(crate) fn hold(address: SocketAddr, path: &str) -> io::Result<()> {
+/// Opens a socket on which each request is a message of its own that must come back as it went.
+pub(crate) fn repeat(address: SocketAddr, path: &str) -> io::Result<Asks> {
+    let (stream, mut reader) = open(address, path)?.map_err(io::Error::other)?;
+    let mut number = 0u64;
+    Ok(Box::new(move |_| {
+        number += 1;
+        let said = number.to_string().into_bytes();
+        write_frame(&mut &stream, TEXT, &said, true)?;
+        match read(&mut reader)? {
+            (TEXT, back) if back == said => Ok(101),
+            (kind, back) => {
+                Err(io::Error::other(format!("frame {number} came back as {kind} {}", back.escape_ascii())))
+            }
+        }
+    }))
+}
+
+type Open = (TcpStream, BufReader<TcpStream>);
+
+/// A socket, or the status that was answered instead.
+fn open(address: SocketAddr, path: &str) -> io::Result<Result<Open, String>> {
     let stream = connect(address)?;
     stream.set_read_timeout(Some(PATIENCE * 10))?;
-    let (mut writer, mut reader) = (&stream, BufReader::new(&stream));
+    let (mut writer, mut reader) = (&stream, BufReader::new(stream.try_clone()?));
     write!(
         writer,
         "GET {path} HTTP/1.1\r\nhost: {address}\r\nupgrade: websocket\r\nconnection: Upgrade\r\n\
@@ -56,13 +76,23 @@ pub(crate) fn hold(address: SocketAddr, path: &str) -> io::Result<()> {
     )?;
     let (status, lines) = head(&mut reader)?;
     let accepted = lines.iter().any(|line| line.ends_with(ACCEPT));
-    match status.split(' ').nth(1) {
-        Some("101") if accepted => println!("open"),
-        other => {
-            println!("open {}", other.unwrap_or("without a status"));
+    Ok(match status.split(' ').nth(1) {
+        Some("101") if accepted => Ok((stream, reader)),
+        other => Err(other.unwrap_or("without a status").to_owned()),
+    })
+}
+
+/// A socket that stays. Says `open` when it has been opened, else the status that was answered instead.
+pub(crate) fn hold(address: SocketAddr, path: &str) -> io::Result<()> {
+    let (stream, mut reader) = match open(address, path)? {
+        Ok(open) => open,
+        Err(status) => {
+            println!("open {status}");
             return Ok(());
         }
-    }
+    };
+    println!("open");
+    let mut writer = &stream;
     for line in io::stdin().lock().lines() {
         let line = line?;
         let kind = if line == "close" { CLOSE } else { TEXT };

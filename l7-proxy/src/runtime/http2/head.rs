@@ -9,7 +9,7 @@ use http::request::Parts;
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version};
 
-use crate::codec::{Fault, MAX_HEADERS, MAX_METHOD, is_authority, is_same_authority};
+use crate::codec::{Fault, MAX_HEADERS, MAX_METHOD, is_authority, is_name, is_same_authority};
 use crate::index::{Edit, Subject};
 use crate::runtime::verdict::Judged;
 use crate::stage::normalise::{Looks, Path, TargetFault};
@@ -40,6 +40,9 @@ impl Head {
         }
         if headers.len() > MAX_HEADERS {
             return Err(Fault::TooManyHeaders.text());
+        }
+        if !headers.keys().all(|name| is_name(name.as_str())) {
+            return Err(Fault::HeaderName.text());
         }
         if headers.get_all(CONTENT_LENGTH).iter().nth(1).is_some() {
             return Err(Fault::LengthTwice.text());
