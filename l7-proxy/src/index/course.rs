@@ -7,17 +7,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use expression::{Account, Budget, ExpressionError, Matcher};
+use expression::{Account, Budget};
 use mesh::identity::Identity;
 use mesh::l7::{
-    HttpRule, HttpRules, L7Access, L7Endpoint, L7Ports, L7Rules, L7Tls, Measure, PATTERNS, SERVER_NAMES,
-    ServerNames, WORKLOAD_PARTS,
+    HttpRules, L7Access, L7Endpoint, L7Ports, L7Rules, L7Tls, Measure, PATTERNS, SERVER_NAMES, ServerNames,
+    WORKLOAD_PARTS,
 };
 
+use super::rule::{Fault, compiled};
 use super::set::Building;
-use super::{
-    Access, Asks, Compiler, Endpoint, HeaderMatcher, Names, Ports, Refused, Rule, RuleSet, Side, Terms, Tls,
-};
+use super::{Access, Asks, Compiler, Endpoint, Names, Ports, Refused, Rule, RuleSet, Side, Terms, Tls};
 
 /// What an endpoint under way may do at once: rules, names and branches of paths that are looked at.
 pub const SLICE: usize = 4096;
@@ -302,7 +301,7 @@ impl Preparation {
             return Ok(1);
         };
         self.stage = Stage::Rules(at, number + 1);
-        match compiled(rule, &mut self.account, compiler) {
+        match compiled(rule, &mut self.account, &mut compiler.expressions) {
             Ok(made) => {
                 list.path |= rule.path.is_some();
                 list.headers.extend(made.headers.iter().map(|header| header.name.clone()));
@@ -472,55 +471,6 @@ impl Preparation {
     }
 }
 
-/// What is wrong with a rule; without a part: no one rule is at fault.
-struct Fault {
-    part: Option<String>,
-    why: String,
-}
-
-fn compiled(rule: &HttpRule, account: &mut Account, compiler: &mut Compiler) -> Result<Rule, Fault> {
-    let mut part = |name: &str, text: &Option<mesh::l7::Expression>| -> Result<Option<Arc<Matcher>>, Fault> {
-        let Some(text) = text else { return Ok(None) };
-        let matcher = account.matcher(&text.0, name == "host", &mut compiler.expressions);
-        matcher.map(Some).map_err(|error| fault(&error, &text.0, name))
-    };
-    let path = part("path", &rule.path)?;
-    let method = part("method", &rule.method)?;
-    let host = part("host", &rule.host)?;
-    let mut headers = Vec::with_capacity(rule.headers.len());
-    for (number, header) in rule.headers.iter().enumerate() {
-        header.check().map_err(|fault| Fault {
-            part: Some(format!("headers[{number}].{}", fault.part())),
-            why: fault.to_string(),
-        })?;
-        let name = header.name.to_ascii_lowercase();
-        let taken = account.header(&name, header.value.as_deref());
-        taken.map_err(|error| fault(&error, &name, &format!("headers[{number}]")))?;
-        let value = header.value.as_deref().map(Box::from);
-        headers.push(HeaderMatcher { name: name.into(), value, mismatch: header.mismatch });
-    }
-    let names_connect = rule.method.as_ref().is_some_and(|method| names_connect(&method.0));
-    Ok(Rule { path, method, names_connect, host, headers: headers.into() })
-}
-
-fn fault(error: &ExpressionError, text: &str, part: &str) -> Fault {
-    match error {
-        // No one of them is at fault.
-        ExpressionError::Spent(budget) => {
-            let (most, size) = (budget.expressions, budget.bytes >> 20);
-            let why = format!(
-                "all policies that select it have more than {most} expressions and headers together, or such that take more \
-                 than {size} MiB when compiled"
-            );
-            Fault { part: None, why }
-        }
-        other => {
-            let shown: String = text.chars().take(100).collect();
-            Fault { part: Some(part.to_owned()), why: format!("{shown:?}: {other}") }
-        }
-    }
-}
-
 /// Peers in order; those that are alike are the same.
 fn sorted(peers: &Arc<[Identity]>, known: &mut BTreeSet<Arc<[Identity]>>) -> Arc<[Identity]> {
     let mut peers = Arc::clone(peers);
@@ -534,16 +484,4 @@ fn sorted(peers: &Arc<[Identity]>, known: &mut BTreeSet<Arc<[Identity]>>) -> Arc
     }
     known.insert(Arc::clone(&peers));
     peers
-}
-
-/// Whether an expression is the word CONNECT, or words of which it is one: what else matches it (`.*`, `[A-Z]+`) was hardly
-/// meant to open a tunnel.
-fn names_connect(expression: &str) -> bool {
-    let inner = expression.strip_prefix('^').unwrap_or(expression);
-    let inner = inner.strip_suffix('$').unwrap_or(inner);
-    let group = inner.strip_prefix("(?:").or_else(|| inner.strip_prefix('('));
-    let inner = group.and_then(|group| group.strip_suffix(')')).unwrap_or(inner);
-    let mut words = inner.split('|');
-    let is_word = |word: &str| word.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));
-    words.clone().all(is_word) && words.any(|word| word == "CONNECT")
 }

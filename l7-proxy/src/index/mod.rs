@@ -9,6 +9,7 @@ mod course;
 mod edit;
 mod names;
 mod paths;
+mod rule;
 mod rules;
 mod set;
 mod work;

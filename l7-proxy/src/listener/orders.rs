@@ -2,22 +2,21 @@
 //!
 //! Promise: orders about one endpoint are answered in their order; those about others wait for a slice of its compilation and
 //! not for all of it; what is ready after a slice is put in force together. Rules that have not been begun when others of the same
-//! endpoint come are not compiled any more, and answered with those. [`ToProxy::Synced`] is answered when all before it has been. An object that cannot be used leaves the one
-//! before it in force; where that says nothing and the new one does, nothing passes. What an agent that has come does not speak
-//! of goes when it says that it has told all; what one before it has ordered and not been answered is forgotten.
+//! endpoint come are not compiled any more, and answered with those. [`ToProxy::Synced`] is answered when all before it has
+//! been. What an agent that has come does not speak of goes when it says that it has told all; what one before it has ordered and
+//! not been answered is forgotten.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::io;
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvError, Sender, TryRecvError, channel};
 
-use mesh::l7::L7Endpoint;
 use mesh::workload::EndpointId;
 use node_api::proxy::{FromProxy, ToProxy};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-use crate::index::{Compiler, Endpoint, Preparation, Refused, SLICE};
-use crate::runtime::{Published, Snapshot};
+use super::rules::Outcome;
+pub(super) use super::rules::Rules;
+use crate::index::{Preparation, Refused, SLICE};
 
 /// Orders that may wait; more are not read from the socket.
 const MAX_WAITING: usize = 4096;
@@ -122,9 +121,6 @@ impl Job {
         matches!(&self.task, Task::Set(preparation) if !preparation.has_begun())
     }
 }
-
-/// What has become of an order.
-type Outcome = Result<(), Refused>;
 
 impl Queue {
     fn new(rules: Rules) -> Self {
@@ -249,92 +245,15 @@ fn answer(generation: u64, endpoint: EndpointId, outcome: &Outcome) -> FromProxy
     }
 }
 
-/// The rules in force, as they are told.
-pub(super) struct Rules {
-    published: Arc<Published>,
-    /// What is to be in force next, if that differs.
-    next: Option<Snapshot>,
-    compiler: Compiler,
-    /// What has been told since the agent came.
-    told: BTreeSet<EndpointId>,
-    /// Whether it has told all. Until then the kernel may send connections by what an agent before it has told.
-    is_synced: bool,
-    /// What of the told is in force together with what was before it, as it is to be from then on.
-    alone: BTreeMap<EndpointId, Endpoint>,
-}
-
-impl Rules {
-    pub(super) fn new(published: Arc<Published>) -> Self {
-        let (told, alone) = (BTreeSet::new(), BTreeMap::new());
-        Self { published, next: None, compiler: Compiler::default(), told, is_synced: false, alone }
-    }
-
-    /// Another agent has come.
-    fn begin(&mut self) {
-        self.told.clear();
-        self.alone.clear();
-        self.is_synced = false;
-    }
-
-    /// What is to be in force next.
-    fn snapshot(&mut self) -> &mut Snapshot {
-        self.next.get_or_insert_with(|| Snapshot::clone(&self.published.snapshot()))
-    }
-
-    /// Puts in force what is to be next.
-    fn publish(&mut self) {
-        if let Some(next) = self.next.take() {
-            self.published.set(next);
-        }
-    }
-
-    fn remove(&mut self, endpoint: EndpointId) -> Outcome {
-        self.told.remove(&endpoint);
-        self.alone.remove(&endpoint);
-        self.snapshot().remove(endpoint);
-        Ok(())
-    }
-
-    fn synced(&mut self, generation: u64) -> FromProxy {
-        let (told, alone) = (self.told.clone(), std::mem::take(&mut self.alone));
-        let snapshot = self.snapshot();
-        for id in snapshot.ids().into_iter().filter(|id| !told.contains(id)) {
-            snapshot.remove(id);
-        }
-        alone.into_values().for_each(|alone| snapshot.insert(alone));
-        snapshot.is_synced = true;
-        self.is_synced = true;
-        FromProxy::Synced { generation }
-    }
-
-    fn set(&mut self, compiled: Result<Endpoint, Refused>, endpoint: &L7Endpoint) -> Outcome {
-        let id = endpoint.id;
-        self.told.insert(id);
-        self.alone.remove(&id);
-        let is_synced = self.is_synced;
-        let snapshot = self.snapshot();
-        let before = snapshot.get(id).filter(|before| before.instance == endpoint.instance);
-        let (now, alone, outcome) = match (compiled, before) {
-            // Beside what the agent before this one has told of it, until this one has told all.
-            (Ok(compiled), Some(before)) if !is_synced => {
-                (Compiler::joined(compiled.clone(), before), Some(compiled), Ok(()))
-            }
-            (Ok(compiled), _) => (compiled, None, Ok(())),
-            (Err(refused), Some(before)) => (Compiler::kept(before, endpoint), None, Err(refused)),
-            (Err(refused), None) => (Compiler::nothing(endpoint), None, Err(refused)),
-        };
-        snapshot.insert(now);
-        self.alone.extend(alone.map(|alone| (id, alone)));
-        outcome
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use mesh::flow::TrafficDirection::Ingress;
     use mesh::identity::Identity;
     use mesh::l7::{Expression, HttpRule, L7Access, L7Ports, L7Rules};
     use std::net::{Ipv4Addr, Ipv6Addr};
+    use std::sync::Arc;
+
+    use mesh::l7::L7Endpoint;
 
     use super::*;
     use crate::index::Grant;

@@ -5,7 +5,7 @@
 //! enforces it: an expression that the proxy would not take, more of them than one object may have, more than it may have at all
 //! ranges of ports together, a header that is none, an action on a header that frames messages.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 
 use expression::{Account, Budget, ExpressionError, Expressions};
 use mesh::flow::TrafficDirection;
@@ -37,10 +37,28 @@ struct Inner {
     is_spent: bool,
 }
 
+thread_local! {
+    /// Expressions of the objects that were read last: an edit changes few of an object's, and what an object may have does not
+    /// depend on what is there.
+    static KNOWN: Cell<Option<Expressions>> = const { Cell::new(None) };
+}
+
+/// So many expressions, and KiB of automata, may be kept there.
+const MOST_KNOWN: usize = 16 << 10;
+
 impl Default for Taken {
     fn default() -> Self {
-        let (expressions, account) = (Expressions::default(), Account::new(Budget::OBJECT));
+        let (expressions, account) = (KNOWN.take().unwrap_or_default(), Account::new(Budget::OBJECT));
         Self(RefCell::new(Inner { expressions, account, rules: 0, parts: 0, is_spent: false }))
+    }
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        let expressions = std::mem::take(&mut self.0.get_mut().expressions);
+        if expressions.made() <= MOST_KNOWN {
+            KNOWN.set(Some(expressions));
+        }
     }
 }
 
@@ -205,4 +223,41 @@ fn checked<'a>(rule: HeaderRule, place: impl FnOnce(HeaderFault) -> At<'a>) -> O
         }
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_edit_leaves_is_not_compiled_again() {
+        KNOWN.set(None);
+        let paths = |last: &str| -> Vec<String> {
+            let all = (0..1000).map(|number| format!("/v1/resource-{number}/[0-9]+"));
+            all.chain([last.to_owned()]).collect()
+        };
+        let made = |paths: &[String]| {
+            let taken = Taken::default();
+            let inner = &mut *taken.0.borrow_mut();
+            let before = inner.expressions.made();
+            for path in paths {
+                inner.account.matcher(path, false, &mut inner.expressions).unwrap();
+            }
+            inner.expressions.made() - before
+        };
+        assert!(made(&paths("/a")) > 1000);
+        assert_eq!(made(&paths("/b")), 1);
+        // Others drop out when there are too many.
+        let hard = |object: usize| -> Vec<String> {
+            (0..10).map(|number| format!("/(a|b)*a(a|b){{9}}{object}x{number}")).collect()
+        };
+        let mut all = 0;
+        for object in 0.. {
+            all += made(&hard(object));
+            if all > MOST_KNOWN {
+                break;
+            }
+        }
+        assert!(made(&paths("/b")) > 1000);
+    }
 }
