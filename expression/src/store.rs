@@ -1,6 +1,6 @@
 //! Each expression, and each automaton, once, whoever has it.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use regex_syntax::hir::Hir;
@@ -11,8 +11,8 @@ use crate::{Automaton, ExpressionError, Matcher};
 #[derive(Debug, Default)]
 pub struct Expressions {
     /// Those that regard case, and those that do not.
-    matchers: [HashMap<Box<str>, Arc<Matcher>>; 2],
-    automata: HashMap<Box<str>, Arc<Automaton>>,
+    matchers: [BTreeMap<Box<str>, Arc<Matcher>>; 2],
+    automata: BTreeMap<Box<str>, Arc<Automaton>>,
     made: usize,
 }
 
@@ -55,7 +55,7 @@ impl Expressions {
 
     /// How many expressions and automata there are.
     pub fn count(&self) -> (usize, usize) {
-        (self.matchers.iter().map(HashMap::len).sum(), self.automata.len())
+        (self.matchers.iter().map(BTreeMap::len).sum(), self.automata.len())
     }
 }
 

@@ -465,14 +465,14 @@ fn headers_and_what_is_tried_of_hosts_and_methods_is_counted() {
     let (_, judged) = work(&endpoint, &Request { headers: &headers, ..get("/") });
     assert_eq!(judged, Err("path that takes too long to be held against all rules"));
     let alternatives =
-        |text: &str| (0..400).map(|number| format!("{text}{number}")).collect::<Vec<_>>().join("|");
+        |text: &str| ('A'..='Z').map(|letter| format!("{letter}{text}")).collect::<Vec<_>>().join("|");
     let rule = HttpRule {
         host: expression(&alternatives("h")),
         method: expression(&alternatives("M")),
         ..path("/.*")
     };
     let (work, judged) = work(&compiled(anybody(vec![rule])), &get("/"));
-    assert!(judged.is_err() && work.bytes > 2 * 400 * 8, "{work:?}");
+    assert!(judged.is_err() && work.bytes > 2 * 26 * 8, "{work:?}");
 }
 
 #[test]

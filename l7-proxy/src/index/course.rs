@@ -111,7 +111,7 @@ struct NameList {
 enum Gathering {
     /// List and rule that come next.
     Rules(Vec<Rule>, usize, usize),
-    Building(Building),
+    Building(Box<Building>),
 }
 
 impl<K: Ord, T> Table<K, T> {
@@ -384,7 +384,7 @@ impl Preparation {
             return Some(1);
         }
         let gathering = match single {
-            Some(rules) => Gathering::Building(Building::new(Arc::clone(rules))),
+            Some(rules) => Gathering::Building(Box::new(Building::new(Arc::clone(rules)))),
             None => Gathering::Rules(Vec::new(), 0, 0),
         };
         let (wanted, access) = (std::mem::take(wanted), std::mem::take(access));
@@ -415,7 +415,7 @@ impl Preparation {
                 match compiler.known(&rules) {
                     Some(known) => known,
                     None => {
-                        *gathering = Gathering::Building(Building::new(rules));
+                        *gathering = Gathering::Building(Box::new(Building::new(rules)));
                         return 1;
                     }
                 }
@@ -423,7 +423,7 @@ impl Preparation {
             Gathering::Building(building) => match building.step() {
                 Some(taken) => return taken,
                 None => {
-                    let building = std::mem::replace(building, Building::new(Arc::default()));
+                    let building = std::mem::replace(&mut **building, Building::new(Arc::default()));
                     compiler.keep(building.finish())
                 }
             },

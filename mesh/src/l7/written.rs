@@ -33,6 +33,9 @@ struct Kind {
     tls: Vec<(Option<usize>, usize)>,
 }
 
+/// The same, read.
+type Held = (Arc<[L7Access]>, Arc<[L7Tls]>);
+
 /// Why what is written down is none.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub(super) enum WrittenError {
@@ -111,7 +114,7 @@ impl TryFrom<Written> for L7Rules {
             let access = kind.access.iter().map(access).collect::<Result<Arc<[_]>, _>>()?;
             Ok((access, kind.tls.iter().map(tls).collect::<Result<Arc<[_]>, _>>()?))
         });
-        let kinds: Vec<(Arc<[L7Access]>, Arc<[L7Tls]>)> = kinds.collect::<Result<_, WrittenError>>()?;
+        let kinds: Vec<Held> = kinds.collect::<Result<_, WrittenError>>()?;
         let mut after = Some(0);
         let ports = ports.iter().map(|&(first, last, place)| {
             let follows = first <= last && after.is_some_and(|after| after <= first);

@@ -18,8 +18,10 @@ use crate::policy::universe::Audience;
 
 /// Claims by their places, ascending.
 type Active = Vec<usize>;
-/// What holds at a range; `None`: anybody may do anything there.
-type Kind = Option<(Arc<[L7Access]>, Arc<[L7Tls]>)>;
+/// What holds at a range.
+type Held = (Arc<[L7Access]>, Arc<[L7Tls]>);
+/// The same; `None`: anybody may do anything there.
+type Kind = Option<Held>;
 
 /// The ranges, least first, equal neighbours as one; and what they come to, not counted further than `most`.
 pub(super) fn ranges(claims: &[Claim<'_>], most: usize) -> (Vec<L7Ports>, usize) {
@@ -165,9 +167,8 @@ impl<'a> States<'a> {
         }
     }
 
-    fn kind(&self, state: usize) -> Option<(&Arc<[L7Access]>, &Arc<[L7Tls]>)> {
-        let (_, kind) = self.all.get(state)?;
-        kind.as_ref().map(|(access, tls)| (access, tls))
+    fn kind(&self, state: usize) -> Option<&Held> {
+        self.all.get(state)?.1.as_ref()
     }
 
     /// The one in which these claims hold that did not, and do not hold that did.
