@@ -1,4 +1,4 @@
-//! What the expressions of one object may take together.
+//! What the expressions and headers of one object may take together.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -6,10 +6,13 @@ use std::sync::Arc;
 use crate::automaton::{MAX_DFA, MAX_WORK};
 use crate::{ExpressionError, Expressions, Matcher, Rest};
 
+/// What a header takes beside its text.
+const HEADER: usize = 64;
+
 /// What an object may take.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Budget {
-    /// Different expressions.
+    /// Different expressions and headers.
     pub expressions: usize,
     /// Bytes, compiled.
     pub bytes: usize,
@@ -33,12 +36,24 @@ pub struct Account {
     bytes: usize,
     /// Addresses of what has been counted.
     counted: BTreeSet<usize>,
+    /// Names of headers, with their values where one is asked for.
+    headers: BTreeSet<(Box<str>, Option<Box<str>>)>,
 }
 
 impl Account {
     /// One that has taken nothing.
     pub fn new(budget: Budget) -> Self {
-        Self { budget, expressions: 0, bytes: 0, counted: BTreeSet::new() }
+        Self { budget, expressions: 0, bytes: 0, counted: BTreeSet::new(), headers: BTreeSet::new() }
+    }
+
+    /// Takes one more header that is looked at, by its name and the value that is asked for; one that it has already takes
+    /// nothing.
+    pub fn header(&mut self, name: &str, value: Option<&str>) -> Result<(), ExpressionError> {
+        if !self.is_spent() && self.headers.insert((name.into(), value.map(Box::from))) {
+            self.expressions += 1;
+            self.bytes += HEADER + name.len() + value.map_or(0, str::len);
+        }
+        if self.is_spent() { Err(ExpressionError::Spent(self.budget)) } else { Ok(()) }
     }
 
     /// Takes one more expression; one that it has already takes nothing. Nothing is compiled once the budget is spent.
@@ -97,6 +112,23 @@ mod tests {
         assert!((10..2000).contains(&fits), "{fits}");
         assert_eq!(fit(hard(), &mut store), fits);
         assert_eq!(fit(hard(), &mut Expressions::default()), fits);
+    }
+
+    #[test]
+    fn headers_are_counted_with_expressions() {
+        let (mut store, mut account) = (Expressions::default(), Account::new(Budget::OBJECT));
+        for _ in 0..20_000 {
+            account.header("x-role", Some("user")).unwrap();
+        }
+        let most = Budget::OBJECT.expressions;
+        assert!((1..most).all(|number| account.header("x-role", Some(&number.to_string())).is_ok()));
+        let spent = ExpressionError::Spent(Budget::OBJECT);
+        assert_eq!(account.header("x-role", None), Err(spent.clone()));
+        assert_eq!(account.matcher("/a", false, &mut store).unwrap_err(), spent);
+        let mut account = Account::new(Budget::OBJECT);
+        let long = |number: usize| format!("{number:04000}");
+        let fits = (0..).take_while(|number| account.header("x", Some(&long(*number))).is_ok()).count();
+        assert!(fits < 2100, "{fits}");
     }
 
     #[test]

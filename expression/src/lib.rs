@@ -29,7 +29,7 @@ pub enum ExpressionError {
     /// Matching it, or making what matches it, would take too much.
     #[error("an expression that takes more than {} KiB when compiled; repeat less in it, or write several rules", automaton::MAX_DFA >> 10)]
     TooLarge,
-    /// Others of the same object have used up what it may take: this many expressions, or this many bytes.
-    #[error("with the expressions before it, it takes more than one object may have ({} expressions, {} MiB compiled); repeat less in them, or write fewer", .0.expressions, .0.bytes >> 20)]
+    /// Others of the same object have used up what it may take: this many expressions and headers, or this many bytes.
+    #[error("with the expressions and headers before it, it takes more than one object may have ({} of them, {} MiB compiled); repeat less in them, or write fewer", .0.expressions, .0.bytes >> 20)]
     Spent(Budget),
 }

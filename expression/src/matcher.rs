@@ -10,6 +10,9 @@ use crate::{Automaton, ExpressionError, Expressions, MAX_TEXT};
 /// Groups within groups.
 const MAX_DEPTH: u32 = 64;
 
+/// What it takes to try a branch that begins otherwise, in bytes that are looked at.
+const BRANCH: usize = 8;
+
 /// An expression that bytes match whole or not at all: if they match one of its branches.
 #[derive(Clone, Debug)]
 pub struct Matcher {
@@ -81,6 +84,11 @@ impl Matcher {
     /// What it consists of: it matches what one of these does.
     pub fn branches(&self) -> &[Branch] {
         &self.branches
+    }
+
+    /// About how many bytes a match by trying its branches looks at.
+    pub fn cost(&self, text: usize) -> usize {
+        text + BRANCH * self.branches.len()
     }
 
     /// Bytes that its own text takes; automata, which others may share, are counted by themselves.

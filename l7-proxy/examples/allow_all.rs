@@ -121,7 +121,9 @@ async fn call(origin: SocketAddr) -> Result<(TcpStream, Option<SocketAddr>), Con
 fn worker(rule: HttpRule) -> Worker<Anybody> {
     let peers = Some([Identity::new(256).unwrap()].into());
     let access = vec![L7Access { peers, http: Some(vec![rule].into()) }];
-    let rules = L7Rules { ports: vec![L7Ports { first: 1, last: u16::MAX, access, tls: Vec::new() }] };
+    let rules = L7Rules {
+        ports: vec![L7Ports { first: 1, last: u16::MAX, access: access.into(), tls: Arc::default() }],
+    };
     let endpoint = L7Endpoint {
         id: EndpointId::new(1).unwrap(),
         instance: 1,

@@ -9,12 +9,15 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use expression::{Account, Budget, Expressions};
-use l7_proxy::index::{Compiler, Edit, Endpoint, Grant, MAX_WORK, Preparation, Subject, Work};
+use l7_proxy::index::{Compiler, Edit, Endpoint, Grant, MAX_WORK, Preparation, SLICE, Subject, Work};
 use l7_proxy::stage::authorize::Judge;
 use l7_proxy::stage::normalise::Path;
 use mesh::flow::TrafficDirection::{Egress, Ingress};
 use mesh::identity::Identity;
-use mesh::l7::{Expression, HeaderRule, HttpRule, L7Access, L7Endpoint, L7Ports, L7Rules, Mismatch};
+use mesh::l7::{
+    Expression, HeaderRule, HttpRule, HttpRules, L7Access, L7Endpoint, L7Ports, L7Rules, L7Tls, Mismatch,
+    PATTERNS, SERVER_NAMES, WORKLOAD_PARTS,
+};
 use mesh::workload::EndpointId;
 
 struct Request<'a> {
@@ -64,7 +67,8 @@ fn identity(number: u32) -> Identity {
 }
 
 fn endpoint(access: Vec<L7Access>) -> L7Endpoint {
-    let rules = L7Rules { ports: vec![L7Ports { first: 80, last: 90, access, tls: Vec::new() }] };
+    let rules =
+        L7Rules { ports: vec![L7Ports { first: 80, last: 90, access: access.into(), tls: Arc::default() }] };
     L7Endpoint {
         id: EndpointId::new(1).unwrap(),
         instance: 1,
@@ -231,7 +235,8 @@ fn what_several_accesses_let_a_peer_do_adds_up() {
 fn after_a_refused_edit_only_what_was_allowed_is() {
     let mut before = endpoint(anybody(vec![path("/a")]));
     let kept = Compiler::default().endpoint(&before).unwrap();
-    let ports = |first, last| L7Ports { first, last, access: anybody(vec![path("(")]), tls: Vec::new() };
+    let ports =
+        |first, last| L7Ports { first, last, access: anybody(vec![path("(")]).into(), tls: Arc::default() };
     let refused = L7Rules { ports: vec![ports(70, 85), ports(8080, 8080)] };
     (before.ingress, before.egress) = (Some(Arc::new(refused.clone())), Some(Arc::new(refused)));
     before.audit = true;
@@ -368,17 +373,106 @@ fn what_one_object_may_have_the_proxy_takes() {
 fn an_endpoint_is_prepared_in_slices() {
     let rules =
         |count: usize| (0..count).map(|number| path(&format!("/{number}/[a-z]{{{}}}x{number}", number % 40)));
-    let endpoint = endpoint(anybody(rules(400).collect()));
-    let (mut compiler, mut preparation) = (Compiler::default(), Preparation::new(&endpoint));
-    let slices =
-        std::iter::repeat_with(|| compiler.prepare(&mut preparation)).take_while(|done| !done).count();
-    assert!(slices > 1, "{slices}");
-    compiler.collect();
-    assert_eq!(compiler.count().1, 400, "they stay while it is under way");
-    let compiled = compiler.endpoint(&endpoint).unwrap();
+    let endpoint = Box::new(endpoint(anybody(rules(400).collect())));
+    let (mut compiler, mut preparation) = (Compiler::default(), Preparation::new(endpoint.clone()));
+    let mut slices = 0;
+    let compiled = loop {
+        slices += 1;
+        if let Some(compiled) = compiler.advance(&mut preparation, &mut SLICE.clone()) {
+            break compiled.unwrap();
+        }
+        let before = compiler.count().1;
+        compiler.collect();
+        assert_eq!(compiler.count().1, before, "they stay while it is under way");
+    };
+    assert!(slices > 3, "{slices}");
+    assert_eq!(compiler.count().1, 400);
     drop((preparation, compiled));
     compiler.collect();
     assert_eq!(compiler.count(), (0, 0, 0));
+}
+
+/// Rules at ranges of ports, each with its lists for the same peers.
+fn at_ports(ports: impl IntoIterator<Item = (u16, Vec<L7Access>)>) -> L7Endpoint {
+    let ports = ports.into_iter().map(|(port, access)| L7Ports {
+        first: port,
+        last: port,
+        access: access.into(),
+        tls: Arc::default(),
+    });
+    let rules = L7Rules { ports: ports.collect() };
+    L7Endpoint { ingress: Some(Arc::new(rules)), ..endpoint(Vec::new()) }
+}
+
+#[test]
+fn rules_of_lists_that_come_together_at_many_ranges_have_a_bound() {
+    let wide: HttpRules = resources(5000).into();
+    let with = |port: u16| {
+        let own = L7Access { peers: None, http: Some([path(&format!("/own/{port}"))].into()) };
+        (port, vec![L7Access { peers: None, http: Some(Arc::clone(&wide)) }, own])
+    };
+    let fits = WORKLOAD_PARTS / 5003;
+    let last = u16::try_from(fits).unwrap();
+    let compiled = Compiler::default().endpoint(&at_ports((1..=last).map(with))).unwrap();
+    let may = |port, text: &str| {
+        let judge = Judge::new(&compiled, Ingress, port, Some(identity(300))).unwrap();
+        let mut path = Path::default();
+        path.normalise(text.as_bytes()).unwrap();
+        judge.judge(&get(text), &path).is_ok()
+    };
+    assert!(may(7, "/v1/resource-3") && may(7, "/own/7") && !may(7, "/own/8") && may(8, "/own/8"));
+    let refused = Compiler::default().endpoint(&at_ports((1..=last + 1).map(with))).unwrap_err();
+    assert_eq!(refused.field, format!("ingress.ports[{fits}]"));
+    assert!(refused.why.contains("200000 at all ranges of ports together"), "{refused:?}");
+}
+
+#[test]
+fn names_that_are_tried_have_a_bound() {
+    let tls = |number: usize, count: usize| L7Tls {
+        peers: None,
+        names: (0..count).map(|at| format!("a*{number}x{at}.b").parse().unwrap()).collect(),
+    };
+    let of = |lists: Vec<Vec<L7Tls>>| {
+        let ports = (80..).zip(lists).map(|(port, tls)| L7Ports {
+            first: port,
+            last: port,
+            access: Arc::default(),
+            tls: tls.into(),
+        });
+        let rules = L7Rules { ports: ports.collect() };
+        L7Endpoint { ingress: Some(Arc::new(rules)), ..endpoint(Vec::new()) }
+    };
+    let full = tls(0, PATTERNS);
+    let shared = of(vec![vec![full.clone()], Vec::new(), vec![full.clone()]]);
+    assert!(Compiler::default().endpoint(&shared).is_ok(), "a list that ranges share counts once");
+    let refused = Compiler::default().endpoint(&of(vec![vec![full.clone(), tls(1, 1)]])).unwrap_err();
+    assert_eq!(refused.field, "ingress.ports[0].tls[1].names");
+    let refused = Compiler::default().endpoint(&of(vec![vec![tls(0, SERVER_NAMES + 1)]])).unwrap_err();
+    assert_eq!(refused.field, "ingress.ports[0].tls[0].names");
+}
+
+#[test]
+fn headers_and_what_is_tried_of_hosts_and_methods_is_counted() {
+    let named = |number: usize| header(&format!("x-{number}"), None, Mismatch::Deny);
+    let many = |count: usize| (0..count).map(named).collect();
+    let error =
+        Compiler::default().endpoint(&endpoint(anybody(many(Budget::WORKLOAD.expressions + 1)))).unwrap_err();
+    assert_eq!(error.field, "expressions");
+    // Each header that rules look at is held against each of the request.
+    let endpoint = compiled(anybody(many(8000)));
+    let names: Vec<String> = (0..100).map(|number| format!("y-{number}")).collect();
+    let headers: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), "1")).collect();
+    let (_, judged) = work(&endpoint, &Request { headers: &headers, ..get("/") });
+    assert_eq!(judged, Err("path that takes too long to be held against all rules"));
+    let alternatives =
+        |text: &str| ('A'..='Z').map(|letter| format!("{letter}{text}")).collect::<Vec<_>>().join("|");
+    let rule = HttpRule {
+        host: expression(&alternatives("h")),
+        method: expression(&alternatives("M")),
+        ..path("/.*")
+    };
+    let (work, judged) = work(&compiled(anybody(vec![rule])), &get("/"));
+    assert!(judged.is_err() && work.bytes > 2 * 26 * 8, "{work:?}");
 }
 
 #[test]

@@ -7,6 +7,7 @@ mod harness;
 #[path = "harness/hello.rs"]
 mod hello;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use harness::{Bench, CLIENT, anybody, expect, local, rest, rule, send};
@@ -340,7 +341,7 @@ async fn both_ends_have_their_say() {
     let mut bench = bench(&["*.example"]);
     let of_client = |server: &str| {
         let tls = vec![of(Some(&[256]), &[server])];
-        L7Ports { first: 80, last: 80, access: Vec::new(), tls }
+        L7Ports { first: 80, last: 80, access: Arc::default(), tls: tls.into() }
     };
     bench.enforce_egress(of_client("a.example"));
     passes(&bench, &[&hello::of_rustls("a.example")]).await;
@@ -349,7 +350,8 @@ async fn both_ends_have_their_say() {
     bench.enforce_egress(of_client("a.b.example"));
     assert_eq!(refused(&bench, &hello::of_rustls("a.b.example")).await.0, UNRECOGNIZED_NAME);
     // HTTP rules of one end, names of the other: nothing is both.
-    let rules = L7Ports { first: 80, last: 80, access: anybody(vec![rule("", "")]), tls: Vec::new() };
+    let rules =
+        L7Ports { first: 80, last: 80, access: anybody(vec![rule("", "")]).into(), tls: Arc::default() };
     bench.enforce_egress(rules);
     let (told, flow) = refused(&bench, &hello::of_rustls("a.example")).await;
     assert_eq!(

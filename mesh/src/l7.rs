@@ -3,7 +3,9 @@
 //! Meaning only. How expressions are compiled and matched is the proxy's own affair (`l7-proxy`); which rule may be written
 //! where, and that its expressions are ones, is checked by `control` before anything here is made.
 
+mod measure;
 mod server_name;
+mod written;
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -15,6 +17,8 @@ use crate::flow::TrafficDirection;
 use crate::identity::Identity;
 use crate::workload::{EndpointId, WorkloadName};
 
+use self::written::Written;
+pub use measure::{Measure, OBJECT_PARTS, WORKLOAD_PARTS};
 pub use server_name::{ServerName, ServerNameError, is_said};
 
 /// A regular expression as in YAML, matched against the whole of what it is about: anchored at both ends.
@@ -183,95 +187,32 @@ impl L7Demand {
 /// What the proxy judges by, for one direction of one endpoint: TCP only. Shared by endpoints whose rules are equal. Written
 /// down, what several ranges of ports have stands there once.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Serialize, Deserialize)]
-#[serde(from = "Grouped", into = "Grouped")]
+#[serde(try_from = "Written", into = "Written")]
 pub struct L7Rules {
     /// By ports, which never overlap, first port ascending.
     pub ports: Vec<L7Ports>,
 }
 
-/// [`L7Rules`] as they are written down.
-#[derive(Serialize, Deserialize)]
-struct Grouped {
-    ports: Vec<L7Ports>,
-    /// Ranges, both ends inclusive, that have what the one of `ports` of that place has.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    also: Vec<(usize, u16, u16)>,
-}
-
-impl From<L7Rules> for Grouped {
-    fn from(rules: L7Rules) -> Self {
-        let (mut ports, mut also): (Vec<L7Ports>, _) = (Vec::new(), Vec::new());
-        for range in rules.ports {
-            // Lists that are shared are found equal at one look.
-            let is_alike =
-                |other: &L7Ports| *other == L7Ports { first: other.first, last: other.last, ..range.clone() };
-            match ports.iter().position(is_alike) {
-                Some(place) => also.push((place, range.first, range.last)),
-                None => ports.push(range),
-            }
-        }
-        Self { ports, also }
-    }
-}
-
-impl From<Grouped> for L7Rules {
-    fn from(Grouped { mut ports, also }: Grouped) -> Self {
-        let alike = also.into_iter().filter_map(|(place, first, last)| {
-            let range = ports.get(place)?.clone();
-            Some(L7Ports { first, last, ..range })
-        });
-        let alike: Vec<L7Ports> = alike.collect();
-        ports.extend(alike);
-        ports.sort_by_key(|ports| ports.first);
-        Self { ports }
-    }
-}
-
-impl L7Rules {
-    /// About how many bytes its rules take, lists that are shared once.
-    fn size(&self) -> usize {
-        let lists =
-            self.ports.iter().flat_map(|ports| &ports.access).filter_map(|access| access.http.as_ref());
-        let lists: BTreeMap<*const HttpRule, &HttpRules> = lists.map(|list| (list.as_ptr(), list)).collect();
-        let http: usize = lists.values().flat_map(|list| list.iter()).map(HttpRule::size).sum();
-        let names = self.ports.iter().flat_map(|ports| &ports.tls).map(|tls| &tls.names);
-        let names: BTreeMap<*const ServerName, &ServerNames> =
-            names.map(|list| (list.as_ptr(), list)).collect();
-        http + names.values().flat_map(|list| list.iter()).map(|name| 32 + name.as_str().len()).sum::<usize>()
-    }
-}
-
-impl HttpRule {
-    fn size(&self) -> usize {
-        let parts = [&self.path, &self.method, &self.host].into_iter().flatten().map(|part| part.0.len());
-        let headers = self.headers.iter();
-        let headers = headers.map(|it| 64 + it.name.len() + it.value.as_ref().map_or(0, String::len));
-        64 + parts.sum::<usize>() + headers.sum::<usize>()
-    }
-}
-
-/// Rules of a range of ports.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+/// Rules of a range of ports. What holds there is shared by ranges where the same does.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct L7Ports {
     /// First port.
     pub first: u16,
     /// Last port, inclusive.
     pub last: u16,
     /// What holds for whom. A peer whom several of these name may do what any of them lets him.
-    pub access: Vec<L7Access>,
+    pub access: Arc<[L7Access]>,
     /// Which TLS passes untouched for whom, beside that.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub tls: Vec<L7Tls>,
+    pub tls: Arc<[L7Tls]>,
 }
 
-/// What of a range of ports, both ends inclusive, others leave. They must not overlap, and come first port ascending.
-pub fn left_of(range: (u16, u16), others: impl IntoIterator<Item = (u16, u16)>) -> Vec<(u16, u16)> {
+/// What of a range of ports, both ends inclusive, others leave: `ends` says which theirs are. They must not overlap, and come
+/// first port ascending. Costs what they have in common.
+pub fn left_of<T>(range: (u16, u16), others: &[T], ends: impl Fn(&T) -> (u16, u16)) -> Vec<(u16, u16)> {
     let (mut from, last) = range;
     let mut left = Vec::new();
-    for (other_first, other_last) in others {
-        if other_last < from {
-            continue;
-        }
+    let before = others.partition_point(|other| ends(other).1 < from);
+    for (other_first, other_last) in others.iter().skip(before).map(ends) {
         if other_first > last {
             break;
         }
@@ -288,7 +229,7 @@ pub fn left_of(range: (u16, u16), others: impl IntoIterator<Item = (u16, u16)>) 
 }
 
 /// What some peers may do. Whom none names is denied.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct L7Access {
     /// The peers; `None`: anybody.
     pub peers: Option<Arc<[Identity]>>,
@@ -297,7 +238,7 @@ pub struct L7Access {
 }
 
 /// TLS that some peers may open: to servers of these names.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct L7Tls {
     /// The peers; `None`: anybody.
     pub peers: Option<Arc<[Identity]>>,
@@ -329,27 +270,18 @@ pub struct L7Endpoint {
 }
 
 impl L7Endpoint {
-    /// The most bytes that its HTTP rules may take, about: written down as JSON, where some bytes take six, they must fit a
-    /// message of `node-api`.
+    /// The most bytes that its rules and their peers may take, about: written down as JSON, where some bytes take six, they must
+    /// fit a message of `node-api`.
     pub const MAX_SIZE: usize = 8 << 20;
 
-    /// About how many bytes its HTTP rules take.
+    /// About how many bytes its rules and their peers take, what is shared once.
     pub fn size(&self) -> usize {
         [&self.ingress, &self.egress].into_iter().flatten().map(|rules| rules.size()).sum()
     }
 
     /// The same with no requests for anybody whom HTTP rules are for, and no names of servers.
     pub fn closed(&self) -> Self {
-        let closed = |rules: &Arc<L7Rules>| {
-            let mut rules = L7Rules::clone(rules);
-            for http in rules.ports.iter_mut().flat_map(|ports| &mut ports.access) {
-                http.http = http.http.as_ref().map(|_| Arc::default());
-            }
-            for tls in rules.ports.iter_mut().flat_map(|ports| &mut ports.tls) {
-                tls.names = Arc::default();
-            }
-            Arc::new(rules)
-        };
+        let closed = |rules: &Arc<L7Rules>| Arc::new(rules.closed());
         let (ingress, egress) = (self.ingress.as_ref().map(closed), self.egress.as_ref().map(closed));
         Self { ingress, egress, ..self.clone() }
     }
@@ -442,67 +374,15 @@ pub enum HttpKind {
 mod tests {
     use super::*;
 
-    fn rule(path: &str) -> HttpRule {
-        HttpRule { path: Some(Expression(path.to_owned())), ..HttpRule::default() }
-    }
-
-    #[test]
-    fn lists_that_ranges_share_are_counted_once_and_can_be_emptied() {
-        let list: HttpRules = [rule(&"a".repeat(4000))].into();
-        let ports = |first| {
-            let access = vec![
-                L7Access { peers: None, http: Some(Arc::clone(&list)) },
-                L7Access { peers: None, http: None },
-            ];
-            L7Ports { first, last: first, access, tls: Vec::new() }
-        };
-        let rules = Arc::new(L7Rules { ports: (1..100).map(ports).collect() });
-        assert!((4000..5000).contains(&rules.size()), "{}", rules.size());
-        let endpoint = L7Endpoint {
-            id: EndpointId::new(1).unwrap(),
-            instance: 1,
-            workload: "default/w".parse().unwrap(),
-            ipv4: Ipv4Addr::LOCALHOST,
-            ipv6: Ipv6Addr::LOCALHOST,
-            identity: Identity::new(256).unwrap(),
-            ingress: Some(Arc::clone(&rules)),
-            egress: None,
-            audit: false,
-        };
-        let closed = endpoint.closed();
-        assert_eq!(closed.size(), 0);
-        let closed = closed.ingress.unwrap();
-        assert_eq!(closed.ports.len(), 99);
-        let access = closed.ports.iter().flat_map(|ports| &ports.access);
-        assert!(access.clone().all(|access| access.http.as_ref().is_none_or(|rules| rules.is_empty())));
-        assert_eq!(access.filter(|access| access.http.is_none()).count(), 99, "who needs no rules has none");
-    }
-
-    #[test]
-    fn what_ranges_share_is_written_down_once() {
-        let ports = |first, path: &str| {
-            let access = vec![L7Access { peers: None, http: Some([rule(path)].into()) }];
-            L7Ports { first, last: first + 1, access, tls: Vec::new() }
-        };
-        let rules =
-            L7Rules { ports: vec![ports(80, "/a"), ports(90, "/b"), ports(100, "/a"), ports(443, "/a")] };
-        let grouped = Grouped::from(rules.clone());
-        assert_eq!(grouped.ports, rules.ports[..2]);
-        assert_eq!(grouped.also, [(0, 100, 101), (0, 443, 444)]);
-        let back = L7Rules::from(grouped);
-        assert_eq!(back, rules);
-        let http = |at: usize| back.ports[at].access[0].http.clone().unwrap();
-        assert!(Arc::ptr_eq(&http(0), &http(3)), "and is shared again");
-    }
-
     #[test]
     fn what_is_left_of_a_range_is_what_no_other_has() {
-        assert_eq!(left_of((80, 90), []), [(80, 90)]);
-        assert_eq!(left_of((80, 90), [(1, 79), (91, 99)]), [(80, 90)]);
-        assert_eq!(left_of((80, 90), [(80, 80), (84, 85), (90, 95)]), [(81, 83), (86, 89)]);
-        assert_eq!(left_of((80, 90), [(70, 85)]), [(86, 90)]);
-        assert_eq!(left_of((80, 90), [(1, 65_535)]), []);
-        assert_eq!(left_of((0, 65_535), [(1, 65_534)]), [(0, 0), (65_535, 65_535)]);
-        assert_eq!(left_of((65_535, 65_535), [(65_535, 65_535)]), []);
+        let left = |range, others: &[(u16, u16)]| left_of(range, others, |other| *other);
+        assert_eq!(left((80, 90), &[]), [(80, 90)]);
+        assert_eq!(left((80, 90), &[(1, 79), (91, 99)]), [(80, 90)]);
+        assert_eq!(left((80, 90), &[(80, 80), (84, 85), (90, 95)]), [(81, 83), (86, 89)]);
+        assert_eq!(left((80, 90), &[(1, 5), (7, 9), (70, 85), (99, 99)]), [(86, 90)]);
+        assert_eq!(left((80, 90), &[(1, 65_535)]), []);
+        assert_eq!(left((0, 65_535), &[(1, 65_534)]), [(0, 0), (65_535, 65_535)]);
+        assert_eq!(left((65_535, 65_535), &[(65_535, 65_535)]), []);
     }
 }

@@ -280,7 +280,7 @@ fn more_http_rules_than_one_object_may_have_are_refused_at_the_first_that_is_too
     let paths = |count: u32| list(&mut (0..count).map(|number| format!("{{path: '/v1/resource-{number}'}}")));
     says(&http(&paths(10_000)), &[]);
     let at = "rule1.yaml:9 spec.ingress[0].toPorts[0].rules.http";
-    let most = "with the expressions before it, it takes more than one object may have (10000 expressions, 8 MiB compiled); \
+    let most = "with the expressions and headers before it, it takes more than one object may have (10000 of them, 8 MiB compiled); \
                 repeat less in them, or write fewer";
     says(&http(&paths(12_000)), &[&format!("{at}[10000].path: {most}")]);
     let hard = list(&mut (0..90).map(|number| format!("{{method: '(a|b)*a(a|b){{11}}{number}'}}")));
@@ -292,6 +292,49 @@ fn more_http_rules_than_one_object_may_have_are_refused_at_the_first_that_is_too
         &http(&many),
         &[&format!("{at}: with these, 20001 rules in one object, at most 20000 can be used; write several")],
     );
+}
+
+#[test]
+fn headers_are_counted_as_expressions_are() {
+    let list =
+        |rules: &mut dyn Iterator<Item = String>| format!("[{}]", rules.collect::<Vec<_>>().join(", "));
+    let rules = |count: u32| http(&list(&mut (0..count).map(|number| format!("{{headers: [x-{number}]}}"))));
+    says(&rules(10_000), &[]);
+    let found = say(&rules(12_000));
+    let [one] = found.as_slice() else { panic!("{found:?}") };
+    assert!(
+        one.contains(".rules.http[10000].headers[0]: with the expressions and headers before it"),
+        "{one}"
+    );
+    let value = "v".repeat(4000);
+    let rule = |number| format!("{{headerMatches: [{{name: x, value: '{number}{value}'}}]}}");
+    let found = say(&http(&list(&mut (1000..4000).map(rule))));
+    assert!(found.len() == 1 && found[0].contains("8 MiB compiled"), "{found:?}");
+}
+
+/// However few there are: where others hold beside them at many ranges they count for each.
+#[test]
+fn rules_at_many_ranges_of_ports_have_a_bound() {
+    let wide = (0..2000).map(|number| format!("{{path: /{number}}}")).collect::<Vec<_>>().join(", ");
+    let with = |ports: u32, rules: &str| {
+        let narrow = (0..ports).map(|number| {
+            format!(
+                "  - fromEndpoints: [{{matchLabels: {{a: b}}}}]\n    toPorts:\n    - ports: [{{port: \"{}\", protocol: TCP}}]\n{rules}",
+                100 + 2 * number
+            )
+        });
+        let wide = format!(
+            "  ingress:\n  - toPorts:\n    - ports: [{{port: \"1\", endPort: 65535, protocol: TCP}}]\n      rules: {{http: [{wide}]}}\n"
+        );
+        cilium(&(wide + &narrow.collect::<String>()))
+    };
+    let own = "      rules: {http: [{path: /own}]}\n";
+    says(&with(45, own), &[]);
+    let found = say(&with(55, own));
+    let why = "spec.ingress: with these, rules that come to more than 100000 at all ranges of ports together \
+               (alternatives and headers are counted, and lists for each range where others hold beside them); \
+               name fewer ranges, or fewer rules for many ports";
+    assert!(found.len() == 1 && found[0].ends_with(why), "{found:?}");
 }
 
 #[test]

@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use mesh::identity::Identity;
-use mesh::l7::{L7Tls, PATTERNS, SERVER_NAMES, ServerName};
+use mesh::l7::ServerName;
 
-use super::{Refused, Side};
+use super::Side;
+use super::rules::terms;
 
 /// TLS that some peers may open.
 #[derive(Clone, Debug)]
@@ -27,25 +28,20 @@ pub struct Names {
     below: BTreeSet<Box<str>>,
     /// Of `**.NAME`: what has one label or more before it.
     deep: BTreeSet<Box<str>>,
-    tried: Box<[ServerName]>,
+    tried: Vec<ServerName>,
 }
 
 impl Names {
-    /// All of these.
-    pub fn new(names: &[ServerName]) -> Self {
-        let mut all = Self::default();
-        let mut tried = Vec::new();
-        for name in names {
-            let text = name.as_str();
-            match (text.strip_prefix("**."), text.strip_prefix("*.")) {
-                _ if matches!(text, "*" | "**") => all.any = true,
-                _ if name.is_tried() => tried.push(name.clone()),
-                (Some(rest), _) => drop(all.deep.insert(rest.into())),
-                (None, Some(rest)) => drop(all.below.insert(rest.into())),
-                (None, None) => drop(all.exact.insert(text.into())),
-            }
+    /// One more.
+    pub(super) fn add(&mut self, name: &ServerName) {
+        let text = name.as_str();
+        match (text.strip_prefix("**."), text.strip_prefix("*.")) {
+            _ if matches!(text, "*" | "**") => self.any = true,
+            _ if name.is_tried() => self.tried.push(name.clone()),
+            (Some(rest), _) => drop(self.deep.insert(rest.into())),
+            (None, Some(rest)) => drop(self.below.insert(rest.into())),
+            (None, None) => drop(self.exact.insert(text.into())),
         }
-        Self { tried: tried.into(), ..all }
     }
 
     /// Whether a name that a client has said, in lower case, is one of them.
@@ -59,37 +55,11 @@ impl Names {
     }
 }
 
-/// Compiles the names of a range of ports; `tried` counts those of the endpoint that can only be tried.
-pub(super) fn compile(field: &str, tls: &[L7Tls], tried: &mut usize) -> Result<Box<[Tls]>, Refused> {
-    let mut all = Vec::with_capacity(tls.len());
-    for (number, one) in tls.iter().enumerate() {
-        let refused = |why: String| Refused { field: format!("{field}.tls[{number}].names"), why };
-        if one.names.len() > SERVER_NAMES {
-            return Err(refused(format!("{} names; at most {SERVER_NAMES} can be used", one.names.len())));
-        }
-        *tried += one.names.iter().filter(|name| name.is_tried()).count();
-        if *tried > PATTERNS {
-            return Err(refused(format!(
-                "more than {PATTERNS} names of the endpoint have a * elsewhere than as their first part; \
-                 write **.example.com or *.example.com where that says it"
-            )));
-        }
-        let peers = one.peers.as_ref().map(|peers| {
-            let mut peers = peers.to_vec();
-            peers.sort_unstable();
-            Arc::from(peers)
-        });
-        all.push(Tls { peers, names: Arc::new(Names::new(&one.names)) });
-    }
-    Ok(all.into())
-}
-
 impl Side {
     /// The names that a peer may say at a port.
     pub fn names(&self, port: u16, peer: Option<Identity>) -> Vec<Arc<Names>> {
         let (Self::Ports(ports), Some(peer)) = (self, peer) else { return Vec::new() };
-        let ports = ports.iter().find(|ports| (ports.first..=ports.last).contains(&port));
-        let tls = ports.iter().flat_map(|ports| ports.tls.iter());
+        let tls = terms(ports, port).into_iter().flat_map(|terms| terms.tls.iter());
         let is_meant = |tls: &&Tls| tls.peers.as_ref().is_none_or(|peers| peers.binary_search(&peer).is_ok());
         tls.filter(is_meant).map(|tls| Arc::clone(&tls.names)).collect()
     }
@@ -120,7 +90,8 @@ mod tests {
         for first in &written {
             for second in &written {
                 let both = [first.clone(), second.clone()];
-                let names = Names::new(&both);
+                let mut names = Names::default();
+                both.iter().for_each(|name| names.add(name));
                 for name in &said {
                     let expected = both.iter().any(|one| one.matches(name));
                     assert_eq!(names.holds(name), expected, "{first} {second} {name}");
@@ -129,16 +100,5 @@ mod tests {
             }
         }
         assert!(held > 1000 && not > 1000, "{held} {not}");
-    }
-
-    #[test]
-    fn names_that_are_tried_have_a_bound() {
-        let tls = |count: usize| L7Tls {
-            peers: None,
-            names: (0..count).map(|number| format!("a*{number}.b").parse().unwrap()).collect(),
-        };
-        assert_eq!(compile("ingress.ports[0]", &[tls(PATTERNS)], &mut 0).unwrap().len(), 1);
-        let refused = compile("ingress.ports[0]", &[tls(PATTERNS), tls(1)], &mut 0).unwrap_err();
-        assert_eq!(refused.field, "ingress.ports[0].tls[1].names");
     }
 }

@@ -4,9 +4,11 @@
 //! found by one binary search: the greatest that is not greater than the path, and those that this one begins with. A trie says
 //! the same with many more pointers.
 
+use std::cmp::Ordering;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use expression::{Matcher, Rest};
+use expression::{Branch, Matcher, Rest};
 
 /// Rules by the literals that their paths' expressions begin with.
 #[derive(Debug, Default)]
@@ -47,43 +49,6 @@ pub(super) struct Hit<'a> {
 }
 
 impl Paths {
-    /// Of the expressions of these rules.
-    pub(super) fn new<'a>(paths: impl Iterator<Item = (u32, &'a Arc<Matcher>)>) -> Self {
-        let branches = paths.flat_map(|(number, matcher)| {
-            matcher.branches().iter().map(move |branch| (&*branch.prefix, &branch.rest, number))
-        });
-        let mut branches: Vec<(&[u8], &Rest, u32)> = branches.collect();
-        branches.sort_by_key(|(prefix, rest, number)| (*prefix, kind(rest), *number));
-        branches.dedup_by_key(|(prefix, rest, number)| (*prefix, kind(rest), *number));
-        let (mut text, mut entries, mut candidates) = (Vec::new(), Vec::new(), Vec::new());
-        let mut open = Vec::new();
-        let mut at = 0;
-        for alike in branches.chunk_by(|(one, ..), (other, ..)| one == other) {
-            let Some((prefix, ..)) = alike.first() else { continue };
-            let first = candidates.len();
-            let mut exact = (at, at);
-            for same in alike.chunk_by(|(_, one, _), (_, other, _)| kind(one) == kind(other)) {
-                let numbers = (at, at + same.len());
-                at = numbers.1;
-                match same.first() {
-                    Some((_, Rest::End, _)) => exact = numbers,
-                    Some((_, rest, _)) => candidates.push(Candidate { rest: Rest::clone(rest), numbers }),
-                    None => {}
-                }
-            }
-            let parent = enclosing(&mut open, prefix, entries.len(), candidates.len() > first);
-            entries.push(Entry {
-                text: (text.len(), text.len() + prefix.len()),
-                parent,
-                exact,
-                candidates: (first, candidates.len()),
-            });
-            text.extend_from_slice(prefix);
-        }
-        let numbers = branches.iter().map(|(.., number)| *number).collect();
-        Self { text: text.into(), entries: entries.into(), candidates: candidates.into(), numbers }
-    }
-
     /// What a path may match.
     pub(super) fn hits<'a>(&'a self, path: &[u8]) -> impl Iterator<Item = Hit<'a>> {
         let last = self.entries.partition_point(|entry| self.text(entry) <= path).checked_sub(1);
@@ -129,20 +94,123 @@ fn kind(rest: &Rest) -> usize {
     }
 }
 
-/// The nearest entry with candidates of those in `open` that `prefix` begins with, which is put there, too.
-fn enclosing<'a>(
-    open: &mut Vec<(&'a [u8], usize, bool, Option<usize>)>,
-    prefix: &'a [u8],
-    number: usize,
-    has_candidates: bool,
-) -> Option<usize> {
-    while open.last().is_some_and(|(other, ..)| !prefix.starts_with(other)) {
-        open.pop();
-    }
-    let parent = open.last().and_then(|(_, number, has, parent)| if *has { Some(*number) } else { *parent });
-    open.push((prefix, number, has_candidates, parent));
-    parent
+/// [`Paths`] in the making: the branches of one rule after the other are put in order, then one after the other is written down.
+#[derive(Debug, Default)]
+pub(super) struct Building {
+    sorted: BTreeSet<Branched>,
+    text: Vec<u8>,
+    entries: Vec<Entry>,
+    candidates: Vec<Candidate>,
+    numbers: Vec<u32>,
+    /// Entries that the last one begins with, and it: each begins with the one before.
+    open: Vec<usize>,
+    /// What is alike in the last candidate, if the last entry has one.
+    kind: Option<usize>,
 }
+
+/// A branch of the path's expression of a rule.
+#[derive(Debug)]
+struct Branched {
+    matcher: Arc<Matcher>,
+    branch: usize,
+    number: u32,
+}
+
+impl Building {
+    /// Puts a rule in order; says how many branches it has.
+    pub(super) fn sort(&mut self, number: u32, matcher: &Arc<Matcher>) -> usize {
+        let count = matcher.branches().len();
+        self.sorted.extend((0..count).map(|branch| Branched {
+            matcher: Arc::clone(matcher),
+            branch,
+            number,
+        }));
+        count
+    }
+
+    /// Writes down the next branch, once all are in order; false: there is none.
+    pub(super) fn write(&mut self) -> bool {
+        let Some(next) = self.sorted.pop_first() else { return false };
+        let Some(Branch { prefix, rest }) = next.matcher.branches().get(next.branch) else { return true };
+        if self.entries.last().is_none_or(|entry| self.text_of(entry) != &**prefix) {
+            self.enter(prefix);
+        }
+        self.numbers.push(next.number);
+        let at = self.numbers.len();
+        let Some(entry) = self.entries.last_mut() else { return true };
+        match (rest, self.candidates.last_mut()) {
+            (Rest::End, _) if entry.exact.0 == entry.exact.1 => entry.exact = (at - 1, at),
+            (Rest::End, _) => entry.exact.1 = at,
+            (rest, Some(last)) if self.kind == Some(kind(rest)) => last.numbers.1 = at,
+            (rest, _) => {
+                self.kind = Some(kind(rest));
+                self.candidates.push(Candidate { rest: rest.clone(), numbers: (at - 1, at) });
+                entry.candidates.1 = self.candidates.len();
+            }
+        }
+        true
+    }
+
+    /// What has been written down.
+    pub(super) fn finish(self) -> Paths {
+        let Self { text, entries, candidates, numbers, .. } = self;
+        Paths {
+            text: text.into(),
+            entries: entries.into(),
+            candidates: candidates.into(),
+            numbers: numbers.into(),
+        }
+    }
+
+    fn enter(&mut self, prefix: &[u8]) {
+        while let Some(other) = self.open.last().and_then(|at| self.entries.get(*at))
+            && !prefix.starts_with(self.text_of(other))
+        {
+            self.open.pop();
+        }
+        let parent = self.open.last().and_then(|at| {
+            let entry = self.entries.get(*at)?;
+            if length(entry.candidates) > 0 { Some(*at) } else { entry.parent }
+        });
+        self.open.push(self.entries.len());
+        let (from, first) = (self.text.len(), self.candidates.len());
+        self.text.extend_from_slice(prefix);
+        let (text, candidates) = ((from, self.text.len()), (first, first));
+        self.entries.push(Entry { text, parent, exact: (0, 0), candidates });
+        self.kind = None;
+    }
+
+    fn text_of(&self, entry: &Entry) -> &[u8] {
+        self.text.get(entry.text.0..entry.text.1).unwrap_or_default()
+    }
+}
+
+impl Branched {
+    fn key(&self) -> (&[u8], usize, u32) {
+        let branch = self.matcher.branches().get(self.branch);
+        branch.map_or((&[], 0, self.number), |branch| (&*branch.prefix, kind(&branch.rest), self.number))
+    }
+}
+
+impl Ord for Branched {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.key().cmp(&other.key())
+    }
+}
+
+impl PartialOrd for Branched {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Branched {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl Eq for Branched {}
 
 #[cfg(test)]
 mod tests {
@@ -166,7 +234,12 @@ mod tests {
             let texts: Vec<String> = (0..20).map(|at| text(6) + tails[at % tails.len()]).collect();
             let mut store = Expressions::default();
             let matchers: Vec<_> = texts.iter().map(|text| store.matcher(text, false).unwrap()).collect();
-            let paths = Paths::new((0..).zip(&matchers));
+            let mut building = Building::default();
+            for (number, matcher) in (0..).zip(&matchers) {
+                building.sort(number, matcher);
+            }
+            while building.write() {}
+            let paths = building.finish();
             for _ in 0..100 {
                 let path = text(9);
                 let path = path.as_bytes();

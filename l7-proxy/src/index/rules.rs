@@ -52,12 +52,19 @@ pub struct Ports {
     pub first: u16,
     /// Last port, inclusive.
     pub last: u16,
+    /// What holds there, which other ranges may share.
+    pub terms: Arc<Terms>,
+}
+
+/// What holds at a range of ports.
+#[derive(Debug, Default)]
+pub struct Terms {
     /// What holds for whom, those of the same peers as one; empty, as `tls` is, for ranges of rules that could not be compiled:
     /// nothing passes.
     pub access: Box<[Access]>,
     /// Which TLS may pass untouched, beside that.
     pub tls: Box<[Tls]>,
-    /// What of requests any rule of these ports looks at.
+    /// What of requests any of these rules looks at.
     pub asks: Arc<Asks>,
 }
 
@@ -99,10 +106,7 @@ impl Side {
     /// What a peer may do at a port; rules of several accesses that name him add up. With what the port's rules look at.
     pub fn grant(&self, port: u16, peer: Option<Identity>) -> (Grant, Option<Arc<Asks>>) {
         let Self::Ports(ports) = self else { return (Grant::Nothing(REFUSED), None) };
-        let last = ports.partition_point(|ports| ports.first <= port).checked_sub(1);
-        let Some(ports) = last.and_then(|at| ports.get(at)).filter(|ports| port <= ports.last) else {
-            return (Grant::Open, None);
-        };
+        let Some(ports) = terms(ports, port) else { return (Grant::Open, None) };
         if ports.access.is_empty() && ports.tls.is_empty() {
             return (Grant::Nothing(REFUSED), None);
         }
@@ -122,6 +126,12 @@ impl Side {
             false => (Grant::Http(sets), asks),
         }
     }
+}
+
+/// What holds at a port.
+pub(super) fn terms(ports: &[Ports], port: u16) -> Option<&Terms> {
+    let last = ports.partition_point(|ports| ports.first <= port).checked_sub(1);
+    last.and_then(|at| ports.get(at)).filter(|ports| port <= ports.last).map(|ports| &*ports.terms)
 }
 
 /// What rules look at.

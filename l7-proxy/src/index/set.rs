@@ -6,14 +6,14 @@ use std::sync::Arc;
 use expression::Matcher;
 use mesh::l7::Mismatch;
 
-use super::paths::Paths;
+use super::paths::{self, Paths};
 use super::work::{Exhausted, Work};
 use super::{Edit, HeaderMatcher, Subject};
 
 /// Rules of which one must match.
 #[derive(Debug, Default)]
 pub struct RuleSet {
-    rules: Box<[Rule]>,
+    rules: Arc<[Rule]>,
     paths: Paths,
     /// Numbers of the rules that look at no path, ascending.
     anywhere: Box<[u32]>,
@@ -31,18 +31,10 @@ pub struct Rule {
     /// The authority.
     pub host: Option<Arc<Matcher>>,
     /// The headers.
-    pub headers: Box<[HeaderMatcher]>,
+    pub headers: Arc<[HeaderMatcher]>,
 }
 
 impl RuleSet {
-    /// Of rules in the order in which they are written.
-    pub(super) fn new(rules: Vec<Rule>) -> Self {
-        let numbered = || (0..).zip(&rules);
-        let paths = Paths::new(numbered().filter_map(|(number, rule)| Some((number, rule.path.as_ref()?))));
-        let anywhere = numbered().filter(|(_, rule)| rule.path.is_none()).map(|(number, _)| number).collect();
-        Self { paths, anywhere, rules: rules.into() }
-    }
-
     /// The rules, in the order in which they are written.
     pub fn rules(&self) -> &[Rule] {
         &self.rules
@@ -68,6 +60,44 @@ impl RuleSet {
             }
         }
         Ok(search.best.map(|(_, rule)| rule))
+    }
+}
+
+/// A [`RuleSet`] in the making: a rule at a time, then a branch of their paths at a time.
+#[derive(Debug)]
+pub(super) struct Building {
+    rules: Arc<[Rule]>,
+    next: u32,
+    paths: paths::Building,
+    anywhere: Vec<u32>,
+}
+
+impl Building {
+    /// Of rules in the order in which they are written.
+    pub(super) fn new(rules: Arc<[Rule]>) -> Self {
+        Self { rules, next: 0, paths: paths::Building::default(), anywhere: Vec::new() }
+    }
+
+    /// Goes on; what that took, and nothing once it is done.
+    pub(super) fn step(&mut self) -> Option<usize> {
+        let Some(rule) = self.rules.get(self.next as usize) else {
+            return self.paths.write().then_some(1);
+        };
+        let branches = match &rule.path {
+            Some(path) => self.paths.sort(self.next, path),
+            None => {
+                self.anywhere.push(self.next);
+                0
+            }
+        };
+        self.next += 1;
+        Some(1 + branches)
+    }
+
+    /// What it has come to.
+    pub(super) fn finish(self) -> RuleSet {
+        let Self { rules, paths, anywhere, .. } = self;
+        RuleSet { rules, paths: paths.finish(), anywhere: anywhere.into() }
     }
 }
 
@@ -99,8 +129,9 @@ impl<S: Subject> Search<'_, '_, S> {
                 0 => 0,
                 count => count * *self.headers.get_or_insert_with(|| 8 * self.request.names().count()),
             };
-            let host = rule.host.as_ref().map_or(0, |_| self.request.authority().len());
-            work.rule(headers + host)?;
+            let host = rule.host.as_ref().map_or(0, |host| host.cost(self.request.authority().len()));
+            let method = rule.method.as_ref().map_or(0, |method| method.cost(self.request.method().len()));
+            work.rule(headers + host + method)?;
             if !rule.allows_method(self.request, self.path) {
                 continue;
             }

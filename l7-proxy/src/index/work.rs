@@ -33,6 +33,11 @@ impl Work {
         self.take(bytes)
     }
 
+    /// So many headers of a request are held against so many that rules look at.
+    pub(crate) fn headers(&mut self, given: usize, judged: usize) -> Result<(), Exhausted> {
+        self.take(8 * given * judged)
+    }
+
     /// A list of rules is looked at.
     pub(super) fn take(&mut self, bytes: usize) -> Result<(), Exhausted> {
         self.bytes = self.bytes.saturating_add(bytes).saturating_add(STEP);

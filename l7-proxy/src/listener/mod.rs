@@ -9,6 +9,7 @@ mod control;
 mod kernel;
 mod orders;
 mod reports;
+mod rules;
 mod seldom;
 mod workers;
 

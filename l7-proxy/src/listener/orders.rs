@@ -1,22 +1,22 @@
 //! What the agent orders, carried out beside the control socket: rules are compiled on a thread of their own.
 //!
 //! Promise: orders about one endpoint are answered in their order; those about others wait for a slice of its compilation and
-//! not for all of it; [`ToProxy::Synced`] is answered when all before it has been. An object that cannot be used leaves the one
-//! before it in force; where that says nothing and the new one does, nothing passes. What an agent that has come does not speak
-//! of goes when it says that it has told all; what one before it has ordered and not been answered is forgotten.
+//! not for all of it; what is ready after a slice is put in force together. Rules that have not been begun when others of the same
+//! endpoint come are not compiled any more, and answered with those. [`ToProxy::Synced`] is answered when all before it has
+//! been. What an agent that has come does not speak of goes when it says that it has told all; what one before it has ordered and
+//! not been answered is forgotten.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::io;
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvError, Sender, TryRecvError, channel};
 
-use mesh::l7::L7Endpoint;
 use mesh::workload::EndpointId;
 use node_api::proxy::{FromProxy, ToProxy};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-use crate::index::{Compiler, Endpoint, Preparation};
-use crate::runtime::{Published, Snapshot};
+use super::rules::Outcome;
+pub(super) use super::rules::Rules;
+use crate::index::{Preparation, Refused, SLICE};
 
 /// Orders that may wait; more are not read from the socket.
 const MAX_WAITING: usize = 4096;
@@ -99,9 +99,27 @@ struct Queue {
 }
 
 /// An order about an endpoint.
-enum Job {
-    Set { generation: u64, endpoint: Box<L7Endpoint>, preparation: Preparation },
-    Remove { generation: u64, endpoint: EndpointId },
+struct Job {
+    generation: u64,
+    /// Orders before it that it has overtaken.
+    overtaken: Vec<u64>,
+    task: Task,
+}
+
+enum Task {
+    Set(Box<Preparation>),
+    Remove,
+}
+
+impl Job {
+    fn new(generation: u64, task: Task) -> Self {
+        Self { generation, overtaken: Vec::new(), task }
+    }
+
+    /// Whether another takes its place: it is one of rules, and nothing of it has been done.
+    fn can_be_overtaken(&self) -> bool {
+        matches!(&self.task, Task::Set(preparation) if !preparation.has_begun())
+    }
 }
 
 impl Queue {
@@ -124,10 +142,14 @@ impl Queue {
                 Err(TryRecvError::Empty) => {}
                 Err(TryRecvError::Disconnected) => return,
             }
-            if let Some(answer) = self.turn()
-                && answers.send((self.agent, answer)).is_err()
-            {
-                return;
+            for answer in self.round() {
+                if answers.send((self.agent, answer)).is_err() {
+                    return;
+                }
+            }
+            // Nobody waits for that.
+            if self.is_idle() || self.rules.compiler.is_littered() {
+                self.rules.compiler.collect();
             }
         }
     }
@@ -146,11 +168,11 @@ impl Queue {
                 self.rules.begin();
             }
             Told::Order(ToProxy::Set { generation, endpoint }) => {
-                let (id, preparation) = (endpoint.id, Preparation::new(&endpoint));
-                self.enter(id, Job::Set { generation, endpoint, preparation });
+                let (id, preparation) = (endpoint.id, Box::new(Preparation::new(endpoint)));
+                self.enter(id, Job::new(generation, Task::Set(preparation)));
             }
             Told::Order(ToProxy::Remove { generation, endpoint }) => {
-                self.enter(endpoint, Job::Remove { generation, endpoint });
+                self.enter(endpoint, Job::new(generation, Task::Remove));
             }
             Told::Order(ToProxy::Synced { generation }) => self.synced.push_back((self.number, generation)),
             // No orders about rules.
@@ -160,131 +182,66 @@ impl Queue {
         }
     }
 
-    fn enter(&mut self, id: EndpointId, job: Job) {
-        let entry = (self.number, job);
-        match self.lanes.iter_mut().find(|(other, _)| *other == id) {
-            Some((_, lane)) => lane.push_back(entry),
-            None => self.lanes.push_back((id, [entry].into())),
+    fn enter(&mut self, id: EndpointId, mut job: Job) {
+        let Some((_, lane)) = self.lanes.iter_mut().find(|(other, _)| *other == id) else {
+            return self.lanes.push_back((id, [(self.number, job)].into()));
+        };
+        let mut number = self.number;
+        if let Some((earlier, last)) = lane.pop_back_if(|(_, last)| last.can_be_overtaken()) {
+            job.overtaken = last.overtaken;
+            job.overtaken.push(last.generation);
+            // Who waits for the earlier one waits for this.
+            number = earlier;
         }
+        lane.push_back((number, job));
     }
 
-    /// Does a slice of what is next, and answers if that was the last of it.
-    fn turn(&mut self) -> Option<FromProxy> {
+    /// Does a slice of what is next, puts in force what has become ready by that, and answers.
+    fn round(&mut self) -> Vec<FromProxy> {
+        let (mut effort, mut answers) = (SLICE, Vec::new());
+        while effort > 0 && !self.is_idle() {
+            self.turn(&mut effort, &mut answers);
+        }
+        self.rules.publish();
+        answers
+    }
+
+    /// Goes on with what is next.
+    fn turn(&mut self, effort: &mut usize, answers: &mut Vec<FromProxy>) {
+        *effort = effort.saturating_sub(1);
         if let Some((number, generation)) = self.synced.front().copied()
             && self.lanes.iter().filter_map(|(_, lane)| lane.front()).all(|(first, _)| *first > number)
         {
             self.synced.pop_front();
-            return Some(self.rules.synced(generation));
+            return answers.push(self.rules.synced(generation));
         }
-        let (id, mut lane) = self.lanes.pop_front()?;
-        let answer = match lane.front_mut() {
-            Some((_, Job::Set { generation, endpoint, preparation })) => {
-                let is_prepared = self.rules.compiler.prepare(preparation);
-                is_prepared.then(|| self.rules.set(*generation, endpoint))
+        let Some((id, mut lane)) = self.lanes.pop_front() else { return };
+        let done = match lane.front_mut().map(|(_, job)| &mut job.task) {
+            Some(Task::Set(preparation)) => {
+                let compiled = self.rules.compiler.advance(preparation, effort);
+                compiled.map(|compiled| self.rules.set(compiled, preparation.endpoint()))
             }
-            Some((_, Job::Remove { generation, endpoint })) => {
-                Some(self.rules.remove(*generation, *endpoint))
-            }
+            Some(Task::Remove) => Some(self.rules.remove(id)),
             None => None,
         };
-        if answer.is_some() {
-            lane.pop_front();
+        if let Some(outcome) = done
+            && let Some((_, job)) = lane.pop_front()
+        {
+            let generations = job.overtaken.into_iter().chain([job.generation]);
+            answers.extend(generations.map(|generation| answer(generation, id, &outcome)));
         }
         if !lane.is_empty() {
             self.lanes.push_back((id, lane));
         }
-        answer
     }
 }
 
-/// The rules in force, as they are told.
-pub(super) struct Rules {
-    published: Arc<Published>,
-    compiler: Compiler,
-    /// What has been told since the agent came.
-    told: BTreeSet<EndpointId>,
-    /// Whether it has told all. Until then the kernel may send connections by what an agent before it has told.
-    is_synced: bool,
-    /// What of the told is in force together with what was before it, as it is to be from then on.
-    alone: BTreeMap<EndpointId, Endpoint>,
-}
-
-impl Rules {
-    pub(super) fn new(published: Arc<Published>) -> Self {
-        let (told, alone) = (BTreeSet::new(), BTreeMap::new());
-        Self { published, compiler: Compiler::default(), told, is_synced: false, alone }
-    }
-
-    /// Another agent has come.
-    fn begin(&mut self) {
-        self.told.clear();
-        self.alone.clear();
-        self.is_synced = false;
-    }
-
-    fn remove(&mut self, generation: u64, endpoint: EndpointId) -> FromProxy {
-        self.told.remove(&endpoint);
-        self.alone.remove(&endpoint);
-        self.change(|snapshot| snapshot.remove(endpoint));
-        self.compiler.collect();
-        FromProxy::Accepted { generation, endpoint }
-    }
-
-    fn synced(&mut self, generation: u64) -> FromProxy {
-        let told = &self.told;
-        let mut snapshot = Snapshot::clone(&self.published.snapshot());
-        for id in snapshot.ids().into_iter().filter(|id| !told.contains(id)) {
-            snapshot.remove(id);
+fn answer(generation: u64, endpoint: EndpointId, outcome: &Outcome) -> FromProxy {
+    match outcome {
+        Ok(()) => FromProxy::Accepted { generation, endpoint },
+        Err(Refused { field, why }) => {
+            FromProxy::Refused { generation, endpoint, field: field.clone(), why: why.clone() }
         }
-        std::mem::take(&mut self.alone).into_values().for_each(|alone| snapshot.insert(alone));
-        snapshot.is_synced = true;
-        self.is_synced = true;
-        self.published.set(snapshot);
-        self.compiler.collect();
-        FromProxy::Synced { generation }
-    }
-
-    fn set(&mut self, generation: u64, endpoint: &L7Endpoint) -> FromProxy {
-        let id = endpoint.id;
-        self.told.insert(id);
-        self.alone.remove(&id);
-        match self.compiler.endpoint(endpoint) {
-            Ok(compiled) => {
-                self.put(compiled);
-                self.compiler.collect();
-                FromProxy::Accepted { generation, endpoint: id }
-            }
-            Err(refused) => {
-                self.change(|snapshot| {
-                    let before = snapshot.get(id).filter(|before| before.instance == endpoint.instance);
-                    let kept = before.map(|before| Compiler::kept(before, endpoint));
-                    snapshot.insert(kept.unwrap_or_else(|| Compiler::nothing(endpoint)));
-                });
-                self.compiler.collect();
-                let (field, why) = (refused.field, refused.why);
-                FromProxy::Refused { generation, endpoint: id, field, why }
-            }
-        }
-    }
-
-    /// Puts an endpoint in force, beside what the agent before this one has told of it until this one has told all.
-    fn put(&mut self, endpoint: Endpoint) {
-        let snapshot = self.published.snapshot();
-        let before = snapshot.get(endpoint.id).filter(|before| before.instance == endpoint.instance);
-        let now = match before {
-            Some(before) if !self.is_synced => {
-                self.alone.insert(endpoint.id, endpoint.clone());
-                Compiler::joined(endpoint, before)
-            }
-            _ => endpoint,
-        };
-        self.change(|snapshot| snapshot.insert(now));
-    }
-
-    fn change(&self, change: impl FnOnce(&mut Snapshot)) {
-        let mut snapshot = Snapshot::clone(&self.published.snapshot());
-        change(&mut snapshot);
-        self.published.set(snapshot);
     }
 }
 
@@ -294,6 +251,9 @@ mod tests {
     use mesh::identity::Identity;
     use mesh::l7::{Expression, HttpRule, L7Access, L7Ports, L7Rules};
     use std::net::{Ipv4Addr, Ipv6Addr};
+    use std::sync::Arc;
+
+    use mesh::l7::L7Endpoint;
 
     use super::*;
     use crate::index::Grant;
@@ -306,7 +266,10 @@ mod tests {
         /// Takes an order and carries it out.
         fn obey(&mut self, order: ToProxy) -> FromProxy {
             self.take(Told::Order(order));
-            std::iter::repeat_with(|| self.turn()).flatten().next().unwrap()
+            let mut answers: Vec<_> =
+                std::iter::repeat_with(|| self.round()).find(|it| !it.is_empty()).unwrap();
+            assert_eq!(answers.len(), 1);
+            answers.remove(0)
         }
     }
 
@@ -318,8 +281,8 @@ mod tests {
             L7Ports {
                 first: *port,
                 last: *port,
-                access: vec![L7Access { peers: None, http }],
-                tls: Vec::new(),
+                access: [L7Access { peers: None, http }].into(),
+                tls: Arc::default(),
             }
         });
         let endpoint = Box::new(L7Endpoint {
@@ -384,9 +347,9 @@ mod tests {
         let ToProxy::Set { endpoint, .. } = set(&[(80, "/a")]) else { unreachable!() };
         let path = |number| Some(Expression(format!("/{number}/[a-z]{{{}}}(a|b){number}", 1 + number % 50)));
         let rules = (0..automata).map(|number| HttpRule { path: path(number), ..HttpRule::default() });
-        let access = vec![L7Access { peers: None, http: Some(rules.collect()) }];
-        let ingress =
-            Some(Arc::new(L7Rules { ports: vec![L7Ports { first: 80, last: 80, access, tls: Vec::new() }] }));
+        let access = [L7Access { peers: None, http: Some(rules.collect()) }].into();
+        let ports = L7Ports { first: 80, last: 80, access, tls: Arc::default() };
+        let ingress = Some(Arc::new(L7Rules { ports: vec![ports] }));
         let endpoint = Box::new(L7Endpoint { id: EndpointId::new(id).unwrap(), ingress, ..*endpoint });
         ToProxy::Set { generation, endpoint }
     }
@@ -400,43 +363,125 @@ mod tests {
         }
     }
 
+    /// Rounds, with what is answered in each, until nothing is left to do.
+    fn rounds(queue: &mut Queue) -> Vec<Vec<(&'static str, u64, u16)>> {
+        let mut rounds = Vec::new();
+        while !queue.is_idle() {
+            rounds.push(queue.round().iter().map(brief).collect());
+        }
+        rounds
+    }
+
     #[test]
     fn others_wait_for_a_slice_and_orders_about_one_stay_in_their_order() {
         let mut queue = queue();
         let id = |number| EndpointId::new(number).unwrap();
+        queue.take(Told::Order(large(1, 1, 600)));
+        assert!(queue.round().is_empty(), "a slice of the large one comes first");
         for order in [
-            large(1, 1, 600),
             ToProxy::Remove { generation: 2, endpoint: id(1) },
             large(2, 3, 1),
-            large(2, 4, 2),
-            ToProxy::Synced { generation: 4 },
-            large(3, 5, 1),
+            ToProxy::Remove { generation: 4, endpoint: id(2) },
+            large(2, 5, 2),
+            ToProxy::Synced { generation: 5 },
+            large(3, 6, 1),
         ] {
             queue.take(Told::Order(order));
         }
-        let mut turns = Vec::new();
-        let mut answers = Vec::new();
-        for turn in 1.. {
-            if let Some(answer) = queue.turn() {
-                turns.push(turn);
-                answers.push(brief(&answer));
-            }
-            if queue.is_idle() {
-                break;
-            }
-        }
-        let expected = [
-            ("accepted", 3, 2),
-            ("accepted", 5, 3),
-            ("accepted", 4, 2),
-            ("accepted", 1, 1),
-            ("accepted", 2, 1),
-            ("synced", 4, 0),
-        ];
-        assert_eq!(answers, expected);
-        assert_eq!(turns[..2], [2, 3], "a slice of the large one came first");
-        assert!(turns[3] > turns[2] + 3, "the large one takes several: {turns:?}");
+        let rounds = rounds(&mut queue);
+        let answers = rounds.concat();
+        let of = |id| answers.iter().filter(move |answer| answer.2 == id).map(|answer| answer.1);
+        assert_eq!(of(2).collect::<Vec<_>>(), [3, 4, 5]);
+        assert_eq!(answers[4..], [("accepted", 1, 1), ("accepted", 2, 1), ("synced", 5, 0)], "{answers:?}");
+        let answered = |answer| rounds.iter().position(|round| round.contains(&answers[answer])).unwrap();
+        assert!(answered(4) > answered(3) + 3, "the large one takes several: {rounds:?}");
         assert!(queue.rules.published.snapshot().get(id(1)).is_none());
+    }
+
+    /// However many there are: an edit storm costs what has been begun and the last.
+    #[test]
+    fn rules_that_others_have_overtaken_are_not_compiled() {
+        let mut queue = queue();
+        queue.take(Told::Order(large(1, 1, 300)));
+        assert!(
+            queue.round().is_empty(),
+            "it has been begun, and goes on: else a storm would end only with itself"
+        );
+        for generation in 2..100 {
+            queue.take(Told::Order(large(1, generation, 300 + generation as usize)));
+        }
+        queue.take(Told::Order(ToProxy::Synced { generation: 99 }));
+        queue.take(Told::Order(large(1, 100, 1)));
+        let made = queue.rules.compiler.count().1;
+        let answers: Vec<_> = rounds(&mut queue).concat();
+        assert!(queue.rules.compiler.count().1 <= 302 && made < 300, "expressions of two of them at most");
+        let numbers: Vec<u64> = answers.iter().map(|(_, generation, _)| *generation).collect();
+        assert_eq!(numbers[..100], (1..=100).collect::<Vec<_>>());
+        assert_eq!(answers[100], ("synced", 99, 0), "after what is before it, and what has overtaken that");
+        // What is taken away, however soon it is there again, is taken away.
+        queue.take(Told::Order(ToProxy::Remove { generation: 101, endpoint: EndpointId::new(1).unwrap() }));
+        queue.take(Told::Order(large(1, 102, 1)));
+        assert_eq!(rounds(&mut queue).concat(), [("accepted", 101, 1), ("accepted", 102, 1)]);
+    }
+
+    #[test]
+    fn what_is_ready_at_once_is_put_in_force_at_once() {
+        let mut queue = queue();
+        let mut changes = queue.rules.published.subscribe();
+        for id in 1..=50 {
+            queue.take(Told::Order(large(id, 1, 1)));
+        }
+        queue.take(Told::Order(ToProxy::Synced { generation: 1 }));
+        let mut published = 0;
+        let mut answered = 0;
+        while !queue.is_idle() {
+            let answers = queue.round().len();
+            let is_changed = changes.has_changed().unwrap();
+            changes.mark_unchanged();
+            assert_eq!(
+                is_changed,
+                answers > 0,
+                "what is answered is in force, and nothing else wakes anybody"
+            );
+            published += usize::from(is_changed);
+            answered += answers;
+        }
+        assert_eq!(answered, 51);
+        assert!(published < 5, "{published}");
+        assert_eq!(queue.rules.published.snapshot().ids().len(), 50);
+    }
+
+    /// A list at two thousand ranges, between which others hold: nothing of it is done for each of them.
+    #[test]
+    fn ranges_that_share_rules_cost_no_more_than_one() {
+        let ToProxy::Set { mut endpoint, .. } = set(&[(80, "/a")]) else { unreachable!() };
+        let rule = |number| HttpRule {
+            path: Some(Expression(format!("/v1/resource-{number}"))),
+            ..HttpRule::default()
+        };
+        let list: mesh::l7::HttpRules = (0..10_000).map(rule).collect();
+        let peer = |number| Identity::new(number).map(|peer| [peer].into());
+        let wide: Vec<L7Access> = vec![L7Access { peers: peer(300), http: Some(list) }];
+        let mut both = wide.clone();
+        both.push(L7Access { peers: peer(301), http: None });
+        let kinds: [Arc<[L7Access]>; 2] = [wide.into(), both.into()];
+        let range = |port: u16| L7Ports {
+            first: port,
+            last: port,
+            access: Arc::clone(&kinds[usize::from(port % 2)]),
+            tls: Arc::default(),
+        };
+        let mut taken = |ports: u16| {
+            let mut queue = queue();
+            endpoint.ingress = Some(Arc::new(L7Rules { ports: (1..=ports).map(range).collect() }));
+            queue.take(Told::Order(ToProxy::Set { generation: 1, endpoint: endpoint.clone() }));
+            let rounds = rounds(&mut queue).len();
+            assert!(matches!(grant(&queue, ports), Grant::Http(_)));
+            (rounds, queue.rules.compiler.count())
+        };
+        let ((two, counted), (many, same)) = (taken(2), taken(2000));
+        assert_eq!((counted, same), ((1, 10_000, 0), (1, 10_000, 0)));
+        assert!(two > 10 && many <= two + 1, "{two} {many}");
     }
 
     #[test]
@@ -445,7 +490,7 @@ mod tests {
         queue.take(Told::Order(large(1, 1, 1)));
         queue.take(Told::Order(ToProxy::Synced { generation: 1 }));
         queue.take(Told::Begin(2));
-        assert!(queue.turn().is_none() && queue.is_idle());
+        assert!(queue.round().is_empty() && queue.is_idle());
         assert_eq!(brief(&queue.obey(large(2, 2, 1))), ("accepted", 2, 2));
         assert!(queue.rules.published.snapshot().get(EndpointId::new(1).unwrap()).is_none());
     }

@@ -74,8 +74,11 @@ impl Judge {
             Grant::Nothing(why) => return Err(why),
             Grant::Http(_) => {}
         }
-        let mut judged = self.asks.iter().flat_map(|asks| asks.headers.iter());
-        if judged.any(|judged| request.names().any(|name| is_look_alike(name, judged.as_bytes()))) {
+        let headers = self.asks.as_ref().map_or(&[][..], |asks| &asks.headers);
+        if !headers.is_empty() {
+            work.headers(request.names().count(), headers.len()).map_err(|Exhausted| TOO_MUCH)?;
+        }
+        if headers.iter().any(|judged| request.names().any(|name| is_look_alike(name, judged.as_bytes()))) {
             return Err("header that differs from a judged one by an underscore or a dot");
         }
         let mut first = |path| self.find(request, path, work).map_err(|Exhausted| TOO_MUCH);

@@ -132,12 +132,15 @@ impl Bench {
 
     /// The same for another port than the one that is called, 80.
     pub fn enforce_at(&mut self, port: u16, access: Vec<L7Access>, audit: bool) {
-        self.enforce_all(L7Ports { first: port, last: port, access, tls: Vec::new() }, audit);
+        self.enforce_all(
+            L7Ports { first: port, last: port, access: access.into(), tls: Arc::default() },
+            audit,
+        );
     }
 
     /// The same beside TLS that some may open, at the port that is called.
     pub fn enforce_tls(&mut self, access: Vec<L7Access>, tls: Vec<L7Tls>, audit: bool) {
-        self.enforce_all(L7Ports { first: 80, last: 80, access, tls }, audit);
+        self.enforce_all(L7Ports { first: 80, last: 80, access: access.into(), tls: tls.into() }, audit);
     }
 
     fn enforce_all(&mut self, ports: L7Ports, audit: bool) {

@@ -6,25 +6,27 @@
 //! holds in it; statements without, which the kernel answers itself at other ports, stand beside them as access to
 //! anything. Denials are not here: the kernel knows them, and lets nobody come this far.
 //!
-//! Cost: (statement with rules, peer) pairs, and the ranges that their boundaries make.
+//! Cost: (statement with rules, peer) pairs, the boundaries of their ports, and what differs between the ranges that these make
+//! (`ranges`), which has a bound.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+mod ranges;
 
+use self::ranges::ranges;
 use super::compile::Selecting;
 use super::compile::ports::{Cell, Effect};
-use super::protocol::TCP;
 use super::universe::Audience;
-use super::{Enforcement, Policy, Statement, Universe};
+use super::{Enforcement, Peers, Policy, Side, Statement, Universe};
 use crate::flow::TrafficDirection;
 use crate::identity::Identity;
-use crate::l7::{L7Access, L7Demand, L7Ports, L7Rules, L7Tls};
+use crate::l7::{L7Demand, L7Rules, WORKLOAD_PARTS};
 use crate::labels::LabelSet;
 use crate::workload::NamedPorts;
 
 /// What the proxy judges one direction of a subject by; `None`: nothing of it goes by the proxy.
 ///
-/// Where nothing denies by default everything is allowed directly, and demands of L7 say nothing.
+/// Where nothing denies by default everything is allowed directly, and demands of L7 say nothing. Rules that come to more than
+/// [`WORKLOAD_PARTS`] are given as far as that, and a little beyond, so that whoever enforces them refuses them: from there on
+/// they let nothing pass.
 pub fn rules<'a>(
     subject: &LabelSet,
     subject_ports: &NamedPorts,
@@ -47,8 +49,25 @@ pub fn rules<'a>(
     for statement in statements().filter(|statement| statement.effect().authentication().is_some()) {
         claim(statement, direction, subject_ports, universe, &mut claims);
     }
-    let ports = ranges(&claims);
+    let ports = ranges(&claims, WORKLOAD_PARTS).0;
     (!ports.is_empty()).then_some(L7Rules { ports })
+}
+
+/// What the rules of one side come to ([`Measure`](crate::l7::Measure)) with no other policy beside them, ports by name left out; it is not
+/// counted further than `most`. Peers are taken to be others in each statement.
+pub fn parts(side: &Side, direction: TrafficDirection, most: usize) -> usize {
+    let mut claims = Vec::new();
+    let allow = side.allow.iter().filter(|statement| statement.effect().authentication().is_some());
+    for (statement, number) in allow.zip(Identity::FIRST_WORKLOAD..) {
+        let audience = match &statement.peers {
+            Peers::Any => Audience::Any,
+            Peers::Selected(_) => Audience::These(Identity::new(number).into_iter().collect()),
+        };
+        let fixed = statement.fixed_cells(direction, &NamedPorts::new());
+        let cells = fixed.into_iter().filter_map(Cell::of_tcp).collect();
+        claims.push(Claim { audience, demand: statement.l7.as_ref(), cells });
+    }
+    ranges(&claims, most).1
 }
 
 /// Who may do what, and where.
@@ -77,80 +96,4 @@ fn claim<'a>(
     }
     let fixed = statement.fixed_cells(direction, subject_ports);
     claims.push(Claim { audience, demand, cells: fixed.into_iter().filter_map(Cell::of_tcp).collect() });
-}
-
-/// The ranges in which somebody is held to rules, least first; equal neighbours are one.
-fn ranges(claims: &[Claim<'_>]) -> Vec<L7Ports> {
-    let nobody = |claim: &Claim<'_>| matches!(&claim.audience, Audience::These(peers) if peers.is_empty());
-    let claims: Vec<_> = claims.iter().filter(|claim| !nobody(claim)).collect();
-    let with_rules = || claims.iter().filter(|claim| claim.demand.is_some()).flat_map(|claim| &claim.cells);
-    let mut edges: BTreeSet<u32> = BTreeSet::new();
-    for cell in claims.iter().flat_map(|claim| &claim.cells) {
-        edges.extend([u32::from(cell.first), u32::from(cell.last) + 1]);
-    }
-    let edges: Vec<u32> = edges.into_iter().collect();
-    let mut ranges: Vec<L7Ports> = Vec::new();
-    for (first, after) in edges.iter().zip(edges.iter().skip(1)) {
-        let (Ok(first), Ok(last)) = (u16::try_from(*first), u16::try_from(after - 1)) else { continue };
-        if !with_rules().any(|cell| cell.holds(TCP, first)) {
-            continue;
-        }
-        let Some((access, tls)) = access(claims.iter().copied().filter(|it| it.holds(first))) else {
-            continue;
-        };
-        match ranges.last_mut().filter(|before| before.last.checked_add(1) == Some(first)) {
-            Some(before) if before.access == access && before.tls == tls => before.last = last,
-            _ => ranges.push(L7Ports { first, last, access, tls }),
-        }
-    }
-    ranges
-}
-
-impl Claim<'_> {
-    fn holds(&self, port: u16) -> bool {
-        self.cells.iter().any(|cell| cell.holds(TCP, port))
-    }
-}
-
-/// What these claims come to at one port; `None` if anybody may do anything. Whoever may do anything is not named again
-/// among those who may do something.
-fn access<'a>(claims: impl Iterator<Item = &'a Claim<'a>>) -> Option<(Vec<L7Access>, Vec<L7Tls>)> {
-    /// `None`: anybody.
-    type Peers = Option<BTreeSet<Identity>>;
-    let mut by_demand: BTreeMap<Option<&L7Demand>, Peers> = BTreeMap::new();
-    for claim in claims {
-        let peers = by_demand.entry(claim.demand).or_insert_with(|| Some(BTreeSet::new()));
-        match &claim.audience {
-            Audience::Any => *peers = None,
-            Audience::These(these) => {
-                if let Some(peers) = peers {
-                    peers.extend(these);
-                }
-            }
-        }
-    }
-    let free = match by_demand.get(&None) {
-        Some(None) => return None,
-        Some(Some(free)) => free.clone(),
-        None => BTreeSet::new(),
-    };
-    let (mut access, mut tls) = (Vec::new(), Vec::new());
-    let mut is_judged = false;
-    for (demand, peers) in by_demand {
-        let peers: Option<Arc<[Identity]>> = match (demand, peers) {
-            (_, None) => None,
-            (None, Some(peers)) => Some(peers.into_iter().collect()),
-            (Some(_), Some(peers)) => Some(peers.difference(&free).copied().collect()),
-        };
-        if peers.as_ref().is_some_and(|peers| peers.is_empty()) {
-            continue;
-        }
-        is_judged |= demand.is_some();
-        match demand {
-            None => access.push(L7Access { peers, http: None }),
-            Some(L7Demand::Http(rules)) => access.push(L7Access { peers, http: Some(rules.clone()) }),
-            Some(L7Demand::ServerNames(names)) => tls.push(L7Tls { peers, names: names.clone() }),
-        }
-    }
-    is_judged.then_some((access, tls))
 }

@@ -297,9 +297,8 @@ fn join(plan: &Arc<L7Plan>, before: &L7Plan) -> Arc<L7Plan> {
 fn beside(rules: Option<Arc<L7Rules>>, before: Option<&Arc<L7Rules>>) -> Option<Arc<L7Rules>> {
     let Some(before) = before else { return rules };
     let Some(rules) = rules else { return Some(Arc::clone(before)) };
-    let named = || rules.ports.iter().map(|ports| (ports.first, ports.last));
     let parts = before.ports.iter().flat_map(|ports| {
-        let left = left_of((ports.first, ports.last), named());
+        let left = left_of((ports.first, ports.last), &rules.ports, |named| (named.first, named.last));
         left.into_iter().map(|(first, last)| L7Ports { first, last, ..ports.clone() })
     });
     let mut ports: Vec<L7Ports> = parts.collect();
@@ -453,8 +452,8 @@ mod tests {
         let ports = ranges.iter().map(|&(first, last)| L7Ports {
             first,
             last,
-            access: access.clone(),
-            tls: Vec::new(),
+            access: access.clone().into(),
+            tls: Arc::default(),
         });
         Some(Arc::new(L7Rules { ports: ports.collect() }))
     }

@@ -2,13 +2,15 @@
 //!
 //! As Cilium reads it: an empty text asks for nothing, an empty item lets every request through (and the proxy sees it),
 //! an empty list is no rules at all. Beyond Cilium's own checks, what could not be enforced is refused, by the word of who
-//! enforces it: an expression that the proxy would not take, more of them than one object may have, a header that is none, an
-//! action on a header that frames messages.
+//! enforces it: an expression that the proxy would not take, more of them than one object may have, more than it may have at all
+//! ranges of ports together, a header that is none, an action on a header that frames messages.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 
 use expression::{Account, Budget, ExpressionError, Expressions};
-use mesh::l7::{Expression, HeaderFault, HeaderRule, HttpRule, HttpRules, Mismatch};
+use mesh::flow::TrafficDirection;
+use mesh::l7::{Expression, HeaderFault, HeaderRule, HttpRule, HttpRules, Mismatch, OBJECT_PARTS};
+use mesh::policy::{Side, l7};
 
 use super::expression::differs;
 use crate::yaml::{At, Fields};
@@ -29,14 +31,34 @@ struct Inner {
     expressions: Expressions,
     account: Account,
     rules: usize,
+    /// What its rules come to at all ranges of ports.
+    parts: usize,
     /// It has been said that there is no more.
     is_spent: bool,
 }
 
+thread_local! {
+    /// Expressions of the objects that were read last: an edit changes few of an object's, and what an object may have does not
+    /// depend on what is there.
+    static KNOWN: Cell<Option<Expressions>> = const { Cell::new(None) };
+}
+
+/// So many expressions, and KiB of automata, may be kept there.
+const MOST_KNOWN: usize = 16 << 10;
+
 impl Default for Taken {
     fn default() -> Self {
-        let (expressions, account) = (Expressions::default(), Account::new(Budget::OBJECT));
-        Self(RefCell::new(Inner { expressions, account, rules: 0, is_spent: false }))
+        let (expressions, account) = (KNOWN.take().unwrap_or_default(), Account::new(Budget::OBJECT));
+        Self(RefCell::new(Inner { expressions, account, rules: 0, parts: 0, is_spent: false }))
+    }
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        let expressions = std::mem::take(&mut self.0.get_mut().expressions);
+        if expressions.made() <= MOST_KNOWN {
+            KNOWN.set(Some(expressions));
+        }
     }
 }
 
@@ -55,17 +77,37 @@ impl Taken {
         fits
     }
 
+    /// Counts what the rules of a side come to at all its ranges of ports; says it if that is too much.
+    pub(super) fn ranges(&self, at: &At<'_>, side: &Side, direction: TrafficDirection) {
+        let mut inner = self.0.borrow_mut();
+        if side.allow.iter().all(|statement| statement.l7.is_none()) || inner.is_spent {
+            return;
+        }
+        inner.parts += l7::parts(side, direction, OBJECT_PARTS);
+        if inner.parts > OBJECT_PARTS {
+            inner.is_spent = true;
+            at.error(format_args!(
+                "with these, rules that come to more than {OBJECT_PARTS} at all ranges of ports together (alternatives \
+                 and headers are counted, and lists for each range where others hold beside them); name fewer ranges, \
+                 or fewer rules for many ports"
+            ));
+        }
+    }
+
+    /// Whether the object may have this header among those that its rules look at; says it if not.
+    fn header(&self, at: &At<'_>, rule: &HeaderRule) -> bool {
+        let inner = &mut *self.0.borrow_mut();
+        let taken = inner.account.header(&rule.name, rule.value.as_deref());
+        taken.map_err(|error| inner.say(at, &error)).is_ok()
+    }
+
     /// Whether the proxy will take an expression; says it if not.
     fn expression(&self, at: &At<'_>, text: &str, name: &str) -> bool {
         let inner = &mut *self.0.borrow_mut();
         let matcher = match inner.account.matcher(text, name == "host", &mut inner.expressions) {
             Ok(matcher) => matcher,
             Err(error) => {
-                let is_spent = matches!(error, ExpressionError::Spent(_));
-                // Nor would those that come then fit.
-                if !is_spent || !std::mem::replace(&mut inner.is_spent, true) {
-                    at.error(error);
-                }
+                inner.say(at, &error);
                 return false;
             }
         };
@@ -75,6 +117,16 @@ impl Taken {
             at.warn(format_args!("no path matches it: {why}"));
         }
         true
+    }
+}
+
+impl Inner {
+    fn say(&mut self, at: &At<'_>, error: &ExpressionError) {
+        let is_spent = matches!(error, ExpressionError::Spent(_));
+        // Nor would those that come then fit.
+        if !is_spent || !std::mem::replace(&mut self.is_spent, true) {
+            at.error(error);
+        }
     }
 }
 
@@ -95,7 +147,8 @@ fn rule(at: &At<'_>, taken: &Taken) -> Option<HttpRule> {
     at.mapping(|fields| {
         let names = fields.get("headers").map(|at| at.list()).unwrap_or_default();
         let matches = fields.get("headerMatches").map(|at| at.list()).unwrap_or_default();
-        let headers = names.iter().filter_map(header).chain(matches.iter().filter_map(header_match));
+        let headers = names.iter().filter_map(|at| header(at, taken));
+        let headers = headers.chain(matches.iter().filter_map(|at| header_match(at, taken)));
         HttpRule {
             headers: headers.collect(),
             path: pattern(fields, "path", taken),
@@ -119,7 +172,7 @@ fn pattern(fields: &Fields<'_>, name: &'static str, taken: &Taken) -> Option<Exp
 }
 
 /// An item of `headers`: `NAME`, or `NAME: VALUE`.
-fn header(at: &At<'_>) -> Option<HeaderRule> {
+fn header(at: &At<'_>, taken: &Taken) -> Option<HeaderRule> {
     let text = at.string();
     let (name, value) = match text.split_once(' ') {
         Some((name, value)) => (name.trim_end_matches(':'), Some(value)),
@@ -127,11 +180,11 @@ fn header(at: &At<'_>) -> Option<HeaderRule> {
     };
     let rule =
         HeaderRule { name: name.to_owned(), value: value.map(str::to_owned), mismatch: Mismatch::Deny };
-    checked(rule, |_| at.clone())
+    checked(rule, |_| at.clone()).filter(|rule| taken.header(at, rule))
 }
 
-fn header_match(at: &At<'_>) -> Option<HeaderRule> {
-    at.mapping(|fields| {
+fn header_match(at: &At<'_>, taken: &Taken) -> Option<HeaderRule> {
+    let rule = at.mapping(|fields| {
         let secret = "the proxy reads no secrets; write the value, which whoever reads this object then sees";
         fields.refuse(&["secret"], secret);
         let (value, action) = (fields.get("value"), fields.get("mismatch").filter(|at| !at.is_empty()));
@@ -147,7 +200,8 @@ fn header_match(at: &At<'_>) -> Option<HeaderRule> {
             };
             field.unwrap_or_else(|| at.clone())
         })
-    })?
+    })?;
+    rule.filter(|rule| taken.header(at, rule))
 }
 
 /// A rule that the proxy will take, its name in lower case; else it is said where.
@@ -169,4 +223,41 @@ fn checked<'a>(rule: HeaderRule, place: impl FnOnce(HeaderFault) -> At<'a>) -> O
         }
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_edit_leaves_is_not_compiled_again() {
+        KNOWN.set(None);
+        let paths = |last: &str| -> Vec<String> {
+            let all = (0..1000).map(|number| format!("/v1/resource-{number}/[0-9]+"));
+            all.chain([last.to_owned()]).collect()
+        };
+        let made = |paths: &[String]| {
+            let taken = Taken::default();
+            let inner = &mut *taken.0.borrow_mut();
+            let before = inner.expressions.made();
+            for path in paths {
+                inner.account.matcher(path, false, &mut inner.expressions).unwrap();
+            }
+            inner.expressions.made() - before
+        };
+        assert!(made(&paths("/a")) > 1000);
+        assert_eq!(made(&paths("/b")), 1);
+        // Others drop out when there are too many.
+        let hard = |object: usize| -> Vec<String> {
+            (0..10).map(|number| format!("/(a|b)*a(a|b){{9}}{object}x{number}")).collect()
+        };
+        let mut all = 0;
+        for object in 0.. {
+            all += made(&hard(object));
+            if all > MOST_KNOWN {
+                break;
+            }
+        }
+        assert!(made(&paths("/b")) > 1000);
+    }
 }

@@ -13,6 +13,7 @@ mod server_names;
 mod services;
 mod to_ports;
 
+use mesh::flow::TrafficDirection;
 use mesh::labels::{NAMESPACE, Source};
 use mesh::policy::{
     Authentication, Operator, Peers, PortMatch, Requirement, Rule, Selector, Side, Statement,
@@ -40,6 +41,15 @@ struct Scope<'a> {
 enum Direction {
     Ingress,
     Egress,
+}
+
+impl From<Direction> for TrafficDirection {
+    fn from(direction: Direction) -> Self {
+        match direction {
+            Direction::Ingress => Self::Ingress,
+            Direction::Egress => Self::Egress,
+        }
+    }
 }
 
 /// The rules of `spec` and of each of `specs`, and those of their peers that are services.
@@ -152,6 +162,9 @@ fn side(fields: &Fields<'_>, scope: Scope<'_>, direction: Direction) -> (Side, V
         all
     };
     let side = Side { default_deny: false, allow: read(allow, false), deny: read(deny, true) };
+    if let Some(at) = fields.get(allow) {
+        scope.taken.ranges(&at, &side, direction.into());
+    }
     (side, services)
 }
 

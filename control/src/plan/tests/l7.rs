@@ -47,7 +47,7 @@ fn the_proxy_is_told_of_names_of_servers() {
     let deathstar = rules(&bench, "default/deathstar-1").unwrap();
     let [ports] = deathstar.ports.as_slice() else { panic!("{deathstar:?}") };
     assert_eq!((ports.first, ports.last), (443, 443));
-    let [tls] = ports.tls.as_slice() else { panic!("{ports:?}") };
+    let [tls] = &*ports.tls else { panic!("{ports:?}") };
     assert!(tls.peers.as_ref().unwrap().contains(&empire));
     assert_eq!(
         tls.names.iter().map(ToString::to_string).collect::<Vec<_>>(),

@@ -32,7 +32,7 @@ fn expect(given: &Given, direction: TrafficDirection, expected: &[Range<'_>]) {
         })
         .collect();
     assert!(found.ports.iter().all(|ports| ports.tls.is_empty()), "{found:?}");
-    let found: Vec<_> = found.ports.into_iter().map(|it| (it.first, it.last, it.access)).collect();
+    let found: Vec<_> = found.ports.into_iter().map(|it| (it.first, it.last, it.access.to_vec())).collect();
     assert_eq!(found, all);
 }
 
@@ -110,15 +110,15 @@ fn names_of_servers_stand_beside_rules_and_plain_allows() {
     let found = rules(&given, Ingress).unwrap().ports;
     let [both, alone] = found.as_slice() else { panic!("{found:#?}") };
     assert_eq!((both.first, both.last, alone.first, alone.last), (443, 443, 444, 444));
-    assert_eq!((&both.tls, &alone.tls), (&tls, &tls));
+    assert_eq!((&*both.tls, &*alone.tls), (&*tls, &*tls));
     assert_eq!(
-        both.access,
+        *both.access,
         [
             L7Access { peers: identities(&[1, 257]), http: None },
             L7Access { peers: identities(&[256]), http: Some([method_is("POST")].into()) },
         ]
     );
-    assert_eq!(alone.access, [L7Access { peers: identities(&[1]), http: None }]);
+    assert_eq!(*alone.access, [L7Access { peers: identities(&[1]), http: None }]);
     let given =
         super::given::given([naming("out", Egress, pods("class=xwing"), &[tcp(443, 443)], "*.example")]);
     goes(&given, Egress, "xwing", "443/tcp", PROXIED);
@@ -126,7 +126,7 @@ fn names_of_servers_stand_beside_rules_and_plain_allows() {
     let found = rules(&given, Egress).unwrap().ports;
     let [only] = found.as_slice() else { panic!("{found:#?}") };
     assert!(only.access.is_empty());
-    assert_eq!(only.tls, [L7Tls { peers: identities(&[258]), names: [server_is("*.example")].into() }]);
+    assert_eq!(*only.tls, [L7Tls { peers: identities(&[258]), names: [server_is("*.example")].into() }]);
 }
 
 #[test]
