@@ -547,7 +547,7 @@ async fn audit_mode_of_one_end_does_not_close_what_the_other_allows() {
     let mut bench = Bench::new(Vec::new());
     bench.enforce_tls(Vec::new(), vec![of(None, &["a.example"])], true);
     let access = anybody(vec![rule("GET", "/")]);
-    bench.enforce_egress(L7Ports { first: 80, last: 80, access, tls: Vec::new() });
+    bench.enforce_egress(L7Ports { first: 80, last: 80, access: access.into(), tls: Arc::default() });
     let request = "GET / HTTP/1.1\r\nHost: h\r\n\r\n";
     local(async {
         let (mut client, mut servers) = bench.open();

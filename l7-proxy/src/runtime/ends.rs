@@ -116,11 +116,6 @@ impl Ends {
         }
     }
 
-    /// Whether TLS alone may pass.
-    pub(super) fn is_for_tls(&self) -> bool {
-        self.judges.iter().flatten().any(|judge| judge.is_for_tls())
-    }
-
     /// Whether anything may pass, HTTP or not; else by whose word and why it does not.
     pub(super) fn plain(&self) -> bool {
         self.refusal.is_none() && self.judges.iter().flatten().all(|judge| judge.is_plain() || judge.audit)

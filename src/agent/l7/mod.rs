@@ -18,6 +18,7 @@ mod remains;
 mod standing;
 mod talk;
 
+use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -27,6 +28,7 @@ use control::Planned;
 use l4_datapath::Datapath;
 use mesh::l7::{L7Plan, L7Ports, L7Rules, left_of};
 use mesh::plan::NodePlan;
+use mesh::workload::EndpointId;
 use node_api::{L7Status, PolicyView};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -215,7 +217,7 @@ impl L7 {
 
     /// Why the latest rules of endpoints are not in force.
     pub(super) fn refusals(&self) -> BTreeMap<EndpointId, String> {
-        self.refusals.lock().clone()
+        self.refusals.lock().iter().map(|(id, refusal)| (*id, refusal.why().to_owned())).collect()
     }
 
     /// Whether a request without a number is given one.

@@ -43,6 +43,11 @@ impl Refusal {
         refusal
     }
 
+    /// What the proxy said.
+    pub(super) fn why(&self) -> &str {
+        &self.why
+    }
+
     fn find(&mut self, told: &L7Endpoint, field: &str) -> Option<()> {
         let (side, rest) = field.split_once('.')?;
         let (direction, rules) = match side {
@@ -163,7 +168,10 @@ mod tests {
         let list = |path: &str| L7Access { peers: None, http: Some([rule(path)].into()) };
         let names: ServerNames = ["a.example".parse().unwrap()].into();
         let tls = vec![L7Tls { peers: None, names }];
-        let ports = |first, access, tls| L7Ports { first, last: first + 1, access, tls };
+        let ports = |first, access: Vec<_>, tls: Vec<_>| {
+            let (access, tls) = (access.into(), tls.into());
+            L7Ports { first, last: first + 1, access, tls }
+        };
         let access = vec![L7Access { peers: None, http: None }, list("/a"), list("/b")];
         let rules = L7Rules { ports: vec![ports(80, access, Vec::new()), ports(443, Vec::new(), tls)] };
         let endpoint = l7::plan(&[1]).endpoints.values().next().unwrap().clone();
