@@ -326,8 +326,9 @@ mod tests {
         goes_through(FromProxy::Flows(vec![flow(tls(Some("a.example"))), flow(tls(None)), flow(http)]));
         let names: mesh::l7::ServerNames = ["*.example".parse().unwrap()].into();
         goes_through(mesh::l7::L7Demand::ServerNames(names.clone()));
-        let tls = vec![mesh::l7::L7Tls { peers: None, names }];
-        goes_through(mesh::l7::L7Ports { first: 443, last: 443, access: Vec::new(), tls });
+        let tls = [mesh::l7::L7Tls { peers: None, names }].into();
+        let ports = mesh::l7::L7Ports { first: 443, last: 443, access: Vec::new().into(), tls };
+        goes_through(mesh::l7::L7Rules { ports: vec![ports] });
         let budgets = ProxyBudgets {
             owner: BudgetOwner::Workload,
             workload: Some("default/w".parse().unwrap()),

@@ -272,7 +272,8 @@ spec: {selector: {class: deathstar}, ipFamilyPolicy: PreferDualStack, ports: [{p
         let found = find(&bench, "tiefighter", "deathstar-1", 80).unwrap();
         let l7 = bench.planned.plan.l7.as_ref().unwrap();
         let rules = l7.endpoints[&found.ends[1].endpoint.unwrap()].ingress.clone().unwrap();
-        let mut lists = rules.ports.iter().flat_map(|ports| &ports.access).filter_map(|it| it.http.as_ref());
+        let mut lists =
+            rules.ports.iter().flat_map(|ports| ports.access.iter()).filter_map(|it| it.http.as_ref());
         let rule = &lists.next().unwrap()[0];
         let places =
             |found: &Connection, direction, rule| found.places(&bench.world, &bench.planned, direction, rule);
@@ -282,7 +283,8 @@ spec: {selector: {class: deathstar}, ipFamilyPolicy: PreferDualStack, ports: [{p
             [("default/rule1".to_owned(), 0)]
         );
         assert!(places(&found, TrafficDirection::Egress, rule).is_empty());
-        assert!(places(&found, TrafficDirection::Ingress, &HttpRule::default()).is_empty());
+        let unsaid = HttpRule::default();
+        assert!(places(&found, TrafficDirection::Ingress, &unsaid).is_empty());
         let other = find(&bench, "xwing", "deathstar-1", 80).unwrap();
         assert!(places(&other, TrafficDirection::Ingress, rule).is_empty(), "it is not about that peer");
     }

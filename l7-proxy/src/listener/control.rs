@@ -214,7 +214,7 @@ fn answer(workers: &Workers, number: u64, question: ProxyQuestion) -> FromProxy 
         ProxyQuestion::Connections => ProxyAnswer::Connections(connections(workers)),
         ProxyQuestion::Budgets => ProxyAnswer::Budgets(workers.budgets()),
         ProxyQuestion::Explain(supposed) => {
-            let explained = explain(&supposed, &workers.published, &workers.identities);
+            let explained = explain(&supposed, &workers.published, &*workers.identities);
             ProxyAnswer::Explained(Box::new(explained))
         }
     };
@@ -308,6 +308,7 @@ fn text(flow: &ProxyFlow) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
     use std::os::linux::net::SocketAddrExt as _;
     use std::os::unix::net::SocketAddr;
 
@@ -317,6 +318,7 @@ mod tests {
     use mesh::workload::EndpointId;
 
     use super::*;
+    use crate::runtime::{Found, Identities};
 
     fn flow(length: usize) -> ProxyFlow {
         ProxyFlow {
@@ -338,7 +340,8 @@ mod tests {
         let path = Some(Expression("a".repeat(length)));
         let http = Some([HttpRule { path, ..HttpRule::default() }].into());
         let access = vec![L7Access { peers: None, http }];
-        let rules = L7Rules { ports: vec![L7Ports { first: 80, last: 80, access, tls: Vec::new() }] };
+        let ports = L7Ports { first: 80, last: 80, access: access.into(), tls: Arc::default() };
+        let rules = L7Rules { ports: vec![ports] };
         let endpoint = Box::new(L7Endpoint {
             id: EndpointId::new(number).unwrap(),
             instance: 1,
@@ -353,8 +356,22 @@ mod tests {
         ToProxy::Set { generation: 1, endpoint }
     }
 
+    /// No address is anybody's.
+    struct Nobody;
+
+    impl Identities for Nobody {
+        fn generation(&self) -> u64 {
+            0
+        }
+
+        fn find(&self, _: IpAddr) -> Found {
+            Found::default()
+        }
+    }
+
     fn control() -> Control {
-        Control::new(Workers { published: Arc::default(), shared: Vec::new() }).unwrap()
+        let workers = Workers { published: Arc::default(), identities: Arc::new(Nobody), shared: Vec::new() };
+        Control::new(workers).unwrap()
     }
 
     /// It is told more than a megabyte, and many things, by an agent that listens only after that: the proxy has as much to

@@ -45,7 +45,7 @@ pub struct Workers {
     /// The rules they judge by.
     pub published: Arc<Published>,
     /// Who has which address, as they know it.
-    pub(super) identities: Kernel,
+    pub(super) identities: Arc<dyn Identities>,
     pub(super) shared: Vec<Shared>,
 }
 
@@ -100,7 +100,7 @@ pub fn start(
             .name(format!("worker-{number}"))
             .spawn(move || match runtime.block_on(unconstrained(work(listeners, worker, busy))) {})?;
     }
-    Ok(Workers { published, identities: kernel, shared })
+    Ok(Workers { published, identities: Arc::new(kernel), shared })
 }
 
 /// The connections that a worker has descriptors for: two each.

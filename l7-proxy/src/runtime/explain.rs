@@ -33,7 +33,11 @@ const NEAREST: usize = 5;
 const RULE: usize = 256;
 
 /// What would become of it now.
-pub fn explain<I: Identities>(asked: &ProxySupposed, published: &Published, identities: &I) -> ProxySays {
+pub fn explain<I: Identities + ?Sized>(
+    asked: &ProxySupposed,
+    published: &Published,
+    identities: &I,
+) -> ProxySays {
     let known = Known { identities, supposed: [asked.client, asked.server] };
     let client = SocketAddr::new(asked.client.address, 0);
     let server = SocketAddr::new(asked.server.address, asked.port);
@@ -52,12 +56,12 @@ pub fn explain<I: Identities>(asked: &ProxySupposed, published: &Published, iden
 }
 
 /// Identities as they are known, and those of ends that are only supposed.
-struct Known<'a, I> {
+struct Known<'a, I: ?Sized> {
     identities: &'a I,
     supposed: [SupposedEnd; 2],
 }
 
-impl<I: Identities> Identities for Known<'_, I> {
+impl<I: Identities + ?Sized> Identities for Known<'_, I> {
     fn generation(&self) -> u64 {
         self.identities.generation()
     }

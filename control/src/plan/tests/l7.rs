@@ -124,7 +124,8 @@ fn what_the_proxy_is_told_is_found_in_the_objects_that_say_it() {
     assert_eq!(fields(part(Egress, (80, 80))), [""; 0]);
     // By what it consists of, as the proxy is told it.
     let rules = rules(&bench, "default/deathstar-1").unwrap();
-    let lists = rules.ports.iter().flat_map(|ports| &ports.access).filter_map(|access| access.http.clone());
+    let lists =
+        rules.ports.iter().flat_map(|ports| ports.access.iter()).filter_map(|access| access.http.clone());
     for (length, field) in [(2, http), (1, other)] {
         let list = lists.clone().find(|list| list.len() == length).unwrap();
         let demand = Some(mesh::l7::L7Demand::Http(list));
