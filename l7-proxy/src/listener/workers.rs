@@ -21,7 +21,8 @@ use super::call::call;
 use super::kernel::Kernel;
 use super::seldom::Seldom;
 use crate::runtime::{
-    BOUNDS, Called, Connection, Ended, FlowLog, Published, Spawner, Tenants, Worker, serve_admitted, turn,
+    BOUNDS, Called, Connection, Ended, FlowLog, Identities, Published, Spawner, Tenants, Worker,
+    serve_admitted, turn,
 };
 use crate::stage::admit::{Budgets, Place, Tenant};
 
@@ -45,7 +46,7 @@ pub struct Workers {
     /// The rules they judge by.
     pub published: Arc<Published>,
     /// Who has which address, as they know it.
-    pub(super) identities: Arc<dyn Identities>,
+    pub(super) identities: Arc<dyn Identities + Send + Sync>,
     pub(super) shared: Vec<Shared>,
 }
 
