@@ -73,8 +73,9 @@ fn explained(node: &Node, from: &str, method: &str, path: &str) -> (Outcome, ser
 #[test]
 fn what_the_story_gets_is_explained_before_it_is_sent() {
     let (node, deathstar) = ruled();
-    let sleeps = ["sleep", "1000"];
-    let _ships = [node.start("fighter", EMPIRE, &sleeps), node.start("wing", ALLIANCE, &sleeps)];
+    let probe = binary("probe");
+    let waits = [probe.to_str().unwrap(), "ask"];
+    let _ships = [node.start("fighter", EMPIRE, &waits), node.start("wing", ALLIANCE, &waits)];
     let (outcome, lands) = explained(&node, "fighter", "POST", "/v1/request-landing");
     assert_eq!(outcome.code, Some(0), "{outcome:?}");
     assert_eq!((&lands["kernel"]["way"], &lands["proxy"]["verdict"]), (&"proxy".into(), &"FORWARDED".into()));

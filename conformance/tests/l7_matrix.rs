@@ -41,6 +41,7 @@ fn is_judged(mode: &str, asked: [&str; 2], [ok, denied]: [&str; 2], wider: &str)
         assert_ne!(from, to);
         wait_until("the one before has ended", || node.proxies() == [to]);
         all_are_told(&mut fleets, "before", &may_both);
+        // What is under way then and may not be any more is cancelled, by itself.
         node.enforce(RULE1);
         all_are_told(&mut fleets, "now", &may_land);
         node.restart_proxy();

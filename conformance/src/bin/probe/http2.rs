@@ -55,6 +55,9 @@ async fn answer(stream: TcpStream) {
     }
 }
 
+/// What is told in place of a status where the other end has given up the stream.
+const CANCELLED: u16 = 499;
+
 /// One that keeps its connection.
 pub(crate) struct Client {
     runtime: Runtime,
@@ -98,6 +101,10 @@ impl Client {
                         return Ok(status);
                     }
                     Err(error) if is_untaken(&error) => {}
+                    Err(error) if is_cancelled(&error) => {
+                        *open = Some(send);
+                        return Ok(CANCELLED);
+                    }
                     Err(error) => return Err(io::Error::other(error)),
                 }
             }
@@ -127,6 +134,11 @@ async fn status(answer: h2::client::ResponseFuture) -> Result<u16, h2::Error> {
     }
     let trailers = body.trailers().await?;
     Ok(denied.or_else(|| called(&trailers?)).unwrap_or(status))
+}
+
+/// The other end has given up this stream, and no other: what was allowed when it began is not any more.
+fn is_cancelled(error: &h2::Error) -> bool {
+    error.is_remote() && error.is_reset() && error.reason() == Some(Reason::CANCEL)
 }
 
 /// The other end has said that it has not looked at it (RFC 9113, section 8.7): it may be asked again.

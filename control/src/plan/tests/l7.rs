@@ -85,7 +85,7 @@ specs:
     ingress: [{toPorts: [{ports: [{port: "80", protocol: TCP}], rules: {http: [{method: GET}]}}]}]
   - endpointSelector: {matchLabels: {class: deathstar}}
     ingress:
-      - fromEndpoints: [{}]
+      - fromEndpoints: [{matchLabels: {class: xwing}}]
       - fromEndpoints: [{}]
         toPorts:
           - ports: [{port: "81", protocol: TCP}]
