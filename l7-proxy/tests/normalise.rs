@@ -151,3 +151,13 @@ fn no_canonical_path_is_taken_for_one_that_cannot_be() {
         assert_eq!(store.matcher(&literal, false).unwrap().never_a_path(), None, "{canonical}");
     }
 }
+
+/// Each reading has the query behind it.
+#[test]
+fn many_readings_of_a_long_target_are_refused() {
+    let target = |query: usize| format!("/a%2Fb%252Fc%40d%2540e;f?{}", "q".repeat(query));
+    let mut path = Path::default();
+    assert_eq!(path.normalise(target(1000).as_bytes()), Ok(()));
+    assert!(path.readings().count() > 10);
+    assert_eq!(path.normalise(target(60_000).as_bytes()), Err(TargetFault::Ambiguous));
+}

@@ -121,7 +121,8 @@ impl Control {
         match message {
             ToProxy::Drain { within, idle } => {
                 self.workers.published.drain();
-                self.drain = Some(Drain::begin(within, idle));
+                // An agent that finds it draining says it again.
+                self.drain.get_or_insert_with(|| Drain::begin(within, idle));
             }
             ToProxy::Taken => {
                 self.flows.is_told = false;

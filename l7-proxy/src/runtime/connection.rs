@@ -311,6 +311,8 @@ where
                 After::Close => return,
             }
             self.down.input.rest();
+            self.request.rest();
+            self.described.rest();
             if let Some(up) = &mut self.up {
                 up.input.rest();
             }

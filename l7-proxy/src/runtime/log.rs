@@ -75,6 +75,9 @@ struct Entry {
     url: usize,
 }
 
+/// What a description at rest keeps for the next, bytes.
+const RESTS: usize = 1024;
+
 /// A request, or the begin of TLS, as it is described.
 #[derive(Debug, Default)]
 pub(super) struct Described {
@@ -88,6 +91,13 @@ pub(super) struct Described {
 }
 
 impl Described {
+    /// Gives back what a long one has taken, once it is over.
+    pub(super) fn rest(&mut self) {
+        if self.text.capacity() > RESTS {
+            self.text = Vec::new();
+        }
+    }
+
     /// Takes method, authority and path; of whom it is asked where the request does not say is the called address.
     pub(super) fn set(
         &mut self,

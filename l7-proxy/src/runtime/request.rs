@@ -7,6 +7,9 @@ use crate::codec::{Fault, Form, RequestHead};
 use crate::index::{Edit, Subject};
 use crate::stage::normalise::{Looks, Path, TargetFault};
 
+/// What one that is at rest keeps for the next, bytes of each part.
+const RESTS: usize = 1024;
+
 /// A request. Made to be used again.
 #[derive(Debug, Default)]
 pub(super) struct Request {
@@ -52,6 +55,16 @@ impl Request {
     pub(super) fn parse(&mut self, input: &[u8], start: usize, end: usize) -> Result<(), Fault> {
         self.is_edited = false;
         self.head.parse(input, start, end)
+    }
+
+    /// Gives back what a long one has taken, once it is over.
+    pub(super) fn rest(&mut self) {
+        self.path.rest();
+        for bytes in [&mut self.edited, &mut self.spare] {
+            if bytes.capacity() > RESTS {
+                *bytes = Vec::new();
+            }
+        }
     }
 
     /// The bytes that [`Request::head`] has spans into.

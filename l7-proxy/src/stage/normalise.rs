@@ -33,6 +33,9 @@ impl TargetFault {
     }
 }
 
+/// What one that is at rest keeps for the next, bytes.
+const RESTS: usize = 1024;
+
 /// A path, with its query. Made to be used again.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Path {
@@ -115,6 +118,14 @@ impl Path {
         })
     }
 
+    /// Gives back what a long one has taken.
+    pub fn rest(&mut self) {
+        self.readings = Vec::new();
+        if self.canonical.capacity() > RESTS {
+            *self = Self::default();
+        }
+    }
+
     /// What is judged and forwarded.
     pub fn canonical(&self) -> &[u8] {
         &self.canonical
@@ -142,7 +153,7 @@ impl Path {
                     return Err(TargetFault::Nul);
                 }
                 if !forms.contains(&next) {
-                    bytes += next.len();
+                    bytes += next.len() + query.len();
                     if forms.len() == MAX_FORMS || bytes > MAX_FORM_BYTES {
                         return Err(TargetFault::Ambiguous);
                     }

@@ -72,6 +72,7 @@ impl AccessLog {
             problem: Arc::clone(&problem),
             file: None,
             looked: None,
+            is_torn: false,
         };
         std::thread::Builder::new().name("access-log".to_owned()).spawn(move || writer.run(&batches))?;
         Ok(Self { metrics, queue: Some(queue), problem })
@@ -102,6 +103,8 @@ struct Writer {
     problem: Arc<Mutex<Option<String>>>,
     file: Option<File>,
     looked: Option<Instant>,
+    /// The last write may have stopped within a line.
+    is_torn: bool,
 }
 
 impl Writer {
@@ -123,17 +126,20 @@ impl Writer {
     }
 
     fn put(&mut self, lines: &str, count: u64) {
+        let end = if self.is_torn { "\n" } else { "" };
+        let lines = [end.as_bytes(), lines.as_bytes()];
         let written = self.reopen().and_then(|()| match &mut self.file {
-            Some(file) => file.write_all(lines.as_bytes()),
-            None => io::stdout().lock().write_all(lines.as_bytes()),
+            Some(file) => lines.iter().try_for_each(|part| file.write_all(part)),
+            None => lines.iter().try_for_each(|part| io::stdout().lock().write_all(part)),
         });
         match written {
             Ok(()) => {
+                self.is_torn = false;
                 self.metrics.written.inc_by(count);
                 *self.problem.lock() = None;
             }
             Err(error) => {
-                self.file = None;
+                self.is_torn |= self.file.take().is_some();
                 self.metrics.dropped.inc_by(count);
                 let text = format!("the access log {} cannot be written: {error}", self.path.display());
                 let mut problem = self.problem.lock();
@@ -161,7 +167,17 @@ impl Writer {
                 return Ok(());
             }
         }
-        self.file = Some(OpenOptions::new().create(true).append(true).mode(0o640).open(&self.path)?);
+        let file = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .mode(0o640)
+            // Whoever may write in that directory chooses neither another file for root, nor that this waits for ever.
+            .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+            .open(&self.path)?;
+        if !file.metadata()?.is_file() {
+            return Err(io::Error::other("it is no file"));
+        }
+        self.file = Some(file);
         self.looked = Some(Instant::now());
         Ok(())
     }
@@ -219,6 +235,7 @@ mod tests {
             problem: Arc::default(),
             file: None,
             looked: None,
+            is_torn: false,
         }
     }
 

@@ -235,7 +235,7 @@ impl House {
         // It stands where it stands until something else is wanted, which ends it.
         let plan = self.wanted.borrow().0;
         self.standing.send_modify(|standing| {
-            standing.answered.insert(number, Answered { plan, synced: false });
+            standing.answered.insert(number, Answered { plan, synced: false, takes: true });
         });
         self.talks.spawn(async move { (number, escort(Link::adopted(stream), told, sink, patience).await) });
     }

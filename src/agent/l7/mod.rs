@@ -400,7 +400,7 @@ mod tests {
         assert!(l7.doubts(), "nobody may be sent there");
         assert!(l7.doubted.load(Ordering::SeqCst), "the kernel is to be told when it has answered");
         let plan = told.borrow().0;
-        let answered = standing::Answered { plan, synced: true };
+        let answered = standing::Answered { plan, synced: true, takes: true };
         settles.send_modify(|standing| {
             standing.answered.insert(1, answered);
         });

@@ -9,6 +9,8 @@ pub(super) struct Answered {
     pub(super) plan: u64,
     /// It has said that it has everything.
     pub(super) synced: bool,
+    /// It is told that it has: from then on it takes connections, which it judges by what it was told before.
+    pub(super) takes: bool,
 }
 
 /// All of them, by their numbers.
@@ -24,7 +26,8 @@ pub(super) struct Standing {
 impl Standing {
     /// Whether whoever has connections has answered all of this plan.
     pub(super) fn is_settled(&self, plan: u64) -> bool {
-        let mut others = self.answered.iter().filter(|(number, _)| Some(**number) != self.next);
+        let has_none = |number, answered: &Answered| Some(number) == self.next && !answered.takes;
+        let mut others = self.answered.iter().filter(|(number, answered)| !has_none(**number, answered));
         self.serving.is_some() && others.all(|(_, answered)| answered.plan >= plan)
     }
 
@@ -51,16 +54,19 @@ mod tests {
 
     #[test]
     fn who_has_connections_must_have_answered_and_who_has_none_need_not() {
-        let answered = |plan| Answered { plan, synced: true };
+        let answered = |plan| Answered { plan, synced: true, takes: true };
         let mut standing =
             Standing { serving: Some(2), next: None, answered: [(1, answered(6)), (2, answered(7))].into() };
         assert!(standing.is_settled(6) && !standing.is_settled(7), "what drains is told too");
         assert_eq!(standing.draining(), 1);
         standing.answered.remove(&1);
-        standing.answered.insert(3, answered(0));
+        standing.answered.insert(3, Answered::default());
         standing.next = Some(3);
         assert!(standing.is_settled(7) && standing.is_ready());
         assert_eq!(standing.draining(), 0);
+        standing.answered.insert(3, Answered { plan: 6, synced: false, takes: true });
+        assert!(standing.is_settled(6) && !standing.is_settled(7), "it takes connections already");
+        standing.answered.insert(3, Answered::default());
         (standing.serving, standing.next) = (Some(3), None);
         assert!(!standing.is_settled(7) && !standing.is_ready());
         standing.serving = None;

@@ -231,7 +231,7 @@ impl Talk {
         }
         self.overdue = None;
         let synced = matches!(self.sync, Sync::Done | Sync::Earlier);
-        let now = Answered { plan: self.plan, synced };
+        let now = Answered { plan: self.plan, synced, takes: self.sync != Sync::Due };
         self.listening.standing.send_if_modified(|standing| {
             let Some(answered) = standing.answered.get_mut(&self.number) else { return false };
             let differs = *answered != now;
@@ -284,6 +284,12 @@ impl Talk {
     async fn sync(&mut self) -> Result<(), Lost> {
         self.sync = Sync::Asked;
         self.overdue = Some(Instant::now() + self.patience);
+        self.listening.standing.send_if_modified(|standing| {
+            standing
+                .answered
+                .get_mut(&self.number)
+                .is_some_and(|own| !std::mem::replace(&mut own.takes, true))
+        });
         self.say(ToProxy::Synced { generation: self.plan }).await
     }
 
