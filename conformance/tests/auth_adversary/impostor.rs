@@ -152,18 +152,25 @@ fn named(node: &Node, (from, to): (&str, &str), expected: &str, shown: &str) {
         let is_told = |line: &&str| line.contains("Authentication refused DROPPED") && line.contains(&why);
         drops(node).lines().filter(is_told).count() >= 4
     });
-    let pairs = node.json(&["auth", "pairs"]);
     let ends = [id(from), id(to)];
     let its = |pair: &&serde_json::Value| {
         [&pair["local_id"], &pair["remote_id"]].iter().all(|end| ends.iter().any(|id| *end == id))
             && pair["remote"]["node"] == "node-1"
     };
-    let pair = pairs.as_array().unwrap().iter().find(its).unwrap_or_else(|| panic!("{pairs:#}"));
-    assert_eq!((&pair["state"], &pair["refusal"]), (&"refused".into(), &"wrong-id".into()));
+    // It is tried again from time to time; meanwhile it is being proven.
+    let mut pair = serde_json::Value::Null;
+    wait_until("the pair is refused", || {
+        let pairs = node.json(&["auth", "pairs"]);
+        pair = pairs.as_array().unwrap().iter().find(its).unwrap_or_else(|| panic!("{pairs:#}")).clone();
+        pair["state"] == "refused"
+    });
+    assert_eq!(pair["refusal"], "wrong-id");
     assert_eq!(pair["detail"], format!("node node-1: {why}"));
-    let told = node.ferromesh(&["auth", "why", from, &format!("{to}:80")]);
-    let step = told.stdout.lines().find(|line| line.starts_with("✗   proof"));
-    assert!(told.code == Some(1) && step.is_some_and(|line| line.contains(&why)), "{told:?}");
+    wait_until("it is said why", || {
+        let told = node.ferromesh(&["auth", "why", from, &format!("{to}:80")]);
+        let step = told.stdout.lines().find(|line| line.starts_with("✗   proof"));
+        told.code == Some(1) && step.is_some_and(|line| line.contains(&why))
+    });
     let log = node.log("auth");
     assert!(
         log.lines()
