@@ -114,8 +114,8 @@ fn a_hold_that_is_full_disturbs_no_flow_and_keeps_nobody_out() {
     let (_small, mut client) = (asker(node, "small"), asker(node, "client"));
     let _floods: Vec<_> = known
         .iter()
-        .map(|name| scene.drizzle(name, scene.absent.addresses[0], 2))
-        .chain(pending.iter().map(|name| scene.drizzle(name, "10.77.1.250".parse().unwrap(), 2)))
+        .map(|name| scene.drizzle(name, scene.absent.addresses[0], 1))
+        .chain(pending.iter().map(|name| scene.drizzle(name, "10.77.1.250".parse().unwrap(), 1)))
         .collect();
     // It sends less than it may alone: what it lacks others have taken.
     let _small_flood = scene.drizzle("small", scene.absent.addresses[1], 20);
