@@ -12,9 +12,9 @@ const LAND: &str = "POST:/v1/request-landing";
 const STRANDED: &str = "POST:/v1/request-landing 403, PUT:/v1/exhaust-port 403, 0 broken";
 
 /// A node with a deathstar that speaks one version of HTTP, the rule in force.
-fn ruled(serve: &str) -> (Node, Workload) {
+fn ruled(serve: &[&str]) -> (Node, Workload) {
     let node = Node::up();
-    let deathstar = node.start("deathstar", DEATHSTAR, &["sh", "-c", serve]);
+    let deathstar = node.start("deathstar", DEATHSTAR, serve);
     let [address, _] = deathstar.addresses;
     let probe = binary("probe");
     let target = SocketAddr::new(address, 80).to_string();
@@ -27,11 +27,11 @@ fn ruled(serve: &str) -> (Node, Workload) {
 }
 
 fn ruled1() -> (Node, Workload) {
-    ruled(&format!("echo serving; exec {}", binary("examples/deathstar").display()))
+    ruled(&[binary("examples/deathstar").to_str().unwrap()])
 }
 
 fn ruled2() -> (Node, Workload) {
-    ruled(&format!("exec {} http2 80", binary("probe").display()))
+    ruled(&[binary("probe").to_str().unwrap(), "http2", "80"])
 }
 
 /// Ships that keep asking, over both families.
