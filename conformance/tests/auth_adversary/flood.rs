@@ -120,7 +120,7 @@ fn a_hold_that_is_full_disturbs_no_flow_and_keeps_nobody_out() {
     // It sends less than it may alone: what it lacks others have taken.
     let _small_flood = scene.drizzle("small", scene.absent.addresses[1], 20);
     wait_until("there is no room for anybody", || without_room(node, "small") > 0);
-    assert!(metric(node, "ferromesh_auth_held") > 0.0);
+    wait_until("packets wait", || metric(node, "ferromesh_auth_held") > 0.0);
     for time in 0..20 {
         assert_eq!(live.ask("during"), "answered", "{time}");
         assert_eq!(client.session.ask(&scene.call()), "answered", "{time}");
