@@ -333,6 +333,7 @@ async fn judges_calls_and_tells() {
     let mut seen = Seen::default();
     let exchanges = Headers { request: vec!["host".to_owned()], response: Vec::new() };
     let record = Record { exchanges: Some(exchanges), request_id: false };
+    agent.send(&ToProxy::Pack).await.unwrap();
     agent.send(&ToProxy::Record(record)).await.unwrap();
     let id = EndpointId::new(1).unwrap();
     let set = |generation, rules| ToProxy::Set { generation, endpoint: endpoint(rules) };

@@ -97,10 +97,10 @@ fn bench() -> HttpRule {
 /// Writes what was seen.
 async fn tell(log: Arc<FlowLog>) {
     let mut nobody = OpenOptions::new().write(true).open("/dev/null").unwrap();
-    let mut write = |message: FromProxy| nobody.write_all(&serde_json::to_vec(&message).unwrap()).unwrap();
+    let mut write = |message: FromProxy| nobody.write_all(&postcard::to_stdvec(&message).unwrap()).unwrap();
     loop {
         tokio::time::sleep(TICK).await;
-        let (flows, _) = log.take();
+        let flows: Vec<_> = log.take().flows().collect();
         if !flows.is_empty() {
             write(FromProxy::Flows(flows));
         }

@@ -57,8 +57,7 @@ async fn what_rules_let_through_passes_and_the_rest_is_denied_on_the_same_connec
         client.driver.await.unwrap().unwrap();
     })
     .await;
-    let protocols: Vec<_> =
-        bench.log.take().0.into_iter().filter_map(|flow| flow.l7.http().cloned()).collect();
+    let protocols: Vec<_> = bench.log.take().flows().filter_map(|flow| flow.l7.http().cloned()).collect();
     assert!(protocols.iter().all(|http| http.protocol == "HTTP/2"));
     let lines: Vec<_> =
         protocols.iter().map(|http| (http.method.as_str(), http.url.as_str(), http.code)).collect();

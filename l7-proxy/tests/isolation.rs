@@ -11,7 +11,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 use std::time::Duration;
 
-use harness::http2::{END_HEADERS, GET, Raw, block, client, frame, origin, request};
+use harness::http2::{END_HEADERS, END_STREAM, GET, Raw, block, client, frame, origin, request};
 use harness::{Bench, CLIENT, SERVER, anybody, expect, local, rest, rule, send};
 use http::HeaderValue;
 use l7_proxy::runtime::{BOUNDS, Called, ConnectError, Ended, serve};
@@ -264,6 +264,71 @@ async fn streams_have_a_budget_over_all_connections_of_a_workload() {
     })
     .await;
     assert_eq!(bench.worker.budgets.refused(), [0, 0, 2, 0]);
+}
+
+/// A client that gives its streams no window is not sent their bodies: they wait with h2, though nobody serves them.
+#[tokio::test(start_paused = true)]
+async fn answers_that_nobody_reads_keep_their_place() {
+    let bench = bounded(|bounds| bounds[2] = 8);
+    let denied = [(":method", "PUT"), (":scheme", "http"), (":authority", "h"), (":path", "/a")];
+    local(async {
+        let (mut client, _servers) = Raw::open(&bench).await;
+        let no_window = [0, 4, 0, 0, 0, 0];
+        client.write(&frame(4, 0, 0, &no_window)).await;
+        let mut asked = async |stream, streams| {
+            client.headers(stream, END_STREAM, &denied).await;
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            assert_eq!(used(&bench, Kind::Streams), streams);
+        };
+        asked(1, (1, 0)).await;
+        asked(3, (2, 0)).await;
+        asked(5, (3, 0)).await;
+        asked(7, (4, 0)).await;
+        asked(9, (4, 1)).await;
+        // One is read, one is given up.
+        client.write(&frame(8, 0, 1, &[0, 0, 1, 0])).await;
+        client.write(&frame(3, 0, 3, &[0, 0, 0, 8])).await;
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        assert_eq!(used(&bench, Kind::Streams), (2, 1));
+        tokio::time::sleep(Duration::from_secs(290)).await;
+        assert_eq!(used(&bench, Kind::Streams), (2, 1));
+        tokio::time::sleep(Duration::from_secs(30)).await;
+        assert_eq!(bench.flows().pop().unwrap(), "request DROPPED (answers that nobody reads)");
+        assert_eq!(client.end().await, Some(11));
+    })
+    .await;
+    assert!(bench.worker.budgets.tenants().is_empty());
+}
+
+/// What is read slowly is not given up, and a connection that drains ends when all of it has been read.
+#[tokio::test(start_paused = true)]
+async fn answers_that_are_read_slowly_arrive_whole() {
+    let bench = bounded(|_| ());
+    local(async {
+        let (mut client, mut servers) = Raw::open(&bench).await;
+        let (window, size) = (100_u32, 1000_usize);
+        client.write(&frame(4, 0, 0, &[0, 4, 0, 0, 0, 0])).await;
+        client.headers(1, END_STREAM, &GET).await;
+        let mut origin = origin(&mut servers).await;
+        let (_, mut respond) = origin.next().await;
+        harness::http2::answer(&mut respond, 200, Box::leak("x".repeat(size).into_boxed_str()));
+        let mut read = 0;
+        for part in 0..10 {
+            if part == 5 {
+                bench.worker.published.drain();
+            }
+            tokio::time::sleep(Duration::from_secs(100)).await;
+            client.write(&frame(8, 0, 1, &window.to_be_bytes())).await;
+            let data = client.until(0).await;
+            assert_eq!(data.payload.len(), window as usize);
+            read += data.payload.len();
+        }
+        assert_eq!(read, size);
+        // That it drains it has said before.
+        assert_eq!(client.end().await, None);
+    })
+    .await;
+    assert!(bench.worker.budgets.tenants().is_empty());
 }
 
 #[tokio::test(start_paused = true)]

@@ -56,6 +56,11 @@ impl<S: Serialize, R: DeserializeOwned> Channel<S, R> {
         Ok(self.frames.put(message)?)
     }
 
+    /// The same in a form that costs both sides less (postcard), but that only the same build is sure to understand.
+    pub fn put_packed(&mut self, message: &S) -> Result<(), ChannelError> {
+        Ok(self.frames.put_packed(message)?)
+    }
+
     /// How many bytes wait to be sent.
     pub fn waiting(&self) -> usize {
         self.frames.waiting()
@@ -99,6 +104,23 @@ mod tests {
         for (heard, said) in [(ours, "b"), (theirs, "a")] {
             let said: Vec<_> = (0..4).map(|number| format!("{number}{}", said.repeat(1 << 20))).collect();
             assert!(heard == said, "whole, and in order");
+        }
+    }
+
+    #[tokio::test]
+    async fn packed_messages_stand_among_others() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let mut channel: Channel<Option<String>, String> = Channel::new(ours);
+        let mut other: Channel<String, Option<String>> = Channel::new(theirs);
+        let said = [Some("a".to_owned()), None, Some("{}".to_owned())];
+        for message in &said {
+            channel.put_packed(message).unwrap();
+            channel.put(message).unwrap();
+        }
+        channel.flush().await.unwrap();
+        for message in said {
+            assert_eq!(other.receive().await.unwrap(), message);
+            assert_eq!(other.receive().await.unwrap(), message);
         }
     }
 

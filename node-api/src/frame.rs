@@ -1,4 +1,5 @@
-//! Length-delimited JSON on a unix stream.
+//! Length-delimited JSON on a unix stream; or, where a message is one of very many, postcard behind a zero byte, with which no
+//! JSON begins.
 
 use std::io;
 
@@ -19,10 +20,25 @@ pub(crate) enum FrameError {
     #[error("frame of more than {limit} bytes")]
     TooLong { limit: usize },
     #[error("frame that is not what is expected here: {0}")]
-    Meaning(#[from] serde_json::Error),
+    Meaning(String),
     #[error(transparent)]
     Io(io::Error),
 }
+
+impl From<serde_json::Error> for FrameError {
+    fn from(error: serde_json::Error) -> Self {
+        Self::Meaning(error.to_string())
+    }
+}
+
+impl From<postcard::Error> for FrameError {
+    fn from(error: postcard::Error) -> Self {
+        Self::Meaning(error.to_string())
+    }
+}
+
+/// What a packed message begins with.
+const PACKED: u8 = 0;
 
 /// Both directions of one connection, each with its own limit.
 #[derive(Debug)]
@@ -57,9 +73,17 @@ impl Frames {
 
     /// Lets a frame wait, behind those that wait already.
     pub(crate) fn put<T: Serialize>(&mut self, message: &T) -> Result<(), FrameError> {
-        let json = serde_json::to_vec(message)?;
+        self.put_bytes(serde_json::to_vec(message)?)
+    }
+
+    /// The same, packed.
+    pub(crate) fn put_packed<T: Serialize>(&mut self, message: &T) -> Result<(), FrameError> {
+        self.put_bytes(postcard::to_extend(message, vec![PACKED])?)
+    }
+
+    fn put_bytes(&mut self, bytes: Vec<u8>) -> Result<(), FrameError> {
         let limit = self.send_limit;
-        let put = self.write.start_send_unpin(Bytes::from(json));
+        let put = self.write.start_send_unpin(Bytes::from(bytes));
         put.map_err(|error| classify(error, limit))
     }
 
@@ -101,7 +125,10 @@ async fn next<T: DeserializeOwned>(
 ) -> Result<T, FrameError> {
     match read.next().await {
         None => Err(FrameError::Closed),
-        Some(Ok(frame)) => Ok(serde_json::from_slice(&frame)?),
+        Some(Ok(frame)) => match frame.strip_prefix(&[PACKED]) {
+            Some(packed) => Ok(postcard::from_bytes(packed)?),
+            None => Ok(serde_json::from_slice(&frame)?),
+        },
         Some(Err(error)) => Err(classify(error, limit)),
     }
 }

@@ -7,6 +7,7 @@
 
 mod budgets;
 mod explain;
+mod packed;
 
 use std::net::SocketAddr;
 
@@ -57,6 +58,9 @@ pub enum ToProxy {
     },
     /// What of exchanges is to be recorded from now on.
     Record(Record),
+    /// From now on [`FromProxy::Flows`] and [`FromProxy::Report`] may come packed: this agent is of the proxy's build. One that
+    /// is not does not say so, and reads of what it does not know what it can.
+    Pack,
     /// A [`FromProxy::Flows`] or [`FromProxy::Report`] has been taken. Until then no more of either come, so that answers wait
     /// behind one at most.
     Taken,
@@ -75,9 +79,9 @@ pub enum ToProxy {
     },
 }
 
-/// From the L7 proxy to its agent.
+/// From the L7 proxy to its agent. As JSON; what comes with requests is packed for who has asked for that ([`ToProxy::Pack`]).
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
-#[serde(tag = "message", content = "value", rename_all = "kebab-case")]
+#[serde(remote = "Self", tag = "message", content = "value", rename_all = "kebab-case")]
 pub enum FromProxy {
     /// In force on every worker.
     Accepted {
@@ -266,6 +270,33 @@ mod tests {
         }
     }
 
+    fn exchange() -> Exchange {
+        Exchange {
+            start: -1,
+            client: ([10, 0, 0, 1], 40_000).into(),
+            server: (std::net::Ipv6Addr::LOCALHOST, 80).into(),
+            client_identity: None,
+            server_identity: Identity::new(256),
+            is_passed: true,
+            method: "GET".to_owned(),
+            authority: "a".to_owned(),
+            path: "/".to_owned(),
+            protocol: "HTTP/2".to_owned(),
+            server_name: None,
+            code: Some(503),
+            verdict: Verdict::Forwarded,
+            reason: Some("server not reached".to_owned()),
+            flag: Some(Flag::Uf),
+            received: 1,
+            sent: u64::MAX,
+            duration: 3,
+            answered: None,
+            served: Some(4),
+            request_headers: vec![("x-a".to_owned(), "b".to_owned())],
+            response_headers: Vec::new(),
+        }
+    }
+
     #[track_caller]
     fn goes_through<T>(message: T)
     where
@@ -273,6 +304,14 @@ mod tests {
     {
         let text = serde_json::to_vec(&message).unwrap();
         assert_eq!(serde_json::from_slice::<T>(&text).unwrap(), message);
+    }
+
+    /// Packed, a field that is left out would shift all that follow.
+    #[track_caller]
+    fn goes_packed(message: FromProxy) {
+        let packed = postcard::to_stdvec(&message).unwrap();
+        assert_eq!(postcard::from_bytes::<FromProxy>(&packed).unwrap(), message);
+        goes_through(message);
     }
 
     /// Serde finds only at run time that a way of tagging does not fit what is tagged.
@@ -286,6 +325,7 @@ mod tests {
         let question = ProxyQuestion::Explain(Box::new(supposed()));
         goes_through(ToProxy::Ask { number: 3, question });
         goes_through(ToProxy::Taken);
+        goes_through(ToProxy::Pack);
         let exchanges = Some(Headers { request: vec!["x-a".to_owned()], response: Vec::new() });
         goes_through(ToProxy::Record(Record { exchanges, request_id: true }));
         goes_through(ToProxy::Drain { within: 5000, idle: 1000 });
@@ -298,8 +338,9 @@ mod tests {
         counts.count(kind, 2);
         counts.latency.observe(0.1, &mesh::exchange::SECONDS);
         let refused = [0, 0, 1, 2].into();
-        let report = ProxyReport { exchanges: Vec::new(), lost: 1, counts: vec![counts], refused };
-        goes_through(FromProxy::Report(Box::new(report)));
+        let report =
+            ProxyReport { exchanges: vec![exchange(), exchange()], lost: 1, counts: vec![counts], refused };
+        goes_packed(FromProxy::Report(Box::new(report)));
         let tls =
             |name: Option<&str>| L7Flow::Tls(mesh::l7::TlsFlow { server_name: name.map(str::to_owned) });
         let http = L7Flow::Http(mesh::l7::HttpFlow {
@@ -323,7 +364,7 @@ mod tests {
             reason: Some("no rule names this server".to_owned()),
             l7,
         };
-        goes_through(FromProxy::Flows(vec![flow(tls(Some("a.example"))), flow(tls(None)), flow(http)]));
+        goes_packed(FromProxy::Flows(vec![flow(tls(Some("a.example"))), flow(http), flow(tls(None))]));
         let names: mesh::l7::ServerNames = ["*.example".parse().unwrap()].into();
         goes_through(mesh::l7::L7Demand::ServerNames(names.clone()));
         let tls = [mesh::l7::L7Tls { peers: None, names }].into();

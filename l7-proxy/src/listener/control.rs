@@ -31,7 +31,9 @@ const MAX_FLOWS: usize = 16_384;
 /// About how many bytes of flows are in one message: answers wait behind it.
 const BATCH: usize = 64 << 10;
 /// What a flow takes of that, beside its text.
-const FLOW: usize = 512;
+const FLOW: usize = 96;
+/// Flows between which the core is left to a worker that waits for it.
+const STRETCH: usize = 64;
 /// Connections in one answer.
 const MAX_CONNECTIONS: usize = 10_000;
 /// Bytes that may wait for the agent. Beyond that it is not listened to, for it would be answered: it listens always.
@@ -40,7 +42,12 @@ const MAX_UNTOLD: usize = 1 << 20;
 /// Milliseconds that draining may take at most: a day.
 const MAX_DRAIN: u64 = 24 * 3600 * 1000;
 
-type Agent = Channel<FromProxy, ToProxy>;
+/// The agent that is connected.
+struct Agent {
+    channel: Channel<FromProxy, ToProxy>,
+    /// It takes what comes with requests packed: it is of this build.
+    packs: bool,
+}
 
 /// Speaks with the agent until it says that the end is there.
 pub async fn run(listener: OwnedFd, workers: Workers) -> io::Result<()> {
@@ -114,7 +121,7 @@ impl Control {
         self.orders.begin();
         self.flows.is_told = false;
         self.flows.reports.again();
-        self.agent = Some(Channel::new(stream));
+        self.agent = Some(Agent { channel: Channel::new(stream), packs: false });
     }
 
     fn obey(&mut self, message: ToProxy) {
@@ -124,6 +131,7 @@ impl Control {
                 // An agent that finds it draining says it again.
                 self.drain.get_or_insert_with(|| Drain::begin(within, idle));
             }
+            ToProxy::Pack => self.agent.iter_mut().for_each(|agent| agent.packs = true),
             ToProxy::Taken => {
                 self.flows.is_told = false;
                 self.flows.reports.taken();
@@ -180,7 +188,7 @@ impl Drain {
 
 /// Sends what the agent is to be told; its next message, if it comes before all is sent and is to be listened to. Cancel safe.
 async fn converse(agent: &mut Option<Agent>, listens: bool) -> Option<ToProxy> {
-    let Some(channel) = agent else { return std::future::pending().await };
+    let Some(Agent { channel, .. }) = agent else { return std::future::pending().await };
     let turn = match listens {
         true => channel.turn().await,
         false if channel.waiting() == 0 => return std::future::pending().await,
@@ -199,12 +207,16 @@ async fn converse(agent: &mut Option<Agent>, listens: bool) -> Option<ToProxy> {
 
 /// Bytes that the agent has not been sent yet.
 fn untold(agent: &Option<Agent>) -> usize {
-    agent.as_ref().map_or(0, Channel::waiting)
+    agent.as_ref().map_or(0, |agent| agent.channel.waiting())
 }
 
 fn tell(agent: &mut Option<Agent>, message: &FromProxy) {
-    let Some(channel) = agent else { return };
-    if let Err(error) = channel.put(message) {
+    let Some(Agent { channel, packs }) = agent else { return };
+    let put = match *packs && message.can_be_packed() {
+        true => channel.put_packed(message),
+        false => channel.put(message),
+    };
+    if let Err(error) = put {
         warn!(%error, "control socket: the agent cannot be told; it has to come again");
         *agent = None;
     }
@@ -252,9 +264,15 @@ impl Flows {
     fn collect(&mut self, workers: &Workers) {
         self.reports.collect(workers);
         for worker in &workers.shared {
-            let (flows, lost) = worker.log.take();
-            self.waiting.extend(flows);
-            self.lost += lost;
+            let taken = worker.log.take();
+            self.lost += taken.lost;
+            for (number, flow) in taken.flows().enumerate() {
+                self.waiting.push_back(flow);
+                // A kernel that ticks every 4 ms would let it wait so long.
+                if number % STRETCH == STRETCH - 1 {
+                    std::thread::yield_now();
+                }
+            }
         }
         let excess = self.waiting.len().saturating_sub(MAX_FLOWS);
         self.waiting.drain(..excess);
@@ -398,6 +416,7 @@ mod tests {
             let endpoint = EndpointId::new(number).unwrap();
             agent.send(&ToProxy::Remove { generation: 2, endpoint }).await.unwrap();
         }
+        agent.send(&ToProxy::Pack).await.unwrap();
         let (mut answers, mut flows) = (0, 0);
         while answers < large + small || flows < 1024 {
             match agent.receive().await.unwrap() {
@@ -442,7 +461,7 @@ mod tests {
         let mut flows = Flows::default();
         flows.waiting.extend((0..1000).map(|_| flow(2000)));
         let batch = flows.batch();
-        assert!(batch.len() > 20 && batch.len() < 30, "{}", batch.len());
+        assert!(batch.len() > 25 && batch.len() < 35, "{}", batch.len());
         assert_eq!(flows.waiting.len() + batch.len(), 1000);
         flows.waiting.push_front(flow(1 << 20));
         assert_eq!(flows.batch().len(), 1, "what is too long goes alone");

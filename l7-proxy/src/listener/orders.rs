@@ -147,6 +147,8 @@ impl Queue {
                     return;
                 }
             }
+            // A worker that waits for this core is not to wait for the kernel's next tick.
+            std::thread::yield_now();
             // Nobody waits for that.
             if self.is_idle() || self.rules.compiler.is_littered() {
                 self.rules.compiler.collect();
@@ -177,7 +179,11 @@ impl Queue {
             Told::Order(ToProxy::Synced { generation }) => self.synced.push_back((self.number, generation)),
             // No orders about rules.
             Told::Order(
-                ToProxy::Ask { .. } | ToProxy::Drain { .. } | ToProxy::Taken | ToProxy::Record(_),
+                ToProxy::Ask { .. }
+                | ToProxy::Drain { .. }
+                | ToProxy::Pack
+                | ToProxy::Taken
+                | ToProxy::Record(_),
             ) => {}
         }
     }

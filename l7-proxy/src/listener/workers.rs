@@ -97,11 +97,36 @@ pub fn start(
         let busy = own.busy;
         // Whatever there may be of tokio's own tasks: what has arrived is looked at after each.
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().event_interval(1).build()?;
-        std::thread::Builder::new()
-            .name(format!("worker-{number}"))
-            .spawn(move || match runtime.block_on(unconstrained(work(listeners, worker, busy))) {})?;
+        std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
+            let _vital = Vital::new("a worker", &worker.published);
+            match runtime.block_on(unconstrained(work(listeners, worker, busy))) {}
+        })?;
     }
     Ok(Workers { published, identities: Arc::new(kernel), shared })
+}
+
+/// What a proxy that takes connections cannot be without. Where it ends all the same (an error of the program), the process
+/// ends: the agent starts another at once, and who connects waits. Going on, those would wait for ever whom the kernel gives
+/// to what has ended.
+struct Vital {
+    what: &'static str,
+    published: Arc<Published>,
+    end: fn(),
+}
+
+impl Vital {
+    fn new(what: &'static str, published: &Arc<Published>) -> Self {
+        Self { what, published: Arc::clone(published), end: || std::process::exit(1) }
+    }
+}
+
+impl Drop for Vital {
+    fn drop(&mut self) {
+        if !self.published.is_draining() {
+            error!("{} has ended, and the process with it", self.what);
+            (self.end)();
+        }
+    }
 }
 
 /// The connections that a worker has descriptors for: two each.
@@ -121,7 +146,9 @@ async fn work(listeners: Listeners, worker: Worker<Kernel>, busy: Arc<()>) -> st
             refused: Seldom::default(),
             failed: Seldom::default(),
         };
+        let vital = Vital::new("a listening socket", &worker.published);
         tenants.spawner().spawn(Tenant::Worker, async move {
+            let _vital = vital;
             if let Err(error) = acceptor.accept(listener).await {
                 error!(%error, "a listening socket cannot be used");
             }
@@ -242,6 +269,30 @@ mod tests {
                 Ended::Cut => assert_eq!(end, Err(io::ErrorKind::ConnectionReset)),
             }
         }
+    }
+
+    #[test]
+    fn the_process_ends_with_what_it_cannot_be_without_unless_it_is_drained() {
+        use std::pin::pin;
+        use std::sync::atomic::{AtomicU32, Ordering};
+        static ENDS: AtomicU32 = AtomicU32::new(0);
+        let published = Arc::new(Published::default());
+        let ends = |published: &Arc<Published>| {
+            let end = || drop(ENDS.fetch_add(1, Ordering::Relaxed));
+            let mut vital = Vital::new("a test", published);
+            vital.end = end;
+            let tenants = Tenants::default();
+            tenants.spawner().spawn(Tenant::Worker, async move {
+                let _vital = vital;
+                panic!("on purpose");
+            });
+            let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+            assert!(pin!(tenants).poll(&mut cx).is_pending());
+            ENDS.load(Ordering::Relaxed)
+        };
+        assert_eq!(ends(&published), 1);
+        published.drain();
+        assert_eq!(ends(&published), 1);
     }
 
     #[test]

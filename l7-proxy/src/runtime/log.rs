@@ -49,11 +49,26 @@ struct Exchanges {
     counts: Counts,
 }
 
+/// What was seen since the last time.
 #[derive(Debug, Default)]
-struct Log {
+pub struct Log {
     entries: Vec<Entry>,
     text: Vec<u8>,
-    lost: u64,
+    /// How much was lost because nobody took it.
+    pub lost: u64,
+}
+
+impl Log {
+    /// What was seen, in its order.
+    pub fn flows(&self) -> impl Iterator<Item = ProxyFlow> {
+        let mut text = self.text.as_slice();
+        self.entries.iter().map(move |entry| {
+            let (method, rest) = text.split_at_checked(entry.method).unwrap_or_default();
+            let (url, rest) = rest.split_at_checked(entry.url).unwrap_or_default();
+            text = rest;
+            entry.flow(method, url)
+        })
+    }
 }
 
 #[derive(Debug)]
@@ -334,17 +349,11 @@ impl FlowLog {
         });
     }
 
-    /// Takes what is there, and how much was lost because nobody took it.
-    pub fn take(&self) -> (Vec<ProxyFlow>, u64) {
-        let log = std::mem::take(&mut *self.flows.lock());
-        let mut text = log.text.as_slice();
-        let flows = log.entries.into_iter().map(|entry| {
-            let (method, rest) = text.split_at_checked(entry.method).unwrap_or_default();
-            let (url, rest) = rest.split_at_checked(entry.url).unwrap_or_default();
-            text = rest;
-            entry.flow(method, url)
-        });
-        (flows.collect(), log.lost)
+    /// Takes what is there. What comes next finds as much room as this has taken.
+    pub fn take(&self) -> Log {
+        let mut log = self.flows.lock();
+        let (entries, text) = (Vec::with_capacity(log.entries.len()), Vec::with_capacity(log.text.len()));
+        std::mem::replace(&mut log, Log { entries, text, lost: 0 })
     }
 }
 
@@ -369,7 +378,6 @@ impl Over<'_> {
     }
 
     fn exchange(&self, course: &Course, now: Instant, since: Instant) -> Exchange {
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         let duration = now.saturating_duration_since(since);
         let start = clock::realtime() - i128::from(nanoseconds(since.elapsed()));
         let [method, authority, path] = self.request.parts().map(text);
@@ -402,15 +410,22 @@ impl Over<'_> {
     }
 }
 
+/// Nearly always it is text as it stands, which is found out faster than what is not.
+fn text(bytes: &[u8]) -> String {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => text.to_owned(),
+        Err(_) => String::from_utf8_lossy(bytes).into_owned(),
+    }
+}
+
 fn nanoseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 impl Entry {
-    fn flow(self, method: &[u8], url: &[u8]) -> ProxyFlow {
+    fn flow(&self, method: &[u8], url: &[u8]) -> ProxyFlow {
         let [client, server] = self.ends;
         let [client_identity, server_identity] = self.identities;
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         let l7 = match self.is_tls {
             true => L7Flow::Tls(TlsFlow { server_name: (!url.is_empty()).then(|| text(url)) }),
             false => L7Flow::Http(HttpFlow {

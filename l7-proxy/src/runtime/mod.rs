@@ -27,7 +27,7 @@ mod worker;
 pub use connection::{Called, ConnectError, Ended, serve, serve_admitted};
 pub use ends::{Found, Identities};
 pub use explain::explain;
-pub use log::FlowLog;
+pub use log::{FlowLog, Log};
 pub use tenants::{Spawner, Tenants};
 pub use worker::{BOUNDS, Connection, Published, Snapshot, Worker};
 

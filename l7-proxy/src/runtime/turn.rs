@@ -68,6 +68,11 @@ pub(crate) fn goes_on(steps: u32) -> bool {
     })
 }
 
+/// A request has been judged: that may have taken long, so that the clock is read now.
+pub(super) fn judged() {
+    let _ = goes_on(STEPS);
+}
+
 /// The same for who can wait: woken at once, for it has its place in the next turn.
 pub(crate) fn step(steps: u32, cx: &Context<'_>) -> Poll<()> {
     match goes_on(steps) {
@@ -76,5 +81,29 @@ pub(crate) fn step(steps: u32, cx: &Context<'_>) -> Poll<()> {
             cx.waker().wake_by_ref();
             Poll::Pending
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    thread_local! {
+        static NOW: Cell<Instant> = Cell::new(Instant::now());
+    }
+
+    #[test]
+    fn a_judgement_that_outlasts_the_turn_ends_it() {
+        run(
+            || NOW.get(),
+            || {
+                judged();
+                assert!(goes_on(LOOK));
+                NOW.set(NOW.get() + SLICE);
+                judged();
+                assert!(!goes_on(1));
+            },
+        );
+        assert!(goes_on(1), "beyond a turn nothing is over");
     }
 }

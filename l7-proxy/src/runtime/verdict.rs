@@ -2,6 +2,7 @@
 
 use super::ends::Ends;
 use super::reply::Reply;
+use super::turn;
 use crate::index::{Edit, Rule, Subject};
 use crate::stage::authorize::Judge;
 use crate::stage::normalise::{Looks, Path};
@@ -74,9 +75,11 @@ impl Hears for () {
     fn hear(&mut self, _: usize, _: &Judge, _: &impl Judged, _: Result<Option<&Rule>, &'static str>) {}
 }
 
-/// Brings a request into its one form and asks both ends' rules.
+/// Brings a request into its one form and asks both ends' rules. It counts for the turn: after a long one nobody goes on.
 pub(super) fn authorize(request: &mut impl Judged, ends: &Ends) -> Result<Noted, Refused> {
-    authorize_heard(request, ends, &mut ())
+    let said = authorize_heard(request, ends, &mut ());
+    turn::judged();
+    said
 }
 
 /// The same, and somebody is told who has said what.
@@ -135,7 +138,8 @@ pub(super) fn authorize_heard(
     Ok(noted)
 }
 
-/// Whether what has passed may still pass. What came when no rule looked at paths is brought into its one form now.
+/// Whether what has passed may still pass; it counts for the turn likewise. What came when no rule looked at paths is brought
+/// into its one form now.
 pub(super) fn is_still_allowed(request: &impl Subject, path: &Path, ends: &Ends) -> bool {
     let overdue = match ends.judges.iter().flatten().any(Judge::looks_at_paths) {
         true => path.overdue(),
@@ -147,5 +151,7 @@ pub(super) fn is_still_allowed(request: &impl Subject, path: &Path, ends: &Ends)
         Some(Ok(path)) => judge.judge(request, path).is_ok(),
         Some(Err(_)) | None => judge.judge(request, path).is_ok(),
     };
-    ends.refusal.is_none() && ends.judges.iter().flatten().all(allows)
+    let is_allowed = ends.refusal.is_none() && ends.judges.iter().flatten().all(allows);
+    turn::judged();
+    is_allowed
 }

@@ -216,7 +216,8 @@ impl Bench {
 
     /// What was recorded since the last time: `request DROPPED GET http://h/ (why)`, `response FORWARDED 403 GET …`.
     pub fn flows(&self) -> Vec<String> {
-        let flows = self.log.take().0.into_iter().map(|flow| {
+        let log = self.log.take();
+        let flows = log.flows().map(|flow| {
             let why = flow.reason.map_or(String::new(), |why| format!(" ({why})"));
             let verdict = format!("{:?}", flow.verdict).to_uppercase();
             let http = match flow.l7 {

@@ -145,6 +145,7 @@ impl Talk {
     }
 
     async fn go_on(&mut self, told: &mut Told) -> Result<(), Lost> {
+        self.say(ToProxy::Pack).await?;
         self.say(ToProxy::Record(self.listening.sink.record.clone())).await?;
         // Before the rules: one that drains already is told nothing that it would have to wait for.
         self.drain(&mut told.drain).await?;
@@ -350,7 +351,7 @@ fn ended(error: ChannelError) -> Lost {
 fn is_answered(message: &ToProxy) -> bool {
     match message {
         ToProxy::Set { .. } | ToProxy::Remove { .. } | ToProxy::Synced { .. } | ToProxy::Ask { .. } => true,
-        ToProxy::Record(_) | ToProxy::Taken | ToProxy::Drain { .. } => false,
+        ToProxy::Pack | ToProxy::Record(_) | ToProxy::Taken | ToProxy::Drain { .. } => false,
     }
 }
 
@@ -449,8 +450,9 @@ mod tests {
         (Listening { sink: l7::sink(), refusals: Refusals::default(), standing: Arc::new(stands) }, standing)
     }
 
-    /// The first that it hears is what it is to record.
+    /// The first that it hears is how it is to tell what it sees, and what it is to record.
     async fn recorded(proxy: &mut Proxy) {
+        assert_eq!(proxy.receive().await.unwrap(), ToProxy::Pack);
         let first = proxy.receive().await.unwrap();
         assert!(matches!(first, ToProxy::Record(_)), "first: {first:?}");
     }

@@ -20,7 +20,7 @@ const BODY: usize = 1024;
 /// Requests a second of the others, and on how many connections.
 const RATE: f64 = 2000.0;
 const CONNECTIONS: usize = 32;
-/// What the file lets through, or not.
+/// What the file lets through in one of its versions; the other names another path.
 const EDITED: &str = "/edited/x";
 
 /// Rows `l7.edit_to_live`.
@@ -62,7 +62,7 @@ pub fn measure(plan: &Plan) -> Vec<Row> {
         }
     }
     samples.sort_by(f64::total_cmp);
-    let what = format!("a rule is added or taken away beside {} others, {RATE} requests/s", extent.rules());
+    let what = format!("a rule is opened or closed beside {} others, {RATE} requests/s", extent.rules());
     let row = |name: &str, share: f64| {
         let value = samples[((samples.len() - 1) as f64 * share).round() as usize];
         Row::new(ID, format!("{what}, {name}"), value, "ms")
@@ -99,13 +99,10 @@ impl<'a> Editor<'a> {
     fn edit(&mut self) -> [f64; 2] {
         [true, false].map(|opens| {
             let begin = pulse::now();
-            if opens {
-                let rule = format!("        - {{method: GET, path: {EDITED}}}\n");
-                let text = policy("server", "client", &[self.port], &rule).replace("server-client", "edited");
-                self.scene.node.write("edited.yaml", &text);
-            } else {
-                self.scene.node.remove("edited.yaml");
-            }
+            let path = if opens { EDITED } else { "/another/x" };
+            let rule = format!("        - {{method: GET, path: {path}}}\n");
+            let text = policy("server", "client", &[self.port], &rule).replace("server-client", "edited");
+            self.scene.node.write("edited.yaml", &text);
             self.since(if opens { "200" } else { "403" }, begin)
         })
     }

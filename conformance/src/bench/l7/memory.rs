@@ -46,7 +46,7 @@ fn connections(plan: &Plan) -> Vec<Row> {
     let row =
         Row::new(format!("{ID}.idle"), "private memory with one rule", megabytes(private(scene.proxy)), "MB");
     let mut rows = vec![plan.judge(row, Target::AtMost(12.0), None)];
-    let count = if plan.quick { 200 } else { 4000 };
+    let count = if plan.quick { 200 } else { 3000 };
     let order = closed((Protocol::H1, BODY), &scene.server.workload, [count, 1], rps::seconds(plan));
     transparent::wait_for(&driver, &order);
     // What is made once, for the first ones, is no connection's.

@@ -36,6 +36,11 @@ impl Frame {
         self.kind == DATA && self.length == 0 && self.flags & END_STREAM == 0
     }
 
+    /// Whether its sender sends no more on this stream; a reset ends it for both.
+    pub(super) fn is_last(&self) -> bool {
+        self.kind == RST_STREAM || matches!(self.kind, DATA | HEADERS) && self.flags & END_STREAM != 0
+    }
+
     /// The error code of `RST_STREAM` or `GOAWAY`.
     pub(super) fn code(&self) -> u32 {
         let [a, b, c, d, e, f, g, h] = self.inside;

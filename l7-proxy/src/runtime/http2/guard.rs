@@ -46,6 +46,10 @@ pub(super) struct Watch {
     /// Since when something is there in part that only the other end can complete.
     partial: Cell<Option<Instant>>,
     answers: RefCell<Vec<Answer>>,
+    /// Streams to whose client no more is sent, since the last time; `None`: nobody asks.
+    over: Option<RefCell<Vec<u32>>>,
+    /// Something of a body was sent since the last time.
+    has_moved: Cell<bool>,
 }
 
 /// A stream that was answered from this end, or reset for what its peer has done.
@@ -57,13 +61,15 @@ pub(super) struct Answer {
 }
 
 impl Watch {
-    fn new() -> Rc<Self> {
+    fn new(is_client: bool) -> Rc<Self> {
         Rc::new(Self {
             budget: RefCell::new(Budget::new(BURST, RATE)),
             offence: Cell::default(),
             goes_away: Cell::default(),
             partial: Cell::default(),
             answers: RefCell::default(),
+            over: is_client.then(RefCell::default),
+            has_moved: Cell::default(),
         })
     }
 
@@ -87,7 +93,27 @@ impl Watch {
         self.answers.borrow_mut().drain(..).for_each(take);
     }
 
+    /// Takes the streams on which a client is sent no more, since the last time.
+    pub(super) fn over(&self, take: impl FnMut(u32)) {
+        let over = self.over.iter().flat_map(RefCell::take);
+        over.for_each(take);
+    }
+
+    /// Whether something of a body was sent since the last time.
+    pub(super) fn has_moved(&self) -> bool {
+        self.has_moved.take()
+    }
+
+    fn is_over(&self, stream: u32) {
+        if let Some(over) = &self.over {
+            over.borrow_mut().push(stream);
+        }
+    }
+
     fn received(&self, frame: Frame) {
+        if frame.kind == RST_STREAM {
+            self.is_over(frame.stream);
+        }
         self.goes_away.set(self.goes_away.get() || frame.kind == GOAWAY);
         let is_work = frame.kind == HEADERS || frame.kind == DATA && !frame.is_empty_data();
         if frame.kind == HEADERS {
@@ -99,8 +125,14 @@ impl Watch {
     }
 
     fn sent(&self, frame: Frame) {
+        if frame.is_last() {
+            self.is_over(frame.stream);
+        }
         let reason = match frame.kind {
-            DATA => return self.budget.borrow_mut().earn(EARNED),
+            DATA => {
+                self.has_moved.set(true);
+                return self.budget.borrow_mut().earn(EARNED);
+            }
             // The only answer that h2 gives by itself is 431.
             HEADERS => Some("head of more than 64 KB"),
             RST_STREAM => refusal(frame.code()),
@@ -164,7 +196,8 @@ impl<S: Stream> Guard<S> {
     }
 
     fn new(side: Side<S>, received: Scanner, sent: Scanner, lingers: bool) -> (Self, Rc<Watch>) {
-        let watch = Watch::new();
+        // Of a client: what is behind its end matters, and which of its streams are over.
+        let watch = Watch::new(lingers);
         (Self { side, watch: Rc::clone(&watch), received, sent, lingers, last: None }, watch)
     }
 

@@ -3,13 +3,15 @@
 //! Promise: each stream is judged by itself, by the rules and identities of now, and again whenever those change: one that
 //! may not be any more is reset, the others go on untouched. What is buffered has a bound by construction: for each of the
 //! two connections [`STREAMS`] × ([`STREAM_WINDOW`] received + [`SEND_BUFFER`] to be sent) and a head for each stream;
-//! how many streams a workload has on all its connections together, the worker's budget of them bounds. Windows of streams add up to the connection's, so one that is not read stalls no other. What costs the sender nothing has
-//! a budget. One future drives all of it; no task is made for a stream.
+//! how many streams a workload has on all its connections together, answers included that are not read, the worker's budget
+//! of them bounds. Windows of streams add up to the connection's, so one that is not read stalls no other. What costs the
+//! sender nothing has a budget. One future drives all of it; no task is made for a stream.
 
 mod budget;
 mod frames;
 mod guard;
 pub(super) mod head;
+mod places;
 mod pump;
 mod shared;
 mod stream;
@@ -147,7 +149,6 @@ impl<D: Stream> Driver<D> {
     /// Before anything is moved: what has changed.
     fn prepare<I: Identities>(&mut self, shared: &Shared<'_, I>) {
         shared.refresh();
-        shared.note(&self.watch);
         let is_closing = shared.worker.published.is_draining() || shared.upstream.is_closing();
         if is_closing {
             self.close();
@@ -188,11 +189,9 @@ impl<D: Stream> Driver<D> {
         }
     }
 
-    /// What time tells.
+    /// What frames and time tell.
     fn look<I: Identities>(&mut self, shared: &Shared<'_, I>, cx: &mut Context<'_>) -> Poll<Over> {
-        if let Some(offence) = shared.offence() {
-            return Poll::Ready(Over::Offence(offence));
-        }
+        shared.note(&self.watch);
         if self.watch.partial().is_none() {
             self.head = None;
         } else if self.head.is_none() {
@@ -202,6 +201,9 @@ impl<D: Stream> Driver<D> {
             }
         }
         loop {
+            if let Some(offence) = shared.offence() {
+                return Poll::Ready(Over::Offence(offence));
+            }
             let is_quiet = shared.is_idle() && self.watch.partial().is_none() && !self.is_closing;
             if !shared.is_idle() {
                 self.idle = self.looked;

@@ -12,13 +12,15 @@ use tokio::time::Instant;
 use super::budget::Budget;
 use super::guard::{Answer, Watch};
 use super::head::Head;
+use super::places::Places;
 use super::upstream::Upstream;
 use crate::runtime::connection::Called;
 use crate::runtime::ends::{Ends, Identities};
 use crate::runtime::log::{Described, Over, Said};
-use crate::runtime::verdict::is_still_allowed;
+use crate::runtime::transfer::STALL;
+use crate::runtime::verdict::{Judged, is_still_allowed};
 use crate::runtime::worker::{Entered, Worker};
-use crate::stage::admit::Place;
+use crate::stage::admit::{Kind, Place};
 
 /// Streams that end before they are answered, by the client's doing: at once, and a second.
 const RESETS: u32 = 200;
@@ -36,6 +38,9 @@ pub(super) struct Shared<'w, I> {
     pub(super) upstream: Upstream,
     live: RefCell<BTreeMap<u32, Rc<Live>>>,
     ended: RefCell<VecDeque<u32>>,
+    places: RefCell<Places>,
+    /// When something of a body was sent to the client last.
+    moved: Cell<Instant>,
     resets: RefCell<Budget>,
     offence: Cell<Option<&'static str>>,
 }
@@ -50,6 +55,8 @@ pub(super) struct Live {
     /// How long nothing may move; `None`: for ever.
     pub(super) patience: Cell<Option<Duration>>,
     order: Cell<Option<Order>>,
+    /// Rules or identities have changed since it was judged.
+    is_overdue: Cell<bool>,
     waker: RefCell<Option<Waker>>,
 }
 
@@ -63,20 +70,29 @@ pub(super) enum Order {
 }
 
 impl Live {
-    /// What it has been told; if nothing, it is woken when it is.
-    pub(super) fn order(&self, cx: &Context<'_>) -> Option<Order> {
+    fn tell(&self, order: Order) {
+        self.order.set(Some(order));
+        self.wake();
+    }
+
+    fn wake(&self) {
+        if let Some(waker) = &*self.waker.borrow() {
+            waker.wake_by_ref();
+        }
+    }
+
+    /// Woken by the next change.
+    fn wait(&self, cx: &Context<'_>) {
         let mut waker = self.waker.borrow_mut();
         if !waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
             *waker = Some(cx.waker().clone());
         }
-        self.order.get()
     }
 
-    fn tell(&self, order: Order) {
-        self.order.set(Some(order));
-        if let Some(waker) = &*self.waker.borrow() {
-            waker.wake_by_ref();
-        }
+    /// Whether what was let through may not pass any more.
+    fn is_withdrawn(&self, ends: &Ends) -> bool {
+        let head = self.head.borrow();
+        head.as_ref().is_some_and(|head| !is_still_allowed(&head, Judged::path(head), ends))
     }
 }
 
@@ -96,12 +112,15 @@ impl<'w, I: Identities> Shared<'w, I> {
             upstream: Upstream::default(),
             live: RefCell::default(),
             ended: RefCell::default(),
+            places: RefCell::default(),
+            moved: Cell::new(Instant::now()),
             resets: RefCell::new(Budget::new(RESETS, RESET_RATE)),
             offence: Cell::default(),
         }
     }
 
-    /// Looks again at who the ends are, if anything has changed; streams that may not be any more are told so.
+    /// Looks again at who the ends are, if anything has changed. Streams are judged again as they are polled, before anything
+    /// of them is moved: all in one go, many would outlast their turn.
     pub(super) fn refresh(&self) {
         let Called { client, server } = self.called;
         let mut ends = self.ends.borrow_mut();
@@ -109,31 +128,45 @@ impl<'w, I: Identities> Shared<'w, I> {
             return;
         }
         for live in self.live.borrow().values() {
-            let head = live.head.borrow();
-            let is_allowed =
-                |head: &Head| is_still_allowed(&head, crate::runtime::verdict::Judged::path(head), &ends);
-            if !head.as_ref().is_none_or(is_allowed) {
-                live.tell(Order::Withdrawn);
-            }
+            live.is_overdue.set(true);
+            live.wake();
         }
+    }
+
+    /// What a stream has been told; if nothing, it is woken when it is.
+    pub(super) fn order(&self, live: &Live, cx: &Context<'_>) -> Option<Order> {
+        live.wait(cx);
+        if live.is_overdue.take() && live.order.get().is_none() && live.is_withdrawn(&self.ends.borrow()) {
+            live.order.set(Some(Order::Withdrawn));
+        }
+        live.order.get()
     }
 
     /// A stream begins.
     pub(super) fn open(&self, id: u32, patience: Duration) -> Rc<Live> {
+        self.places.borrow_mut().open(id);
         let live = Rc::new(Live {
             head: RefCell::default(),
             moved: Cell::new(Instant::now()),
             patience: Cell::new(Some(patience)),
             order: Cell::default(),
+            is_overdue: Cell::default(),
             waker: RefCell::default(),
         });
         self.live.borrow_mut().insert(id, Rc::clone(&live));
         live
     }
 
-    /// A stream has ended.
+    /// Takes a place for it in the workload's budget, until its answer has left; `false`: there is none.
+    pub(super) fn hold(&self, id: u32) -> bool {
+        let held = self.place.account.hold(Kind::Streams);
+        held.map(|held| self.places.borrow_mut().hold(id, held)).is_some()
+    }
+
+    /// A stream has ended; its answer may be on its way out.
     pub(super) fn end(&self, id: u32) {
         self.live.borrow_mut().remove(&id);
+        self.places.borrow_mut().leave(id, Instant::now());
         let mut ended = self.ended.borrow_mut();
         if ended.len() == ENDED {
             ended.pop_front();
@@ -141,13 +174,16 @@ impl<'w, I: Identities> Shared<'w, I> {
         ended.push_back(id);
     }
 
-    /// Whether no stream is open.
+    /// Whether no stream is open, and all answers have left.
     pub(super) fn is_idle(&self) -> bool {
-        self.live.borrow().is_empty()
+        self.live.borrow().is_empty() && self.places.borrow().is_empty()
     }
 
-    /// Tells streams on which nothing moves.
+    /// Tells streams on which nothing moves, and looks for answers that nobody reads.
     pub(super) fn tick(&self, now: Instant) {
+        if self.places.borrow().is_stuck(now, self.moved.get(), STALL) {
+            self.offence.set(Some("answers that nobody reads"));
+        }
         for live in self.live.borrow().values() {
             if live.patience.get().is_some_and(|patience| live.moved.get() + patience <= now) {
                 live.tell(Order::Late);
@@ -172,8 +208,13 @@ impl<'w, I: Identities> Shared<'w, I> {
         self.offence.get()
     }
 
-    /// Records what h2 has refused before it became a request: what was answered on a stream that never was one.
+    /// Notes which answers have left, and records what h2 has refused before it became a request: what was answered on a
+    /// stream that never was one.
     pub(super) fn note(&self, watch: &Watch) {
+        watch.over(|stream| self.places.borrow_mut().over(stream));
+        if watch.has_moved() {
+            self.moved.set(Instant::now());
+        }
         watch.answers(|Answer { stream, reason }| {
             let is_known = self.live.borrow().contains_key(&stream) || self.ended.borrow().contains(&stream);
             if !is_known {

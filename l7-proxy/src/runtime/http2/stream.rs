@@ -86,11 +86,10 @@ impl<I: Identities> Stream<'_, '_, I> {
         mut respond: SendResponse<Bytes>,
     ) {
         self.shared.refresh();
-        let place = &self.shared.place;
-        let Some(_held) = place.account.hold(Kind::Streams) else {
-            let (reply, reason) = (crowded(place), Kind::Streams.spent());
+        if !self.shared.hold(respond.stream_id().as_u32()) {
+            let (reply, reason) = (crowded(&self.shared.place), Kind::Streams.spent());
             return self.refuse(Refused { reply, reason, by: None }, &mut respond);
-        };
+        }
         let judged = Head::read(parts).map_err(Refused::malformed).and_then(|mut head| {
             let noted = authorize(&mut head, &self.shared.ends.borrow())?;
             self.identify(&mut head).map_err(Refused::malformed)?;
@@ -145,7 +144,7 @@ impl<I: Identities> Stream<'_, '_, I> {
     ) -> Result<SendRequest<Bytes>, End> {
         let mut found: Option<SendRequest<Bytes>> = None;
         poll_fn(|cx| {
-            if let Some(order) = self.live.order(cx) {
+            if let Some(order) = self.shared.order(&self.live, cx) {
                 return Poll::Ready(Err(self.obey(order, None)));
             }
             if let Poll::Ready(reason) = respond.poll_reset(cx) {
@@ -169,7 +168,7 @@ impl<I: Identities> Stream<'_, '_, I> {
     }
 
     fn poll(&self, transfer: &mut Transfer, is_tunnel: bool, cx: &mut Context<'_>) -> Poll<End> {
-        if let Some(order) = self.live.order(cx) {
+        if let Some(order) = self.shared.order(&self.live, cx) {
             return Poll::Ready(self.obey(order, Some(transfer)));
         }
         let (has_moved, end) = transfer.poll(cx);
