@@ -8,6 +8,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use mesh::flow::Verdict;
+use node_api::proxy::Record;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, timeout};
 
@@ -71,7 +72,7 @@ where
                 Ok(noted) => noted,
                 Err(refused) => return self.refuse(refused, end, asked).await,
             };
-            if let Err(fault) = self.identify(&mut id) {
+            if let Err(fault) = self.identify(&mut id, &recorded) {
                 return self.malformed(Reply::BadRequest, fault).await;
             }
             if let Err(error) = self.connect().await {
@@ -94,16 +95,18 @@ where
         let is_as_it_came = self.request.lead().is_empty();
         self.down.input.consume(if is_as_it_came { start } else { end });
         let length = if is_as_it_came { end - start } else { 0 };
-        self.transfer(asked, length).await
+        self.transfer(asked, length, &recorded).await
     }
 
     /// A request that has no number is given one, where that is wanted, and keeps it.
-    fn identify(&mut self, id: &mut Option<String>) -> Result<(), &'static str> {
+    fn identify(&mut self, id: &mut Option<String>, recorded: &Record) -> Result<(), &'static str> {
+        if !recorded.request_id {
+            return Ok(());
+        }
         if id.is_none() && !self.request.has(self.down.input.bytes(), REQUEST_ID) {
             *id = self.worker.log.request_id();
         }
         let Some(id) = id else { return Ok(()) };
-        let recorded = self.worker.log.settings();
         self.described.identified(recorded.exchanges.as_ref(), id);
         self.request.add(self.down.input.bytes(), REQUEST_ID, id)
     }
@@ -123,11 +126,10 @@ where
         Ok(())
     }
 
-    async fn transfer(&mut self, asked: Asked, length: usize) -> After {
+    async fn transfer(&mut self, asked: Asked, length: usize, recorded: &Record) -> After {
         let Self { down, up: Some(up), clock, request, answer, ends, described, worker, .. } = self else {
             return After::Close;
         };
-        let recorded = worker.log.settings();
         described.passes();
         let mut transfer = Transfer::new((down, up), clock, (request, asked), answer, &ends.judged, length);
         transfer.published = Some(&worker.published);
