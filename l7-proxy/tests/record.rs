@@ -11,10 +11,12 @@ use std::time::Duration;
 use harness::http2::{client, request, serve_all};
 use harness::{Bench, anybody, expect, local, rest, rule, run_against, send};
 use hello::of_rustls;
+use http::HeaderValue;
+use l7_proxy::codec::MAX_HEADERS;
 use l7_proxy::runtime::ConnectError;
 use mesh::access_log::Headers;
 use mesh::exchange::{Exchange, details};
-use mesh::l7::{L7Access, L7Tls};
+use mesh::l7::{HeaderRule, HttpRule, L7Access, L7Tls, Mismatch};
 use node_api::proxy::{ProxyReport, Record};
 use tokio::io::AsyncWriteExt;
 
@@ -228,6 +230,45 @@ async fn a_request_without_a_number_is_given_one_where_that_is_wanted() {
     settings.exchanges.as_mut().unwrap().request = names(&["x-request-id"]);
     bench.log.set_record(settings);
     bench.log.take_exchanges();
+/// What clients send has a bound; what is added to it has room beyond.
+#[tokio::test(start_paused = true)]
+async fn a_head_of_as_many_lines_as_there_may_be_is_given_a_number_too() {
+    let bench = recording(landing());
+    bench.log.set_record(Record { exchanges: None, request_id: true });
+    for (lines, codes) in [(MAX_HEADERS, [200]), (MAX_HEADERS + 1, [400])] {
+        let get = format!("GET /a HTTP/1.1\r\nHost: h\r\n{}\r\n", "X: 1\r\n".repeat(lines - 1));
+        let outcome = run_against(&bench, get.as_bytes(), OK).await;
+        assert_eq!(outcome.codes(), codes);
+        let is_passed = codes == [200];
+        assert_eq!(outcome.received.matches("\r\nx-request-id: ").count(), usize::from(is_passed));
+        assert_eq!(outcome.received.matches("\r\nX: 1").count(), if is_passed { lines - 1 } else { 0 });
+    }
+    local(async {
+        let (mut client, servers) = client(&bench).await;
+        let received = serve_all(servers);
+        let mut asked = request("GET", "/a");
+        for _ in 0..MAX_HEADERS {
+            asked.headers_mut().append("x", HeaderValue::from_static("1"));
+        }
+        assert_eq!(client.ask(asked).await.unwrap().status, 200);
+        let received = received.borrow();
+        assert_eq!(received[0].matches(" x=1").count(), MAX_HEADERS);
+        assert_eq!(received[0].matches(" x-request-id=").count(), 1);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_head_of_as_many_lines_as_there_may_be_is_given_those_that_rules_add() {
+    let header =
+        HeaderRule { name: "x-add".to_owned(), value: Some("a".to_owned()), mismatch: Mismatch::Add };
+    let bench = Bench::new(vec![HttpRule { headers: vec![header], ..rule("GET", "/a") }]);
+    let get = format!("GET /a HTTP/1.1\r\nHost: h\r\n{}\r\n", "X: 1\r\n".repeat(MAX_HEADERS - 1));
+    let outcome = run_against(&bench, get.as_bytes(), OK).await;
+    assert_eq!(outcome.codes(), [200]);
+    assert!(outcome.received.ends_with("\r\nx-add: a\r\n\r\n"));
+}
+
     let outcome = run_against(&bench, get, OK).await;
     let report = bench.log.take_exchanges();
     let (name, id) = &report.exchanges[0].request_headers[0];
