@@ -306,20 +306,39 @@ async fn what_is_counted_adds_up_though_nothing_is_logged() {
 
 #[tokio::test(start_paused = true)]
 async fn exchanges_that_nobody_takes_have_a_bound_and_are_counted() {
-    let bench = recording(landing());
-    let request = format!("PUT /a{} HTTP/1.1\r\nHost: h\r\n\r\n", "a".repeat(2000));
-    let mut recorded = 0;
-    while recorded < 12 << 20 {
-        let requests = request.repeat(200);
-        run_against(&bench, requests.as_bytes(), OK).await;
-        bench.flows();
-        recorded += requests.len();
+    for (length, batches) in [(2000, 30), (1, 130)] {
+        let bench = recording(landing());
+        let request = format!("PUT /{} HTTP/1.1\r\nHost: h\r\n\r\n", "a".repeat(length));
+        for _ in 0..batches {
+            run_against(&bench, request.repeat(200).as_bytes(), OK).await;
+            bench.flows();
+        }
+        let count = batches * 200;
+        let report = bench.log.take_exchanges();
+        assert!(report.lost > 0, "{}", report.exchanges.len());
+        assert_eq!(report.exchanges.len() as u64 + report.lost, count);
+        assert_eq!(report.counts[0].latency.count(), count, "none is missing here");
+        let taken = allocated(&report.exchanges);
+        assert!((3 << 20..=8 << 20).contains(&taken), "{taken}");
     }
-    let count = recorded / request.len();
-    let report = bench.log.take_exchanges();
-    assert!(report.lost > 0);
-    assert_eq!(report.exchanges.len() as u64 + report.lost, count as u64);
-    assert_eq!(report.counts[0].latency.count(), count as u64, "none is missing here");
+}
+
+/// What exchanges have allocated.
+fn allocated(exchanges: &Vec<Exchange>) -> usize {
+    let texts = |exchange: &Exchange| {
+        let Exchange { method, authority, path, protocol, reason, server_name, .. } = exchange;
+        let all = [method, authority, path, protocol].into_iter().chain(reason).chain(server_name);
+        all.map(String::capacity).sum::<usize>()
+    };
+    let headers = |list: &Vec<(String, String)>| {
+        let texts = list.iter().map(|(name, value)| name.capacity() + value.capacity());
+        list.capacity() * size_of::<(String, String)>() + texts.sum::<usize>()
+    };
+    let beside = exchanges
+        .iter()
+        .map(|it| texts(it) + headers(&it.request_headers) + headers(&it.response_headers))
+        .sum::<usize>();
+    exchanges.capacity() * size_of::<Exchange>() + beside
 }
 
 #[tokio::test(start_paused = true)]
