@@ -1,6 +1,5 @@
 //! A connection of a client: what it speaks, its requests one after the other, its end.
 
-use std::cell::Cell;
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -60,45 +59,28 @@ impl ConnectError {
     }
 }
 
-/// How a client's connection is to be closed.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Ended {
-    /// As ever.
-    Closed,
-    /// By a reset: what it was sent breaks off, and an ordinary end would make it look whole.
-    Cut,
-}
-
 /// Serves a client's connection to its end, if the workload's budget has a place for it. `connect` makes the one connection
 /// to the server, and says what its local address is.
-pub async fn serve<D, U, I, C>(down: D, called: Called, worker: &Worker<I>, connect: C) -> Ended
+pub async fn serve<D, U, I, C>(down: D, called: Called, worker: &Worker<I>, connect: C)
 where
     D: Stream,
     U: Stream,
     I: Identities,
     C: AsyncFn() -> Result<(U, Option<SocketAddr>), ConnectError>,
 {
-    match worker.admit(called) {
-        Ok(place) => serve_admitted(down, called, place, worker, connect).await,
-        Err(_) => Ended::Closed,
+    if let Ok(place) = worker.admit(called) {
+        serve_admitted(down, called, place, worker, connect).await;
     }
 }
 
 /// The same for one that has its place.
-pub async fn serve_admitted<D, U, I, C>(
-    down: D,
-    called: Called,
-    place: Place,
-    worker: &Worker<I>,
-    connect: C,
-) -> Ended
+pub async fn serve_admitted<D, U, I, C>(down: D, called: Called, place: Place, worker: &Worker<I>, connect: C)
 where
     D: Stream,
     U: Stream,
     I: Identities,
     C: AsyncFn() -> Result<(U, Option<SocketAddr>), ConnectError>,
 {
-    let is_cut = Cell::new(false);
     let session = Session {
         entered: worker.enter(called.client, called.server),
         changes: worker.published.subscribe(),
@@ -109,7 +91,6 @@ where
         up: None,
         place,
         head: None,
-        is_cut: &is_cut,
         ends: Ends::default(),
         clock: Deadline::new(),
         scan: Scan::default(),
@@ -119,7 +100,6 @@ where
         arrived: None,
     };
     session.run().await;
-    if is_cut.get() { Ended::Cut } else { Ended::Closed }
 }
 
 /// A client's connection.
@@ -132,8 +112,6 @@ pub(super) struct Session<'w, D, U, I, C> {
     pub(super) place: Place,
     /// While a head is there in part.
     pub(super) head: Option<Held>,
-    /// Whether what the client was sent breaks off.
-    pub(super) is_cut: &'w Cell<bool>,
     pub(super) ends: Ends,
     pub(super) entered: Entered,
     pub(super) changes: watch::Receiver<()>,

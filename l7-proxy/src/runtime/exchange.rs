@@ -150,7 +150,6 @@ where
             End::Cut(reason) => {
                 let (code, at) = answered.unwrap_or((Reply::BadGateway.code(), Instant::now()));
                 self.answered(code, at, Verdict::Dropped, Some(reason));
-                self.is_cut.set(true);
                 After::Close
             }
             End::Failed(failure) => {
@@ -284,6 +283,14 @@ where
         self.finish();
     }
 
+    /// Neither end takes what it was sent for whole.
+    fn cut(&mut self) {
+        self.down.stream.cut();
+        if let Some(up) = &mut self.up {
+            up.stream.cut();
+        }
+    }
+
     /// What has been read from the client and from the server, beyond what waits to be relayed first.
     fn filled(&self) -> (u64, u64) {
         let read = |input: &Buffer| input.filled() - input.len() as u64;
@@ -318,7 +325,9 @@ where
                 _ = changes.changed() => {}
             }
         };
-        self.is_cut.set(over != Over::Ended);
+        if over != Over::Ended {
+            self.cut();
+        }
         if let Some(fault) = relay.fault {
             return self.record(
                 self.ends.strict().or(self.ends.speaker()),
