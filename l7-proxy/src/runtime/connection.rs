@@ -159,6 +159,8 @@ enum Next {
 }
 
 impl<D, U, I, C> Session<'_, D, U, I, C>
+    /// One of the ends is another by now.
+    Inherited,
 where
     D: Stream,
     U: Stream,
@@ -286,6 +288,10 @@ where
                 After::Next => {}
                 After::Switch => return self.relay(Mode::Switched).await,
                 After::Foreign => return self.foreign(Protocol::Unknown.refusal()).await,
+                Next::Inherited => {
+                    self.described.clear();
+                    self.inherited()
+                }
                 After::Close => return,
             }
             self.down.input.rest();
@@ -304,13 +310,17 @@ where
         loop {
             let Self { down, up, scan, clock, arrived, changes, head: held, place, .. } = self;
             let mut waiting = Waiting { scan, clock, arrived, held, account: &place.account };
-            let head = poll_fn(|cx| waiting.poll(down, up.as_mut(), cx));
+            let head = poll_fn(|cx| match owners.are_others(ends, &self.worker.identities) {
+                true => Poll::Ready(Next::Inherited),
+                false => waiting.poll(down, up.as_mut(), cx),
+            });
             tokio::select! {
                 biased;
                 next = head => {
                     self.head = None;
                     return next;
                 }
+            let (ends, owners) = ([self.called.client, self.called.server], &mut self.ends.owners);
                 _ = changes.changed() => {}
             }
             if self.worker.published.ends_idle() && self.down.input.is_empty() {

@@ -14,8 +14,8 @@ use tokio::time::{Instant, timeout};
 
 use super::Stream;
 use super::buffer::Buffer;
-use super::connection::{After, ConnectError, Mode, Session, crowded};
-use super::ends::Identities;
+use super::connection::{After, ConnectError, IDLE, Mode, Session, crowded};
+use super::ends::{Ends, INHERITED, Identities};
 use super::relay::Relay;
 use super::reply::Reply;
 use super::transfer::{End, Failure, Side, Transfer};
@@ -68,6 +68,9 @@ where
         let asked = self.request.asked(self.down.input.bytes());
         let mut id = None;
         let noted = loop {
+            if self.ends.are_inherited() {
+                return self.inherited();
+            }
             let noted = match self.request.authorize(self.down.input.bytes(), &self.ends) {
                 Ok(noted) => noted,
                 Err(refused) => return self.refuse(refused, end, asked).await,
@@ -127,18 +130,25 @@ where
     }
 
     async fn transfer(&mut self, asked: Asked, length: usize, recorded: &Record) -> After {
+        let addresses = [self.called.client, self.called.server];
         let Self { down, up: Some(up), clock, request, answer, ends, described, worker, .. } = self else {
             return After::Close;
         };
+        let Ends { owners, judged, .. } = ends;
         described.passes();
-        let mut transfer = Transfer::new((down, up), clock, (request, asked), answer, &ends.judged, length);
+        let mut transfer = Transfer::new((down, up), clock, (request, asked), answer, judged, length);
         transfer.published = Some(&worker.published);
         transfer.observer = Some((&*described, recorded.exchanges.as_ref()));
-        let end = poll_fn(|cx| transfer.poll(cx)).await;
+        let end = poll_fn(|cx| match owners.are_others(addresses, &worker.identities) {
+            true => Poll::Ready(None),
+            false => transfer.poll(cx).map(Some),
+        });
+        let end = end.await;
         let answered = transfer.answered;
         if let Some((code, at)) = answered {
             self.answered(code, at, Verdict::Forwarded, None);
         }
+        let Some(end) = end else { return self.inherited() };
         match end {
             End::Done { keeps: true } => After::Next,
             End::Done { keeps: false } => self.linger().await,
@@ -283,6 +293,13 @@ where
         self.finish();
     }
 
+    /// One of the ends is another by now: nothing of what is under way is for it, nor an answer of ours.
+    pub(super) fn inherited(&mut self) -> After {
+        self.record(self.ends.speaker(), Verdict::Dropped, Some(INHERITED), None);
+        self.cut();
+        After::Close
+    }
+
     /// Neither end takes what it was sent for whole.
     fn cut(&mut self) {
         self.down.stream.cut();
@@ -303,7 +320,7 @@ where
             Mode::Plain | Mode::Switched => None,
         });
         let over = loop {
-            let Self { down, up: Some(up), changes, ends, worker, called, request, .. } = self else {
+            let Self { down, up: Some(up), changes, clock, ends, worker, called, request, .. } = self else {
                 return;
             };
             let moves = poll_fn(|cx| {
@@ -317,7 +334,12 @@ where
                 if changed && !may() {
                     return Poll::Ready(Over::Withdrawn);
                 }
-                relay.poll(down, up, cx).map(|moved| if moved.is_ok() { Over::Ended } else { Over::Broken })
+                let moved = relay.poll(down, up, cx);
+                // Nobody tells that an address is another's: the timer has it looked at, however long nothing moves.
+                while moved.is_pending() && clock.poll(cx).is_ready() {
+                    clock.set(IDLE);
+                }
+                moved.map(|moved| if moved.is_ok() { Over::Ended } else { Over::Broken })
             });
             tokio::select! {
                 biased;
@@ -342,7 +364,7 @@ where
                 Mode::Plain | Mode::Switched => self.ends.strict(),
             };
             let judge = judge.or(self.ends.speaker());
-            self.record(judge, Verdict::Dropped, Some("not allowed any more"), None);
+            self.record(judge, Verdict::Dropped, Some(self.ends.withdrawal()), None);
         }
     }
 }

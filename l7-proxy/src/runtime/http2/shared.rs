@@ -14,7 +14,7 @@ use super::guard::{Answer, Watch};
 use super::head::Head;
 use super::upstream::Upstream;
 use crate::runtime::connection::Called;
-use crate::runtime::ends::{Ends, Identities};
+use crate::runtime::ends::{Ends, INHERITED, Identities};
 use crate::runtime::log::{Described, Over, Said};
 use crate::runtime::verdict::is_still_allowed;
 use crate::runtime::worker::{Entered, Worker};
@@ -101,7 +101,8 @@ impl<'w, I: Identities> Shared<'w, I> {
         }
     }
 
-    /// Looks again at who the ends are, if anything has changed; streams that may not be any more are told so.
+    /// Looks again at who the ends are, if anything has changed; streams that may not be any more are told so. The connection
+    /// ends with an end that is another by now.
     pub(super) fn refresh(&self) {
         let Called { client, server } = self.called;
         let mut ends = self.ends.borrow_mut();
@@ -115,6 +116,9 @@ impl<'w, I: Identities> Shared<'w, I> {
             if !head.as_ref().is_none_or(is_allowed) {
                 live.tell(Order::Withdrawn);
             }
+        }
+        if ends.are_inherited() {
+            self.offence.set(Some(INHERITED));
         }
     }
 
@@ -167,7 +171,7 @@ impl<'w, I: Identities> Shared<'w, I> {
         }
     }
 
-    /// What the client has done too much of.
+    /// What the client has done too much of, or why else the connection ends at once.
     pub(super) fn offence(&self) -> Option<&'static str> {
         self.offence.get()
     }
