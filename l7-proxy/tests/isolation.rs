@@ -12,9 +12,10 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use harness::http2::{END_HEADERS, END_STREAM, GET, Raw, block, client, frame, origin, request};
+use harness::wire::{Cut, wire};
 use harness::{Bench, CLIENT, SERVER, anybody, expect, local, rest, rule, send};
 use http::HeaderValue;
-use l7_proxy::runtime::{BOUNDS, Called, ConnectError, Ended, serve};
+use l7_proxy::runtime::{BOUNDS, Called, ConnectError, serve};
 use l7_proxy::stage::admit::{Amounts, Kind};
 use mesh::l7::{HttpRule, L7Access};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -227,7 +228,7 @@ async fn slow_readers_cost_their_buffers() {
         }
     })
     .await;
-    assert!(bench.ended.borrow().iter().filter(|ended| **ended == Ended::Cut).count() >= 20);
+    assert!(bench.ended.borrow().iter().filter(|ended| **ended == Cut::Client).count() >= 20);
 }
 
 #[tokio::test(start_paused = true)]
@@ -352,12 +353,12 @@ async fn header_blocks_that_trickle_in_have_the_budget_of_heads() {
     .await;
 }
 
-/// A connection to a real server that says this and resets the connection; what the client was sent, and how it ends.
-async fn reset_after(said: &'static str, asked: &str) -> (String, Ended, Vec<String>) {
+/// A connection to a real server that says this and resets the connection; what the client was sent, and whether that is cut.
+async fn reset_after(said: &'static str, asked: &str) -> (String, bool, Vec<String>) {
     let bench = Bench::new(all());
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let at = listener.local_addr().unwrap();
-    let (mut client, down) = tokio::io::duplex(1 << 20);
+    let (mut client, down, is_cut) = wire();
     let called =
         Called { client: SocketAddr::new(CLIENT.into(), 40000), server: SocketAddr::new(SERVER.into(), 80) };
     let connect = async || {
@@ -390,8 +391,8 @@ async fn reset_after(said: &'static str, asked: &str) -> (String, Ended, Vec<Str
         String::from_utf8(begin).unwrap() + &more
     };
     let serves = serve(down, called, &bench.worker, connect);
-    let ((), answer, ended) = tokio::join!(origin, asks, serves);
-    (answer, ended, bench.flows())
+    let ((), answer, ()) = tokio::join!(origin, asks, serves);
+    (answer, is_cut.get(), bench.flows())
 }
 
 #[tokio::test]
@@ -404,8 +405,8 @@ async fn an_answer_that_breaks_off_does_not_look_whole() {
         ("1.1", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n99\r\nthe begin"),
     ] {
         let asked = format!("GET /a HTTP/{version}\r\nHost: h\r\n\r\n");
-        let (answer, ended, flows) = reset_after(said, &asked).await;
-        assert_eq!((answer.as_str(), ended), (said, Ended::Cut), "{said:?}");
+        let (answer, is_cut, flows) = reset_after(said, &asked).await;
+        assert_eq!((answer.as_str(), is_cut), (said, true), "{said:?}");
         let last = flows.last().unwrap();
         assert_eq!(last, "response DROPPED 200 GET http://h/a (message that ends before its end)");
     }
@@ -414,11 +415,11 @@ async fn an_answer_that_breaks_off_does_not_look_whole() {
 #[tokio::test(start_paused = true)]
 async fn an_answer_that_its_server_ends_is_whole_if_it_ends_by_that() {
     for (said, how) in [
-        ("HTTP/1.1 200 OK\r\n\r\nall of it", Ended::Closed),
-        ("HTTP/1.0 200 OK\r\n\r\nall of it", Ended::Closed),
-        ("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nall of it", Ended::Closed),
-        ("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nall of it", Ended::Cut),
-        ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n9\r\nall of it\r\n", Ended::Cut),
+        ("HTTP/1.1 200 OK\r\n\r\nall of it", Cut::Neither),
+        ("HTTP/1.0 200 OK\r\n\r\nall of it", Cut::Neither),
+        ("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nall of it", Cut::Neither),
+        ("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nall of it", Cut::Client),
+        ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n9\r\nall of it\r\n", Cut::Client),
     ] {
         let bench = Bench::new(all());
         local(async {
@@ -429,9 +430,9 @@ async fn an_answer_that_its_server_ends_is_whole_if_it_ends_by_that() {
             drop(server);
             let answer = rest(&mut client).await;
             match how {
-                Ended::Closed => assert_eq!(answer, said),
+                Cut::Neither => assert_eq!(answer, said),
                 // The last of it need not have been on its way.
-                Ended::Cut => assert!(said.starts_with(&answer) && answer.contains("200 OK"), "{answer:?}"),
+                _ => assert!(said.starts_with(&answer) && answer.contains("200 OK"), "{answer:?}"),
             }
             drop(client);
             while bench.ended.borrow().is_empty() {
@@ -455,7 +456,7 @@ async fn what_is_relayed_and_withdrawn_does_not_look_whole() {
         assert_eq!(rest(&mut client).await, "");
     })
     .await;
-    assert_eq!(*bench.ended.borrow(), [Ended::Cut]);
+    assert_eq!(*bench.ended.borrow(), [Cut::Both]);
 }
 
 /// What the client sends meanwhile may not destroy the answer before: it is read, and has no answer.
@@ -474,7 +475,7 @@ async fn a_server_that_closes_an_idle_connection_ends_it_gently() {
         servers.none().await;
     })
     .await;
-    assert_eq!(*bench.ended.borrow(), [Ended::Closed]);
+    assert_eq!(*bench.ended.borrow(), [Cut::Neither]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -58,13 +58,25 @@ pub struct Exchange {
     pub response_headers: Vec<(String, String)>,
 }
 
+/// What an allocation takes beyond what was asked for, bytes: its own length, and what it is rounded up by.
+const ALLOCATION: usize = 16;
+
 impl Exchange {
-    /// About how much it takes, bytes.
+    /// How much it takes where such wait, bytes. It counts twice for itself: a vector that grows has up to as much room again.
     pub fn size(&self) -> usize {
-        let headers = self.request_headers.iter().chain(&self.response_headers);
-        let kept: usize = headers.map(|(name, value)| name.len() + value.len()).sum();
-        size_of::<Self>() + kept + self.method.len() + self.authority.len() + self.path.len()
+        let texts = [&self.method, &self.authority, &self.path, &self.protocol];
+        let texts = texts.into_iter().chain(&self.server_name).chain(&self.reason);
+        let headers = [&self.request_headers, &self.response_headers];
+        let kept = headers.into_iter().flatten().flat_map(|(name, value)| [name, value]);
+        let texts: usize = texts.chain(kept).map(|text| allocated(text.capacity())).sum();
+        let lists = headers.map(|list| allocated(list.capacity() * size_of::<(String, String)>()));
+        2 * size_of::<Self>() + texts + lists.into_iter().sum::<usize>()
     }
+}
+
+/// What an allocation of so many bytes takes; of none there is none.
+fn allocated(bytes: usize) -> usize {
+    if bytes == 0 { 0 } else { bytes + ALLOCATION }
 }
 
 /// Why an exchange was not as it should be: Envoy's `%RESPONSE_FLAGS%`, those that can happen here.
@@ -274,6 +286,59 @@ mod tests {
         for flag in Flag::ALL {
             assert_eq!(format!("{flag:?}").to_uppercase(), flag.short());
         }
+    }
+
+    /// Whatever of it is there, and though there is more room than there are bytes.
+    #[test]
+    fn an_exchange_is_no_smaller_than_all_that_it_has_allocated() {
+        let end = SocketAddr::from(([10, 0, 0, 1], 80));
+        let text = |length: usize| {
+            let mut text = String::with_capacity(2 * length);
+            text.extend(std::iter::repeat_n('a', length));
+            text
+        };
+        let headers = |count: usize| {
+            let mut headers = Vec::with_capacity(4 * count);
+            headers.extend((0..count).map(|_| (text(12), text(30))));
+            headers
+        };
+        let mut exchange = Exchange {
+            start: 0,
+            client: end,
+            server: end,
+            client_identity: None,
+            server_identity: None,
+            is_passed: false,
+            method: String::new(),
+            authority: String::new(),
+            path: String::new(),
+            protocol: String::new(),
+            server_name: None,
+            code: None,
+            verdict: Verdict::Forwarded,
+            reason: None,
+            flag: None,
+            received: 0,
+            sent: 0,
+            duration: 0,
+            answered: None,
+            served: None,
+            request_headers: Vec::new(),
+            response_headers: Vec::new(),
+        };
+        let bare = exchange.size();
+        assert_eq!(bare, 2 * size_of::<Exchange>());
+        exchange.method = text(7);
+        exchange.authority = text(40);
+        exchange.path = text(500);
+        exchange.protocol = text(8);
+        exchange.server_name = Some(text(60));
+        exchange.reason = Some(text(50));
+        exchange.request_headers = headers(3);
+        exchange.response_headers = headers(2);
+        let all =
+            2 * (7 + 40 + 500 + 8 + 60 + 50) + 2 * 5 * (12 + 30) + 4 * 5 * size_of::<(String, String)>();
+        assert_eq!(exchange.size() - bare, all + (6 + 10 + 2) * ALLOCATION);
     }
 
     #[test]

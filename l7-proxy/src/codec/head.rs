@@ -1,6 +1,6 @@
 //! What request and response heads have in common: where they end, and their header lines.
 
-use super::{Fault, MAX_HEAD, MAX_HEADERS};
+use super::{Fault, MAX_ADDED, MAX_HEAD, MAX_HEADERS};
 
 /// A part of a head, by offsets into the bytes that it was read from.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -75,8 +75,11 @@ impl Scan {
     }
 }
 
-/// Room for what httparse finds.
-pub(super) type Found<'a> = [std::mem::MaybeUninit<httparse::Header<'a>>; MAX_HEADERS];
+/// Room for what httparse finds: in a head as it came, or in one with lines added.
+pub(super) type Found<'a, const MOST: usize = MAX_HEADERS> =
+    [std::mem::MaybeUninit<httparse::Header<'a>>; MOST];
+/// The most of a head with lines added.
+pub(super) const MAX_EDITED: usize = MAX_HEADERS + MAX_ADDED;
 
 /// What httparse says, by our names. `head` is looked at again, to tell apart what it does not.
 pub(super) fn fault(error: httparse::Error, head: &[u8], line: Fault) -> Fault {

@@ -28,8 +28,10 @@ pub use second_hello::SecondHello;
 
 /// The longest head, in bytes, request or response.
 pub const MAX_HEAD: usize = 64 << 10;
-/// The most header lines of a head.
+/// The most header lines of a head that somebody sends.
 pub const MAX_HEADERS: usize = 128;
+/// The most header lines that may be added to it.
+pub const MAX_ADDED: usize = 64;
 /// The longest line that opens a chunk, its extensions included.
 pub const MAX_CHUNK_LINE: usize = 256;
 /// All extensions of one body together.

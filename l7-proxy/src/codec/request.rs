@@ -1,7 +1,7 @@
 //! Request heads.
 
-use super::head::{Found, Lengths, elements, fault, options};
-use super::{Fault, Header, MAX_METHOD, Span};
+use super::head::{Found, Lengths, MAX_EDITED, elements, fault, options};
+use super::{Fault, Header, MAX_HEADERS, MAX_METHOD, Span};
 
 /// How long a body is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -65,9 +65,18 @@ pub struct RequestHead {
 impl RequestHead {
     /// Reads the head in `input[start..end]`, as [`super::Scan::find`] found it. Spans count from the begin of `input`.
     pub fn parse(&mut self, input: &[u8], start: usize, end: usize) -> Result<(), Fault> {
+        self.read::<MAX_HEADERS>(input, start, end)
+    }
+
+    /// Reads a head that has been written anew, and may have more lines than anybody may send.
+    pub(crate) fn parse_edited(&mut self, input: &[u8]) -> Result<(), Fault> {
+        self.read::<MAX_EDITED>(input, 0, input.len())
+    }
+
+    fn read<const MOST: usize>(&mut self, input: &[u8], start: usize, end: usize) -> Result<(), Fault> {
         let head = input.get(start..end).ok_or(Fault::RequestLine)?;
         let before = input.get(..end).ok_or(Fault::RequestLine)?;
-        let mut found: Found = [const { std::mem::MaybeUninit::uninit() }; _];
+        let mut found: Found<'_, MOST> = [const { std::mem::MaybeUninit::uninit() }; MOST];
         let mut request = httparse::Request::new(&mut []);
         let config = httparse::ParserConfig::default();
         let read = config

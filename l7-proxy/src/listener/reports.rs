@@ -14,7 +14,7 @@ use crate::stage::admit::Amounts;
 /// What exchanges may take that wait for an agent, bytes.
 const MAX_WAITING: usize = 16 << 20;
 /// What those in one message take, or one alone, bytes; as JSON up to six times that. Answers wait behind it.
-const BATCH: usize = 64 << 10;
+const BATCH: usize = 128 << 10;
 /// Pairs in one message, each some KB at most.
 const PAIRS: usize = 16;
 

@@ -21,10 +21,10 @@ use super::call::call;
 use super::kernel::Kernel;
 use super::seldom::Seldom;
 use crate::runtime::{
-    BOUNDS, Called, Connection, Ended, FlowLog, Identities, Published, Spawner, Tenants, Worker,
-    serve_admitted, turn,
+    BOUNDS, Called, Connection, FlowLog, Identities, Published, Spawner, Tenants, Worker, serve_admitted,
+    turn,
 };
-use crate::stage::admit::{Budgets, Place, Tenant};
+use crate::stage::admit::{Budgets, Tenant};
 
 /// The most connections of a worker.
 const MAX_CONNECTIONS: u64 = BOUNDS[0];
@@ -212,7 +212,7 @@ impl Acceptor {
             Ok(place) => {
                 let (worker, busy) = (Rc::clone(&self.worker), Arc::clone(&self.busy));
                 self.spawner.spawn(place.tenant, async move {
-                    serve(stream, called, place, worker).await;
+                    serve_admitted(stream, called, place, &worker, async || call(called).await).await;
                     drop(busy);
                 });
             }
@@ -231,19 +231,6 @@ fn opened(stream: TcpStream, client: SocketAddr) -> io::Result<(TcpStream, Calle
     Ok((stream, Called { client: canonical(client), server: canonical(server) }))
 }
 
-async fn serve(mut stream: TcpStream, called: Called, place: Place, worker: Rc<Worker<Kernel>>) {
-    let ended = serve_admitted(&mut stream, called, place, &worker, async || call(called).await).await;
-    close(stream, ended);
-}
-
-/// With a reset, if what was sent breaks off.
-fn close(stream: TcpStream, ended: Ended) {
-    if ended == Ended::Cut {
-        // Fails on a socket that has been reset, which is well.
-        let _ = stream.set_zero_linger();
-    }
-}
-
 fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
@@ -251,25 +238,6 @@ fn canonical(address: SocketAddr) -> SocketAddr {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[tokio::test]
-    async fn what_breaks_off_ends_with_a_reset() {
-        use tokio::io::{AsyncReadExt, AsyncWriteExt};
-        for ended in [Ended::Closed, Ended::Cut] {
-            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-            let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-            let (mut stream, _) = listener.accept().await.unwrap();
-            stream.write_all(b"begin").await.unwrap();
-            let mut read = [0; 5];
-            client.read_exact(&mut read).await.unwrap();
-            close(stream, ended);
-            let end = client.read(&mut read).await.map_err(|error| error.kind());
-            match ended {
-                Ended::Closed => assert_eq!(end, Ok(0)),
-                Ended::Cut => assert_eq!(end, Err(io::ErrorKind::ConnectionReset)),
-            }
-        }
-    }
 
     #[test]
     fn the_process_ends_with_what_it_cannot_be_without_unless_it_is_drained() {

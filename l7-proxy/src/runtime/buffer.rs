@@ -117,7 +117,9 @@ impl Buffer {
         let mut room = ReadBuf::new(room);
         let read = Pin::new(stream).poll_read(cx, &mut room);
         let Poll::Ready(read) = read else {
-            self.idle();
+            if self.is_empty() {
+                self.lend_no_more();
+            }
             return Poll::Pending;
         };
         read?;
@@ -128,12 +130,20 @@ impl Buffer {
         Poll::Ready(Ok(count))
     }
 
-    /// Nothing is there, and nothing comes for now.
-    fn idle(&mut self) {
-        if self.is_empty() && self.data.len() == FIRST {
-            (self.start, self.end) = (0, 0);
-            lend_no_more(std::mem::take(&mut self.data));
+    /// The thread has its room back, if that is what there is: nobody looks at what stands in it any more.
+    fn lend_no_more(&mut self) {
+        if self.data.len() != FIRST {
+            return;
         }
+        (self.start, self.end) = (0, 0);
+        let room = std::mem::take(&mut self.data);
+        // A thread that ends keeps nothing.
+        let _ = SPARE.try_with(|spare| {
+            let mut spare = spare.borrow_mut();
+            if spare.len() < MOST_SPARE {
+                spare.push(room);
+            }
+        });
     }
 
     fn make_room(&mut self, is_needed: bool) {
@@ -165,25 +175,13 @@ impl Buffer {
 impl Drop for Buffer {
     fn drop(&mut self) {
         self.account.give_back(Kind::Bytes, beyond(self.data.len()));
-        if self.data.len() == FIRST {
-            lend_no_more(std::mem::take(&mut self.data));
-        }
+        self.lend_no_more();
     }
 }
 
 thread_local! {
     /// Rooms of [`FIRST`] bytes. What stands in them is somebody's who had them before: only what has been read is looked at.
     static SPARE: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
-}
-
-fn lend_no_more(room: Vec<u8>) {
-    // A thread that ends keeps nothing.
-    let _ = SPARE.try_with(|spare| {
-        let mut spare = spare.borrow_mut();
-        if spare.len() < MOST_SPARE {
-            spare.push(room);
-        }
-    });
 }
 
 /// What of a size the workload pays for.

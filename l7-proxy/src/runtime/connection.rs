@@ -1,6 +1,5 @@
 //! A connection of a client: what it speaks, its requests one after the other, its end.
 
-use std::cell::Cell;
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -11,7 +10,7 @@ use mesh::flow::Verdict;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::buffer::SPENT;
+use super::buffer::{Buffer, SPENT};
 use super::deadline::Deadline;
 use super::ends::{Ends, Identities, Opening};
 use super::log::{Described, Over, Said};
@@ -32,6 +31,9 @@ pub(super) const SILENCE: Duration = Duration::from_secs(5);
 pub(super) const HEAD: Duration = Duration::from_secs(60);
 /// How long a connection may be idle between requests.
 pub(super) const IDLE: Duration = Duration::from_secs(3600);
+/// Why a client is closed that does not say what it speaks.
+const SILENT: &str = "silent, where HTTP is required";
+
 /// The two ends of a client's connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Called {
@@ -60,45 +62,28 @@ impl ConnectError {
     }
 }
 
-/// How a client's connection is to be closed.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Ended {
-    /// As ever.
-    Closed,
-    /// By a reset: what it was sent breaks off, and an ordinary end would make it look whole.
-    Cut,
-}
-
 /// Serves a client's connection to its end, if the workload's budget has a place for it. `connect` makes the one connection
 /// to the server, and says what its local address is.
-pub async fn serve<D, U, I, C>(down: D, called: Called, worker: &Worker<I>, connect: C) -> Ended
+pub async fn serve<D, U, I, C>(down: D, called: Called, worker: &Worker<I>, connect: C)
 where
     D: Stream,
     U: Stream,
     I: Identities,
     C: AsyncFn() -> Result<(U, Option<SocketAddr>), ConnectError>,
 {
-    match worker.admit(called) {
-        Ok(place) => serve_admitted(down, called, place, worker, connect).await,
-        Err(_) => Ended::Closed,
+    if let Ok(place) = worker.admit(called) {
+        serve_admitted(down, called, place, worker, connect).await;
     }
 }
 
 /// The same for one that has its place.
-pub async fn serve_admitted<D, U, I, C>(
-    down: D,
-    called: Called,
-    place: Place,
-    worker: &Worker<I>,
-    connect: C,
-) -> Ended
+pub async fn serve_admitted<D, U, I, C>(down: D, called: Called, place: Place, worker: &Worker<I>, connect: C)
 where
     D: Stream,
     U: Stream,
     I: Identities,
     C: AsyncFn() -> Result<(U, Option<SocketAddr>), ConnectError>,
 {
-    let is_cut = Cell::new(false);
     let session = Session {
         entered: worker.enter(called.client, called.server),
         changes: worker.published.subscribe(),
@@ -109,7 +94,6 @@ where
         up: None,
         place,
         head: None,
-        is_cut: &is_cut,
         ends: Ends::default(),
         clock: Deadline::new(),
         scan: Scan::default(),
@@ -119,7 +103,6 @@ where
         arrived: None,
     };
     session.run().await;
-    if is_cut.get() { Ended::Cut } else { Ended::Closed }
 }
 
 /// A client's connection.
@@ -132,8 +115,6 @@ pub(super) struct Session<'w, D, U, I, C> {
     pub(super) place: Place,
     /// While a head is there in part.
     pub(super) head: Option<Held>,
-    /// Whether what the client was sent breaks off.
-    pub(super) is_cut: &'w Cell<bool>,
     pub(super) ends: Ends,
     pub(super) entered: Entered,
     pub(super) changes: watch::Receiver<()>,
@@ -178,6 +159,8 @@ enum Next {
     Over,
     /// The server has closed, or speaks unasked.
     Left,
+    /// One of the ends is another by now.
+    Inherited,
 }
 
 impl<D, U, I, C> Session<'_, D, U, I, C>
@@ -197,6 +180,8 @@ where
             Opening::Judged => {}
         }
         let detected = self.detect().await;
+        // Whoever reads on holds it anew.
+        self.head = None;
         self.refresh();
         let is_for_tls = self.ends.is_for_tls();
         match detected {
@@ -216,9 +201,9 @@ where
                 Box::pin(http2::serve(self)).await;
             }
             Ok(Protocol::Unknown) => self.foreign(Protocol::Unknown.refusal()).await,
-            Err(Some(_)) if is_for_tls => {
+            Err(Some(reason)) if is_for_tls => {
                 self.described.set_tls(None);
-                self.foreign("silent, where TLS is required").await;
+                self.foreign(if reason == SILENT { "silent, where TLS is required" } else { reason }).await;
             }
             Err(Some(reason)) => self.foreign(reason).await,
             Err(None) => {}
@@ -254,14 +239,17 @@ where
         self.worker.log.finish(&Over { ends, who, request, since });
     }
 
-    /// *detect*: what the client speaks; `None`: it has gone.
+    /// *detect*: what the client speaks, or why it is not waited for any more; `None`: it has gone.
     async fn detect(&mut self) -> Result<Protocol, Option<&'static str>> {
         self.clock.set(SILENCE);
-        let Self { down, clock, .. } = self;
+        let Self { down, clock, head: held, place, .. } = self;
         poll_fn(|cx| {
             loop {
                 if let Some(protocol) = detect(down.input.bytes()) {
                     return Poll::Ready(Ok(protocol));
+                }
+                if !holds(held, &down.input, &place.account) {
+                    return Poll::Ready(Err(Some(Kind::Heads.spent())));
                 }
                 match down.input.poll_fill(&mut down.stream, cx) {
                     Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Err(None)),
@@ -269,7 +257,7 @@ where
                     Poll::Pending => break,
                 }
             }
-            clock.poll(cx).map(|()| Err(Some("silent, where HTTP is required")))
+            clock.poll(cx).map(|()| Err(Some(SILENT)))
         })
         .await
     }
@@ -300,6 +288,10 @@ where
                 Next::Over => After::Close,
                 // The client may be sending by now: an answer before this may not be destroyed by that.
                 Next::Left => self.linger().await,
+                Next::Inherited => {
+                    self.described.clear();
+                    self.inherited()
+                }
             };
             if after != After::Switch {
                 self.finish();
@@ -325,8 +317,12 @@ where
         poll_fn(|cx| turn::step(turn::LOOK, cx)).await;
         loop {
             let Self { down, up, scan, clock, arrived, changes, head: held, place, .. } = self;
+            let (ends, owners) = ([self.called.client, self.called.server], &mut self.ends.owners);
             let mut waiting = Waiting { scan, clock, arrived, held, account: &place.account };
-            let head = poll_fn(|cx| waiting.poll(down, up.as_mut(), cx));
+            let head = poll_fn(|cx| match owners.are_others(ends, &self.worker.identities) {
+                true => Poll::Ready(Next::Inherited),
+                false => waiting.poll(down, up.as_mut(), cx),
+            });
             tokio::select! {
                 biased;
                 next = head => {
@@ -345,6 +341,14 @@ where
 /// What is answered where a workload has too much under way.
 pub(super) fn crowded(place: &Place) -> Reply {
     if place.is_callers { Reply::TooMany } else { Reply::Unavailable }
+}
+
+/// Holds one of the workload's unfinished heads if one is there in part; whether that may be.
+pub(super) fn holds(held: &mut Option<Held>, input: &Buffer, account: &Arc<Account>) -> bool {
+    if held.is_none() && !input.is_empty() {
+        *held = account.hold(Kind::Heads);
+    }
+    held.is_some() || input.is_empty()
 }
 
 /// A head that is awaited.
@@ -378,11 +382,8 @@ impl Waiting<'_> {
             if down.ended {
                 return Poll::Ready(Next::Over);
             }
-            if self.held.is_none() && !down.input.is_empty() {
-                *self.held = self.account.hold(Kind::Heads);
-                if self.held.is_none() {
-                    return Poll::Ready(Next::Spent(Kind::Heads));
-                }
+            if !holds(self.held, &down.input, self.account) {
+                return Poll::Ready(Next::Spent(Kind::Heads));
             }
             match down.input.poll_fill(&mut down.stream, cx) {
                 Poll::Ready(Err(error)) if error.kind() == SPENT => {

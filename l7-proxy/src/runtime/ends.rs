@@ -40,13 +40,40 @@ pub(super) enum Opening {
 
 /// The kernel sends nobody here whom no rules are about, but for what rules that are gone still had on the way.
 const NO_RULES: &str = "no rules for it";
+/// Why nothing passes on a connection, and it ends, of which an end has another owner than it began with.
+pub(super) const INHERITED: &str = "address of another workload by now";
+
+/// Which endpoints of this node had the two addresses of a connection when it began, and whether others have them by now.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Owners {
+    as_of: Option<u64>,
+    first: Option<[Option<u64>; 2]>,
+    are_others: bool,
+}
+
+impl Owners {
+    /// Whether an address is another one's by now: what one has sent is not for, nor to be judged as, whoever has its address
+    /// next. A load and no system call if nothing has changed.
+    pub(super) fn are_others<I: Identities>(&mut self, ends: [SocketAddr; 2], identities: &I) -> bool {
+        // Before what it is the number of.
+        let now = identities.generation();
+        if self.as_of != Some(now) {
+            self.note(now, ends.map(|end| identities.find(end.ip()).instance));
+        }
+        self.are_others
+    }
+
+    fn note(&mut self, now: u64, instances: [Option<u64>; 2]) {
+        self.as_of = Some(now);
+        self.are_others |= *self.first.get_or_insert(instances) != instances;
+    }
+}
 
 /// The ends of a connection, as of some moment.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Ends {
     as_of: Option<(u64, u64)>,
-    /// Which endpoints of this node had the addresses when the connection began.
-    instances: Option<[Option<u64>; 2]>,
+    pub(super) owners: Owners,
     pub(super) client: Option<Identity>,
     pub(super) server: Option<Identity>,
     /// The client's rules for whom it calls, the server's for who calls it; either may be missing.
@@ -82,11 +109,10 @@ impl Ends {
             }
             Some(endpoint)
         });
-        let instances = ends.map(|(_, found)| found.instance);
-        let first = *self.instances.get_or_insert(instances);
-        if first != instances {
-            // What was sent by one is not judged as another's.
-            refusal = refusal.or(Some("address of another workload by now"));
+        let mut owners = std::mem::take(&mut self.owners);
+        owners.note(now.1, ends.map(|(_, found)| found.instance));
+        if owners.are_others {
+            refusal = Some(INHERITED);
         }
         let [from, to] = local;
         let egress = from.and_then(|it| Judge::new(it, Egress, server.port(), called.identity));
@@ -96,7 +122,7 @@ impl Ends {
         let judged = asks.flat_map(|asks| asks.headers.iter().cloned()).collect();
         *self = Self {
             as_of: Some(now),
-            instances: Some(first),
+            owners,
             client: caller.identity,
             server: called.identity,
             judges,
@@ -104,6 +130,16 @@ impl Ends {
             refusal,
         };
         true
+    }
+
+    /// Whether an address is another one's by now.
+    pub(super) fn are_inherited(&self) -> bool {
+        self.owners.are_others
+    }
+
+    /// Why a connection ends that may not be any more.
+    pub(super) fn withdrawal(&self) -> &'static str {
+        if self.are_inherited() { INHERITED } else { "not allowed any more" }
     }
 
     /// How a connection begins.

@@ -8,13 +8,14 @@ use std::task::Poll;
 use std::time::Duration;
 
 use mesh::flow::Verdict;
+use node_api::proxy::Record;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, timeout};
 
 use super::Stream;
 use super::buffer::Buffer;
-use super::connection::{After, ConnectError, Mode, Session, crowded};
-use super::ends::Identities;
+use super::connection::{After, ConnectError, IDLE, Mode, Session, crowded};
+use super::ends::{Ends, INHERITED, Identities};
 use super::relay::Relay;
 use super::reply::Reply;
 use super::transfer::{End, Failure, Side, Transfer};
@@ -67,11 +68,14 @@ where
         let asked = self.request.asked(self.down.input.bytes());
         let mut id = None;
         let noted = loop {
+            if self.ends.are_inherited() {
+                return self.inherited();
+            }
             let noted = match self.request.authorize(self.down.input.bytes(), &self.ends) {
                 Ok(noted) => noted,
                 Err(refused) => return self.refuse(refused, end, asked).await,
             };
-            if let Err(fault) = self.identify(&mut id) {
+            if let Err(fault) = self.identify(&mut id, &recorded) {
                 return self.malformed(Reply::BadRequest, fault).await;
             }
             if let Err(error) = self.connect().await {
@@ -94,16 +98,18 @@ where
         let is_as_it_came = self.request.lead().is_empty();
         self.down.input.consume(if is_as_it_came { start } else { end });
         let length = if is_as_it_came { end - start } else { 0 };
-        self.transfer(asked, length).await
+        self.transfer(asked, length, &recorded).await
     }
 
     /// A request that has no number is given one, where that is wanted, and keeps it.
-    fn identify(&mut self, id: &mut Option<String>) -> Result<(), &'static str> {
+    fn identify(&mut self, id: &mut Option<String>, recorded: &Record) -> Result<(), &'static str> {
+        if !recorded.request_id {
+            return Ok(());
+        }
         if id.is_none() && !self.request.has(self.down.input.bytes(), REQUEST_ID) {
             *id = self.worker.log.request_id();
         }
         let Some(id) = id else { return Ok(()) };
-        let recorded = self.worker.log.settings();
         self.described.identified(recorded.exchanges.as_ref(), id);
         self.request.add(self.down.input.bytes(), REQUEST_ID, id)
     }
@@ -123,20 +129,26 @@ where
         Ok(())
     }
 
-    async fn transfer(&mut self, asked: Asked, length: usize) -> After {
+    async fn transfer(&mut self, asked: Asked, length: usize, recorded: &Record) -> After {
+        let addresses = [self.called.client, self.called.server];
         let Self { down, up: Some(up), clock, request, answer, ends, described, worker, .. } = self else {
             return After::Close;
         };
-        let recorded = worker.log.settings();
+        let Ends { owners, judged, .. } = ends;
         described.passes();
-        let mut transfer = Transfer::new((down, up), clock, (request, asked), answer, &ends.judged, length);
+        let mut transfer = Transfer::new((down, up), clock, (request, asked), answer, judged, length);
         transfer.published = Some(&worker.published);
         transfer.observer = Some((&*described, recorded.exchanges.as_ref()));
-        let end = poll_fn(|cx| transfer.poll(cx)).await;
+        let end = poll_fn(|cx| match owners.are_others(addresses, &worker.identities) {
+            true => Poll::Ready(None),
+            false => transfer.poll(cx).map(Some),
+        });
+        let end = end.await;
         let answered = transfer.answered;
         if let Some((code, at)) = answered {
             self.answered(code, at, Verdict::Forwarded, None);
         }
+        let Some(end) = end else { return self.inherited() };
         match end {
             End::Done { keeps: true } => After::Next,
             End::Done { keeps: false } => self.linger().await,
@@ -148,7 +160,6 @@ where
             End::Cut(reason) => {
                 let (code, at) = answered.unwrap_or((Reply::BadGateway.code(), Instant::now()));
                 self.answered(code, at, Verdict::Dropped, Some(reason));
-                self.is_cut.set(true);
                 After::Close
             }
             End::Failed(failure) => {
@@ -282,6 +293,21 @@ where
         self.finish();
     }
 
+    /// One of the ends is another by now: nothing of what is under way is for it, nor an answer of ours.
+    pub(super) fn inherited(&mut self) -> After {
+        self.record(self.ends.speaker(), Verdict::Dropped, Some(INHERITED), None);
+        self.cut();
+        After::Close
+    }
+
+    /// Neither end takes what it was sent for whole.
+    fn cut(&mut self) {
+        self.down.stream.cut();
+        if let Some(up) = &mut self.up {
+            up.stream.cut();
+        }
+    }
+
     /// What has been read from the client and from the server, beyond what waits to be relayed first.
     fn filled(&self) -> (u64, u64) {
         let read = |input: &Buffer| input.filled() - input.len() as u64;
@@ -294,7 +320,7 @@ where
             Mode::Plain | Mode::Switched => None,
         });
         let over = loop {
-            let Self { down, up: Some(up), changes, ends, worker, called, request, .. } = self else {
+            let Self { down, up: Some(up), changes, clock, ends, worker, called, request, .. } = self else {
                 return;
             };
             let moves = poll_fn(|cx| {
@@ -308,7 +334,12 @@ where
                 if changed && !may() {
                     return Poll::Ready(Over::Withdrawn);
                 }
-                relay.poll(down, up, cx).map(|moved| if moved.is_ok() { Over::Ended } else { Over::Broken })
+                let moved = relay.poll(down, up, cx);
+                // Nobody tells that an address is another's: the timer has it looked at, however long nothing moves.
+                while moved.is_pending() && clock.poll(cx).is_ready() {
+                    clock.set(IDLE);
+                }
+                moved.map(|moved| if moved.is_ok() { Over::Ended } else { Over::Broken })
             });
             tokio::select! {
                 biased;
@@ -316,7 +347,9 @@ where
                 _ = changes.changed() => {}
             }
         };
-        self.is_cut.set(over != Over::Ended);
+        if over != Over::Ended {
+            self.cut();
+        }
         if let Some(fault) = relay.fault {
             return self.record(
                 self.ends.strict().or(self.ends.speaker()),
@@ -331,7 +364,7 @@ where
                 Mode::Plain | Mode::Switched => self.ends.strict(),
             };
             let judge = judge.or(self.ends.speaker());
-            self.record(judge, Verdict::Dropped, Some("not allowed any more"), None);
+            self.record(judge, Verdict::Dropped, Some(self.ends.withdrawal()), None);
         }
     }
 }

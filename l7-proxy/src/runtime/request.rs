@@ -143,7 +143,7 @@ impl Request {
         rewrite(self.source(input), &self.head, path, edits, &mut out);
         self.spare = std::mem::replace(&mut self.edited, out);
         self.is_edited = true;
-        self.head.parse(&self.edited, 0, self.edited.len()).map_err(Fault::text)
+        self.head.parse_edited(&self.edited).map_err(Fault::text)
     }
 }
 

@@ -9,10 +9,12 @@ use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 
 use super::Stream;
-use super::connection::{ConnectError, Mode, Session};
+use super::buffer::SPENT;
+use super::connection::{ConnectError, Mode, Session, holds};
 use super::ends::{Ends, Identities};
 use super::exchange::ANSWER;
 use crate::codec::{HelloScan, SecondHello};
+use crate::stage::admit::Kind;
 use crate::stage::authorize::Judge;
 use crate::stage::server_name::Greeting;
 
@@ -21,6 +23,7 @@ use crate::stage::server_name::Greeting;
 enum Alert {
     AccessDenied = 49,
     DecodeError = 50,
+    InternalError = 80,
     UnrecognizedName = 112,
 }
 
@@ -31,6 +34,10 @@ impl Alert {
             _ if judge.is_none_or(|judge| judge.names.is_empty()) => Self::AccessDenied,
             Ok(Some(_)) => Self::UnrecognizedName,
             Ok(None) => Self::AccessDenied,
+            // It is not its fault.
+            Err(reason) if [Kind::Heads, Kind::Bytes].iter().any(|kind| kind.spent() == *reason) => {
+                Self::InternalError
+            }
             Err(_) => Self::DecodeError,
         }
     }
@@ -51,19 +58,7 @@ where
     /// A client that has begun to speak TLS.
     pub(super) async fn tls(mut self) {
         self.speaks("TLS");
-        let has_names = |judge: &Judge| !judge.is_plain() && !judge.names.is_empty();
-        let mut scan = HelloScan::default();
-        let said = match self.ends.judges.iter().flatten().any(has_names) {
-            true => match self.hello(&mut scan).await {
-                Some(said) => said,
-                None => return,
-            },
-            // Whatever it says, nothing depends on it.
-            false => match scan.find(self.down.input.bytes()) {
-                Ok(Some(hello)) => Ok(hello.server_name),
-                Ok(None) | Err(_) => Ok(None),
-            },
-        };
+        let Some((said, read)) = self.greeting().await else { return };
         self.refresh();
         self.described.set_tls(said.as_ref().ok().and_then(|name| name.as_deref()));
         if let Some((judge, reason)) = self.ends.denies_tls(&said) {
@@ -78,16 +73,32 @@ where
         let enforces = |judge: &Judge| !judge.is_plain() && !judge.audit;
         let gate = match &said {
             Ok(name) if self.ends.judges.iter().flatten().any(enforces) => {
-                Some(Box::new(SecondHello::new(name.clone(), scan.read())))
+                Some(Box::new(SecondHello::new(name.clone(), read)))
             }
             _ => None,
         };
         self.relay(Mode::Tls(said, gate)).await;
     }
 
+    /// What it says, and how many bytes that took; `None`: it has gone.
+    async fn greeting(&mut self) -> Option<(Greeting, usize)> {
+        let has_names = |judge: &Judge| !judge.is_plain() && !judge.names.is_empty();
+        let mut scan = HelloScan::default();
+        let said = match self.ends.judges.iter().flatten().any(has_names) {
+            true => self.hello(&mut scan).await?,
+            // Whatever it says, nothing depends on it.
+            false => match scan.find(self.down.input.bytes()) {
+                Ok(Some(hello)) => Ok(hello.server_name),
+                Ok(None) | Err(_) => Ok(None),
+            },
+        };
+        self.head = None;
+        Some((said, scan.read()))
+    }
+
     /// What its ClientHello says, in the time that is left of that for the first bytes; `None`: it has gone.
     async fn hello(&mut self, scan: &mut HelloScan) -> Option<Greeting> {
-        let Self { down, clock, .. } = self;
+        let Self { down, clock, head: held, place, .. } = self;
         poll_fn(|cx| {
             loop {
                 match scan.find(down.input.bytes()) {
@@ -95,7 +106,13 @@ where
                     Ok(None) => {}
                     Err(fault) => return Poll::Ready(Some(Err(fault.text()))),
                 }
+                if !holds(held, &down.input, &place.account) {
+                    return Poll::Ready(Some(Err(Kind::Heads.spent())));
+                }
                 match down.input.poll_fill(&mut down.stream, cx) {
+                    Poll::Ready(Err(error)) if error.kind() == SPENT => {
+                        return Poll::Ready(Some(Err(Kind::Bytes.spent())));
+                    }
                     Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(None),
                     Poll::Ready(Ok(_)) => {}
                     Poll::Pending => break,

@@ -6,7 +6,7 @@
 use std::io::IoSlice;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use mesh::access_log::Headers;
@@ -161,8 +161,20 @@ impl<'a, D: Stream, U: Stream> Transfer<'a, D, U> {
         }
     }
 
-    /// Moves what can be moved. The deadline moves with it, and only with it: being looked at is no progress.
+    /// Moves what can be moved. What has been sent to either end and breaks off is cut.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        let end = ready!(self.advance(cx));
+        if self.upload != Upload::Done {
+            self.up.stream.cut();
+        }
+        if matches!(end, End::Cut(_)) {
+            self.down.stream.cut();
+        }
+        Poll::Ready(end)
+    }
+
+    /// The deadline moves with what moves, and only with it: being looked at is no progress.
+    fn advance(&mut self, cx: &mut Context<'_>) -> Poll<End> {
         loop {
             let moved = match (self.upload(cx), self.download(cx)) {
                 (_, Err(end)) | (Err(end), _) => return Poll::Ready(end),

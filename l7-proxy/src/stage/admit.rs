@@ -31,7 +31,7 @@ pub enum Tenant {
 pub enum Kind {
     /// Connections of clients.
     Connections,
-    /// Heads that have begun and are not all there, beyond what one read brings.
+    /// Heads, ClientHellos and first bytes that have begun and are not all there, beyond what one read brings.
     Heads,
     /// Streams of HTTP/2.
     Streams,

@@ -8,6 +8,7 @@
 
 pub mod http2;
 pub mod random;
+pub mod wire;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -18,15 +19,16 @@ use std::time::Duration;
 
 use l7_proxy::index::Compiler;
 use l7_proxy::runtime::{
-    BOUNDS, Called, ConnectError, Ended, FlowLog, Found, Identities, Published, Snapshot, Worker, serve,
+    BOUNDS, Called, ConnectError, FlowLog, Found, Identities, Published, Snapshot, Worker, serve,
 };
 use l7_proxy::stage::admit::{Amounts, Budgets};
 use mesh::identity::Identity;
 use mesh::l7::{Expression, HttpRule, L7Access, L7Endpoint, L7Flow, L7Ports, L7Rules, L7Tls};
 use mesh::workload::EndpointId;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::sync::mpsc;
 use tokio::task::LocalSet;
+use wire::{Cut, wire};
 
 /// The client: identity 300, not of this node.
 pub const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
@@ -65,7 +67,7 @@ pub struct Bench {
     /// How long it takes to reach the server.
     pub takes: Rc<Cell<Duration>>,
     /// How connections have ended, in the order they did.
-    pub ended: Rc<RefCell<Vec<Ended>>>,
+    pub ended: Rc<RefCell<Vec<Cut>>>,
 }
 
 pub fn expression(text: &str) -> Option<Expression> {
@@ -192,11 +194,12 @@ impl Bench {
             client: SocketAddr::new(client.into(), 40000),
             server: SocketAddr::new(SERVER.into(), 80),
         };
-        let (client, down) = duplex(256 << 10);
+        let (client, down, is_client_cut) = wire();
         let (connected, servers) = mpsc::unbounded_channel();
         let (worker, refuses) = (Rc::clone(&self.worker), Rc::clone(&self.refuses));
         let (takes, ended) = (Rc::clone(&self.takes), Rc::clone(&self.ended));
         tokio::task::spawn_local(async move {
+            let is_server_cut = Cell::new(None);
             let connect = async || {
                 if let Some(error) = refuses.get() {
                     return Err(error);
@@ -204,12 +207,14 @@ impl Bench {
                 if !takes.get().is_zero() {
                     tokio::time::sleep(takes.get()).await;
                 }
-                let (up, server) = duplex(256 << 10);
+                let (server, up, is_cut) = wire();
+                is_server_cut.set(Some(is_cut));
                 let _ = connected.send(server);
                 Ok((up, None))
             };
-            let how = serve(down, called, &worker, connect).await;
-            ended.borrow_mut().push(how);
+            serve(down, called, &worker, connect).await;
+            let is_server_cut = is_server_cut.take().is_some_and(|is_cut| is_cut.get());
+            ended.borrow_mut().push(Cut::of(is_client_cut.get(), is_server_cut));
         });
         (client, Servers(servers))
     }

@@ -32,7 +32,7 @@ use tokio::time::{Instant, timeout};
 
 use super::connection::{ConnectError, HEAD, IDLE, SILENCE, Session};
 use super::deadline::Deadline;
-use super::ends::Identities;
+use super::ends::{INHERITED, Identities};
 use super::set::Set;
 use super::transfer::PATIENCE;
 use super::{Stream, turn};
@@ -237,7 +237,10 @@ impl<D: Stream> Driver<D> {
             Over::Broken(error) if error.is_remote() || error.is_io() => return,
             Over::Broken(error) => reproach(error.reason().unwrap_or(Reason::PROTOCOL_ERROR)),
             Over::Offence(offence) => {
-                self.connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
+                // Who was there when it began has done nothing.
+                let is_its_own = offence != INHERITED;
+                let code = if is_its_own { Reason::ENHANCE_YOUR_CALM } else { Reason::NO_ERROR };
+                self.connection.abrupt_shutdown(code);
                 let closed = poll_fn(|cx| self.connection.poll_closed(cx));
                 let _ = timeout(FAREWELL, closed).await;
                 offence

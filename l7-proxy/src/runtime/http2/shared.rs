@@ -15,7 +15,7 @@ use super::head::Head;
 use super::places::Places;
 use super::upstream::Upstream;
 use crate::runtime::connection::Called;
-use crate::runtime::ends::{Ends, Identities};
+use crate::runtime::ends::{Ends, INHERITED, Identities};
 use crate::runtime::log::{Described, Over, Said};
 use crate::runtime::transfer::STALL;
 use crate::runtime::verdict::{Judged, is_still_allowed};
@@ -120,7 +120,7 @@ impl<'w, I: Identities> Shared<'w, I> {
     }
 
     /// Looks again at who the ends are, if anything has changed. Streams are judged again as they are polled, before anything
-    /// of them is moved: all in one go, many would outlast their turn.
+    /// of them is moved: all in one go, many would outlast their turn. The connection ends with an end that is another by now.
     pub(super) fn refresh(&self) {
         let Called { client, server } = self.called;
         let mut ends = self.ends.borrow_mut();
@@ -130,6 +130,9 @@ impl<'w, I: Identities> Shared<'w, I> {
         for live in self.live.borrow().values() {
             live.is_overdue.set(true);
             live.wake();
+        }
+        if ends.are_inherited() {
+            self.offence.set(Some(INHERITED));
         }
     }
 
@@ -203,7 +206,7 @@ impl<'w, I: Identities> Shared<'w, I> {
         }
     }
 
-    /// What the client has done too much of.
+    /// What the client has done too much of, or why else the connection ends at once.
     pub(super) fn offence(&self) -> Option<&'static str> {
         self.offence.get()
     }
