@@ -147,6 +147,9 @@ impl<D: Stream> Driver<D> {
     /// Before anything is moved: what has changed.
     fn prepare<I: Identities>(&mut self, shared: &Shared<'_, I>) {
         shared.refresh();
+        if shared.worker.published.ends_all() {
+            shared.end_all();
+        }
         shared.note(&self.watch);
         let is_closing = shared.worker.published.is_draining() || shared.upstream.is_closing();
         if is_closing {

@@ -60,6 +60,8 @@ pub(super) enum Order {
     Withdrawn,
     /// Nothing has moved for too long.
     Late,
+    /// The proxy ends.
+    Ended,
 }
 
 impl Live {
@@ -144,6 +146,11 @@ impl<'w, I: Identities> Shared<'w, I> {
     /// Whether no stream is open.
     pub(super) fn is_idle(&self) -> bool {
         self.live.borrow().is_empty()
+    }
+
+    /// Tells all streams that the proxy ends.
+    pub(super) fn end_all(&self) {
+        self.live.borrow().values().for_each(|live| live.tell(Order::Ended));
     }
 
     /// Tells streams on which nothing moves.
