@@ -35,7 +35,7 @@ pub fn provider() -> &'static Arc<CryptoProvider> {
 }
 
 /// SHA-256, by the cryptography of every handshake; `None` where that has none, and so no TLS either.
-pub(crate) fn sha256(bytes: &[u8]) -> Option<[u8; 32]> {
+pub fn sha256(bytes: &[u8]) -> Option<[u8; 32]> {
     let suite = TLS13_AES_128_GCM_SHA256.tls13()?;
     suite.common.hash_provider.hash(bytes).as_ref().try_into().ok()
 }

@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a scenario that cannot go on has failed")]
 
 use conformance::lab::{
-    DEATHSTAR, EMPIRE, Node, RULE1, RULE1_TLS, Session, Workload, at, binary, rule1_with, wait_until,
+    DEATHSTAR, EMPIRE, Node, RULE1, RULE1_TLS, Session, Workload, at, binary, rule1_with,
 };
 
 /// How often rules are edited, and the proxy is restarted.
@@ -39,13 +39,14 @@ fn is_judged(mode: &str, asked: [&str; 2], [ok, denied]: [&str; 2], wider: &str)
         all_are_told(&mut fleets, "now", &may_both);
         let (from, to) = node.restart_proxy();
         assert_ne!(from, to);
-        wait_until("the one before has ended", || node.proxies() == [to]);
+        node.proxy_drained();
+        assert_eq!(node.proxies(), [to]);
         all_are_told(&mut fleets, "before", &may_both);
         // What is under way then and may not be any more is cancelled, by itself.
         node.enforce(RULE1);
         all_are_told(&mut fleets, "now", &may_land);
         node.restart_proxy();
-        wait_until("the one before has ended", || node.proxies().len() == 1);
+        node.proxy_drained();
         all_are_told(&mut fleets, "before", &may_land);
     }
     assert_eq!(node.drops(), Vec::<String>::new());
@@ -88,6 +89,15 @@ fn goes_on(node: &Node, fleets: &mut [Session], going: &str, rules: [&str; 2], d
     }
 }
 
+/// Each of these five has been ended, and with them the process that had them.
+fn all_end(node: &Node, fleets: &mut [Session]) {
+    node.proxy_drained();
+    for fleet in fleets {
+        let told = fleet.ask("now");
+        assert!(told.starts_with("5 broken"), "{told}");
+    }
+}
+
 #[test]
 fn websockets_go_on_through_edits_and_a_restart_under_load() {
     let chat = rule1_with(&["{method: GET, path: /chat}"]);
@@ -103,11 +113,7 @@ fn websockets_go_on_through_edits_and_a_restart_under_load() {
     };
     goes_on(&node, &mut fleets, "GET:/chat 101, 0 broken", [&chat, &wider], denied);
     node.enforce(&rule1_with(&["{method: GET, path: /other}"]));
-    wait_until("the one before has ended with what it had", || node.proxies().len() == 1);
-    for fleet in &mut fleets {
-        let told = fleet.ask("now");
-        assert!(told.starts_with("5 broken"), "{told}");
-    }
+    all_end(&node, &mut fleets);
 }
 
 #[test]
@@ -124,9 +130,5 @@ fn tls_goes_on_through_edits_and_a_restart_under_load() {
     };
     goes_on(&node, &mut fleets, "NAME:port.deathstar.example 200, 0 broken", [RULE1_TLS, &wider], denied);
     node.enforce(RULE1_TLS.replace("      - \"**.deathstar.example\"\n", "").trim_end());
-    wait_until("the one before has ended with what it had", || node.proxies().len() == 1);
-    for fleet in &mut fleets {
-        let told = fleet.ask("now");
-        assert!(told.starts_with("5 broken"), "{told}");
-    }
+    all_end(&node, &mut fleets);
 }

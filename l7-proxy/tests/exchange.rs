@@ -4,6 +4,7 @@
 
 mod harness;
 
+use harness::wire::Cut;
 use harness::{Bench, anybody, expect, local, rest, rule, run, send};
 use l7_proxy::runtime::{ConnectError, Snapshot};
 use mesh::l7::{HeaderRule, HttpRule, L7Access, Mismatch};
@@ -534,6 +535,50 @@ async fn an_upload_goes_on_after_an_early_answer_while_the_proxy_drains() {
         assert_eq!(rest(&mut client).await, "");
     })
     .await;
+}
+
+/// An answer that breaks off does not look whole, and neither it nor one that never came is missing in the flows. (What wakes
+/// the connection here is a byte; in the proxy all are woken.)
+#[tokio::test(start_paused = true)]
+async fn what_is_under_way_when_the_proxy_ends_is_cut_and_told() {
+    let bench = Bench::new(landing());
+    let request = "POST /v1/request-landing HTTP/1.1\r\nHost: h\r\n\r\n";
+    local(async {
+        let [(mut answered, mut first), (mut waiting, mut second)] = [bench.open(), bench.open()];
+        let mut begun = bench.open().0;
+        send(&mut begun, "POST /v1").await;
+        send(&mut answered, request).await;
+        let mut server = first.next().await;
+        expect(&mut server, request).await;
+        // Until its end: nobody says how long it is.
+        let head = "HTTP/1.1 200 OK\r\n\r\nok";
+        send(&mut server, head).await;
+        expect(&mut answered, head).await;
+        send(&mut waiting, request).await;
+        let mut other = second.next().await;
+        expect(&mut other, request).await;
+        bench.published.drain();
+        bench.published.end_all();
+        send(&mut server, "more").await;
+        assert_eq!(rest(&mut answered).await, "");
+        send(&mut waiting, "P").await;
+        assert_eq!(rest(&mut waiting).await, "");
+        assert_eq!(rest(&mut begun).await, "", "no request yet");
+    })
+    .await;
+    let ended = |how| bench.ended.borrow().iter().filter(|ended| **ended == how).count();
+    assert_eq!((ended(Cut::Client), ended(Cut::Neither)), (2, 1));
+    let flows = bench.flows();
+    for flow in ["response DROPPED 200", "request DROPPED"] {
+        let flow = format!("{flow} POST http://h/v1/request-landing (proxy ended)");
+        assert!(flows.contains(&flow), "{flow}: {flows:?}");
+    }
+    let exchanges = bench.log.take_exchanges().counts;
+    let counted = exchanges.iter().flat_map(|pair| &pair.exchanges);
+    let mut counted: Vec<_> = counted.map(|(kind, count)| (kind.code, kind.flag, *count)).collect();
+    counted.sort_by_key(|(code, ..)| *code);
+    let lr = Some(mesh::exchange::Flag::Lr);
+    assert_eq!(counted, [(0, lr, 1), (200, lr, 1)]);
 }
 
 #[tokio::test(start_paused = true)]

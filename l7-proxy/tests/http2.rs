@@ -399,6 +399,32 @@ async fn audit_mode_leaves_paths_as_they_are() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn streams_that_are_open_when_the_proxy_ends_are_reset_and_told() {
+    let bench = Bench::new(landing());
+    local(async {
+        let (mut client, mut servers) = client(&bench).await;
+        let (answered, _up) = begin(&mut client, post()).await;
+        let (waiting, _up) = begin(&mut client, post()).await;
+        let mut origin = origin(&mut servers).await;
+        let (_request, mut respond) = origin.next().await;
+        let _body = respond.send_response(Response::new(()), false).unwrap();
+        let answered = answered.await.unwrap();
+        let (_request, _respond) = origin.next().await;
+        bench.published.drain();
+        bench.published.end_all();
+        assert_eq!(reason(take(answered).await), Reason::CANCEL);
+        assert_eq!(reason(waiting.await), Reason::CANCEL);
+        client.driver.await.unwrap().unwrap();
+    })
+    .await;
+    let flows = bench.flows();
+    for flow in ["response DROPPED 200", "request DROPPED"] {
+        let flow = format!("{flow} POST http://h/v1/request-landing (proxy ended)");
+        assert!(flows.contains(&flow), "{flow}: {flows:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_draining_proxy_ends_idle_connections_and_finishes_streams() {
     let bench = Bench::new(landing());
     local(async {

@@ -4,6 +4,7 @@
 
 mod harness;
 
+use harness::wire::Cut;
 use harness::{Bench, anybody, expect, local, rest, rule, send};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
@@ -182,6 +183,24 @@ async fn frames_behind_a_denied_handshake_reach_nobody() {
         servers.none().await;
     })
     .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_open_socket_is_cut_when_the_proxy_ends() {
+    let bench = Bench::new(vec![rule("GET", "/chat")]);
+    local(async {
+        let (mut client, mut server) = open(&bench).await;
+        bench.published.drain();
+        bench.published.end_idle();
+        crosses(&mut client, &mut server, &frame(0x81, b"Hello", true)).await;
+        bench.published.end_all();
+        assert_eq!(rest(&mut client).await, "");
+        assert_eq!(rest(&mut server).await, "");
+    })
+    .await;
+    assert_eq!(*bench.ended.borrow(), [Cut::Both]);
+    let flows = bench.flows();
+    assert_eq!(flows.last().unwrap(), "request DROPPED GET http://server.example.com/chat (proxy ended)");
 }
 
 /// Edits while frames fly: what concerns the socket ends it, whole frames on either side or not; what does not is not felt.

@@ -64,6 +64,23 @@ impl Node {
         (pid("from"), pid("to"))
     }
 
+    /// Waits until those whose place another has taken have ended, by the word of the agent, and none of them is left.
+    #[track_caller]
+    pub fn proxy_drained(&self) {
+        wait_until("the one before has ended", || self.json(&["status"])["l7"]["draining"] == 0);
+        let left = self.proxies();
+        assert_eq!(left.len(), 1, "{left:?}");
+    }
+
+    /// To the next agent the proxies that run now are of another build.
+    pub fn outdate_proxies(&self) {
+        let path = self.run_dir().join("proxy.started");
+        let noted = std::fs::read_to_string(&path).expect("what the agent has noted");
+        let outdated = noted.replace("\"build\":\"", "\"build\":\"before ");
+        assert_ne!(noted, outdated);
+        std::fs::write(&path, outdated).expect("the note is written");
+    }
+
     /// What the kernel has dropped, by reason, but for noise.
     pub fn drops(&self) -> Vec<String> {
         let rows = self.json(&["drops"]);

@@ -290,7 +290,7 @@ impl Node {
         let own = [
             ("--config", self.config()),
             ("--state", self.state()),
-            ("--run-dir", self.directory.path().join("run")),
+            ("--run-dir", self.run_dir()),
             ("--pins", self.pins()),
         ];
         let shared = self.shared.clone().map(|path| ("--shared", path));
@@ -305,8 +305,12 @@ impl Node {
 
     /// What a process of the node's has logged: `auth`, `ca`.
     pub fn log(&self, of: &str) -> String {
-        fs::read_to_string(self.directory.path().join("run").join(of).with_extension("log"))
-            .unwrap_or_default()
+        fs::read_to_string(self.run_dir().join(of).with_extension("log")).unwrap_or_default()
+    }
+
+    /// Sockets, logs, and what the agent notes of the processes that it has started.
+    pub fn run_dir(&self) -> PathBuf {
+        self.directory.path().join("run")
     }
 
     /// What the node remembers across restarts.

@@ -39,6 +39,9 @@ const MAX_CONNECTIONS: usize = 10_000;
 /// Bytes that may wait for the agent. Beyond that it is not listened to, for it would be answered: it listens always.
 const MAX_UNTOLD: usize = 1 << 20;
 
+/// How long what was open at the end may take to be cut, and the agent to be told of it.
+const LAST: Duration = Duration::from_secs(2);
+
 /// Milliseconds that draining may take at most: a day.
 const MAX_DRAIN: u64 = 24 * 3600 * 1000;
 
@@ -164,7 +167,7 @@ impl Control {
 struct Drain {
     /// Until then connections on which nothing is under way are left to their clients.
     idle: Instant,
-    /// Then all end.
+    /// Then all are cut.
     end: Instant,
 }
 
@@ -179,10 +182,14 @@ impl Drain {
         if self.idle <= Instant::now() {
             workers.published.end_idle();
         }
+        if self.end <= Instant::now() {
+            workers.published.end_all();
+        }
     }
 
+    /// Nobody is waited for any more.
     fn is_over(&self) -> bool {
-        self.end <= Instant::now()
+        self.end + LAST <= Instant::now()
     }
 }
 
@@ -335,6 +342,7 @@ mod tests {
     use mesh::identity::Identity;
     use mesh::l7::{Expression, HttpRule, L7Access, L7Endpoint, L7Ports, L7Rules, TlsFlow};
     use mesh::workload::EndpointId;
+    use tokio::task::JoinHandle;
 
     use super::*;
     use crate::runtime::{Found, Identities};
@@ -402,12 +410,7 @@ mod tests {
         let mut control = control();
         control.begin(ours);
         control.flows.waiting.extend((0..1024).map(|_| flow(2000)));
-        // Nobody else comes.
-        let name = format!("ferromesh-test-{}", std::process::id());
-        let address = SocketAddr::from_abstract_name(name).unwrap();
-        let listener = Listener::bind_addr(&address).unwrap();
-        listener.set_nonblocking(true).unwrap();
-        let serving = tokio::spawn(control.serve(UnixListener::from_std(listener).unwrap()));
+        let serving = tokio::spawn(control.serve(listener("test")));
         let (large, small) = (300, 3000);
         for number in 1..=large {
             agent.send(&set(number, 4000)).await.unwrap();
@@ -430,6 +433,46 @@ mod tests {
         }
         agent.send(&ToProxy::Drain { within: 0, idle: 0 }).await.unwrap();
         serving.await.unwrap().unwrap();
+    }
+
+    /// Where nobody else comes.
+    fn listener(name: &str) -> UnixListener {
+        let address = SocketAddr::from_abstract_name(format!("ferromesh-{name}-{}", std::process::id()));
+        let listener = Listener::bind_addr(&address.unwrap()).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        UnixListener::from_std(listener).unwrap()
+    }
+
+    /// One whose end is there, with so many flows untold; the agent has told it to end.
+    async fn ends(name: &str, flows: usize) -> (Channel<ToProxy, FromProxy>, JoinHandle<io::Result<()>>) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let mut agent: Channel<ToProxy, FromProxy> = Channel::new(theirs);
+        let mut control = control();
+        control.begin(ours);
+        control.flows.waiting.extend((0..flows).map(|_| flow(2000)));
+        let serving = tokio::spawn(control.serve(listener(name)));
+        agent.send(&ToProxy::Drain { within: 0, idle: 0 }).await.unwrap();
+        (agent, serving)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_waits_at_the_end_is_told_before_it() {
+        let (mut agent, serving) = ends("end", 1024).await;
+        let mut flows = 0;
+        while let Ok(FromProxy::Flows(told)) = agent.receive().await {
+            flows += told.len();
+            agent.send(&ToProxy::Taken).await.unwrap();
+        }
+        serving.await.unwrap().unwrap();
+        assert_eq!(flows, 1024);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_agent_that_takes_nothing_does_not_put_off_the_end() {
+        let begin = Instant::now();
+        let (_agent, serving) = ends("late", 1024).await;
+        serving.await.unwrap().unwrap();
+        assert!((LAST..LAST + 2 * TICK).contains(&begin.elapsed()), "{:?}", begin.elapsed());
     }
 
     #[tokio::test]

@@ -155,6 +155,13 @@ async fn work(listeners: Listeners, worker: Worker<Kernel>, busy: Arc<()>) -> st
         });
     }
     drop(busy);
+    let (spawner, published) = (tenants.spawner(), Arc::clone(&worker.published));
+    tenants.spawner().spawn(Tenant::Worker, async move {
+        let mut changes = published.subscribe();
+        while !published.ends_all() && changes.changed().await.is_ok() {}
+        // Most wait for their ends and not for that.
+        spawner.wake_all();
+    });
     tenants.await
 }
 

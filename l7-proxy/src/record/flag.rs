@@ -3,7 +3,7 @@
 use mesh::exchange::Flag;
 
 /// Those whose flag does not follow from the code of the answer.
-const REASONS: [(&str, Option<Flag>); 23] = [
+const REASONS: [(&str, Option<Flag>); 24] = [
     ("server not reached", Some(Flag::Uf)),
     ("server not reached in time", Some(Flag::Uf)),
     ("no answer in time", Some(Flag::Ut)),
@@ -19,6 +19,7 @@ const REASONS: [(&str, Option<Flag>); 23] = [
     ("head not complete in time", Some(Flag::Si)),
     ("silent, where HTTP is required", Some(Flag::Si)),
     ("not allowed any more", Some(Flag::Lr)),
+    ("proxy ended", Some(Flag::Lr)),
     ("no rules for it", Some(Flag::Nr)),
     ("rules not known yet", Some(Flag::Nr)),
     ("address of another workload than the rules are for", Some(Flag::Nr)),

@@ -331,7 +331,8 @@ where
                 }
                 _ = changes.changed() => {}
             }
-            if self.worker.published.ends_idle() && self.down.input.is_empty() {
+            let published = &self.worker.published;
+            if published.ends_all() || published.ends_idle() && self.down.input.is_empty() {
                 return Next::Over;
             }
         }

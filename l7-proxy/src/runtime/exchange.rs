@@ -20,6 +20,7 @@ use super::relay::Relay;
 use super::reply::Reply;
 use super::transfer::{End, Failure, Side, Transfer};
 use super::verdict::{Noted, Refused};
+use super::worker::ENDED;
 use crate::codec::{Asked, Body, Framing};
 use crate::record::REQUEST_ID;
 use crate::stage::admit::Kind;
@@ -38,6 +39,8 @@ enum Over {
     /// One of the two was reset.
     Broken,
     Withdrawn,
+    /// The proxy ends.
+    Stopped,
 }
 
 impl<D, U, I, C> Session<'_, D, U, I, C>
@@ -158,8 +161,10 @@ where
                 After::Close
             }
             End::Cut(reason) => {
-                let (code, at) = answered.unwrap_or((Reply::BadGateway.code(), Instant::now()));
-                self.answered(code, at, Verdict::Dropped, Some(reason));
+                match answered {
+                    Some((code, at)) => self.answered(code, at, Verdict::Dropped, Some(reason)),
+                    None => self.record(self.ends.speaker(), Verdict::Dropped, Some(reason), None),
+                }
                 After::Close
             }
             End::Failed(failure) => {
@@ -331,6 +336,9 @@ where
                     Mode::Tls(said, _) => ends.denies_tls(said).is_none(),
                     Mode::Switched => request.is_still_allowed(ends),
                 };
+                if worker.published.ends_all() {
+                    return Poll::Ready(Over::Stopped);
+                }
                 if changed && !may() {
                     return Poll::Ready(Over::Withdrawn);
                 }
@@ -357,6 +365,9 @@ where
                 Some(fault),
                 None,
             );
+        }
+        if over == Over::Stopped {
+            return self.record(self.ends.speaker(), Verdict::Dropped, Some(ENDED), None);
         }
         if over == Over::Withdrawn {
             let judge = match &mode {

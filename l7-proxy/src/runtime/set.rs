@@ -106,6 +106,16 @@ impl<F: Future<Output = ()> + Unpin> Set<F> {
         }
     }
 
+    /// Has all polled.
+    pub(super) fn wake_all(&self) {
+        self.members.iter().flatten().for_each(|member| member.waker.wake_by_ref());
+    }
+
+    /// All that are there.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &F> {
+        self.members.iter().flatten().map(|member| &member.future)
+    }
+
     /// Polls those that were woken: one, and more for as long as `goes_on` says so, which is asked after each. Ready when
     /// there is none left in the set. Each that ends is given to `ended`.
     pub(super) fn poll(

@@ -4,7 +4,7 @@
 //! comes on them; a turn has a bound ([`super::turn`]). Between two turns the worker looks for what has arrived. On the data
 //! path nothing is spawned beside this.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -51,7 +51,17 @@ pub struct Spawner(Rc<Arrivals>);
 #[derive(Default)]
 struct Arrivals {
     waiting: RefCell<Vec<(Tenant, Connection)>>,
+    /// All are to be polled.
+    are_woken: Cell<bool>,
     waker: RefCell<Option<Waker>>,
+}
+
+impl Arrivals {
+    fn wake(&self) {
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
 }
 
 /// The connections of one workload.
@@ -92,6 +102,9 @@ impl Tenants {
             let number = self.ring.insert(Workload { tenant, connections, clock: self.clock });
             self.numbers.insert(tenant, number);
         }
+        if self.arrivals.are_woken.take() {
+            self.ring.iter().for_each(|workload| workload.connections.wake_all());
+        }
     }
 }
 
@@ -99,9 +112,13 @@ impl Spawner {
     /// Adds a connection of a workload.
     pub fn spawn(&self, tenant: Tenant, connection: impl Future<Output = ()> + 'static) {
         self.0.waiting.borrow_mut().push((tenant, Connection(Box::pin(connection))));
-        if let Some(waker) = self.0.waker.take() {
-            waker.wake();
-        }
+        self.0.wake();
+    }
+
+    /// Has every connection polled once more, whatever it waits for.
+    pub fn wake_all(&self) {
+        self.0.are_woken.set(true);
+        self.0.wake();
     }
 }
 
@@ -224,6 +241,28 @@ mod tests {
             assert!(served.get().unwrap() - woken <= 3 * Duration::from_micros(240));
             poll(&mut tenants);
         }
+    }
+
+    #[test]
+    fn all_can_be_woken_whatever_they_wait_for() {
+        let mut tenants = Tenants::by(clock);
+        let spawner = tenants.spawner();
+        let polled = Rc::new(Cell::new(0));
+        for tenant in [1, 1, 2] {
+            let count = Rc::clone(&polled);
+            spawner.spawn(
+                Tenant::Endpoint(tenant),
+                poll_fn(move |_| {
+                    count.set(count.get() + 1);
+                    Poll::Pending
+                }),
+            );
+        }
+        (0..4).for_each(|_| poll(&mut tenants));
+        assert_eq!(polled.get(), 3);
+        spawner.wake_all();
+        (0..4).for_each(|_| poll(&mut tenants));
+        assert_eq!(polled.get(), 6);
     }
 
     /// What reads within one poll for as long as there is something to be read.

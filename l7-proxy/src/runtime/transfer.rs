@@ -18,7 +18,7 @@ use super::deadline::Deadline;
 use super::log::Described;
 use super::request::Request;
 use super::rewrite::farewell;
-use super::worker::Published;
+use super::worker::{ENDED, Published};
 use crate::codec::{Asked, Body, Fault, Form, ResponseHead, Scan, elements};
 use crate::stage::admit::Account;
 
@@ -175,6 +175,9 @@ impl<'a, D: Stream, U: Stream> Transfer<'a, D, U> {
 
     /// The deadline moves with what moves, and only with it: being looked at is no progress.
     fn advance(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        if self.published.is_some_and(Published::ends_all) {
+            return Poll::Ready(End::Cut(ENDED));
+        }
         loop {
             let moved = match (self.upload(cx), self.download(cx)) {
                 (_, Err(end)) | (Err(end), _) => return Poll::Ready(end),

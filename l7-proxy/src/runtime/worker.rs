@@ -71,6 +71,10 @@ const SERVING: u8 = 0;
 const DRAINING: u8 = 1;
 /// Those on which nothing is under way end now.
 const ENDING: u8 = 2;
+/// All end now, whatever is under way.
+const OVER: u8 = 3;
+/// Why what is under way then breaks off.
+pub(super) const ENDED: &str = "proxy ended";
 
 /// Where workers find the rules: a change is in force on all of them when [`Published::set`] returns, for each compares
 /// the version at every request.
@@ -117,6 +121,12 @@ impl Published {
         self.enter(ENDING);
     }
 
+    /// From now on whatever is under way breaks off, and is recorded so. What is not polled by itself is to be
+    /// ([`Spawner::wake_all`](super::Spawner::wake_all)).
+    pub fn end_all(&self) {
+        self.enter(OVER);
+    }
+
     fn enter(&self, phase: u8) {
         if self.phase.fetch_max(phase, Ordering::AcqRel) < phase {
             self.changes.send_replace(());
@@ -131,6 +141,11 @@ impl Published {
     /// Whether [`Published::end_idle`] has been called.
     pub fn ends_idle(&self) -> bool {
         self.phase.load(Ordering::Acquire) >= ENDING
+    }
+
+    /// Whether [`Published::end_all`] has been called.
+    pub fn ends_all(&self) -> bool {
+        self.phase.load(Ordering::Acquire) >= OVER
     }
 
     /// Told of every change, draining included.

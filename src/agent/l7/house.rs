@@ -2,6 +2,8 @@
 //! listening sockets. On request, and where it is of another build, another is started beside it, told everything, and then
 //! takes its place: both have the same sockets, so nobody who connects meanwhile is lost; the one before ends with its
 //! connections.
+//!
+//! Promise: a process that runs is talked to, or is ended; where that fails it is tried again, each second.
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
@@ -12,19 +14,24 @@ use std::time::Duration;
 use node_api::proxy::{FromProxy, ProxyAnswer, ProxyQuestion, ProxyRestarted, ToProxy};
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::{JoinHandle, JoinSet};
-use tokio::time::sleep;
+use tokio::task::{Id, JoinError, JoinHandle, JoinSet};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::Event;
+use super::digest::Digest;
+use super::escort::escort;
 use super::incarnations::{Incarnation, Incarnations};
 use super::keeper::{ASKERS, Restart, Surroundings};
 use super::listeners::Listeners;
+use super::questions::ask_all;
 use super::standing::{Answered, Standing};
-use super::talk::{Asked, IDLE, Kernel, Listening, Lost, Numbered, Talk, Told, WITHIN, escort};
+use super::talk::{Asked, IDLE, Kernel, Listening, Lost, Numbered, Talk, Told, WITHIN};
 use crate::agent::auth::process::{Backoff, Link, Start};
 
 /// For so long without a proxy connections wait for the next one.
 const ABSENCE: Duration = Duration::from_secs(1);
+/// After so long it is tried again to end what could not be ended.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// One process that is talked to.
 struct Attended {
@@ -41,7 +48,11 @@ pub(super) struct House {
     kernel: watch::Receiver<Kernel>,
     incarnations: Incarnations,
     attended: BTreeMap<u32, Attended>,
-    talks: JoinSet<(u32, Lost)>,
+    talks: JoinSet<Lost>,
+    /// With whom each is.
+    partners: BTreeMap<Id, u32>,
+    /// Some process may run that is neither talked to nor ended: then that is tried.
+    tidies: Option<Instant>,
     standing: Arc<watch::Sender<Standing>>,
     /// Who waits for the next one.
     restart: Option<Restart>,
@@ -71,6 +82,8 @@ impl House {
             kernel,
             attended: BTreeMap::new(),
             talks: JoinSet::new(),
+            partners: BTreeMap::new(),
+            tidies: None,
             standing: Arc::new(standing),
             restart: None,
             listeners: None,
@@ -99,11 +112,12 @@ impl House {
                 continue;
             }
             tokio::select! {
-                Some(Ok((number, lost))) = self.talks.join_next() => {
-                    if self.lost(number, lost).await {
+                Some(ended) = self.talks.join_next_with_id() => {
+                    if self.ended(ended).await {
                         backoff.wait().await;
                     }
                 }
+                () = at(self.tidies) => self.tidy().await,
                 Ok(()) = stands.changed() => self.look().await,
                 Some((question, asker)) = asked.recv() => self.ask(question, asker),
                 Some(asker) = restarts.recv() => self.restart(asker).await,
@@ -129,6 +143,28 @@ impl House {
         }
     }
 
+    /// The same, of what has to be tried again.
+    fn untidy(&mut self, error: String) {
+        self.report(error);
+        self.tidies = Some(Instant::now() + AGAIN);
+    }
+
+    /// Ends whoever runs and is not talked to.
+    async fn tidy(&mut self) {
+        self.tidies = None;
+        let known = self.incarnations.known();
+        for Incarnation { number, pid, .. } in known {
+            if !self.attended.contains_key(&number)
+                && let Err(error) = self.incarnations.end(number).await
+            {
+                self.untidy(format!("process {pid} is not talked to and cannot be ended: {error}"));
+            }
+        }
+        if let Err(error) = self.incarnations.end_unknown().await {
+            self.untidy(error);
+        }
+    }
+
     /// Nobody takes connections: if that lasts, the kernel is told.
     fn absent(&mut self) {
         if self.absence.is_none() {
@@ -150,9 +186,12 @@ impl House {
     /// Finds those that run; if none of them can go on serving, starts one.
     async fn begin(&mut self) -> Result<(), String> {
         self.incarnations.find().await?;
-        for one in self.incarnations.known().to_vec().iter().rev() {
-            if !self.attended.contains_key(&one.number) {
-                self.adopt(one).await?;
+        for one in self.incarnations.known().iter().rev() {
+            if !self.attended.contains_key(&one.number)
+                && let Err(error) = self.adopt(one).await
+            {
+                // Another one may serve all the same.
+                self.untidy(error);
             }
         }
         let serving = match self.serving() {
@@ -166,7 +205,7 @@ impl House {
 
     /// Talks to one that another agent has started, or that was lost sight of.
     async fn adopt(&mut self, one: &Incarnation) -> Result<(), String> {
-        let Incarnation { number, pid, ref settings, drains } = *one;
+        let Incarnation { number, pid, ref settings, drains, ref rules } = *one;
         let Ok(stream) = UnixStream::connect(self.incarnations.socket(number)).await else {
             return self.incarnations.end(number).await;
         };
@@ -179,9 +218,18 @@ impl House {
         if serves && self.listeners.is_none() {
             return self.incarnations.end(number).await;
         }
-        match settings.build == own.build {
-            true => self.talk(number, Link::adopted(stream), drains, false),
-            false => self.escort(number, stream, drains),
+        if settings.build == own.build {
+            self.talk(number, Link::adopted(stream), drains, false);
+        } else {
+            let (plan, wanted) = self.wanted.borrow().clone();
+            if rules.is_none() || *rules != Digest::of(&wanted.endpoints) {
+                tracing::info!(
+                    pid,
+                    "an L7 proxy of another build has other rules than those of now, and is ended"
+                );
+                return self.incarnations.end(number).await;
+            }
+            self.escort(number, plan, stream, drains);
         }
         if serves {
             self.standing.send_modify(|standing| standing.serving = Some(number));
@@ -219,25 +267,28 @@ impl House {
     fn talk(&mut self, number: u32, link: Link<ToProxy, FromProxy>, drains: bool, is_next: bool) {
         let Surroundings { sink, refusals, patience, .. } = &self.surroundings;
         let (sink, refusals, standing) = (sink.clone(), Arc::clone(refusals), Arc::clone(&self.standing));
-        let talk = Talk::new(number, link, Listening { sink, refusals, standing }, *patience);
+        let note = self.incarnations.note(number);
+        let talk = Talk::new(number, link, Listening { sink, refusals, standing, note }, *patience);
         let told = self.attend(number, drains, true);
         // At once: nobody waits for its answers.
         self.standing.send_modify(|standing| {
             standing.answered.insert(number, Answered::default());
             standing.next = if is_next { Some(number) } else { standing.next };
         });
-        self.talks.spawn(async move { (number, talk.run(told).await) });
+        let talk = self.talks.spawn(talk.run(told));
+        self.partners.insert(talk.id(), number);
     }
 
-    fn escort(&mut self, number: u32, stream: UnixStream, drains: bool) {
+    /// It has the rules of the plan of this number.
+    fn escort(&mut self, number: u32, plan: u64, stream: UnixStream, drains: bool) {
         let (sink, patience) = (self.surroundings.sink.clone(), self.surroundings.patience);
         let told = self.attend(number, drains, false);
         // It stands where it stands until something else is wanted, which ends it.
-        let plan = self.wanted.borrow().0;
         self.standing.send_modify(|standing| {
             standing.answered.insert(number, Answered { plan, synced: false, takes: true });
         });
-        self.talks.spawn(async move { (number, escort(Link::adopted(stream), told, sink, patience).await) });
+        let talk = self.talks.spawn(escort(Link::adopted(stream), told, plan, sink, patience));
+        self.partners.insert(talk.id(), number);
     }
 
     fn attend(&mut self, number: u32, drains: bool, answers: bool) -> Told {
@@ -248,17 +299,29 @@ impl House {
         Told { wanted, kernel, asked, drain: due }
     }
 
-    /// One is not talked to any more; whether it was the one that served.
+    /// A talk is over; whether nobody serves by that.
+    async fn ended(&mut self, ended: Result<(Id, Lost), JoinError>) -> bool {
+        let (talk, lost) = ended.unwrap_or_else(|error| {
+            (error.id(), Lost::Hangs("an error of the program has ended the talk with it".to_owned()))
+        });
+        match self.partners.remove(&talk) {
+            Some(number) => self.lost(number, lost).await,
+            None => false,
+        }
+    }
+
+    /// One is not talked to any more; whether it was the one that served, and none follows it.
     async fn lost(&mut self, number: u32, lost: Lost) -> bool {
-        let served = self.serving() == Some(number);
         self.attended.remove(&number);
-        let was_next = self.standing.borrow().next == Some(number);
-        let mut is_followed = false;
-        // One that still serves may be talked to again, unless it hangs.
-        if (!served || matches!(lost, Lost::Hangs(_)))
-            && let Err(error) = self.incarnations.end(number).await
-        {
-            self.report(format!("it hangs and cannot be ended: {error}"));
+        let (served, was_next, is_followed) = {
+            let standing = self.standing.borrow();
+            let (served, was_next) = (standing.serving == Some(number), standing.next == Some(number));
+            (served, was_next, served && standing.next.is_some())
+        };
+        // One that still serves may be talked to again, unless it hangs, or another does in its place.
+        let may_go_on = served && !is_followed && matches!(lost, Lost::Ended(_));
+        if !may_go_on && let Err(error) = self.incarnations.end(number).await {
+            self.untidy(format!("it is not talked to and cannot be ended: {error}"));
         }
         // Now that it is not there it holds up nothing.
         self.standing.send_modify(|standing| {
@@ -266,7 +329,6 @@ impl House {
             standing.next.take_if(|next| *next == number);
             if served {
                 standing.serving = standing.next.take();
-                is_followed = standing.serving.is_some();
             }
         });
         let why = lost.why();
@@ -321,7 +383,7 @@ impl House {
 
     /// The next one has taken the place of the one before.
     fn follow(&mut self, next: u32, before: Option<u32>) {
-        let pid = |number: u32| self.incarnations.get(number).map(|one| one.pid);
+        let pid = |number: u32| self.incarnations.pid(number);
         let pids = before.and_then(pid).zip(pid(next));
         if let Some(asker) = self.restart.take() {
             let done = pids.map(|(from, to)| ProxyRestarted {
@@ -362,8 +424,12 @@ impl House {
         };
         match started {
             Ok(_) => self.restart = Some(asker),
-            // Who asked may be gone.
-            Err(why) => drop(asker.send(Err(why))),
+            Err(why) => {
+                // What was begun of it may run.
+                self.tidies = Some(Instant::now() + AGAIN);
+                // Who asked may be gone.
+                drop(asker.send(Err(why)));
+            }
         }
     }
 
@@ -379,7 +445,7 @@ impl House {
                 Some("the L7 proxy has not got its rules yet; try again when `ferromesh status` shows it".to_owned())
             }
             Some(_) => standing.answered.keys().find(is_old).map(|old| {
-                let pid = self.incarnations.get(*old).map_or(0, |one| one.pid);
+                let pid = self.incarnations.pid(*old).unwrap_or_default();
                 format!(
                     "process {pid}, which was followed by another before, still has connections (`ferromesh proxy \
                      connections`); try again when it has ended: {} s after that at the latest",
@@ -399,25 +465,12 @@ impl House {
             it.answers && Some(**number) != next && (is_of_all || **number == serving)
         });
         let all: Vec<_> = those.map(|(number, it)| (*number == serving, it.asks.clone())).collect();
-        tokio::spawn(async move {
-            let mut answers: Option<ProxyAnswer> = None;
-            for (serves, asks) in all {
-                match (one(&asks, question.clone()).await, serves) {
-                    (Some(found), _) => answers = Some(joined(answers, found)),
-                    // It does not answer.
-                    (None, true) => return,
-                    // It has just ended.
-                    (None, false) => {}
-                }
-            }
-            // Who asked may be gone.
-            let _ = answers.map(|answers| asker.send(answers));
-        });
+        tokio::spawn(ask_all(all, question, asker));
     }
 
     /// What it has too little of for all that it may do.
     fn shortage(&self, serving: u32) -> Option<String> {
-        let pid = self.incarnations.get(serving)?.pid;
+        let pid = self.incarnations.pid(serving)?;
         let limits = std::fs::read_to_string(format!("/proc/{pid}/limits")).ok()?;
         too_few_files(&limits, self.surroundings.settings.workers)
     }
@@ -434,24 +487,11 @@ impl House {
     }
 }
 
-async fn one(asks: &mpsc::Sender<Asked>, question: ProxyQuestion) -> Option<ProxyAnswer> {
-    let (asker, answer) = oneshot::channel();
-    asks.send((question, asker)).await.ok()?;
-    answer.await.ok()
-}
-
-/// What several have answered to one question.
-fn joined(before: Option<ProxyAnswer>, more: ProxyAnswer) -> ProxyAnswer {
-    match (before, more) {
-        (Some(ProxyAnswer::Connections(mut rows)), ProxyAnswer::Connections(more)) => {
-            rows.extend(more);
-            ProxyAnswer::Connections(rows)
-        }
-        (Some(ProxyAnswer::Budgets(mut rows)), ProxyAnswer::Budgets(more)) => {
-            rows.extend(more);
-            ProxyAnswer::Budgets(rows)
-        }
-        (_, more) => more,
+/// Never, if there is none.
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
+        None => std::future::pending().await,
     }
 }
 

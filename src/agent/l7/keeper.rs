@@ -75,7 +75,10 @@ impl Keeper {
         Self { task, wanted, standing, kernel, askers: Askers { questions, restarts } }
     }
 
-    pub(super) fn into_task(self) -> JoinHandle<()> {
+    /// Keeps it no more; it goes on. What is returned ends.
+    pub(super) fn close(self) -> JoinHandle<()> {
+        // Before what it is told by is gone: a process that is not talked to any more would be ended.
+        self.task.abort();
         self.task
     }
 

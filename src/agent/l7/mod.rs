@@ -1,18 +1,21 @@
 //! The L7 proxy of this node: its process, what it is told, and what it says.
 //!
 //! Promise: nothing of it is made before some policy with HTTP rules or server names is about an endpoint of this node. The process outlives
-//! the agent and is taken over by the next; its listening sockets are kept here too, so that connections wait while it is
+//! the agent and is taken over by the next, even if that has no such policy any more; its listening sockets are kept here too, so that connections wait while it is
 //! started again, and another process takes its place without one of them being lost. What is new or stricter is told to it before the kernel sends anybody there, what goes away after. The
 //! agent's loop never waits for it: a plan that tells it something new waits for its answer, a second at most
 //! ([`super::switching`]).
 
 mod access;
+mod digest;
+mod escort;
 mod explain;
 mod flows;
 mod house;
 mod incarnations;
 mod keeper;
 mod listeners;
+mod questions;
 mod refusals;
 mod remains;
 mod standing;
@@ -42,6 +45,7 @@ use self::keeper::{Askers, Keeper, Surroundings};
 use self::refusals::{Refusals, Refused, refused};
 pub(crate) use self::remains::{leftovers, undo};
 use super::auth::place::{Place, Process};
+use super::auth::process::running;
 use super::error::AgentError;
 use crate::directories::Directories;
 
@@ -87,6 +91,8 @@ pub(super) struct L7 {
     events: Option<mpsc::Receiver<Event>>,
     /// See [`L7::doubts`].
     doubted: Arc<AtomicBool>,
+    /// Whether it is known that no proxy of an earlier agent runs, or that it is talked to.
+    is_alone: bool,
 }
 
 impl L7 {
@@ -108,6 +114,7 @@ impl L7 {
             sender,
             events: Some(events),
             doubted: Arc::default(),
+            is_alone: false,
         }
     }
 
@@ -119,13 +126,26 @@ impl L7 {
     /// Before a plan is in force: whoever has rules by it is to have them. What is about nothing any more by it (an endpoint,
     /// a direction, a range of ports) keeps its rules until [`L7::follow`]. Whether to wait for [`L7::settled`]: the proxy has not answered, and is told what is not in force.
     pub(super) fn lead(&mut self, plan: &NodePlan, datapath: &Datapath) -> bool {
-        let Some(wanted) = &plan.l7 else { return false };
+        let nothing = Arc::default();
+        let wanted = match &plan.l7 {
+            Some(wanted) => wanted,
+            // What it has open it has by rules that are no more.
+            None if self.is_left() => &nothing,
+            None => return false,
+        };
         if let Err(error) = self.tell(join(wanted, &self.told), datapath) {
             // Policy is in force all the same: what must go by the proxy goes nowhere.
             self.set_problem(format!("no request can be let through: {error}"));
             return true;
         }
         self.waits(wanted)
+    }
+
+    /// Whether a proxy of an earlier agent runs that nobody talks to.
+    fn is_left(&mut self) -> bool {
+        let is_known = std::mem::replace(&mut self.is_alone, true) || self.keeper.is_some();
+        // If that cannot be said it is looked for by the keeper, who says why.
+        !is_known && running(Process::Proxy, &self.place).map_or(true, |pids| !pids.is_empty())
     }
 
     fn waits(&self, wanted: &Arc<L7Plan>) -> bool {
@@ -269,8 +289,7 @@ impl L7 {
 
     /// Keeps the process no more; it goes on.
     pub(super) async fn close(self) {
-        if let Some(task) = self.keeper.map(Keeper::into_task) {
-            task.abort();
+        if let Some(task) = self.keeper.map(Keeper::close) {
             // It has been told to.
             let _ = task.await;
         }

@@ -16,6 +16,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::Sink;
+use super::digest::Digests;
+use super::incarnations::Note;
 use super::refusals::{Refusal, Refusals};
 use super::standing::{Answered, Standing};
 use crate::agent::auth::process::Link;
@@ -29,6 +31,8 @@ pub(super) type Asked = (ProxyQuestion, oneshot::Sender<ProxyAnswer>);
 pub(super) const IDLE: Duration = Duration::from_secs(60);
 /// After so long it ends, whatever is under way.
 pub(super) const WITHIN: Duration = Duration::from_secs(600);
+/// For so long after that it may tell how it has ended what was open; then it is ended.
+pub(super) const GRACE: Duration = Duration::from_secs(10);
 
 /// How it was lost.
 #[derive(Debug)]
@@ -73,6 +77,7 @@ pub(super) struct Listening {
     pub(super) sink: Sink,
     pub(super) refusals: Refusals,
     pub(super) standing: Arc<watch::Sender<Standing>>,
+    pub(super) note: Note,
 }
 
 /// One connection to it.
@@ -92,9 +97,16 @@ pub(super) struct Talk {
     /// What it was told, and the number of that.
     told: BTreeMap<EndpointId, L7Endpoint>,
     plan: u64,
+    /// Whose rules it does not take.
+    refused: BTreeSet<EndpointId>,
+    digests: Digests,
+    /// It is written down which rules it has.
+    is_noted: bool,
     /// What it has not answered, with the generation; until when it must have.
     unanswered: BTreeMap<EndpointId, u64>,
     overdue: Option<Instant>,
+    /// When it must have ended.
+    end: Option<Instant>,
     patience: Duration,
     sync: Sync,
 }
@@ -129,8 +141,12 @@ impl Talk {
             heard: VecDeque::new(),
             told: BTreeMap::new(),
             plan: 0,
+            refused: BTreeSet::new(),
+            digests: Digests::default(),
+            is_noted: false,
             unanswered: BTreeMap::new(),
             overdue: None,
+            end: None,
             patience,
             sync: Sync::Due,
         }
@@ -176,6 +192,7 @@ impl Talk {
                 () = over(self.overdue) => {
                     return Err(Lost::Hangs("it did not answer, and was ended".to_owned()));
                 }
+                () = over(self.end) => return Err(lingers()),
             }
         }
     }
@@ -196,6 +213,7 @@ impl Talk {
         match message {
             FromProxy::Accepted { generation, endpoint } => {
                 self.answered(generation, endpoint);
+                self.refused.remove(&endpoint);
                 let mut refusals = self.listening.refusals.lock();
                 match self.untold.contains(&endpoint) {
                     true => drop(refusals.insert(endpoint, untold())),
@@ -204,6 +222,7 @@ impl Talk {
             }
             FromProxy::Refused { generation, endpoint, field, why } => {
                 self.answered(generation, endpoint);
+                self.refused.insert(endpoint);
                 tracing::error!(%endpoint, %field, %why, "the L7 proxy refuses rules");
                 let refusal = match self.told.get(&endpoint) {
                     Some(told) => Refusal::new(told, &field, why),
@@ -231,6 +250,7 @@ impl Talk {
             return;
         }
         self.overdue = None;
+        self.note();
         let synced = matches!(self.sync, Sync::Done | Sync::Earlier);
         let now = Answered { plan: self.plan, synced, takes: self.sync != Sync::Due };
         self.listening.standing.send_if_modified(|standing| {
@@ -241,6 +261,24 @@ impl Talk {
         });
     }
 
+    /// Writes down which rules it has, once these are what it was told and nothing else.
+    fn note(&mut self) {
+        let has_them = self.sync == Sync::Done && self.refused.is_empty() && self.untold.is_empty();
+        if self.is_noted || !has_them {
+            return;
+        }
+        self.is_noted = true;
+        if let Some(digest) = self.digests.of(&self.told) {
+            self.listening.note.is_in_force(digest);
+        }
+    }
+
+    /// Before it is told something by which it has other rules.
+    fn changes(&mut self) {
+        self.is_noted = false;
+        self.listening.note.changes();
+    }
+
     /// Tells what differs from what it was told.
     async fn tell(&mut self, wanted: &mut watch::Receiver<Numbered>) -> Result<(), Lost> {
         let (number, plan) = wanted.borrow_and_update().clone();
@@ -248,6 +286,8 @@ impl Talk {
         let mut gone = std::mem::take(&mut self.told);
         for (id, endpoint) in &plan.endpoints {
             if gone.remove(id).as_ref() != Some(endpoint) {
+                self.changes();
+                self.digests.forget(*id);
                 self.unanswered.insert(*id, number);
                 let fits = endpoint.size() <= L7Endpoint::MAX_SIZE;
                 let endpoint = Box::new(if fits { endpoint.clone() } else { endpoint.closed() });
@@ -256,6 +296,9 @@ impl Talk {
             }
         }
         for endpoint in gone.into_keys() {
+            self.changes();
+            self.digests.forget(endpoint);
+            self.untold.remove(&endpoint);
             self.unanswered.insert(endpoint, number);
             self.say(ToProxy::Remove { generation: number, endpoint }).await?;
         }
@@ -283,6 +326,8 @@ impl Talk {
 
     /// That this was everything.
     async fn sync(&mut self) -> Result<(), Lost> {
+        // What it was told by an earlier agent alone goes with it.
+        self.changes();
         self.sync = Sync::Asked;
         self.overdue = Some(Instant::now() + self.patience);
         self.listening.standing.send_if_modified(|standing| {
@@ -295,7 +340,11 @@ impl Talk {
     }
 
     async fn drain(&mut self, due: &mut watch::Receiver<bool>) -> Result<(), Lost> {
-        if *due.borrow_and_update() { self.say(drain()).await } else { Ok(()) }
+        if !*due.borrow_and_update() {
+            return Ok(());
+        }
+        self.end = Some(Instant::now() + WITHIN + GRACE);
+        self.say(drain()).await
     }
 
     fn has_answered(&self) -> bool {
@@ -343,7 +392,7 @@ impl Talk {
     }
 }
 
-fn ended(error: ChannelError) -> Lost {
+pub(super) fn ended(error: ChannelError) -> Lost {
     Lost::Ended(format!("it has ended: {error}"))
 }
 
@@ -361,301 +410,21 @@ fn untold() -> Refusal {
     Refusal::of_all(format!("more than {most} MiB of HTTP rules together: no request passes"))
 }
 
-fn drain() -> ToProxy {
+pub(super) fn drain() -> ToProxy {
     let milliseconds = |time: Duration| time.as_secs() * 1000;
     ToProxy::Drain { within: milliseconds(WITHIN), idle: milliseconds(IDLE) }
 }
 
-async fn over(deadline: Option<Instant>) {
+pub(super) fn lingers() -> Lost {
+    Lost::Hangs("it has not ended in time, and was ended".to_owned())
+}
+
+pub(super) async fn over(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => sleep_until(deadline).await,
         None => pending().await,
     }
 }
 
-/// The same with a process of another build: it is told nothing but [`ToProxy::Drain`], for what else is said it could take
-/// for something else, and let through what it must not. So with the first change of the rules it has to end.
-pub(super) async fn escort(
-    mut link: Link<ToProxy, serde_json::Value>,
-    mut told: Told,
-    sink: Sink,
-    patience: Duration,
-) -> Lost {
-    told.wanted.borrow_and_update();
-    loop {
-        let due = *told.drain.borrow_and_update();
-        if due && !matches!(timeout(patience, link.channel.send(&drain())).await, Ok(Ok(()))) {
-            return Lost::Hangs("it cannot be told to end by and by".to_owned());
-        }
-        loop {
-            tokio::select! {
-                biased;
-                _ = told.wanted.changed() => {
-                    return Lost::Hangs("rules have changed, which one of another build cannot be told".to_owned());
-                }
-                Ok(()) = told.drain.changed() => break,
-                message = link.channel.receive() => {
-                    let message = match message {
-                        Ok(message) => message,
-                        Err(error) => return Lost::Ended(format!("it has ended: {error}")),
-                    };
-                    if message["message"] != "flows" && message["message"] != "report" {
-                        continue;
-                    }
-                    match serde_json::from_value(message) {
-                        Ok(FromProxy::Flows(flows)) => sink.take(flows),
-                        Ok(FromProxy::Report(report)) => sink.report(*report),
-                        // It says it otherwise than this build. It waits for its answer all the same.
-                        Ok(_) | Err(_) => {}
-                    }
-                    if !matches!(timeout(patience, link.channel.send(&ToProxy::Taken)).await, Ok(Ok(()))) {
-                        return Lost::Hangs("it does not listen".to_owned());
-                    }
-                }
-            }
-        }
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use node_api::channel::Channel;
-    use tokio::net::UnixStream;
-
-    use super::super::tests as l7;
-    use super::*;
-
-    type Proxy = Channel<FromProxy, ToProxy>;
-    const PATIENCE: Duration = Duration::from_secs(10);
-
-    /// Who tells, and what is told by that.
-    struct Teller {
-        wants: watch::Sender<Numbered>,
-        kernel: watch::Sender<Kernel>,
-        drains: watch::Sender<bool>,
-        _asks: mpsc::Sender<Asked>,
-    }
-
-    fn teller() -> (Teller, Told) {
-        let (wants, wanted) = watch::channel((7, l7::plan(&[1])));
-        let (goes_by, kernel) = watch::channel(Kernel::Unsettled);
-        let (drains, drain) = watch::channel(false);
-        let (asks, asked) = mpsc::channel(1);
-        (Teller { wants, kernel: goes_by, drains, _asks: asks }, Told { wanted, kernel, asked, drain })
-    }
-
-    fn listening() -> (Listening, watch::Receiver<Standing>) {
-        let answered = [(1, Answered::default())].into();
-        let (stands, standing) = watch::channel(Standing { serving: Some(1), next: None, answered });
-        (Listening { sink: l7::sink(), refusals: Refusals::default(), standing: Arc::new(stands) }, standing)
-    }
-
-    /// The first that it hears is how it is to tell what it sees, and what it is to record.
-    async fn recorded(proxy: &mut Proxy) {
-        assert_eq!(proxy.receive().await.unwrap(), ToProxy::Pack);
-        let first = proxy.receive().await.unwrap();
-        assert!(matches!(first, ToProxy::Record(_)), "first: {first:?}");
-    }
-
-    /// The next that it hears is an endpoint of this generation.
-    async fn set(proxy: &mut Proxy, number: u64) -> EndpointId {
-        match proxy.receive().await.unwrap() {
-            ToProxy::Set { generation, endpoint } if generation == number => endpoint.id,
-            other => panic!("{other:?}"),
-        }
-    }
-
-    #[tokio::test]
-    async fn what_an_earlier_agent_told_goes_when_the_kernel_has_this_ones_plan() {
-        let (ours, theirs) = UnixStream::pair().unwrap();
-        let mut proxy: Proxy = Channel::new(theirs);
-        let (teller, told) = teller();
-        let (listening, mut standing) = listening();
-        let talking = tokio::spawn(Talk::new(1, Link::adopted(ours), listening, PATIENCE).run(told));
-        recorded(&mut proxy).await;
-        let endpoint = set(&mut proxy, 7).await;
-        proxy.send(&FromProxy::Accepted { generation: 7, endpoint }).await.unwrap();
-        standing.wait_for(|standing| standing.is_settled(7)).await.unwrap();
-        // By now it would have been told that this was everything; the next that it hears is another plan.
-        teller.wants.send_replace((8, l7::plan(&[1, 2])));
-        let endpoint = set(&mut proxy, 8).await;
-        assert!(!standing.borrow().is_synced(1), "the kernel is told of it only after that");
-        teller.kernel.send_replace(Kernel::Latest);
-        assert_eq!(proxy.receive().await.unwrap(), ToProxy::Synced { generation: 8 });
-        proxy.send(&FromProxy::Synced { generation: 8 }).await.unwrap();
-        proxy.send(&FromProxy::Accepted { generation: 8, endpoint }).await.unwrap();
-        standing.wait_for(|standing| standing.is_settled(8) && standing.is_synced(1)).await.unwrap();
-        // One that another has followed is told of changes as before.
-        teller.drains.send_replace(true);
-        assert_eq!(proxy.receive().await.unwrap(), drain());
-        teller.wants.send_replace((9, l7::plan(&[1])));
-        assert!(matches!(proxy.receive().await.unwrap(), ToProxy::Remove { generation: 9, .. }));
-        assert!(!standing.borrow().is_settled(9));
-        drop(teller);
-        assert!(matches!(talking.await.unwrap(), Lost::Ended(_)));
-    }
-
-    /// The kernel goes by what an earlier agent has told it: that stays, and by it connections are sent there.
-    #[tokio::test]
-    async fn what_an_earlier_agent_told_stays_where_no_plan_of_this_one_fits() {
-        let (ours, theirs) = UnixStream::pair().unwrap();
-        let mut proxy: Proxy = Channel::new(theirs);
-        let (teller, told) = teller();
-        let (listening, mut standing) = listening();
-        let talking = tokio::spawn(Talk::new(1, Link::adopted(ours), listening, PATIENCE).run(told));
-        recorded(&mut proxy).await;
-        let endpoint = set(&mut proxy, 7).await;
-        teller.kernel.send_replace(Kernel::Earlier);
-        proxy.send(&FromProxy::Accepted { generation: 7, endpoint }).await.unwrap();
-        standing.wait_for(|standing| standing.is_settled(7) && standing.is_synced(1)).await.unwrap();
-        // It would have been told that this was everything by now.
-        teller.drains.send_replace(true);
-        assert_eq!(proxy.receive().await.unwrap(), drain());
-        // A plan fits.
-        teller.kernel.send_replace(Kernel::Latest);
-        assert_eq!(proxy.receive().await.unwrap(), ToProxy::Synced { generation: 7 });
-        drop(teller);
-        assert!(matches!(talking.await.unwrap(), Lost::Ended(_)));
-    }
-
-    /// With a rule whose path has that length.
-    fn plan(ids: &[u16], length: usize) -> Arc<L7Plan> {
-        use mesh::l7::{Expression, HttpRule, L7Access, L7Ports, L7Rules};
-        let mut plan = L7Plan::clone(&l7::plan(ids));
-        let rule = HttpRule { path: Some(Expression("a".repeat(length))), ..HttpRule::default() };
-        let access = vec![L7Access { peers: None, http: Some([rule].into()) }];
-        let ports = L7Ports { first: 80, last: 80, access: access.into(), tls: Arc::default() };
-        let rules = L7Rules { ports: vec![ports] };
-        plan.endpoints.values_mut().for_each(|it| it.ingress = Some(Arc::new(rules.clone())));
-        Arc::new(plan)
-    }
-
-    fn flow(url: usize) -> node_api::proxy::ProxyFlow {
-        node_api::proxy::ProxyFlow {
-            time: 1,
-            client: ([10, 0, 0, 1], 40_000).into(),
-            server: ([10, 0, 0, 2], 80).into(),
-            client_identity: None,
-            server_identity: None,
-            endpoint: EndpointId::new(1).unwrap(),
-            direction: mesh::flow::TrafficDirection::Ingress,
-            verdict: mesh::flow::Verdict::Forwarded,
-            reason: None,
-            l7: mesh::l7::L7Flow::Http(mesh::l7::HttpFlow {
-                kind: mesh::l7::HttpKind::Request,
-                method: "GET".to_owned(),
-                url: "a".repeat(url),
-                protocol: "HTTP/1.1".to_owned(),
-                code: None,
-                latency: None,
-                note: None,
-            }),
-        }
-    }
-
-    /// It has to say more than a socket takes before it listens, while it is to be told more than a socket takes.
-    #[tokio::test]
-    async fn one_that_does_not_listen_before_it_is_heard_is_heard_while_it_is_told() {
-        let (ours, theirs) = UnixStream::pair().unwrap();
-        let mut proxy: Proxy = Channel::new(theirs);
-        let (teller, told) = teller();
-        let (listening, mut standing) = listening();
-        let talking = tokio::spawn(Talk::new(1, Link::adopted(ours), listening, PATIENCE).run(told));
-        recorded(&mut proxy).await;
-        let endpoint = set(&mut proxy, 7).await;
-        proxy.send(&FromProxy::Accepted { generation: 7, endpoint }).await.unwrap();
-        standing.wait_for(|standing| standing.is_settled(7)).await.unwrap();
-        let ids: Vec<u16> = (1..=20).collect();
-        teller.wants.send_replace((8, plan(&ids, 100_000)));
-        // The agent tells by now, for the socket is full.
-        let (mut answers, mut taken) = (vec![set(&mut proxy, 8).await], 0);
-        proxy.send(&FromProxy::Flows((0..1024).map(|_| flow(2000)).collect())).await.unwrap();
-        // Answers to what it has heard, before it hears more.
-        while answers.len() < ids.len() {
-            let endpoint = answers[answers.len() - 1];
-            proxy.send(&FromProxy::Accepted { generation: 8, endpoint }).await.unwrap();
-            loop {
-                match proxy.receive().await.unwrap() {
-                    ToProxy::Set { generation: 8, endpoint } => break answers.push(endpoint.id),
-                    ToProxy::Taken => taken += 1,
-                    other => panic!("{other:?}"),
-                }
-            }
-        }
-        let endpoint = answers[answers.len() - 1];
-        proxy.send(&FromProxy::Accepted { generation: 8, endpoint }).await.unwrap();
-        standing.wait_for(|standing| standing.is_settled(8)).await.unwrap();
-        if taken == 0 {
-            assert_eq!(proxy.receive().await.unwrap(), ToProxy::Taken);
-        }
-        drop(teller);
-        assert!(matches!(talking.await.unwrap(), Lost::Ended(_)));
-    }
-
-    /// What it may say unasked while it does not listen has a bound.
-    #[tokio::test]
-    async fn one_that_says_what_it_was_not_asked_and_does_not_listen_is_given_up() {
-        let (ours, theirs) = UnixStream::pair().unwrap();
-        let mut proxy: Proxy = Channel::new(theirs);
-        let (teller, told) = teller();
-        let (listening, _standing) = listening();
-        teller.wants.send_replace((8, plan(&[1], 4 << 20)));
-        let talking = tokio::spawn(Talk::new(1, Link::adopted(ours), listening, PATIENCE).run(told));
-        recorded(&mut proxy).await;
-        let endpoint = EndpointId::new(1).unwrap();
-        for _ in 0..3 {
-            proxy.send(&FromProxy::Accepted { generation: 8, endpoint }).await.unwrap();
-        }
-        let Lost::Hangs(why) = talking.await.unwrap() else { panic!("it has not ended") };
-        assert!(why.contains("not asked"), "{why}");
-    }
-
-    #[tokio::test]
-    async fn rules_that_no_message_takes_are_told_closed_and_named() {
-        let (ours, theirs) = UnixStream::pair().unwrap();
-        let mut proxy: Proxy = Channel::new(theirs);
-        let plan = |length| plan(&[1], length);
-        let (teller, told) = teller();
-        teller.wants.send_replace((7, plan(L7Endpoint::MAX_SIZE)));
-        let (listening, mut standing) = listening();
-        let refusals = Arc::clone(&listening.refusals);
-        let talking = tokio::spawn(Talk::new(1, Link::adopted(ours), listening, PATIENCE).run(told));
-        recorded(&mut proxy).await;
-        for (generation, rules, named) in [(7, 0, true), (8, 1, false)] {
-            let set = proxy.receive().await.unwrap();
-            let ToProxy::Set { endpoint, .. } = set else { panic!("{set:?}") };
-            let ports = &endpoint.ingress.as_ref().unwrap().ports;
-            assert_eq!(ports[0].access[0].http.as_ref().unwrap().len(), rules);
-            proxy.send(&FromProxy::Accepted { generation, endpoint: endpoint.id }).await.unwrap();
-            standing.wait_for(|standing| standing.is_settled(generation)).await.unwrap();
-            assert_eq!(refusals.lock().contains_key(&endpoint.id), named);
-            teller.wants.send_replace((8, plan(1)));
-        }
-        drop(teller);
-        assert!(matches!(talking.await.unwrap(), Lost::Ended(_)));
-    }
-
-    #[tokio::test]
-    async fn one_of_another_build_is_told_to_drain_alone_and_ends_when_rules_change() {
-        let (ours, theirs) = UnixStream::pair().unwrap();
-        let mut proxy: Channel<serde_json::Value, ToProxy> = Channel::new(theirs);
-        let (teller, told) = teller();
-        teller.kernel.send_replace(Kernel::Latest);
-        let escorting = tokio::spawn(escort(Link::adopted(ours), told, l7::sink(), PATIENCE));
-        // What it says may be what this build does not know.
-        for said in [
-            r#"{"message":"weather"}"#,
-            r#"{"message":"flows","value":[{"new":1}]}"#,
-            r#"{"message":"report","value":{"new":1}}"#,
-        ] {
-            proxy.send(&serde_json::from_str(said).unwrap()).await.unwrap();
-        }
-        for _ in ["flows", "report"] {
-            assert_eq!(proxy.receive().await.unwrap(), ToProxy::Taken);
-        }
-        teller.drains.send_replace(true);
-        assert_eq!(proxy.receive().await.unwrap(), drain());
-        teller.wants.send_replace((8, l7::plan(&[1, 2])));
-        assert!(matches!(escorting.await.unwrap(), Lost::Hangs(_)));
-    }
-}
+mod tests;

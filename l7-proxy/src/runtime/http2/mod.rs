@@ -149,6 +149,9 @@ impl<D: Stream> Driver<D> {
     /// Before anything is moved: what has changed.
     fn prepare<I: Identities>(&mut self, shared: &Shared<'_, I>) {
         shared.refresh();
+        if shared.worker.published.ends_all() {
+            shared.end_all();
+        }
         let is_closing = shared.worker.published.is_draining() || shared.upstream.is_closing();
         if is_closing {
             self.close();

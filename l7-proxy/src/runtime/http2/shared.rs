@@ -67,6 +67,8 @@ pub(super) enum Order {
     Withdrawn,
     /// Nothing has moved for too long.
     Late,
+    /// The proxy ends.
+    Ended,
 }
 
 impl Live {
@@ -180,6 +182,11 @@ impl<'w, I: Identities> Shared<'w, I> {
     /// Whether no stream is open, and all answers have left.
     pub(super) fn is_idle(&self) -> bool {
         self.live.borrow().is_empty() && self.places.borrow().is_empty()
+    }
+
+    /// Tells all streams that the proxy ends.
+    pub(super) fn end_all(&self) {
+        self.live.borrow().values().for_each(|live| live.tell(Order::Ended));
     }
 
     /// Tells streams on which nothing moves, and looks for answers that nobody reads.

@@ -27,6 +27,7 @@ use crate::runtime::log::Described;
 use crate::runtime::reply::Reply;
 use crate::runtime::transfer::{PATIENCE, STALL};
 use crate::runtime::verdict::{Judged, Noted, Refused, authorize};
+use crate::runtime::worker::ENDED;
 use crate::stage::admit::Kind;
 
 /// Why a stream is reset that was let through.
@@ -193,6 +194,7 @@ impl<I: Identities> Stream<'_, '_, I> {
     fn obey(&self, order: Order, transfer: Option<&Transfer>) -> End {
         match (order, transfer) {
             (Order::Withdrawn, _) => End::Withdrawn,
+            (Order::Ended, _) => End::Cut(Reason::CANCEL, ENDED),
             (Order::Late, Some(transfer)) if transfer.answered.is_some() => {
                 End::Cut(Reason::CANCEL, "no byte for too long")
             }
