@@ -253,7 +253,9 @@ mod tests {
         static ENDS: AtomicU32 = AtomicU32::new(0);
         let published = Arc::new(Published::default());
         let ends = |published: &Arc<Published>| {
-            let end = || drop(ENDS.fetch_add(1, Ordering::Relaxed));
+            let end = || {
+                ENDS.fetch_add(1, Ordering::Relaxed);
+            };
             let mut vital = Vital::new("a test", published);
             vital.end = end;
             let tenants = Tenants::default();
