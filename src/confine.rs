@@ -169,12 +169,16 @@ const fn refuse(call: libc::c_long, when: When, errno: i32) -> Refusal {
     Refusal { call, when, errno }
 }
 
-/// What `ferromesh proxy` may call besides: sockets of addresses that are not its own.
-const PROXY_CALLS: [libc::c_long; 1] = [libc::SYS_bind];
+/// What `ferromesh proxy` may call besides: sockets of addresses that are not its own, and threads that stand back.
+const PROXY_CALLS: [libc::c_long; 2] = [libc::SYS_bind, libc::SYS_setpriority];
 
 /// Its one capability would also let it forge packets. SOCK_DGRAM, SOCK_RAW and SOCK_PACKET have this bit, SOCK_STREAM has
-/// not.
-const PROXY_CONDITIONS: [Refusal; 1] = [refuse(libc::SYS_socket, When::AnyBit(1, 2), libc::EPERM)];
+/// not. And of nobody's priority but the calling thread's is decided.
+const PROXY_CONDITIONS: [Refusal; 3] = [
+    refuse(libc::SYS_socket, When::AnyBit(1, 2), libc::EPERM),
+    refuse(libc::SYS_setpriority, When::AnyBit(0, u32::MAX), libc::EPERM),
+    refuse(libc::SYS_setpriority, When::AnyBit(1, u32::MAX), libc::EPERM),
+];
 
 /// What is done with descriptors of BPF maps.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

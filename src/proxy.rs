@@ -52,6 +52,8 @@ pub(crate) fn run(directory: &Path, user: &str, workers: usize) -> Result<(), Fa
     confine_proxy(directory, &credentials, &kept)?;
     // After the confinement: a thread has the rights of the one that started it.
     let workers = listener::start(sockets, identities, open_files)?;
+    // Whoever compiles rules and tells of requests is not to keep a worker from its core.
+    process::stand_back()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     Ok(runtime.block_on(listener::run(control, workers))?)
 }

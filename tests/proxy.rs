@@ -300,6 +300,17 @@ fn with_one_right_it_judges_calls_in_the_clients_name_and_tells() {
 }
 
 /// It may open as many files as it was allowed to, not as few as most do.
+/// On a core that both want, workers go before whoever compiles rules and speaks with the agent.
+fn workers_go_first(pid: u32) {
+    for task in fs::read_dir(format!("/proc/{pid}/task")).unwrap() {
+        let stat = fs::read_to_string(task.unwrap().path().join("stat")).unwrap();
+        let (name, numbers) = stat.rsplit_once(") ").unwrap();
+        // The nineteenth of all, proc_pid_stat(5).
+        let nice = numbers.split(' ').nth(16).unwrap();
+        assert_eq!(nice, if name.contains("(worker-") { "0" } else { "10" }, "{stat}");
+    }
+}
+
 fn may_have_many_descriptors(pid: u32) {
     let limits = fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
     let line = limits.lines().find_map(|line| line.strip_prefix("Max open files")).unwrap();
@@ -350,6 +361,7 @@ async fn judges_calls_and_tells() {
     ask(&mut client, POST, &passed);
     has_one_right(process.0.id(), &directory);
     may_have_many_descriptors(process.0.id());
+    workers_go_first(process.0.id());
 
     // Nobody on this host gets anything by the listeners' own addresses, whoever has rules there.
     for own in [IpAddr::from(Ipv6Addr::LOCALHOST), Ipv4Addr::LOCALHOST.into()] {

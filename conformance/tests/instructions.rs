@@ -6,7 +6,7 @@ use conformance::instructions;
 /// Instructions of a request of 1 KB in the build of the tests, which hardly optimises; and how much more or less they may
 /// be: another compiler or another C library counts a little otherwise. Whoever makes the path longer says so here; whoever
 /// makes it a good deal shorter too, or the next one could make it longer unseen.
-const EXPECTED: u64 = 60_000;
+const EXPECTED: u64 = 37_000;
 const TOLERANCE: u64 = EXPECTED * 15 / 100;
 
 #[test]

@@ -458,6 +458,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_waits_at_the_end_is_told_before_it() {
         let (mut agent, serving) = ends("end", 1024).await;
+        // It is busy at first.
+        tokio::time::sleep(LAST / 2).await;
         let mut flows = 0;
         while let Ok(FromProxy::Flows(told)) = agent.receive().await {
             flows += told.len();

@@ -84,7 +84,8 @@ where
     I: Identities,
     C: AsyncFn() -> Result<(U, Option<SocketAddr>), ConnectError>,
 {
-    let session = Session {
+    // Boxed: each function that it is moved to would have room for another one.
+    let session = Box::new(Session {
         entered: worker.enter(called.client, called.server),
         changes: worker.published.subscribe(),
         worker,
@@ -101,7 +102,7 @@ where
         answer: ResponseHead::default(),
         described: Described::default(),
         arrived: None,
-    };
+    });
     session.run().await;
 }
 
@@ -170,7 +171,7 @@ where
     I: Identities,
     C: AsyncFn() -> Result<(U, Option<SocketAddr>), ConnectError>,
 {
-    async fn run(mut self) {
+    async fn run(mut self: Box<Self>) {
         self.refresh();
         match self.ends.opening() {
             Opening::Refused(reason) => {
@@ -198,7 +199,7 @@ where
             Ok(Protocol::Http2) => {
                 self.speaks("HTTP/2");
                 // Boxed likewise.
-                Box::pin(http2::serve(self)).await;
+                Box::pin(http2::serve(*self)).await;
             }
             Ok(Protocol::Unknown) => self.foreign(Protocol::Unknown.refusal()).await,
             Err(Some(reason)) if is_for_tls => {
@@ -263,7 +264,7 @@ where
     }
 
     /// What is neither HTTP nor TLS, or not the one that is asked for, passes only if it may be anything by now.
-    async fn foreign(mut self, reason: &'static str) {
+    async fn foreign(mut self: Box<Self>, reason: &'static str) {
         self.refresh();
         if !self.ends.plain() {
             return self.record(self.ends.strict(), Verdict::Dropped, Some(reason), None);
@@ -275,7 +276,7 @@ where
     }
 
     /// Requests, one after the other.
-    async fn requests(mut self) {
+    async fn requests(mut self: Box<Self>) {
         loop {
             self.arrived = (!self.down.input.is_empty()).then(Instant::now);
             self.clock.set(if self.arrived.is_some() { HEAD } else { IDLE });

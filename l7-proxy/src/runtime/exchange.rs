@@ -283,7 +283,7 @@ where
     }
 
     /// Bytes both ways, for as long as they may pass.
-    pub(super) async fn relay(mut self, mode: Mode) {
+    pub(super) async fn relay(mut self: Box<Self>, mode: Mode) {
         self.described.begin();
         self.arrived = self.arrived.or_else(|| Some(Instant::now()));
         if let Err(error) = self.connect().await {

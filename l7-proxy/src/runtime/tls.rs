@@ -56,7 +56,7 @@ where
     C: AsyncFn() -> Result<(U, Option<SocketAddr>), ConnectError>,
 {
     /// A client that has begun to speak TLS.
-    pub(super) async fn tls(mut self) {
+    pub(super) async fn tls(mut self: Box<Self>) {
         self.speaks("TLS");
         let Some((said, read)) = self.greeting().await else { return };
         self.refresh();

@@ -17,6 +17,7 @@ use tokio::time::Instant;
 
 use super::budget::Budget;
 use super::frames::{DATA, Frame, GOAWAY, HEADERS, RST_STREAM, Scanner};
+use super::outlet::Outlet;
 use crate::runtime::deadline::Deadline;
 use crate::runtime::transfer::Side;
 use crate::runtime::{Stream, turn};
@@ -175,7 +176,7 @@ fn refusal(code: u32) -> Option<&'static str> {
 /// A stream of bytes with frames on it.
 #[derive(Debug)]
 pub(super) struct Guard<S> {
-    side: Side<S>,
+    outlet: Outlet<S>,
     watch: Rc<Watch>,
     received: Scanner,
     sent: Scanner,
@@ -198,7 +199,13 @@ impl<S: Stream> Guard<S> {
     fn new(side: Side<S>, received: Scanner, sent: Scanner, lingers: bool) -> (Self, Rc<Watch>) {
         // Of a client: what is behind its end matters, and which of its streams are over.
         let watch = Watch::new(lingers);
-        (Self { side, watch: Rc::clone(&watch), received, sent, lingers, last: None }, watch)
+        let outlet = Outlet::new(side);
+        (Self { outlet, watch: Rc::clone(&watch), received, sent, lingers, last: None }, watch)
+    }
+
+    /// What sends what has been gathered: nothing is sent before.
+    pub(super) fn outlet(&self) -> Outlet<S> {
+        self.outlet.clone()
     }
 
     fn note_sent(&mut self, parts: &[IoSlice<'_>], mut count: usize) {
@@ -216,20 +223,22 @@ impl<S: Stream> AsyncRead for Guard<S> {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let Self { side, watch, received, .. } = self.get_mut();
+        let Self { outlet, watch, received, .. } = self.get_mut();
         if watch.offence().is_some() {
             // Whoever drives the connection looks at the offence next.
             return Poll::Pending;
         }
         ready!(turn::step(1, cx));
         let before = buffer.filled().len();
-        if side.input.is_empty() {
-            ready!(Pin::new(&mut side.stream).poll_read(cx, buffer))?;
-        } else {
+        ready!(outlet.with(|side| {
+            if side.input.is_empty() {
+                return Pin::new(&mut side.stream).poll_read(cx, buffer);
+            }
             let count = side.input.len().min(buffer.remaining());
             buffer.put_slice(side.input.until(count));
             side.input.consume(count);
-        }
+            Poll::Ready(Ok(()))
+        }))?;
         received.feed(buffer.filled().get(before..).unwrap_or_default(), |frame| watch.received(frame));
         match received.is_partial() {
             false => watch.partial.set(None),
@@ -251,26 +260,27 @@ impl<S: Stream> AsyncWrite for Guard<S> {
         parts: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let guard = self.get_mut();
-        ready!(turn::step(1, cx));
-        let count = ready!(Pin::new(&mut guard.side.stream).poll_write_vectored(cx, parts))?;
+        let count = ready!(guard.outlet.poll_write(parts, cx))?;
         guard.note_sent(parts, count);
         Poll::Ready(Ok(count))
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.side.stream.is_write_vectored()
+        true
     }
 
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().side.stream).poll_flush(cx)
+    /// Whoever drives the connection flushes it.
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
     }
 
     /// Ends the connection so that the client gets all that it was sent: what it sends meanwhile is read, for otherwise the
     /// kernel would reset the connection.
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let Self { side, lingers, last, .. } = self.get_mut();
+        let Self { outlet, lingers, last, .. } = self.get_mut();
         if last.is_none() {
-            ready!(Pin::new(&mut side.stream).poll_shutdown(cx))?;
+            ready!(outlet.poll_send(cx))?;
+            ready!(outlet.with(|side| Pin::new(&mut side.stream).poll_shutdown(cx)))?;
             if !*lingers {
                 return Poll::Ready(Ok(()));
             }
@@ -283,7 +293,7 @@ impl<S: Stream> AsyncWrite for Guard<S> {
         let mut thrown = [0; 1024];
         while *read < MAX_LINGER && deadline.poll(cx).is_pending() {
             let mut buffer = ReadBuf::new(&mut thrown);
-            match Pin::new(&mut side.stream).poll_read(cx, &mut buffer) {
+            match outlet.with(|side| Pin::new(&mut side.stream).poll_read(cx, &mut buffer)) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Ok(())) if !buffer.filled().is_empty() => *read += buffer.filled().len(),
                 Poll::Ready(_) => break,

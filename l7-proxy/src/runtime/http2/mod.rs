@@ -11,6 +11,7 @@ mod budget;
 mod frames;
 mod guard;
 pub(super) mod head;
+mod outlet;
 mod places;
 mod pump;
 mod shared;
@@ -39,6 +40,7 @@ use super::{Stream, turn};
 use crate::codec::MAX_HEAD;
 use crate::stage::admit::{Held, Kind};
 use guard::{Guard, Watch};
+use outlet::Outlet;
 use shared::Shared;
 
 /// Streams at once.
@@ -70,6 +72,8 @@ enum Over {
 /// A connection of a client, as it is driven.
 struct Driver<D: Stream> {
     connection: h2::server::Connection<Guard<D>, Bytes>,
+    /// By which what is gathered leaves.
+    outlet: Outlet<D>,
     watch: Rc<Watch>,
     clock: Deadline,
     looked: Instant,
@@ -92,6 +96,7 @@ where
     let account = Arc::clone(&place.account);
     let shared = Shared::new(worker, called, (entered, place), ends);
     let (guard, watch) = Guard::client(down);
+    let outlet = guard.outlet();
     let mut builder = h2::server::Builder::new();
     builder
         .max_concurrent_streams(STREAMS)
@@ -103,6 +108,7 @@ where
     let now = Instant::now();
     let mut driver = Driver {
         connection,
+        outlet,
         watch,
         clock,
         looked: now,
@@ -186,6 +192,7 @@ impl<D: Stream> Driver<D> {
                 Poll::Pending => break,
             }
         }
+        self.outlet.send(cx);
         match self.watch.offence() {
             Some(offence) => Poll::Ready(Over::Offence(offence)),
             None => Poll::Pending,
@@ -195,6 +202,9 @@ impl<D: Stream> Driver<D> {
     /// What frames and time tell.
     fn look<I: Identities>(&mut self, shared: &Shared<'_, I>, cx: &mut Context<'_>) -> Poll<Over> {
         shared.note(&self.watch);
+        if shared.is_idle() {
+            self.outlet.rest();
+        }
         if self.watch.partial().is_none() {
             self.head = None;
         } else if self.head.is_none() {

@@ -110,6 +110,7 @@ impl Upstream {
         };
         opened(local);
         let (guard, watch) = Guard::server(stream, account);
+        let outlet = guard.outlet();
         *self.watch.borrow_mut() = Some(Rc::clone(&watch));
         let mut builder = h2::client::Builder::new();
         builder
@@ -126,6 +127,7 @@ impl Upstream {
         }
         let end = poll_fn(|cx| {
             let end = Pin::new(&mut connection).poll(cx);
+            outlet.send(cx);
             match watch.offence() {
                 // Dropped, it fails its streams.
                 Some(offence) => Poll::Ready(Err(offence)),

@@ -315,7 +315,8 @@ async fn one_of_another_build_is_told_to_drain_alone_and_ends_when_rules_change(
 async fn one_of_another_build_whose_rules_have_changed_meanwhile_is_given_up() {
     let (_proxy, teller, escorting) = escorted();
     teller.wants.send_replace((8, l7::plan(&[1, 2])));
-    assert!(matches!(escorting.await.unwrap(), Lost::Hangs(_)));
+    let lost = timeout(PATIENCE, escorting).await.unwrap().unwrap();
+    assert!(matches!(lost, Lost::Hangs(_)));
 }
 
 #[tokio::test(start_paused = true)]
