@@ -89,6 +89,13 @@ impl Row {
         self.met = quiet.then(|| target.is_met(self.ratio.unwrap_or(self.value)));
         self
     }
+
+    /// Takes the judgement back, where something else has shown that the machine is too noisy to say.
+    #[must_use]
+    pub fn unless(mut self, is_noisy: bool) -> Self {
+        self.met = self.met.filter(|_| !is_noisy);
+        self
+    }
 }
 
 fn figure_or_none<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
