@@ -48,7 +48,7 @@ fuzz: ## fuzz what the L7 proxy reads, each target for SECONDS=60, or TARGET= al
 	@l7-proxy/fuzz/run $(or $(SECONDS),60) $(TARGET)
 
 check: setup ## format and lints, as CI runs them
-	@$(CARGO) fmt --check && $(CARGO) fmt --check --manifest-path l7-proxy/fuzz/Cargo.toml && deploy/check-ebpf && $(CARGO) clippy --workspace --all-targets -- -D warnings
+	@$(CARGO) fmt --check && $(CARGO) fmt --check --manifest-path l7-proxy/fuzz/Cargo.toml && $(CARGO) tree --quiet --locked --manifest-path l7-proxy/fuzz/Cargo.toml >/dev/null && deploy/check-ebpf && $(CARGO) clippy --workspace --all-targets -- -D warnings
 
 install: setup ## binary, completions and systemd units under PREFIX
 	@$(CARGO) build --release --bin ferromesh && $(SUDO) deploy/install install $(PREFIX)

@@ -319,10 +319,7 @@ async fn t41_what_was_sent_by_one_is_not_judged_as_another_who_has_its_address_b
     let asked = "GET /public HTTP/1.1\r\nHost: h\r\n\r\n";
     let answer = "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
     local(async {
-        let (mut client, mut servers) = bench.open();
-        send(&mut client, asked).await;
-        let mut server = servers.next().await;
-        expect(&mut server, asked).await;
+        let (mut client, mut server) = bench.asked(asked).await;
         send(&mut server, answer).await;
         expect(&mut client, answer).await;
         bench.identify(harness::CLIENT, 300, Some(2));

@@ -45,10 +45,7 @@ async fn a_body_whose_client_goes_away_is_cut_if_it_is_not_all_there() {
         ("GET /a HTTP/1.1\r\nHost: h\r\n\r\n", "", Cut::Neither),
     ] {
         local(async {
-            let (mut client, mut servers) = bench.open();
-            send(&mut client, head).await;
-            let mut server = servers.next().await;
-            expect(&mut server, head).await;
+            let (mut client, mut server) = bench.asked(head).await;
             send(&mut client, body).await;
             drop(client);
             assert!(body.starts_with(&rest(&mut server).await), "{head}{body}");
@@ -70,10 +67,7 @@ async fn a_body_that_the_proxy_gives_up_is_cut() {
         ("the answer is none", LENGTH, "begin", "none\r\n\r\n", "HTTP/1.1 502 "),
     ] {
         local(async {
-            let (mut client, mut servers) = bench.open();
-            send(&mut client, head).await;
-            let mut server = servers.next().await;
-            expect(&mut server, head).await;
+            let (mut client, mut server) = bench.asked(head).await;
             send(&mut client, body).await;
             send(&mut server, answer).await;
             let heard = rest(&mut client).await;

@@ -220,10 +220,7 @@ async fn rules_and_identities_hold_from_the_next_request_on() {
     let local_set = tokio::task::LocalSet::new();
     local_set
         .run_until(async {
-            let (mut client, mut servers) = bench.open();
-            send(&mut client, request).await;
-            let mut server = servers.next().await;
-            expect(&mut server, request).await;
+            let (mut client, mut server) = bench.asked(request).await;
             send(&mut server, OK).await;
             expect(&mut client, OK).await;
             bench.identify(harness::CLIENT, 301, None);
@@ -497,10 +494,7 @@ async fn an_answer_that_had_begun_before_the_drain_ends_no_connection_but_the_ne
     let bench = Bench::new(landing());
     let request = "POST /v1/request-landing HTTP/1.1\r\nHost: h\r\n\r\n";
     local(async {
-        let (mut client, mut servers) = bench.open();
-        send(&mut client, request).await;
-        let mut server = servers.next().await;
-        expect(&mut server, request).await;
+        let (mut client, mut server) = bench.asked(request).await;
         let (head, body) = OK.split_at(OK.len() - 1);
         send(&mut server, head).await;
         expect(&mut client, head).await;

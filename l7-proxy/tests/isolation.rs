@@ -52,10 +52,7 @@ async fn connections_beyond_a_part_are_closed_and_told_and_others_find_places() 
         let mut held = Vec::new();
         // A third of all for one client: as many as half of what is left.
         for _ in 0..4 {
-            let (mut client, mut servers) = bench.open();
-            send(&mut client, REQUEST).await;
-            let mut server = servers.next().await;
-            expect(&mut server, REQUEST).await;
+            let (client, server) = bench.asked(REQUEST).await;
             held.push((client, server));
         }
         let (mut refused, mut servers) = bench.open();
@@ -484,10 +481,7 @@ async fn clients_and_servers_that_go_in_the_middle_leave_nothing() {
     let post = "POST /a HTTP/1.1\r\nHost: h\r\nContent-Length: 100\r\n\r\nbegin";
     local(async {
         // The client in the middle of its body.
-        let (mut client, mut servers) = bench.open();
-        send(&mut client, post).await;
-        let mut server = servers.next().await;
-        expect(&mut server, post).await;
+        let (client, mut server) = bench.asked(post).await;
         drop(client);
         assert_eq!(rest(&mut server).await, "");
         // The server, before it has answered.

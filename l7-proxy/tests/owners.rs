@@ -57,10 +57,7 @@ async fn end(client: &mut DuplexStream, server: &mut DuplexStream) {
 
 /// A connection on which a request has been answered, and which is idle.
 async fn served(bench: &Bench) -> (DuplexStream, DuplexStream) {
-    let (mut client, mut servers) = bench.open();
-    send(&mut client, REQUEST).await;
-    let mut server = servers.next().await;
-    expect(&mut server, REQUEST).await;
+    let (mut client, mut server) = bench.asked(REQUEST).await;
     send(&mut server, OK).await;
     expect(&mut client, OK).await;
     (client, server)
@@ -93,10 +90,7 @@ async fn a_message_on_its_way_breaks_off() {
         for (answer, goes_on) in [("", false), ("", true), (begun, false), (begun, true)] {
             let bench = judged();
             local(async {
-                let (mut client, mut servers) = bench.open();
-                send(&mut client, BEGIN).await;
-                let mut server = servers.next().await;
-                expect(&mut server, BEGIN).await;
+                let (mut client, mut server) = bench.asked(BEGIN).await;
                 send(&mut server, answer).await;
                 expect(&mut client, answer).await;
                 bench.identify(address, identity, instance);

@@ -138,10 +138,7 @@ async fn a_server_that_is_not_reached_or_breaks_off() {
             assert_eq!(lines(&bench.log.take_exchanges()), [expected]);
         }
         // A client that goes before it is answered.
-        let (mut client, mut servers) = bench.open();
-        send(&mut client, &POST[..POST.len() - 1]).await;
-        let mut server = servers.next().await;
-        expect(&mut server, &POST[..POST.len() - 1]).await;
+        let (client, mut server) = bench.asked(&POST[..POST.len() - 1]).await;
         drop(client);
         rest(&mut server).await;
         let report = bench.log.take_exchanges();
@@ -161,10 +158,7 @@ async fn a_server_that_is_not_reached_or_breaks_off() {
 async fn a_relay_and_a_switched_connection_are_records_at_their_end() {
     let bench = recording(vec![L7Access { peers: None, http: None }]);
     local(async {
-        let (mut client, mut servers) = bench.open();
-        send(&mut client, "hello").await;
-        let mut server = servers.next().await;
-        expect(&mut server, "hello").await;
+        let (mut client, mut server) = bench.asked("hello").await;
         send(&mut server, "world!").await;
         expect(&mut client, "world!").await;
         assert!(bench.log.take_exchanges().exchanges.is_empty());

@@ -550,10 +550,7 @@ async fn audit_mode_of_one_end_does_not_close_what_the_other_allows() {
     bench.enforce_egress(L7Ports { first: 80, last: 80, access: access.into(), tls: Arc::default() });
     let request = "GET / HTTP/1.1\r\nHost: h\r\n\r\n";
     local(async {
-        let (mut client, mut servers) = bench.open();
-        send(&mut client, request).await;
-        let mut server = servers.next().await;
-        expect(&mut server, request).await;
+        let (mut client, mut server) = bench.asked(request).await;
         let denied = "PUT / HTTP/1.1\r\nHost: h\r\n\r\n";
         send(&mut server, "HTTP/1.1 204 No Content\r\n\r\n").await;
         expect(&mut client, "HTTP/1.1 204 No Content\r\n\r\n").await;

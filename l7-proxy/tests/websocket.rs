@@ -53,10 +53,7 @@ async fn crosses(from: &mut DuplexStream, to: &mut DuplexStream, bytes: &[u8]) {
 
 /// An open socket.
 async fn open(bench: &Bench) -> (DuplexStream, DuplexStream) {
-    let (mut client, mut servers) = bench.open();
-    send(&mut client, ASKED).await;
-    let mut server = servers.next().await;
-    expect(&mut server, ASKED).await;
+    let (mut client, mut server) = bench.asked(ASKED).await;
     send(&mut server, ACCEPTED).await;
     expect(&mut client, ACCEPTED).await;
     (client, server)
@@ -105,10 +102,7 @@ async fn frames_of_every_kind_and_length_cross_untouched() {
 async fn frames_that_come_with_the_handshake_are_passed_on_behind_it() {
     let bench = Bench::new(vec![rule("GET", "/chat")]);
     local(async {
-        let (mut client, mut servers) = bench.open();
-        send(&mut client, ASKED).await;
-        let mut server = servers.next().await;
-        expect(&mut server, ASKED).await;
+        let (mut client, mut server) = bench.asked(ASKED).await;
         let first = frame(0x81, b"welcome", false);
         server.write_all(&[ACCEPTED.as_bytes(), &first].concat()).await.unwrap();
         expect(&mut client, ACCEPTED).await;

@@ -356,6 +356,7 @@ pub struct HttpFlow {
     pub latency: Option<u64>,
     /// What else there is to say of what was let pass: a header that a rule with `mismatch: LOG` looks at is not as it should
     /// be, an answer is the proxy's own.
+    /// Never left out when written: in packed messages what follows would be taken for it.
     #[serde(default)]
     pub note: Option<String>,
 }

@@ -28,7 +28,7 @@ use crate::runtime::explain;
 const TICK: Duration = Duration::from_millis(100);
 /// Flows that wait for an agent.
 const MAX_FLOWS: usize = 16_384;
-/// About how many bytes of flows are in one message: answers wait behind it.
+/// About how many bytes of flows are in one message, packed (as JSON some times that): answers wait behind it.
 const BATCH: usize = 64 << 10;
 /// What a flow takes of that, beside its text.
 const FLOW: usize = 96;
@@ -38,10 +38,8 @@ const STRETCH: usize = 64;
 const MAX_CONNECTIONS: usize = 10_000;
 /// Bytes that may wait for the agent. Beyond that it is not listened to, for it would be answered: it listens always.
 const MAX_UNTOLD: usize = 1 << 20;
-
 /// How long what was open at the end may take to be cut, and the agent to be told of it.
 const LAST: Duration = Duration::from_secs(2);
-
 /// Milliseconds that draining may take at most: a day.
 const MAX_DRAIN: u64 = 24 * 3600 * 1000;
 

@@ -219,6 +219,19 @@ impl Bench {
         (client, Servers(servers))
     }
 
+    /// A connection of the client whose server has got what the client has said: both ends.
+    #[track_caller]
+    pub fn asked<'a>(&'a self, said: &'a str) -> impl Future<Output = (DuplexStream, DuplexStream)> + 'a {
+        let (mut client, mut servers) = self.open();
+        let place = std::panic::Location::caller();
+        async move {
+            send(&mut client, said).await;
+            let mut server = servers.next().await;
+            expect_at(&mut server, said, place).await;
+            (client, server)
+        }
+    }
+
     /// What was recorded since the last time: `request DROPPED GET http://h/ (why)`, `response FORWARDED 403 GET …`.
     pub fn flows(&self) -> Vec<String> {
         let log = self.log.take();
@@ -276,19 +289,20 @@ pub async fn send(stream: &mut DuplexStream, text: &str) {
 /// The next bytes are these.
 #[track_caller]
 pub fn expect<'a>(stream: &'a mut DuplexStream, text: &'a str) -> impl Future<Output = ()> + 'a {
-    let place = std::panic::Location::caller();
-    async move {
-        let mut found = vec![0; text.len()];
-        let mut at = 0;
-        while at < found.len() {
-            match stream.read(&mut found[at..]).await.unwrap() {
-                0 => break,
-                count => at += count,
-            }
+    expect_at(stream, text, std::panic::Location::caller())
+}
+
+async fn expect_at(stream: &mut DuplexStream, text: &str, place: &std::panic::Location<'_>) {
+    let mut found = vec![0; text.len()];
+    let mut at = 0;
+    while at < found.len() {
+        match stream.read(&mut found[at..]).await.unwrap() {
+            0 => break,
+            count => at += count,
         }
-        let found = String::from_utf8_lossy(&found[..at]);
-        assert_eq!(found, text, "{place}");
     }
+    let found = String::from_utf8_lossy(&found[..at]);
+    assert_eq!(found, text, "{place}");
 }
 
 /// The rest until the end.

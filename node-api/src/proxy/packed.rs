@@ -2,7 +2,6 @@
 
 use std::borrow::Cow;
 
-use serde::de::Error as _;
 use serde::ser::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -45,7 +44,7 @@ impl<'de> Deserialize<'de> for FromProxy {
         if deserializer.is_human_readable() {
             return Self::deserialize(deserializer);
         }
-        Ok(match Packed::deserialize(deserializer).map_err(D::Error::custom)? {
+        Ok(match Packed::deserialize(deserializer)? {
             Packed::Flows(flows) => Self::Flows(flows.into_owned()),
             Packed::Report(report) => Self::Report(Box::new(report.into_owned())),
         })

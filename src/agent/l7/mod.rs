@@ -1,9 +1,9 @@
 //! The L7 proxy of this node: its process, what it is told, and what it says.
 //!
 //! Promise: nothing of it is made before some policy with HTTP rules or server names is about an endpoint of this node. The process outlives
-//! the agent and is taken over by the next, even if that has no such policy any more; its listening sockets are kept here too, so that connections wait while it is
-//! started again, and another process takes its place without one of them being lost. What is new or stricter is told to it before the kernel sends anybody there, what goes away after. The
-//! agent's loop never waits for it: a plan that tells it something new waits for its answer, a second at most
+//! the agent and is taken over by the next, even if that has no such policy any more; its listening sockets are kept here too, so
+//! that connections wait while it is started again, and another process takes its place without one of them being lost. What is new
+//! or stricter is told to it before the kernel sends anybody there, what goes away after. The agent's loop never waits for it: a plan that tells it something new waits for its answer, a second at most
 //! ([`super::switching`]).
 
 mod access;

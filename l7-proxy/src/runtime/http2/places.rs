@@ -10,6 +10,10 @@ use tokio::time::Instant;
 
 use crate::stage::admit::Held;
 
+/// Streams of which it is kept that they have ended before h2 has given them out: more than it keeps of such. Of those beyond
+/// the place stays taken, which is their client's own.
+const MOST_EARLY: usize = 256;
+
 /// Streams of a connection that are served, or whose answers are on their way out.
 #[derive(Debug, Default)]
 pub(super) struct Places {
@@ -45,11 +49,14 @@ impl Places {
         }
     }
 
-    /// Nobody serves it any more.
+    /// Nobody serves it any more, or h2 has refused it and nobody ever will.
     pub(super) fn leave(&mut self, stream: u32, now: Instant) {
-        if let Some(place) = self.all.get_mut(&stream) {
-            place.left = Some(now);
-            self.free(stream);
+        match self.all.get_mut(&stream) {
+            Some(place) => {
+                place.left = Some(now);
+                self.free(stream);
+            }
+            None => self.early.retain(|early| *early != stream),
         }
     }
 
@@ -60,7 +67,7 @@ impl Places {
                 place.is_over = true;
                 self.free(stream);
             }
-            None if stream > self.last => self.early.push(stream),
+            None if stream > self.last && self.early.len() < MOST_EARLY => self.early.push(stream),
             None => {}
         }
     }
@@ -132,5 +139,15 @@ mod tests {
         places.over(1);
         places.over(3);
         assert_eq!(places.early, [5], "what was before is known to be over");
+    }
+
+    #[test]
+    fn what_is_refused_and_reset_without_end_is_not_kept() {
+        let (mut places, now) = (Places::default(), Instant::now());
+        places.over(7);
+        places.leave(7, now);
+        assert!(places.early.is_empty(), "refused");
+        (0..10_000).for_each(|number| places.over(2 * number + 9));
+        assert_eq!(places.early.len(), MOST_EARLY);
     }
 }

@@ -164,8 +164,9 @@ impl<'w, I: Identities> Shared<'w, I> {
 
     /// Takes a place for it in the workload's budget, until its answer has left; `false`: there is none.
     pub(super) fn hold(&self, id: u32) -> bool {
-        let held = self.place.account.hold(Kind::Streams);
-        held.map(|held| self.places.borrow_mut().hold(id, held)).is_some()
+        let Some(held) = self.place.account.hold(Kind::Streams) else { return false };
+        self.places.borrow_mut().hold(id, held);
+        true
     }
 
     /// A stream has ended; its answer may be on its way out.
