@@ -72,10 +72,17 @@ fn endpoint(rules: Vec<HttpRule>) -> Box<L7Endpoint> {
         ipv6: Ipv6Addr::LOCALHOST,
         identity: Identity::new(256).unwrap(),
         ingress: Some(Arc::new(L7Rules {
-            ports: vec![L7Ports { first: 80, last: 80, access: access.into(), tls: Arc::default() }],
+            ports: vec![L7Ports {
+                first: 80,
+                last: 80,
+                access: access.into(),
+                tls: Arc::default(),
+                inspected: Arc::default(),
+            }],
         })),
         egress: None,
         audit: false,
+        secrets: Vec::new(),
     })
 }
 

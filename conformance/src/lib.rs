@@ -6,6 +6,7 @@
 #![allow(clippy::expect_used, clippy::panic, reason = "a lab that cannot be built is a failed test")]
 
 pub mod bench;
+pub mod credulous;
 pub mod forge;
 pub mod instructions;
 pub mod lab;

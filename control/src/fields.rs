@@ -18,6 +18,8 @@ pub struct L7Part {
     pub ports: Option<(u16, u16)>,
     /// This very demand; `None`: each.
     pub demand: Option<L7Demand>,
+    /// This field of an item that has several for the proxy, such as `rules.http` beside `terminatingTLS`; `None`: its first.
+    pub field: Option<&'static str>,
 }
 
 /// The fields that say it of workloads with an identity, by policy: `spec.ingress[0].toPorts[0].rules.http`. Of a port that is
@@ -50,6 +52,10 @@ impl L7Part {
         let name = match demand {
             L7Demand::Http(_) => "rules.http",
             L7Demand::ServerNames(_) => "serverNames",
+            L7Demand::Inspection(inspection) => {
+                let first = inspection.contexts().map(|(field, _)| field).next();
+                self.field.or(first).unwrap_or("terminatingTLS")
+            }
         };
         is_meant.then(|| format!("{field}.{name}"))
     }

@@ -14,6 +14,7 @@ mod owners;
 mod people;
 mod remotes;
 mod rulesets;
+mod secrets;
 mod service_memo;
 mod services;
 mod still;
@@ -26,7 +27,7 @@ use std::sync::Arc;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use mesh::identity::Identity;
-use mesh::l7::{L7Endpoint, L7Plan, L7Rules};
+use mesh::l7::{L7Endpoint, L7Plan, TlsSecret};
 use mesh::labels::{LabelSet, Source};
 use mesh::plan::{EndpointPlan, Masquerade, NodePlan, Whereabouts};
 use mesh::policy::{Policy, Universe};
@@ -43,7 +44,7 @@ pub(crate) use notes::{Notes, of_policy, of_service};
 use outside::Outside;
 use people::People;
 use remotes::Remotes;
-use rulesets::{Mover, Rulesets};
+use rulesets::{Mover, Rules, Rulesets};
 use services::backends::{Reachable, Running};
 pub use still::still;
 use subjects::Subjects;
@@ -121,6 +122,7 @@ pub struct Planner {
     subjects: Subjects,
     universe: Arc<Universe>,
     rulesets: Rulesets,
+    secrets: secrets::Memo,
     identities: Arc<BTreeMap<Identity, LabelSet>>,
     ipcache: Arc<BTreeMap<IpNet, Whereabouts>>,
     /// Of services.
@@ -195,15 +197,17 @@ impl Planner {
             universe: &self.universe,
             moved: !movers.is_empty(),
         });
-        if services_noted || remotes_judged || auth_changed {
+        let secrets_noted = self.secrets.update(world);
+        if services_noted || remotes_judged || auth_changed || secrets_noted {
             self.note(world);
         }
         let audit = world.configuration.audit;
         let endpoints = running.iter().zip(subjects).zip(rulesets);
-        let mut l7 = L7Plan::default();
+        let (mut l7, mut told) = (L7Plan::default(), secrets::Told::default());
         let endpoints = endpoints.map(|((running, (identity, _)), rules)| {
             let endpoint = running.endpoint.clone();
-            l7.endpoints.extend(proxied(&endpoint, identity, rules.l7, audit));
+            let secrets = told.of(&rules.secrets, &world.secrets);
+            l7.endpoints.extend(proxied(&endpoint, identity, &rules, secrets, audit));
             let [ingress, egress] = rules.rulesets;
             (endpoint.id, EndpointPlan { endpoint, identity, ingress, egress, audit })
         });
@@ -229,6 +233,7 @@ impl Planner {
         let mut notes = self.services.notes.as_ref().clone();
         notes.add(&self.remotes.notes);
         notes.add(&self.auth.notes);
+        notes.add(&self.secrets.notes);
         authentication::review(world, &mut notes);
         if *self.notes != notes {
             self.notes = Arc::new(notes);
@@ -316,8 +321,8 @@ impl Planner {
     }
 }
 
-/// What planning has to say of a world wherever it is planned: of services and slices among themselves, and of peers
-/// that are services.
+/// What planning has to say of a world wherever it is planned: of services and slices among themselves, of peers that are
+/// services, and of Secrets that policies name.
 pub(crate) fn review(world: &World) -> Notes {
     let nowhere = NodeFacts {
         name: String::new(),
@@ -330,6 +335,7 @@ pub(crate) fn review(world: &World) -> Notes {
     authentication::review(world, &mut notes);
     services::review(world, &nowhere, &mut notes);
     to_services::review(world, &mut notes);
+    secrets::review(world, &mut notes);
     notes
 }
 
@@ -388,15 +394,17 @@ fn reachable<'a>(running: &'a [Running<'a>], remotes: &'a remotes::All) -> Vec<R
 fn proxied(
     endpoint: &Endpoint,
     identity: Identity,
-    [ingress, egress]: [Option<Arc<L7Rules>>; 2],
+    rules: &Rules,
+    secrets: Vec<TlsSecret>,
     audit: bool,
 ) -> Option<(EndpointId, L7Endpoint)> {
+    let [ingress, egress] = rules.l7.clone();
     if ingress.is_none() && egress.is_none() {
         return None;
     }
     let Endpoint { id, instance, ipv4, ipv6, .. } = *endpoint;
     let workload = endpoint.workload.clone();
-    Some((id, L7Endpoint { id, instance, workload, ipv4, ipv6, identity, ingress, egress, audit }))
+    Some((id, L7Endpoint { id, instance, workload, ipv4, ipv6, identity, ingress, egress, audit, secrets }))
 }
 
 /// Whoever tells the proxy the same again sees it by the pointer.

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
+use mesh::l7::SecretName;
 use mesh::policy::{Policy, PolicyName};
 use mesh::service::ServiceName;
 use mesh::workload::WorkloadName;
@@ -12,8 +13,8 @@ use node_api::ConfigEntry;
 
 use crate::kind::configuration::WorkloadLabels;
 use crate::kind::{
-    Configuration, EndpointSlice, Kind, Namespace, Node, Object, ObjectKey, Service, ToService, Workload,
-    WorkloadEndpoint,
+    Configuration, EndpointSlice, Kind, Namespace, Node, Object, ObjectKey, Secret, Service, ToService,
+    Workload, WorkloadEndpoint,
 };
 use crate::objects::{Accepted, ObjectStatus, Objects};
 
@@ -41,6 +42,8 @@ pub struct World {
     pub services: Arc<BTreeMap<ServiceName, Arc<Service>>>,
     /// Slices of services' endpoints in force, by their own names.
     pub slices: Arc<BTreeMap<ServiceName, Arc<EndpointSlice>>>,
+    /// Secrets in force.
+    pub secrets: Arc<BTreeMap<SecretName, Arc<Secret>>>,
     /// Policies in force, in order of their names, without those peers that are services.
     pub policies: Arc<Vec<Arc<Policy>>>,
     /// Peers that are services, of the policies that have such.
@@ -126,6 +129,11 @@ impl World {
             Kind::EndpointSlice => {
                 let slice = object.and_then(|object| match_object!(object, Object::EndpointSlice));
                 set(&mut self.slices, named(), slice);
+            }
+            Kind::Secret => {
+                let ServiceName { namespace, name } = named();
+                let secret = object.and_then(|object| match_object!(object, Object::Secret));
+                set(&mut self.secrets, SecretName { namespace, name }, secret);
             }
             Kind::Policy(_) => self.put_policy(key, object),
         }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot be set up has failed")]
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -152,6 +153,26 @@ async fn what_was_accepted_survives_a_restart_with_an_invalid_file() {
     let directory = bench.open();
     assert_eq!(in_force(&directory.world()), ["default/rule1=empire"]);
     assert!(statuses(&directory.world())[0].ends_with("; previous version in force"));
+}
+
+#[tokio::test]
+async fn a_secret_that_others_may_read_is_told_until_they_may_not() {
+    let bench = Bench::new();
+    let mode = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    let path = bench.config.path().join("web.yaml");
+    bench.write("web.yaml", "apiVersion: v1\nkind: Secret\nmetadata: {name: web}\nstringData: {a: hush}\n");
+    mode(&path, 0o640);
+    let mut directory = bench.open();
+    let valid = " True web.yaml:1 Secret is valid";
+    let open = "; others than its owner may read the file: chmod 600 web.yaml";
+    assert_eq!(statuses(&directory.world()), [format!("{valid}{open}")]);
+    mode(&path, 0o600);
+    assert_eq!(statuses(&*changed(&mut directory).await), [valid]);
+    assert_eq!(directory.world().secrets.len(), 1);
+    drop(directory);
+    let kept = fs::metadata(bench.state.path().join("accepted.json")).unwrap();
+    assert_eq!(kept.permissions().mode() & 0o777, 0o600);
+    assert_eq!(bench.open().world().secrets.len(), 1);
 }
 
 #[tokio::test]

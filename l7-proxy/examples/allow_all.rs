@@ -122,7 +122,13 @@ fn worker(rule: HttpRule) -> Worker<Anybody> {
     let peers = Some([Identity::new(256).unwrap()].into());
     let access = vec![L7Access { peers, http: Some(vec![rule].into()) }];
     let rules = L7Rules {
-        ports: vec![L7Ports { first: 1, last: u16::MAX, access: access.into(), tls: Arc::default() }],
+        ports: vec![L7Ports {
+            first: 1,
+            last: u16::MAX,
+            access: access.into(),
+            tls: Arc::default(),
+            inspected: Arc::default(),
+        }],
     };
     let endpoint = L7Endpoint {
         id: EndpointId::new(1).unwrap(),
@@ -134,6 +140,7 @@ fn worker(rule: HttpRule) -> Worker<Anybody> {
         ingress: Some(Arc::new(rules)),
         egress: None,
         audit: false,
+        secrets: Vec::new(),
     };
     let mut snapshot = Snapshot::default();
     snapshot.is_synced = true;

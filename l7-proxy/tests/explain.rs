@@ -2,12 +2,16 @@
 #![allow(clippy::unwrap_used, reason = "a test file: it is how a test fails")]
 
 mod harness;
+#[path = "harness/pki.rs"]
+mod pki;
+
+use std::sync::Arc;
 
 use harness::{Bench, CLIENT, SERVER, anybody, expression, rule};
 use l7_proxy::runtime::explain;
 use mesh::flow::{TrafficDirection, Verdict};
 use mesh::identity::Identity;
-use mesh::l7::{HeaderRule, HttpRule, L7Access, L7Tls, Mismatch};
+use mesh::l7::{HeaderRule, HttpRule, L7Access, L7Inspected, L7Tls, Mismatch, TlsInspection};
 use node_api::proxy::{ProxyGrant, ProxySays, ProxySupposed, SupposedEnd, SupposedRequest};
 
 fn request(method: &str, path: &str) -> SupposedRequest {
@@ -196,4 +200,30 @@ async fn it_says_what_happens() {
         }
     }
     assert!(seen.keys().eq(&[None, Some(200), Some(400), Some(403)]), "{seen:?}");
+}
+
+/// A client is supposed to begin as rules want it, in TLS where the proxy ends that.
+#[test]
+fn what_is_inside_tls_that_the_proxy_ends_is_explained_by_its_rules() {
+    let leaf = pki::Authority::new().leaf("deathstar");
+    let inspected = |names: Option<&str>| L7Inspected {
+        peers: None,
+        inspection: Arc::new(TlsInspection {
+            names: names.map(|name| [name.parse().unwrap()].into()),
+            terminating: Some(pki::context("shown")),
+            originating: None,
+            http: Some([rule("GET", "/a")].into()),
+        }),
+    };
+    let mut bench = Bench::new(Vec::new());
+    for names in [None, Some("deathstar")] {
+        bench.enforce_inspected(Vec::new(), vec![inspected(names)], vec![pki::pair("shown", &leaf)], false);
+        assert_eq!(verdict(&ask(&bench, request("GET", "/a"))), (Verdict::Forwarded, None, None));
+        let says = ask(&bench, request("GET", "/b"));
+        assert_eq!(verdict(&says), (Verdict::Dropped, Some("no rule lets it through"), Some(403)));
+    }
+    let other = vec![inspected(Some("other"))];
+    bench.enforce_inspected(Vec::new(), other, vec![pki::pair("shown", &leaf)], false);
+    let says = ask(&bench, request("GET", "/a"));
+    assert_eq!(verdict(&says), (Verdict::Dropped, Some("not TLS, which alone may pass"), None));
 }

@@ -67,8 +67,15 @@ fn identity(number: u32) -> Identity {
 }
 
 fn endpoint(access: Vec<L7Access>) -> L7Endpoint {
-    let rules =
-        L7Rules { ports: vec![L7Ports { first: 80, last: 90, access: access.into(), tls: Arc::default() }] };
+    let rules = L7Rules {
+        ports: vec![L7Ports {
+            first: 80,
+            last: 90,
+            access: access.into(),
+            tls: Arc::default(),
+            inspected: Arc::default(),
+        }],
+    };
     L7Endpoint {
         id: EndpointId::new(1).unwrap(),
         instance: 1,
@@ -79,6 +86,7 @@ fn endpoint(access: Vec<L7Access>) -> L7Endpoint {
         ingress: Some(Arc::new(rules)),
         egress: None,
         audit: false,
+        secrets: Vec::new(),
     }
 }
 
@@ -235,8 +243,13 @@ fn what_several_accesses_let_a_peer_do_adds_up() {
 fn after_a_refused_edit_only_what_was_allowed_is() {
     let mut before = endpoint(anybody(vec![path("/a")]));
     let kept = Compiler::default().endpoint(&before).unwrap();
-    let ports =
-        |first, last| L7Ports { first, last, access: anybody(vec![path("(")]).into(), tls: Arc::default() };
+    let ports = |first, last| L7Ports {
+        first,
+        last,
+        access: anybody(vec![path("(")]).into(),
+        tls: Arc::default(),
+        inspected: Arc::default(),
+    };
     let refused = L7Rules { ports: vec![ports(70, 85), ports(8080, 8080)] };
     (before.ingress, before.egress) = (Some(Arc::new(refused.clone())), Some(Arc::new(refused)));
     before.audit = true;
@@ -399,6 +412,7 @@ fn at_ports(ports: impl IntoIterator<Item = (u16, Vec<L7Access>)>) -> L7Endpoint
         last: port,
         access: access.into(),
         tls: Arc::default(),
+        inspected: Arc::default(),
     });
     let rules = L7Rules { ports: ports.collect() };
     L7Endpoint { ingress: Some(Arc::new(rules)), ..endpoint(Vec::new()) }
@@ -438,6 +452,7 @@ fn names_that_are_tried_have_a_bound() {
             last: port,
             access: Arc::default(),
             tls: tls.into(),
+            inspected: Arc::default(),
         });
         let rules = L7Rules { ports: ports.collect() };
         L7Endpoint { ingress: Some(Arc::new(rules)), ..endpoint(Vec::new()) }

@@ -341,7 +341,7 @@ async fn both_ends_have_their_say() {
     let mut bench = bench(&["*.example"]);
     let of_client = |server: &str| {
         let tls = vec![of(Some(&[256]), &[server])];
-        L7Ports { first: 80, last: 80, access: Arc::default(), tls: tls.into() }
+        L7Ports { first: 80, last: 80, access: Arc::default(), tls: tls.into(), inspected: Arc::default() }
     };
     bench.enforce_egress(of_client("a.example"));
     passes(&bench, &[&hello::of_rustls("a.example")]).await;
@@ -350,8 +350,13 @@ async fn both_ends_have_their_say() {
     bench.enforce_egress(of_client("a.b.example"));
     assert_eq!(refused(&bench, &hello::of_rustls("a.b.example")).await.0, UNRECOGNIZED_NAME);
     // HTTP rules of one end, names of the other: nothing is both.
-    let rules =
-        L7Ports { first: 80, last: 80, access: anybody(vec![rule("", "")]).into(), tls: Arc::default() };
+    let rules = L7Ports {
+        first: 80,
+        last: 80,
+        access: anybody(vec![rule("", "")]).into(),
+        tls: Arc::default(),
+        inspected: Arc::default(),
+    };
     bench.enforce_egress(rules);
     let (told, flow) = refused(&bench, &hello::of_rustls("a.example")).await;
     assert_eq!(
@@ -547,7 +552,13 @@ async fn audit_mode_of_one_end_does_not_close_what_the_other_allows() {
     let mut bench = Bench::new(Vec::new());
     bench.enforce_tls(Vec::new(), vec![of(None, &["a.example"])], true);
     let access = anybody(vec![rule("GET", "/")]);
-    bench.enforce_egress(L7Ports { first: 80, last: 80, access: access.into(), tls: Arc::default() });
+    bench.enforce_egress(L7Ports {
+        first: 80,
+        last: 80,
+        access: access.into(),
+        tls: Arc::default(),
+        inspected: Arc::default(),
+    });
     let request = "GET / HTTP/1.1\r\nHost: h\r\n\r\n";
     local(async {
         let (mut client, mut server) = bench.asked(request).await;

@@ -3,6 +3,7 @@
 //! Meaning only. How expressions are compiled and matched is the proxy's own affair (`l7-proxy`); which rule may be written
 //! where, and that its expressions are ones, is checked by `control` before anything here is made.
 
+mod inspection;
 mod measure;
 mod server_name;
 mod written;
@@ -18,6 +19,7 @@ use crate::identity::Identity;
 use crate::workload::{EndpointId, WorkloadName};
 
 use self::written::Written;
+pub use inspection::{SecretItems, SecretName, TlsContext, TlsInspection, TlsSecret};
 pub use measure::{Measure, OBJECT_PARTS, WORKLOAD_PARTS};
 pub use server_name::{ServerName, ServerNameError, is_said};
 
@@ -164,22 +166,34 @@ pub enum L7Demand {
     Http(HttpRules),
     /// It is TLS, and its client says one of them. What is in it nobody sees.
     ServerNames(ServerNames),
+    /// The proxy ends or begins the TLS, and sees what is in it.
+    Inspection(Arc<TlsInspection>),
 }
 
 impl L7Demand {
-    /// The HTTP rules, if that is what it is.
+    /// The HTTP rules, if it has any.
     pub fn http(&self) -> Option<&HttpRules> {
         match self {
             Self::Http(rules) => Some(rules),
             Self::ServerNames(_) => None,
+            Self::Inspection(inspection) => inspection.http.as_ref(),
         }
     }
 
-    /// The names of servers, if that is what it is.
+    /// The names of servers, if it has any.
     pub fn server_names(&self) -> Option<&ServerNames> {
         match self {
             Self::Http(_) => None,
             Self::ServerNames(names) => Some(names),
+            Self::Inspection(inspection) => inspection.names.as_ref(),
+        }
+    }
+
+    /// What the proxy does about TLS, if that is what it is.
+    pub fn inspection(&self) -> Option<&Arc<TlsInspection>> {
+        match self {
+            Self::Http(_) | Self::ServerNames(_) => None,
+            Self::Inspection(inspection) => Some(inspection),
         }
     }
 }
@@ -204,6 +218,8 @@ pub struct L7Ports {
     pub access: Arc<[L7Access]>,
     /// Which TLS passes untouched for whom, beside that.
     pub tls: Arc<[L7Tls]>,
+    /// For whom the proxy ends or begins TLS, beside that.
+    pub inspected: Arc<[L7Inspected]>,
 }
 
 /// What of a range of ports, both ends inclusive, others leave: `ends` says which theirs are. They must not overlap, and come
@@ -246,6 +262,15 @@ pub struct L7Tls {
     pub names: ServerNames,
 }
 
+/// TLS that the proxy ends or begins for some peers.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct L7Inspected {
+    /// The peers; `None`: anybody.
+    pub peers: Option<Arc<[Identity]>>,
+    /// How, and what may be requested inside.
+    pub inspection: Arc<TlsInspection>,
+}
+
 /// An endpoint of this node with L7 rules in one direction at least.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct L7Endpoint {
@@ -267,6 +292,9 @@ pub struct L7Endpoint {
     pub egress: Option<Arc<L7Rules>>,
     /// Denials are reported, not enforced.
     pub audit: bool,
+    /// The Secrets that the rules name and that are there, ascending.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub secrets: Vec<TlsSecret>,
 }
 
 impl L7Endpoint {
@@ -276,14 +304,17 @@ impl L7Endpoint {
 
     /// About how many bytes its rules and their peers take, what is shared once.
     pub fn size(&self) -> usize {
-        [&self.ingress, &self.egress].into_iter().flatten().map(|rules| rules.size()).sum()
+        let rules = [&self.ingress, &self.egress].into_iter().flatten().map(|rules| rules.size());
+        let items = self.secrets.iter().flat_map(|secret| secret.items.0.iter());
+        rules.sum::<usize>() + items.map(|(name, text)| name.len() + text.len()).sum::<usize>()
     }
 
-    /// The same with no requests for anybody whom HTTP rules are for, and no names of servers.
+    /// The same with no requests for anybody whom HTTP rules are for, no names of servers, and no TLS that the proxy ends or
+    /// begins.
     pub fn closed(&self) -> Self {
         let closed = |rules: &Arc<L7Rules>| Arc::new(rules.closed());
         let (ingress, egress) = (self.ingress.as_ref().map(closed), self.egress.as_ref().map(closed));
-        Self { ingress, egress, ..self.clone() }
+        Self { ingress, egress, secrets: Vec::new(), ..self.clone() }
     }
 
     /// The rules of a direction.

@@ -90,7 +90,7 @@ pub enum FromProxy {
         /// Whose rules.
         endpoint: EndpointId,
     },
-    /// Not in force; what was in force before is.
+    /// Not in force; what was in force before is. Of a Secret that cannot be used: all else is in force.
     Refused {
         /// Of the message.
         generation: u64,
@@ -368,7 +368,13 @@ mod tests {
         let names: mesh::l7::ServerNames = ["*.example".parse().unwrap()].into();
         goes_through(mesh::l7::L7Demand::ServerNames(names.clone()));
         let tls = [mesh::l7::L7Tls { peers: None, names }].into();
-        let ports = mesh::l7::L7Ports { first: 443, last: 443, access: Vec::new().into(), tls };
+        let ports = mesh::l7::L7Ports {
+            first: 443,
+            last: 443,
+            access: Vec::new().into(),
+            tls,
+            inspected: Vec::new().into(),
+        };
         goes_through(mesh::l7::L7Rules { ports: vec![ports] });
         let budgets = ProxyBudgets {
             owner: BudgetOwner::Workload,

@@ -44,7 +44,7 @@ pub enum Target {
     AtLeast(f64),
 }
 
-/// How far from one an A/A ratio may be for an A/B ratio to count.
+/// How far from one an A/A ratio may be for an A/B ratio to count as it is.
 pub const NOISE: f64 = 0.02;
 
 impl Target {
@@ -81,12 +81,15 @@ impl Row {
     }
 
     /// Holds it against a promise: the ratio if there is one, else the figure. `noise` is the ratio of an A/A comparison
-    /// that ran beside it: beyond [`NOISE`] nothing is said.
+    /// that ran beside it: beyond [`NOISE`] something is said only if as much to either side would not change it.
     #[must_use]
     pub fn judge(mut self, target: Target, noise: Option<f64>) -> Self {
-        let quiet = noise.is_none_or(|ratio| (ratio - 1.0).abs() <= NOISE);
+        let measured = self.ratio.unwrap_or(self.value);
+        let noise = noise.filter(|ratio| ratio.is_nan() || (ratio - 1.0).abs() > NOISE);
+        let noise = noise.map_or(1.0, |ratio| ratio.max(1.0 / ratio));
+        let [low, high] = [measured / noise, measured * noise].map(|measured| target.is_met(measured));
         self.target = Some(target.words());
-        self.met = quiet.then(|| target.is_met(self.ratio.unwrap_or(self.value)));
+        self.met = (low == high && noise.is_finite()).then_some(low);
         self
     }
 
@@ -138,11 +141,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_ratio_is_judged_only_on_a_quiet_machine() {
+    fn a_ratio_is_judged_only_where_noise_would_not_change_the_answer() {
         let row = || Row::new("l4.tc.rr", "RR", 110.0, "µs").against("routed", 100.0);
         assert_eq!(row().judge(Target::AtMost(1.1), Some(1.01)).met, Some(true));
         assert_eq!(row().judge(Target::AtMost(1.0), Some(0.99)).met, Some(false));
-        assert_eq!(row().judge(Target::AtMost(1.0), Some(1.03)).met, None);
+        // As it is, where there is hardly any.
+        assert_eq!(row().judge(Target::AtMost(1.1), Some(0.981)).met, Some(true));
+        for noise in [1.03, 0.97] {
+            assert_eq!(row().judge(Target::AtMost(1.08), Some(noise)).met, None);
+            assert_eq!(row().judge(Target::AtMost(1.0), Some(noise)).met, Some(false));
+            assert_eq!(row().judge(Target::AtLeast(1.0), Some(noise)).met, Some(true));
+        }
+        assert_eq!(row().judge(Target::AtLeast(1.0), Some(f64::NAN)).met, None);
         assert_eq!(row().met, None);
     }
 

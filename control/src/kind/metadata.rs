@@ -47,7 +47,7 @@ fn namespace(kind: Kind, fields: &Fields<'_>) -> Option<String> {
 fn is_namespaced(kind: Kind) -> bool {
     use mesh::policy::PolicyKind::{CiliumNetworkPolicy, NetworkPolicy};
     match kind {
-        Kind::Workload | Kind::WorkloadEndpoint | Kind::Service | Kind::EndpointSlice => true,
+        Kind::Workload | Kind::WorkloadEndpoint | Kind::Service | Kind::EndpointSlice | Kind::Secret => true,
         Kind::Policy(kind) => matches!(kind, NetworkPolicy | CiliumNetworkPolicy),
         Kind::Configuration | Kind::Namespace | Kind::Node => false,
     }

@@ -12,6 +12,7 @@ mod named;
 mod network_policy;
 mod ports;
 mod prefix;
+mod secret;
 mod selector;
 mod service;
 mod workload;
@@ -27,6 +28,7 @@ pub use configuration::Configuration;
 pub use endpoint_slice::{EndpointSlice, SliceEndpoint, SlicePort};
 pub(crate) use metadata::{is_label, is_name};
 pub use named::{Namespace, Node};
+pub use secret::Secret;
 pub use service::{Family, Port, Reach, Service, Target};
 pub use workload::Workload;
 pub(crate) use workload::is_derived;
@@ -51,12 +53,14 @@ pub enum Kind {
     Service,
     /// Who answers for a service.
     EndpointSlice,
+    /// Certificates and keys.
+    Secret,
     /// Any kind of policy.
     Policy(PolicyKind),
 }
 
 impl Kind {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 11] = [
         Self::Configuration,
         Self::Namespace,
         Self::Node,
@@ -64,6 +68,7 @@ impl Kind {
         Self::WorkloadEndpoint,
         Self::Service,
         Self::EndpointSlice,
+        Self::Secret,
         Self::Policy(PolicyKind::NetworkPolicy),
         Self::Policy(PolicyKind::CiliumNetworkPolicy),
         Self::Policy(PolicyKind::CiliumClusterwideNetworkPolicy),
@@ -79,6 +84,7 @@ impl Kind {
             Self::WorkloadEndpoint => "WorkloadEndpoint",
             Self::Service => "Service",
             Self::EndpointSlice => "EndpointSlice",
+            Self::Secret => "Secret",
             Self::Policy(kind) => kind.as_str(),
         }
     }
@@ -86,7 +92,7 @@ impl Kind {
     fn api_versions(self) -> &'static [&'static str] {
         match self {
             Self::Configuration | Self::Workload | Self::WorkloadEndpoint => &["ferromesh.io/v1alpha1"],
-            Self::Namespace | Self::Service => &["v1"],
+            Self::Namespace | Self::Service | Self::Secret => &["v1"],
             Self::EndpointSlice => &["discovery.k8s.io/v1"],
             Self::Node => &["v1", "ferromesh.io/v1alpha1"],
             Self::Policy(PolicyKind::NetworkPolicy) => &["networking.k8s.io/v1"],
@@ -149,6 +155,8 @@ pub enum Object {
     Service(Arc<Service>),
     /// A slice of a service's endpoints.
     EndpointSlice(Arc<EndpointSlice>),
+    /// Certificates and keys.
+    Secret(Arc<Secret>),
     /// A policy of any kind.
     Policy(Written),
 }
@@ -220,6 +228,7 @@ fn object(at: &At<'_>) -> (Option<ObjectKey>, Option<Object>) {
             Kind::EndpointSlice => {
                 Some(Object::EndpointSlice(Arc::new(endpoint_slice::decode(namespace, name, fields))))
             }
+            Kind::Secret => Some(Object::Secret(Arc::new(secret::decode(namespace, name, fields)))),
             Kind::Policy(policy_kind) => {
                 let (rules, services) = match policy_kind {
                     PolicyKind::NetworkPolicy => (network_policy::rules(&namespace, fields), Vec::new()),

@@ -15,6 +15,7 @@ use mesh::policy::universe::concerns;
 use mesh::policy::{Enforcement, Policy, Ruleset, Universe, compile, l7};
 use mesh::workload::NamedPorts;
 
+use super::secrets;
 use super::subjects::Subjects;
 use crate::authority::Standing;
 use crate::status::selects;
@@ -37,6 +38,8 @@ pub(super) struct Rules {
     pub(super) rulesets: [Arc<Ruleset>; 2],
     /// By the L7 proxy; `None` where nothing goes by it.
     pub(super) l7: [Option<Arc<L7Rules>>; 2],
+    /// The Secrets that these name.
+    pub(super) secrets: Arc<secrets::Needed>,
 }
 
 /// Rulesets by subject.
@@ -139,7 +142,7 @@ impl Rulesets {
             let rules = l7::rules(labels, ports, direction, all(), universe, enforcement)?;
             Some(earlier.filter(|earlier| **earlier == rules).unwrap_or_else(|| Arc::new(rules)))
         });
-        let rules = Rules { rulesets, l7 };
+        let rules = Rules { secrets: Arc::new(secrets::needed(&l7)), rulesets, l7 };
         Known { labels: standing.labels.clone(), policies, rules, stale: false }
     }
 

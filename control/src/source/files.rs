@@ -25,7 +25,7 @@ use tokio::task::JoinHandle;
 
 use super::layout::Layout;
 use super::notice::{Notice, Watched};
-use super::walk::{Counts, Found, Stamp, Walk, file, read, stamp, walk_all};
+use super::walk::{Counts, Found, Stamp, Walk, file, is_open, read, stamp, walk_all};
 use super::{SourceError, accepted};
 use crate::objects::{Changes, File, Objects, Pools};
 use crate::world::World;
@@ -77,6 +77,7 @@ pub struct Directory {
 
 struct Seen {
     stamp: Option<Stamp>,
+    open: bool,
     file: Arc<File>,
 }
 
@@ -339,17 +340,18 @@ impl Directory {
             None if !self.counts.add(&self.layout, name) => return,
             _ => {}
         }
-        let text = read(&self.layout, name);
+        let (text, open) = (read(&self.layout, name), is_open(&path));
         if let (Ok(text), Some(seen)) = (&text, self.files.get_mut(name))
             && *seen.file.text == **text
+            && seen.open == open
             && !text.is_empty()
         {
             seen.stamp = stamp;
             return;
         }
-        let file = Arc::new(file(self.layout.writer(name), name, text, || self.objects.holds(name)));
+        let file = Arc::new(file(self.layout.writer(name), name, text, open, || self.objects.holds(name)));
         self.unjudged.insert(name.to_owned(), Some(Arc::clone(&file)));
-        self.files.insert(name.to_owned(), Seen { stamp, file });
+        self.files.insert(name.to_owned(), Seen { stamp, open, file });
     }
 
     /// A file is not there; when it has been gone for long enough, it is forgotten.
@@ -392,8 +394,8 @@ pub fn peek(path: &Path, state: &Path, shared: Option<&Path>) -> Result<World, S
     layout.check()?;
     let (mut objects, pools) = accepted::load(&state.join("accepted.json"), &layout)?;
     let read = |name: &String| {
-        let text = read(&layout, name);
-        file(layout.writer(name), name, text, || objects.holds(name))
+        let (text, open) = (read(&layout, name), is_open(&layout.path(name)));
+        file(layout.writer(name), name, text, open, || objects.holds(name))
     };
     let files: Vec<File> = walk_all(&layout, &mut |_, _| {}).files.keys().map(read).collect();
     objects.take_in(files, pools);

@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 
 use super::SourceError;
 use super::layout::{Layout, Writer};
-use crate::kind::Decoded;
+use crate::kind::{Decoded, Object};
 use crate::objects::File;
 use crate::yaml::{Finding, Severity, documents};
 
@@ -157,17 +157,35 @@ pub(super) fn stamp(path: &Path) -> Option<Stamp> {
     })
 }
 
-/// Decodes one file.
+/// Whether others than its owner may read a file.
+pub(super) fn is_open(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|metadata| metadata.mode() & 0o044 != 0)
+}
+
+/// Says it of a Secret whose file is open.
+fn warn_of_open(name: &str, decoded: &mut Decoded) {
+    if let Some(Object::Secret(_)) = decoded.object {
+        let message = format!("others than its owner may read the file: chmod 600 {name}");
+        let (severity, line) = (Severity::Warning, decoded.line);
+        decoded.findings.push(Finding { severity, line, column: 1, path: String::new(), message });
+    }
+}
+
+/// Decodes one file; `open`: as [`is_open`] has it.
 pub(super) fn file(
     writer: Writer<'_>,
     name: &str,
     text: Result<String, (usize, String)>,
+    open: bool,
     holds_objects: impl Fn() -> bool,
 ) -> File {
     match text {
         Ok(text) => {
             let mut documents: Vec<_> =
                 documents(&text).iter().map(|d| (d.position, writer.decode(d))).collect();
+            if open {
+                documents.iter_mut().for_each(|(_, decoded)| warn_of_open(name, decoded));
+            }
             if documents.is_empty() && holds_objects() {
                 let message = "the file is empty; remove it to take its objects away".to_owned();
                 documents.push((0, unreadable(1, message)));

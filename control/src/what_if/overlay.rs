@@ -159,6 +159,9 @@ pub(super) fn put(world: &mut World, object: Object) -> Option<Object> {
         Object::EndpointSlice(new) => {
             Arc::make_mut(&mut world.slices).insert(new.name.clone(), new).map(Object::EndpointSlice)
         }
+        Object::Secret(new) => {
+            Arc::make_mut(&mut world.secrets).insert(new.name.clone(), new).map(Object::Secret)
+        }
         Object::Policy(Written { policy, services }) => {
             let earlier = remove_policy(world, &policy.name);
             if !services.is_empty() {

@@ -93,11 +93,17 @@ impl<'a> At<'a> {
 
     /// The entries of a mapping whose keys are free: labels, annotations.
     pub(crate) fn entries(&self) -> Vec<(&'a str, At<'a>)> {
-        let Value::Mapping(entries) = &self.node.value else {
+        self.hidden_entries().unwrap_or_else(|| {
             self.expected("a mapping");
-            return Vec::new();
-        };
-        entries.iter().map(|(key, place, node)| (key.as_str(), self.child(key, *place, node))).collect()
+            Vec::new()
+        })
+    }
+
+    /// The same where values are not for showing: if it is no mapping, nothing is noted.
+    pub(crate) fn hidden_entries(&self) -> Option<Vec<(&'a str, At<'a>)>> {
+        let Value::Mapping(entries) = &self.node.value else { return None };
+        let entries = entries.iter().map(|(key, place, node)| (key.as_str(), self.child(key, *place, node)));
+        Some(entries.collect())
     }
 
     /// The items of a list.
@@ -134,6 +140,14 @@ impl<'a> At<'a> {
                 String::new()
             }
             _ => self.text("a string").unwrap_or_default().to_owned(),
+        }
+    }
+
+    /// A string that is not for showing: if it is none, nothing is noted.
+    pub(crate) fn hidden(&self) -> Option<&'a str> {
+        match &self.node.value {
+            Value::Scalar { text, plain } if !(*plain && is_typed(text) || self.node.is_null()) => Some(text),
+            _ => None,
         }
     }
 

@@ -5,7 +5,9 @@
 mod configuration;
 mod nodes;
 mod policy;
+mod secrets;
 mod services;
+mod tls;
 
 use std::fs;
 use std::path::Path;

@@ -355,7 +355,7 @@ fn http_rules_for_the_node_itself_are_warned_of() {
             "  egress:\n  - toEntities: {entities}\n    toPorts:\n    - ports: [{{port: \"80\", protocol: TCP}}]\n      rules: {{http: [{{}}]}}\n"
         ))
     };
-    let warning = "rule1.yaml:7 spec.egress[0].toEntities: what goes by way of the layer-7 proxy cannot be the node itself (host): connections to it are refused; name its ports in a rule without http and serverNames";
+    let warning = "rule1.yaml:7 spec.egress[0].toEntities: what goes by way of the layer-7 proxy cannot be the node itself (host): connections to it are refused; name its ports in a rule without http, serverNames and contexts of TLS";
     says(&rule("[host]"), &[warning]);
     says(&rule("[world, host]"), &[warning]);
     says(&rule("[all]"), &[]);
@@ -471,14 +471,6 @@ fn server_names_that_could_not_be_enforced_are_refused_with_field_and_fix() {
     let rules = "      serverNames: [a.example]\n      rules: {http: [{}]}\n";
     let beside = "cannot stand beside rules without terminatingTLS: the proxy sees no request inside TLS; write an item of toPorts for each";
     says(&tls(", protocol: TCP", rules), &[&format!("{at}: {beside}")]);
-    let why = "the proxy of this version does not terminate or originate TLS; leave it out, and serverNames lets TLS pass by the name that its client says";
-    for field in ["terminatingTLS", "originatingTLS"] {
-        let given = format!("      {field}: {{secret: {{name: a}}}}\n");
-        says(
-            &tls(", protocol: TCP", &given),
-            &[&format!("rule1.yaml:9 spec.egress[0].toPorts[0].{field}: {why}")],
-        );
-    }
 }
 
 #[test]

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use expression::Expressions;
 use mesh::l7::{L7Endpoint, L7Rules, left_of};
 
+use super::contexts::Contexts;
 use super::course::Preparation;
 use super::{Endpoint, Ports, Rule, RuleSet, Side, Terms};
 
@@ -26,6 +27,7 @@ pub struct Refused {
 pub struct Compiler {
     pub(super) expressions: Expressions,
     sets: BTreeSet<Known>,
+    pub(super) contexts: Contexts,
     /// Work that had been done when it was looked at last what is still used.
     collected: usize,
 }
@@ -87,6 +89,7 @@ impl Compiler {
             ingress: endpoint.ingress.as_ref().map(|_| Side::Refused),
             egress: endpoint.egress.as_ref().map(|_| Side::Refused),
             audit: endpoint.audit,
+            fault: None,
         }
     }
 
@@ -100,6 +103,7 @@ impl Compiler {
         self.collected = self.expressions.made();
         self.sets.retain(|known| Arc::strong_count(&known.0) > 1);
         self.expressions.collect();
+        self.contexts.collect();
     }
 
     /// How many lists of rules, expressions and automata there are.

@@ -2,7 +2,7 @@
 //!
 //! Promise: what it costs goes with what the rules consist of and with how lists of rules come together, which has a bound
 //! ([`WORKLOAD_PARTS`]); not with how many ranges of ports share that. No step of it takes long: one range, one rule, one name,
-//! one branch of a path.
+//! one branch of a path, the Secrets of one range.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -10,13 +10,16 @@ use std::sync::Arc;
 use expression::{Account, Budget};
 use mesh::identity::Identity;
 use mesh::l7::{
-    HttpRules, L7Access, L7Endpoint, L7Ports, L7Rules, L7Tls, Measure, PATTERNS, SERVER_NAMES, ServerNames,
-    WORKLOAD_PARTS,
+    HttpRules, L7Access, L7Endpoint, L7Inspected, L7Ports, L7Rules, L7Tls, Measure, PATTERNS, SERVER_NAMES,
+    ServerNames, TlsInspection, WORKLOAD_PARTS,
 };
 
 use super::rule::{Fault, compiled};
 use super::set::Building;
-use super::{Access, Asks, Compiler, Endpoint, Names, Ports, Refused, Rule, RuleSet, Side, Terms, Tls};
+use super::{
+    Access, Asks, Compiler, Endpoint, Inspected, Names, Originating, Ports, Refused, Rule, RuleSet, Side,
+    Terminating, Terms, Tls,
+};
 
 /// What an endpoint under way may do at once: rules, names and branches of paths that are looked at.
 pub const SLICE: usize = 4096;
@@ -37,13 +40,15 @@ pub struct Preparation {
     /// How many of its names of servers can only be tried.
     tried: usize,
     ranges: [Vec<(u16, u16, usize)>; 2],
-    kinds: Table<[Place; 2], Kind>,
+    kinds: Table<[Place; 3], Kind>,
     lists: Table<Place, List>,
     names: Table<Place, NameList>,
     peers: BTreeSet<Arc<[Identity]>>,
     /// By the lists that they consist of.
     sets: BTreeMap<Vec<usize>, Arc<RuleSet>>,
     terms: Vec<Arc<Terms>>,
+    /// The first Secret that cannot be used: the rest is in force all the same.
+    fault: Option<Refused>,
 }
 
 /// Where a slice is: what ranges share is met once.
@@ -75,8 +80,19 @@ enum Stage {
     Set(usize, Vec<Wanted>, Vec<Access>, Gathering),
 }
 
-/// Whom these lists are for.
-type Wanted = (Option<Arc<[Identity]>>, Vec<usize>);
+/// What these lists are for.
+type Wanted = (For, Vec<usize>);
+
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+enum For {
+    /// Requests of these peers.
+    Peers(Option<Arc<[Identity]>>),
+    /// Requests inside TLS, of whomever that is for.
+    Inside,
+}
+
+/// What the Secrets of an inspection have come to.
+type Made = (Option<Option<Arc<Terminating>>>, Option<Option<Arc<Originating>>>);
 
 /// What holds at some ranges: first met at this range of this side.
 #[derive(Debug)]
@@ -85,13 +101,15 @@ struct Kind {
     range: usize,
     access: Arc<[L7Access]>,
     tls: Arc<[L7Tls]>,
+    inspected: Arc<[L7Inspected]>,
 }
 
 /// A list of rules: where it was met first, and what has been made of it.
 #[derive(Debug)]
 struct List {
     kind: usize,
-    number: usize,
+    /// `access` or `inspected`, and the place in it.
+    of: (&'static str, usize),
     rules: HttpRules,
     made: Vec<Rule>,
     done: Arc<[Rule]>,
@@ -148,6 +166,7 @@ impl Preparation {
             peers: BTreeSet::new(),
             sets: BTreeMap::new(),
             terms: Vec::new(),
+            fault: None,
         }
     }
 
@@ -217,24 +236,27 @@ impl Preparation {
 
     /// A range: what is new in it is entered.
     fn look(&mut self, side: usize, range: usize, ports: &L7Ports) -> Result<usize, Refused> {
-        let L7Ports { first, last, access, tls } = ports;
-        let kind = || Kind { side, range, access: Arc::clone(access), tls: Arc::clone(tls) };
-        let (kind, is_new) = self.kinds.enter([place(access), place(tls)], kind);
+        let L7Ports { first, last, access, tls, inspected } = ports.clone();
+        let places = [place(&access), place(&tls), place(&inspected)];
+        let kind = || Kind { side, range, access, tls, inspected };
+        let (kind, is_new) = self.kinds.enter(places, kind);
         if let Some(ranges) = self.ranges.get_mut(side) {
-            ranges.push((*first, *last, kind));
+            ranges.push((first, last, kind));
         }
         if !is_new {
             return Ok(1);
         }
+        let L7Ports { access, tls, inspected, .. } = ports;
         let field = || format!("{}.ports[{range}]", SIDES.get(side).copied().unwrap_or_default());
         let refused = |field: String, why: String| Err(Refused { field, why });
-        let rules = access.iter().map(|access| access.http.as_ref().map_or(0, |rules| rules.len()));
-        let (rules, most) = (rules.sum::<usize>(), Budget::WORKLOAD.rules);
+        let inside = inspected.iter().map(|one| &one.inspection.http);
+        let lists = access.iter().map(|access| &access.http).chain(inside).flatten();
+        let (rules, most) = (lists.map(|rules| rules.len()).sum::<usize>(), Budget::WORKLOAD.rules);
         if rules > most {
             let why = format!("{rules} rules of all policies that select it; at most {most} can be used");
             return refused(field(), why);
         }
-        self.parts += self.measure.parts(access, tls);
+        self.parts += self.measure.parts(access, tls, inspected);
         if self.parts > WORKLOAD_PARTS {
             let why = format!(
                 "the rules of all policies that select it come to more than {WORKLOAD_PARTS} at all ranges of ports \
@@ -244,11 +266,14 @@ impl Preparation {
             return refused(field(), why);
         }
         let mut taken = 1;
-        for (number, one) in access.iter().enumerate() {
-            let Some(rules) = &one.http else { continue };
+        let plain = access.iter().enumerate().map(|(number, one)| (("access", number), &one.http));
+        let inside = inspected.iter().enumerate();
+        let inside = inside.map(|(number, one)| (("inspected", number), &one.inspection.http));
+        for (of, rules) in plain.chain(inside) {
+            let Some(rules) = rules else { continue };
             let list = || List {
                 kind,
-                number,
+                of,
                 rules: Arc::clone(rules),
                 made: Vec::with_capacity(rules.len()),
                 done: Arc::default(),
@@ -258,18 +283,22 @@ impl Preparation {
             // It has been measured.
             taken += if self.lists.enter(place(rules), list).1 { 1 + rules.len() / 8 } else { 1 };
         }
-        for (number, one) in tls.iter().enumerate() {
-            let names =
-                || NameList { names: Arc::clone(&one.names), made: Names::default(), done: Arc::default() };
-            let is_new = self.names.enter(place(&one.names), names).1;
+        let untouched = tls.iter().enumerate().map(|(number, one)| (("tls", number), &one.names));
+        let inside = inspected.iter().enumerate();
+        let inside =
+            inside.filter_map(|(number, one)| Some((("inspected", number), one.inspection.names.as_ref()?)));
+        for ((list, number), names) in untouched.chain(inside) {
+            let entry =
+                || NameList { names: Arc::clone(names), made: Names::default(), done: Arc::default() };
+            let is_new = self.names.enter(place(names), entry).1;
             taken += 1;
             if is_new {
-                let field = || format!("{}.tls[{number}].names", field());
-                if one.names.len() > SERVER_NAMES {
-                    let why = format!("{} names; at most {SERVER_NAMES} can be used", one.names.len());
+                let field = || format!("{}.{list}[{number}].names", field());
+                if names.len() > SERVER_NAMES {
+                    let why = format!("{} names; at most {SERVER_NAMES} can be used", names.len());
                     return refused(field(), why);
                 }
-                self.tried += one.names.iter().filter(|name| name.is_tried()).count();
+                self.tried += names.iter().filter(|name| name.is_tried()).count();
                 if self.tried > PATTERNS {
                     let why = format!(
                         "more than {PATTERNS} names of the endpoint have a * elsewhere than as their first part; \
@@ -277,7 +306,7 @@ impl Preparation {
                     );
                     return refused(field(), why);
                 }
-                taken += one.names.len() / 8;
+                taken += names.len() / 8;
             }
         }
         Ok(taken)
@@ -310,8 +339,8 @@ impl Preparation {
             }
             Err(Fault { part: None, why }) => Err(Refused { field: "expressions".to_owned(), why }),
             Err(Fault { part: Some(part), why }) => {
-                let (kind, access) = (list.kind, list.number);
-                let field = format!("{}.access[{access}].http[{number}].{part}", self.field(kind));
+                let (kind, (of, place)) = (list.kind, list.of);
+                let field = format!("{}.{of}[{place}].http[{number}].{part}", self.field(kind));
                 Err(Refused { field, why })
             }
         }
@@ -355,8 +384,12 @@ impl Preparation {
             let list = self.lists.known.get(&place(rules)).copied();
             by_peers.entry(peers).or_default().extend(list);
         }
+        let inside = kind.inspected.iter().filter_map(|one| one.inspection.http.as_ref());
+        let inside = inside.filter_map(|rules| self.lists.known.get(&place(rules)).copied());
+        let inside = inside.map(|list| (For::Inside, vec![list]));
+        let by_peers = by_peers.into_iter().map(|(peers, lists)| (For::Peers(peers), lists));
         // The last comes first.
-        let wanted = by_peers.into_iter().rev().collect();
+        let wanted = inside.chain(by_peers.rev()).collect();
         self.stage = Stage::Kind(number, wanted, plain);
         taken
     }
@@ -366,9 +399,9 @@ impl Preparation {
         let Stage::Kind(number, wanted, access) = &mut self.stage else { return None };
         let number = *number;
         self.kinds.all.get(number)?;
-        let Some((peers, lists)) = wanted.last() else {
+        let Some((whom, lists)) = wanted.last() else {
             let access = std::mem::take(access);
-            let taken = self.close(number, access);
+            let taken = self.close(number, access, compiler);
             return Some(taken + self.wanted(number + 1));
         };
         let single = match lists.as_slice() {
@@ -378,7 +411,9 @@ impl Preparation {
         let known = self.sets.get(lists).cloned();
         let known = known.or_else(|| single.and_then(|rules| compiler.known(rules)));
         if let Some(set) = known {
-            access.push(Access { peers: peers.clone(), http: Some(Arc::clone(&set)) });
+            if let For::Peers(peers) = whom {
+                access.push(Access { peers: peers.clone(), http: Some(Arc::clone(&set)) });
+            }
             let lists = wanted.pop().map(|(_, lists)| lists).unwrap_or_default();
             self.sets.insert(lists, set);
             return Some(1);
@@ -436,7 +471,8 @@ impl Preparation {
     }
 
     /// What holds at some ranges, all of which has been put together.
-    fn close(&mut self, number: usize, access: Vec<Access>) -> usize {
+    fn close(&mut self, number: usize, access: Vec<Access>, compiler: &mut Compiler) -> usize {
+        let inspected = self.inspected(number, compiler);
         let Some(kind) = self.kinds.all.get(number) else { return 1 };
         let tls = kind.tls.iter().map(|one| {
             let names = self.names.known.get(&place(&one.names)).and_then(|at| self.names.all.get(*at));
@@ -444,17 +480,65 @@ impl Preparation {
             Tls { peers, names: names.map(|list| Arc::clone(&list.done)).unwrap_or_default() }
         });
         let tls = tls.collect();
-        let lists = kind.access.iter().filter_map(|access| access.http.as_ref());
+        let inside = kind.inspected.iter().filter_map(|one| one.inspection.http.as_ref());
+        let lists = kind.access.iter().filter_map(|access| access.http.as_ref()).chain(inside);
         let lists = lists.filter_map(|rules| self.lists.all.get(*self.lists.known.get(&place(rules))?));
         let (mut path, mut headers) = (false, BTreeSet::new());
         for list in lists {
             path |= list.path;
             headers.extend(list.headers.iter().cloned());
         }
-        let taken = 1 + access.len() + headers.len();
+        let taken = 1 + access.len() + headers.len() + MADE * inspected.len();
         let asks = Arc::new(Asks { path, headers: headers.into_iter().collect() });
-        self.terms.push(Arc::new(Terms { access: access.into(), tls, asks }));
+        self.terms.push(Arc::new(Terms { access: access.into(), tls, inspected, asks }));
         taken
+    }
+
+    /// The inspections of what holds at some ranges; their lists of rules have been put together.
+    fn inspected(&mut self, number: usize, compiler: &mut Compiler) -> Box<[Inspected]> {
+        let Some(kind) = self.kinds.all.get(number) else { return Box::default() };
+        let all = Arc::clone(&kind.inspected);
+        let mut made = Vec::with_capacity(all.len());
+        for (at, L7Inspected { peers, inspection }) in all.iter().enumerate() {
+            let (terminating, originating) = self.contexts(number, at, inspection, compiler);
+            let names = inspection.names.as_ref().map(|names| {
+                let list = self.names.known.get(&place(names)).and_then(|at| self.names.all.get(*at));
+                list.map(|list| Arc::clone(&list.done)).unwrap_or_default()
+            });
+            let http = inspection.http.as_ref().map(|rules| {
+                let list = self.lists.known.get(&place(rules)).copied();
+                let set = list.and_then(|list| self.sets.get([list].as_slice()));
+                set.cloned().unwrap_or_default()
+            });
+            let peers = peers.as_ref().map(|peers| sorted(peers, &mut self.peers));
+            let written = Arc::clone(inspection);
+            made.push(Inspected { peers, names, terminating, originating, http, written });
+        }
+        made.into()
+    }
+
+    /// A Secret that cannot be used is the fault of those connections alone that want it.
+    fn contexts(
+        &mut self,
+        kind: usize,
+        at: usize,
+        inspection: &TlsInspection,
+        compiler: &mut Compiler,
+    ) -> Made {
+        let of = format!("{}.inspected[{at}]", self.field(kind));
+        let refused = |part: &str, why| Refused { field: format!("{of}.{part}"), why };
+        let (secrets, fault) = (&self.endpoint.secrets, &mut self.fault);
+        let terminating = inspection.terminating.as_ref().map(|context| {
+            let (held, why) = compiler.contexts.terminating(context, secrets);
+            *fault = fault.take().or(why.map(|why| refused("terminatingTLS", why)));
+            held
+        });
+        let originating = inspection.originating.as_ref().map(|context| {
+            let (held, why) = compiler.contexts.originating(context, secrets);
+            *fault = fault.take().or(why.map(|why| refused("originatingTLS", why)));
+            held
+        });
+        (terminating, originating)
     }
 
     fn finish(&mut self) -> Endpoint {
@@ -467,7 +551,7 @@ impl Preparation {
             rules.as_ref().map(|_| Side::Ports(ports.collect()))
         };
         let (ingress, egress) = (side(&self.endpoint.ingress, ingress), side(&self.endpoint.egress, egress));
-        Endpoint { ingress, egress, ..Compiler::nothing(&self.endpoint) }
+        Endpoint { ingress, egress, fault: self.fault.take(), ..Compiler::nothing(&self.endpoint) }
     }
 }
 

@@ -5,8 +5,10 @@
 //! there are, and no more than [`MAX_WORK`].
 
 mod compile;
+mod contexts;
 mod course;
 mod edit;
+mod inspected;
 mod names;
 mod paths;
 mod rule;
@@ -15,8 +17,10 @@ mod set;
 mod work;
 
 pub use compile::{Compiler, Refused};
+pub use contexts::{Offer, Originating, Terminating};
 pub use course::{Preparation, SLICE};
 pub use edit::{Edit, HeaderMatcher};
+pub use inspected::Inspected;
 pub use names::{Names, Tls};
 pub use rules::{Access, Asks, Endpoint, Grant, Ports, Side, Subject, Terms};
 pub use set::{Rule, RuleSet};

@@ -7,7 +7,7 @@ use mesh::flow::TrafficDirection;
 use mesh::identity::Identity;
 use mesh::workload::EndpointId;
 
-use super::{RuleSet, Tls};
+use super::{Inspected, Refused, RuleSet, Tls};
 
 /// An endpoint of this node with rules.
 #[derive(Clone, Debug)]
@@ -24,6 +24,8 @@ pub struct Endpoint {
     pub egress: Option<Side>,
     /// Denials are reported, not enforced.
     pub audit: bool,
+    /// A Secret that cannot be used: what wants it does not pass, or goes on with what was there of it before.
+    pub fault: Option<Refused>,
 }
 
 impl Endpoint {
@@ -59,11 +61,13 @@ pub struct Ports {
 /// What holds at a range of ports.
 #[derive(Debug, Default)]
 pub struct Terms {
-    /// What holds for whom, those of the same peers as one; empty, as `tls` is, for ranges of rules that could not be compiled:
+    /// What holds for whom, those of the same peers as one; empty, as the others are, for ranges of rules that could not be compiled:
     /// nothing passes.
     pub access: Box<[Access]>,
     /// Which TLS may pass untouched, beside that.
     pub tls: Box<[Tls]>,
+    /// For whom the proxy ends or begins TLS, beside that.
+    pub inspected: Box<[Inspected]>,
     /// What of requests any of these rules looks at.
     pub asks: Arc<Asks>,
 }
@@ -107,7 +111,7 @@ impl Side {
     pub fn grant(&self, port: u16, peer: Option<Identity>) -> (Grant, Option<Arc<Asks>>) {
         let Self::Ports(ports) = self else { return (Grant::Nothing(REFUSED), None) };
         let Some(ports) = terms(ports, port) else { return (Grant::Open, None) };
-        if ports.access.is_empty() && ports.tls.is_empty() {
+        if ports.access.is_empty() && ports.tls.is_empty() && ports.inspected.is_empty() {
             return (Grant::Nothing(REFUSED), None);
         }
         let asks = Some(Arc::clone(&ports.asks));

@@ -365,7 +365,13 @@ mod tests {
         let path = Some(Expression("a".repeat(length)));
         let http = Some([HttpRule { path, ..HttpRule::default() }].into());
         let access = vec![L7Access { peers: None, http }];
-        let ports = L7Ports { first: 80, last: 80, access: access.into(), tls: Arc::default() };
+        let ports = L7Ports {
+            first: 80,
+            last: 80,
+            access: access.into(),
+            tls: Arc::default(),
+            inspected: Arc::default(),
+        };
         let rules = L7Rules { ports: vec![ports] };
         let endpoint = Box::new(L7Endpoint {
             id: EndpointId::new(number).unwrap(),
@@ -377,6 +383,7 @@ mod tests {
             ingress: Some(Arc::new(rules)),
             egress: None,
             audit: false,
+            secrets: Vec::new(),
         });
         ToProxy::Set { generation: 1, endpoint }
     }

@@ -289,6 +289,7 @@ mod tests {
                 last: *port,
                 access: [L7Access { peers: None, http }].into(),
                 tls: Arc::default(),
+                inspected: Arc::default(),
             }
         });
         let endpoint = Box::new(L7Endpoint {
@@ -301,6 +302,7 @@ mod tests {
             ingress: Some(Arc::new(L7Rules { ports: ports.collect() })),
             egress: None,
             audit: false,
+            secrets: Vec::new(),
         });
         ToProxy::Set { generation: 1, endpoint }
     }
@@ -354,7 +356,7 @@ mod tests {
         let path = |number| Some(Expression(format!("/{number}/[a-z]{{{}}}(a|b){number}", 1 + number % 50)));
         let rules = (0..automata).map(|number| HttpRule { path: path(number), ..HttpRule::default() });
         let access = [L7Access { peers: None, http: Some(rules.collect()) }].into();
-        let ports = L7Ports { first: 80, last: 80, access, tls: Arc::default() };
+        let ports = L7Ports { first: 80, last: 80, access, tls: Arc::default(), inspected: Arc::default() };
         let ingress = Some(Arc::new(L7Rules { ports: vec![ports] }));
         let endpoint = Box::new(L7Endpoint { id: EndpointId::new(id).unwrap(), ingress, ..*endpoint });
         ToProxy::Set { generation, endpoint }
@@ -476,6 +478,7 @@ mod tests {
             last: port,
             access: Arc::clone(&kinds[usize::from(port % 2)]),
             tls: Arc::default(),
+            inspected: Arc::default(),
         };
         let mut taken = |ports: u16| {
             let mut queue = queue();

@@ -1,7 +1,7 @@
 //! The rules in force, as an agent tells them.
 //!
 //! Promise: an object that cannot be used leaves the one before it in force; where that says nothing and the new one does, nothing
-//! passes. Until an agent has told all, what one before it has told holds beside what it tells.
+//! passes. One with a Secret that cannot be used is refused by word, and in force but for that. Until an agent has told all, what one before it has told holds beside what it tells.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -84,9 +84,13 @@ impl Rules {
         let (now, alone, outcome) = match (compiled, before) {
             // Beside what the agent before this one has told of it, until this one has told all.
             (Ok(compiled), Some(before)) if !is_synced => {
-                (Compiler::joined(compiled.clone(), before), Some(compiled), Ok(()))
+                let fault = told(&compiled);
+                (Compiler::joined(compiled.clone(), before), Some(compiled), fault)
             }
-            (Ok(compiled), _) => (compiled, None, Ok(())),
+            (Ok(compiled), _) => {
+                let fault = told(&compiled);
+                (compiled, None, fault)
+            }
             (Err(refused), Some(before)) => (Compiler::kept(before, endpoint), None, Err(refused)),
             (Err(refused), None) => (Compiler::nothing(endpoint), None, Err(refused)),
         };
@@ -94,4 +98,9 @@ impl Rules {
         self.alone.extend(alone.map(|alone| (id, alone)));
         outcome
     }
+}
+
+/// What is said of one that is in force.
+fn told(compiled: &Endpoint) -> Outcome {
+    compiled.fault.clone().map_or(Ok(()), Err)
 }

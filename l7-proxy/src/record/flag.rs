@@ -3,9 +3,12 @@
 use mesh::exchange::Flag;
 
 /// Those whose flag does not follow from the code of the answer.
-const REASONS: [(&str, Option<Flag>); 24] = [
+const REASONS: [(&str, Option<Flag>); 27] = [
     ("server not reached", Some(Flag::Uf)),
     ("server not reached in time", Some(Flag::Uf)),
+    ("TLS handshake with the server failed", Some(Flag::Uf)),
+    ("certificate of the server not trusted", Some(Flag::Uf)),
+    ("server without HTTP/2 in TLS", Some(Flag::Upe)),
     ("no answer in time", Some(Flag::Ut)),
     ("server closed without an answer", Some(Flag::Uc)),
     ("server ended the connection with an error", Some(Flag::Uc)),

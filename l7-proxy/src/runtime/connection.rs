@@ -13,10 +13,13 @@ use tokio::time::Instant;
 use super::buffer::{Buffer, SPENT};
 use super::deadline::Deadline;
 use super::ends::{Ends, Identities, Opening};
+use super::inspection::Begun;
 use super::log::{Described, Over, Said};
+use super::open::Greeted;
 use super::reply::Reply;
 use super::request::Request;
 use super::transfer::Side;
+use super::wire::Wire;
 use super::worker::{Entered, Worker};
 use super::{Stream, http2, turn};
 use crate::codec::{Fault, ResponseHead, Scan, SecondHello};
@@ -50,6 +53,12 @@ pub enum ConnectError {
     Late,
     /// It refused, or there is no way to it.
     Refused,
+    /// It speaks no TLS, or will not with us.
+    NoTls,
+    /// Its certificate is not of whom the client has named, or nobody's whom rules trust.
+    Untrusted,
+    /// It does not speak the version of HTTP that the client does.
+    Unsuited,
 }
 
 impl ConnectError {
@@ -58,6 +67,18 @@ impl ConnectError {
         match self {
             Self::Late => "server not reached in time",
             Self::Refused => "server not reached",
+            Self::NoTls => "TLS handshake with the server failed",
+            Self::Untrusted => "certificate of the server not trusted",
+            Self::Unsuited => "server without HTTP/2 in TLS",
+        }
+    }
+
+    /// What a client is answered.
+    pub(super) fn reply(self) -> Reply {
+        match self {
+            Self::Late => Reply::GatewayTimeout,
+            Self::Refused | Self::NoTls | Self::Untrusted => Reply::Unavailable,
+            Self::Unsuited => Reply::BadGateway,
         }
     }
 }
@@ -91,7 +112,7 @@ where
         worker,
         called,
         connect,
-        down: Side::new(down, Arc::clone(&place.account)),
+        down: Side::new(Wire::Plain(down), Arc::clone(&place.account)),
         up: None,
         place,
         head: None,
@@ -107,12 +128,12 @@ where
 }
 
 /// A client's connection.
-pub(super) struct Session<'w, D, U, I, C> {
+pub(super) struct Session<'w, D: Stream, U: Stream, I, C> {
     pub(super) worker: &'w Worker<I>,
     pub(super) called: Called,
     pub(super) connect: C,
-    pub(super) down: Side<D>,
-    pub(super) up: Option<Side<U>>,
+    pub(super) down: Side<Wire<D>>,
+    pub(super) up: Option<Side<Wire<U>>>,
     pub(super) place: Place,
     /// While a head is there in part.
     pub(super) head: Option<Held>,
@@ -173,6 +194,9 @@ where
 {
     async fn run(mut self: Box<Self>) {
         self.refresh();
+        if self.ends.takes_clear().is_none() {
+            self.ends.begin(Begun::Clear);
+        }
         match self.ends.opening() {
             Opening::Refused(reason) => {
                 return self.record(self.ends.speaker(), Verdict::Dropped, Some(reason), None);
@@ -184,10 +208,36 @@ where
         // Whoever reads on holds it anew.
         self.head = None;
         self.refresh();
+        if detected == Ok(Protocol::Tls) {
+            // Boxed: an idle connection of HTTP/1 has no room for it.
+            return Box::pin(self.begun_with_tls()).await;
+        }
+        if self.ends.takes_clear() == Some(true) {
+            self.ends.begin(Begun::Clear);
+        }
+        self.spoken(detected).await;
+    }
+
+    /// TLS that is opened is gone on with as what is inside.
+    async fn begun_with_tls(mut self: Box<Self>) {
+        let Some((said, read)) = self.greeting().await else { return };
+        match self.open(&said).await {
+            Greeted::Untouched => self.tls(said, read).await,
+            Greeted::Opened if self.ends.plain() => self.relay(Mode::Plain).await,
+            Greeted::Opened => {
+                let detected = self.detect_inside().await;
+                self.spoken(detected).await;
+            }
+            Greeted::Over => {}
+        }
+    }
+
+    /// What the client speaks is known, or why it is not.
+    async fn spoken(mut self: Box<Self>, detected: Result<Protocol, Option<&'static str>>) {
         let is_for_tls = self.ends.is_for_tls();
         match detected {
-            // Boxed: an idle connection of HTTP/1 has no room for it.
-            Ok(Protocol::Tls) => Box::pin(self.tls()).await,
+            // Inside TLS.
+            Ok(Protocol::Tls) => self.foreign(Protocol::Tls.refusal()).await,
             Ok(_) if is_for_tls => {
                 self.described.set_tls(None);
                 self.foreign(NOT_TLS).await;
@@ -198,7 +248,7 @@ where
             }
             Ok(Protocol::Http2) => {
                 self.speaks("HTTP/2");
-                // Boxed likewise.
+                // Boxed, too.
                 Box::pin(http2::serve(*self)).await;
             }
             Ok(Protocol::Unknown) => self.foreign(Protocol::Unknown.refusal()).await,
@@ -261,6 +311,17 @@ where
             clock.poll(cx).map(|()| Err(Some(SILENT)))
         })
         .await
+    }
+
+    /// The same inside TLS that the proxy has ended. Which HTTP both ends have agreed on is what they speak.
+    async fn detect_inside(&mut self) -> Result<Protocol, Option<&'static str>> {
+        let detected = self.detect().await;
+        self.head = None;
+        self.refresh();
+        if self.up.as_ref().is_some_and(|up| up.stream.is_http2()) != (detected == Ok(Protocol::Http2)) {
+            self.up = None;
+        }
+        detected
     }
 
     /// What is neither HTTP nor TLS, or not the one that is asked for, passes only if it may be anything by now.

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use mesh::flow::TrafficDirection::{Egress, Ingress};
 use mesh::identity::Identity;
 
+use super::inspection::Inspection;
 use super::worker::Published;
 use crate::index::Grant;
 use crate::stage::authorize::Judge;
@@ -72,7 +73,7 @@ impl Owners {
 /// The ends of a connection, as of some moment.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Ends {
-    as_of: Option<(u64, u64)>,
+    pub(super) as_of: Option<(u64, u64)>,
     pub(super) owners: Owners,
     pub(super) client: Option<Identity>,
     pub(super) server: Option<Identity>,
@@ -82,6 +83,8 @@ pub(super) struct Ends {
     pub(super) judged: Box<[Box<str>]>,
     /// Why nothing passes, whatever the rules say.
     pub(super) refusal: Option<&'static str>,
+    /// What the proxy does about its TLS, once that is known. Boxed: it does so for few.
+    pub(super) inspection: Option<Box<Inspection>>,
 }
 
 impl Ends {
@@ -128,7 +131,9 @@ impl Ends {
             judges,
             judged,
             refusal,
+            inspection: self.inspection.take(),
         };
+        self.inspect();
         true
     }
 

@@ -2,7 +2,6 @@
 
 use std::future::poll_fn;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::Duration;
@@ -18,10 +17,11 @@ use super::connection::{After, ConnectError, IDLE, Mode, Session, crowded};
 use super::ends::{Ends, INHERITED, Identities};
 use super::relay::Relay;
 use super::reply::Reply;
-use super::transfer::{End, Failure, Side, Transfer};
+use super::transfer::{End, Failure, Transfer};
 use super::verdict::{Noted, Refused};
 use super::worker::ENDED;
 use crate::codec::{Asked, Body, Framing};
+use crate::index::Offer;
 use crate::record::REQUEST_ID;
 use crate::stage::admit::Kind;
 
@@ -83,11 +83,7 @@ where
             }
             if let Err(error) = self.connect().await {
                 self.admit(noted);
-                let reply = match error {
-                    ConnectError::Late => Reply::GatewayTimeout,
-                    ConnectError::Refused => Reply::Unavailable,
-                };
-                return self.fail(reply, error.text(), asked.is_head).await;
+                return self.fail(error.reply(), error.text(), asked.is_head).await;
             }
             // That may have taken seconds, and what is sent is judged by the rules of now.
             if !self.refresh() {
@@ -124,12 +120,15 @@ where
 
     /// One connection to the server, made for the first request that may pass.
     async fn connect(&mut self) -> Result<(), ConnectError> {
-        if self.up.is_none() {
-            let (stream, local) = (self.connect)().await?;
-            self.entered.connection.known.lock().0 = local;
-            self.up = Some(Side::new(stream, Arc::clone(&self.place.account)));
+        if self.up.is_some() {
+            return Ok(());
         }
-        Ok(())
+        let source = self.request.source(self.down.input.bytes());
+        let authority = match self.ends.originating() {
+            Some(_) => self.request.head.authority.bytes(source).to_vec(),
+            None => Vec::new(),
+        };
+        self.connect_with(Offer::Http1, &authority).await
     }
 
     async fn transfer(&mut self, asked: Asked, length: usize, recorded: &Record) -> After {
@@ -233,7 +232,12 @@ where
         let mut answer = Vec::with_capacity(192);
         reply.write(is_head, closes, &mut answer);
         self.described.moved(0, if is_head { 0 } else { reply.body().len() as u64 });
-        matches!(timeout(ANSWER, self.down.stream.write_all(&answer)).await, Ok(Ok(())))
+        let stream = &mut self.down.stream;
+        let sent = async {
+            stream.write_all(&answer).await?;
+            stream.flush().await
+        };
+        matches!(timeout(ANSWER, sent).await, Ok(Ok(())))
     }
 
     /// Throws away the body of a request that was answered; whether the next one follows.
@@ -286,7 +290,7 @@ where
     pub(super) async fn relay(mut self: Box<Self>, mode: Mode) {
         self.described.begin();
         self.arrived = self.arrived.or_else(|| Some(Instant::now()));
-        if let Err(error) = self.connect().await {
+        if let Err(error) = self.connect_with(self.down.stream.offer(), &[]).await {
             self.described.unreached(error);
             return self.finish();
         }

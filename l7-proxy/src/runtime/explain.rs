@@ -2,7 +2,8 @@
 //! sent on.
 //!
 //! Promise: ends, rules, normalisation and verdict are those of connections, asked by the same functions; nothing is sent,
-//! counted or recorded. What it takes is bounded as the judgement of a request is.
+//! counted or recorded. What it takes is bounded as the judgement of a request is. Where the proxy ends TLS the client is
+//! taken to have begun with it, and to have said the host's name.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -43,6 +44,7 @@ pub fn explain<I: Identities + ?Sized>(
     let server = SocketAddr::new(asked.server.address, asked.port);
     let mut ends = Ends::default();
     ends.refresh(client, server, published, &known);
+    ends.suppose(asked.request.host.as_deref().unwrap_or_default());
     let mut hearing = Hearing::new(&ends);
     let mut says = match ends.opening() {
         Opening::Refused(reason) => says(Verdict::Dropped, Some(reason)),

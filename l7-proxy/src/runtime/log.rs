@@ -97,6 +97,8 @@ const RESTS: usize = 1024;
 #[derive(Debug, Default)]
 pub(super) struct Described {
     is_tls: bool,
+    /// Inside TLS that the proxy has ended.
+    is_opened: bool,
     pub(super) protocol: &'static str,
     text: Vec<u8>,
     method: usize,
@@ -128,7 +130,7 @@ impl Described {
         self.text.extend_from_slice(method);
         self.method = method.len();
         self.authority = (!authority.is_empty()).then_some(authority.len());
-        self.text.extend_from_slice(b"http://");
+        self.text.extend_from_slice(self.scheme());
         if authority.is_empty() {
             self.text.extend_from_slice(server.to_string().as_bytes());
         } else {
@@ -143,6 +145,15 @@ impl Described {
         self.reset();
         self.is_tls = true;
         self.text.extend_from_slice(server.unwrap_or_default().as_bytes());
+    }
+
+    /// From now on it is of requests inside TLS that the proxy has ended.
+    pub(super) fn opened(&mut self) {
+        self.is_opened = true;
+    }
+
+    fn scheme(&self) -> &'static [u8] {
+        if self.is_opened { b"https://" } else { b"http://" }
     }
 
     /// Nothing is known of the request.
@@ -226,7 +237,7 @@ impl Described {
     /// Method, authority and path.
     fn parts(&self) -> [&[u8]; 3] {
         let (method, url) = self.text.split_at_checked(self.method).unwrap_or_default();
-        let url = url.strip_prefix(b"http://").unwrap_or(url);
+        let url = url.strip_prefix(self.scheme()).unwrap_or(url);
         match self.authority {
             Some(length) => {
                 let (authority, path) = url.split_at_checked(length).unwrap_or((url, Default::default()));

@@ -11,7 +11,9 @@ mod ends;
 mod exchange;
 mod explain;
 mod http2;
+mod inspection;
 mod log;
+mod open;
 mod relay;
 mod reply;
 mod request;
@@ -23,6 +25,7 @@ mod tls;
 mod transfer;
 pub(crate) mod turn;
 mod verdict;
+mod wire;
 mod worker;
 
 pub use connection::{Called, ConnectError, serve, serve_admitted};

@@ -86,6 +86,10 @@ fn copy<A: Stream, B: Stream>(
         if *closed {
             return Poll::Ready(Ok(()));
         }
+        // What waits in TLS of ours goes out beside whatever else is done.
+        if let Poll::Ready(Err(error)) = Pin::new(&mut to.stream).poll_flush(cx) {
+            return Poll::Ready(Err(error));
+        }
         loop {
             let count = may(from.input.bytes(), from.ended);
             if count == 0 {
@@ -108,6 +112,10 @@ fn copy<A: Stream, B: Stream>(
             *closed = true;
             return Poll::Ready(Ok(()));
         }
-        from.ended = ready!(from.input.poll_fill(&mut from.stream, cx))? == 0;
+        from.ended = match ready!(from.input.poll_fill(&mut from.stream, cx)) {
+            // Many end TLS without a word.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => true,
+            read => read? == 0,
+        };
     }
 }

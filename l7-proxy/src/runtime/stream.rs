@@ -7,6 +7,11 @@ use tokio::net::TcpStream;
 pub trait Stream: AsyncRead + AsyncWrite + Unpin {
     /// What was sent on it breaks off: from now on it is closed by a reset, for an ordinary end would make that look whole.
     fn cut(&mut self);
+
+    /// Whether the other end goes on to send when it hears that nothing more comes. Of TLS 1.2 it need not.
+    fn has_halves(&self) -> bool {
+        true
+    }
 }
 
 impl Stream for TcpStream {

@@ -20,7 +20,7 @@ use crate::stage::server_name::Greeting;
 
 /// What a client is told, as RFC 8446 numbers it in 6.2.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Alert {
+pub(super) enum Alert {
     AccessDenied = 49,
     DecodeError = 50,
     InternalError = 80,
@@ -31,7 +31,7 @@ impl Alert {
     /// For who has said this, to somebody with such rules.
     fn of(said: &Greeting, judge: Option<&Judge>) -> Self {
         match said {
-            _ if judge.is_none_or(|judge| judge.names.is_empty()) => Self::AccessDenied,
+            _ if judge.is_none_or(|judge| judge.names.is_empty() && !judge.opens_tls()) => Self::AccessDenied,
             Ok(Some(_)) => Self::UnrecognizedName,
             Ok(None) => Self::AccessDenied,
             // It is not its fault.
@@ -55,10 +55,9 @@ where
     I: Identities,
     C: AsyncFn() -> Result<(U, Option<SocketAddr>), ConnectError>,
 {
-    /// A client that has begun to speak TLS.
-    pub(super) async fn tls(mut self: Box<Self>) {
-        self.speaks("TLS");
-        let Some((said, read)) = self.greeting().await else { return };
+    /// A client that has begun to speak TLS, has said this in so many bytes, and is not opened.
+    pub(super) async fn tls(mut self: Box<Self>, said: Greeting, read: usize) {
+        self.ends.leave();
         self.refresh();
         self.described.set_tls(said.as_ref().ok().and_then(|name| name.as_deref()));
         if let Some((judge, reason)) = self.ends.denies_tls(&said) {
@@ -81,8 +80,9 @@ where
     }
 
     /// What it says, and how many bytes that took; `None`: it has gone.
-    async fn greeting(&mut self) -> Option<(Greeting, usize)> {
-        let has_names = |judge: &Judge| !judge.is_plain() && !judge.names.is_empty();
+    pub(super) async fn greeting(&mut self) -> Option<(Greeting, usize)> {
+        self.speaks("TLS");
+        let has_names = |judge: &Judge| !judge.is_plain() && (!judge.names.is_empty() || judge.opens_tls());
         let mut scan = HelloScan::default();
         let said = match self.ends.judges.iter().flatten().any(has_names) {
             true => self.hello(&mut scan).await?,
@@ -123,7 +123,7 @@ where
         .await
     }
 
-    async fn alert(&mut self, alert: Alert) {
+    pub(super) async fn alert(&mut self, alert: Alert) {
         let sent = timeout(ANSWER, self.down.stream.write_all(&alert.record())).await;
         if matches!(sent, Ok(Ok(()))) {
             self.linger().await;

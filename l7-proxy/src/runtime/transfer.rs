@@ -183,7 +183,12 @@ impl<'a, D: Stream, U: Stream> Transfer<'a, D, U> {
                 (_, Err(end)) | (Err(end), _) => return Poll::Ready(end),
                 (Ok(up), Ok(down)) => up | down,
             };
-            if let Some(end) = self.end() {
+            // What has been written waits in TLS of ours until it has left.
+            let has_left = match Pin::new(&mut self.down.stream).poll_flush(cx) {
+                Poll::Ready(Err(_)) => return Poll::Ready(End::Gone),
+                flushed => flushed.is_ready(),
+            };
+            if let Some(end) = self.end().filter(|_| has_left) {
                 return Poll::Ready(end);
             }
             if !moved {
@@ -250,8 +255,10 @@ impl<'a, D: Stream, U: Stream> Transfer<'a, D, U> {
         }
         let lead = self.request.lead().get(self.led..).unwrap_or_default();
         if lead.is_empty() && self.outgoing == 0 {
-            if self.body.is_done() {
-                self.upload = Upload::Done;
+            let flushed = Pin::new(&mut self.up.stream).poll_flush(cx);
+            if self.body.is_done() && flushed.is_ready() {
+                self.upload =
+                    if matches!(flushed, Poll::Ready(Ok(()))) { Upload::Done } else { Upload::Broken };
                 return Ok(true);
             }
         } else {
@@ -300,7 +307,7 @@ impl<'a, D: Stream, U: Stream> Transfer<'a, D, U> {
             Poll::Pending => Ok(false),
             Poll::Ready(Ok(0)) => {
                 self.down.ended = true;
-                if self.down.input.is_empty() {
+                if self.down.input.is_empty() && self.up.stream.has_halves() {
                     // It does not wait: what was to be sent has been.
                     let _ = Pin::new(&mut self.up.stream).poll_shutdown(cx);
                 }

@@ -31,7 +31,8 @@ pub enum Tenant {
 pub enum Kind {
     /// Connections of clients.
     Connections,
-    /// Heads, ClientHellos and first bytes that have begun and are not all there, beyond what one read brings.
+    /// Heads, ClientHellos and first bytes that have begun and are not all there, beyond what one read brings; handshakes of
+    /// clients whose TLS the proxy ends.
     Heads,
     /// Streams of HTTP/2.
     Streams,

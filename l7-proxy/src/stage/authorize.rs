@@ -8,7 +8,7 @@ use mesh::workload::EndpointId;
 
 use super::normalise::Path;
 use crate::codec::is_look_alike;
-use crate::index::{Asks, Edit, Endpoint, Exhausted, Grant, Names, Rule, RuleSet, Subject, Work};
+use crate::index::{Asks, Edit, Endpoint, Exhausted, Grant, Inspected, Names, Rule, RuleSet, Subject, Work};
 
 /// Why nothing that is not TLS passes where names of TLS servers are all that there is.
 pub const NOT_TLS: &str = "not TLS, which alone may pass";
@@ -24,6 +24,8 @@ pub struct Judge {
     pub grant: Grant,
     /// Names of TLS servers, one of which a client that speaks TLS must say.
     pub names: Vec<Arc<Names>>,
+    /// TLS that the proxy ends or begins.
+    pub inspected: Arc<[Inspected]>,
     /// What the port's rules look at.
     pub asks: Option<Arc<Asks>>,
     /// Denials are reported, not enforced.
@@ -40,11 +42,13 @@ impl Judge {
     ) -> Option<Self> {
         let side = endpoint.side(direction)?;
         let ((grant, asks), names) = (side.grant(port, peer), side.names(port, peer));
+        let inspected = side.inspected(port, peer);
+        let is_for_tls = !names.is_empty() || inspected.iter().any(|one| one.terminating.is_some());
         let grant = match grant {
-            Grant::Nothing(_) if !names.is_empty() => Grant::Nothing(NOT_TLS),
+            Grant::Nothing(_) if is_for_tls => Grant::Nothing(NOT_TLS),
             other => other,
         };
-        Some(Self { endpoint: endpoint.id, direction, grant, names, asks, audit: endpoint.audit })
+        Some(Self { endpoint: endpoint.id, direction, grant, names, inspected, asks, audit: endpoint.audit })
     }
 
     /// Whether anything may pass, HTTP or not.

@@ -13,7 +13,7 @@ impl Judge {
         if self.is_plain() {
             return Ok(());
         }
-        if self.names.is_empty() {
+        if self.names.is_empty() && !self.opens_tls() {
             return Err(match &self.grant {
                 Grant::Nothing(why) => why,
                 Grant::Http(_) | Grant::Open | Grant::Plain => Protocol::Tls.refusal(),
@@ -21,6 +21,7 @@ impl Judge {
         }
         match said {
             Err(fault) => Err(fault),
+            Ok(said) if self.audit && self.inspected.iter().any(|one| one.opens(said.as_deref())) => Ok(()),
             Ok(None) => Err("no server name"),
             Ok(Some(name)) if self.names.iter().any(|names| names.holds(name)) => Ok(()),
             Ok(Some(_)) => Err("no rule names this server"),
@@ -29,6 +30,11 @@ impl Judge {
 
     /// Whether nothing but TLS may pass.
     pub fn is_for_tls(&self) -> bool {
-        matches!(self.grant, Grant::Nothing(_)) && !self.names.is_empty()
+        matches!(self.grant, Grant::Nothing(_)) && (!self.names.is_empty() || self.opens_tls())
+    }
+
+    /// Whether it is asked which server a client of TLS names, for the proxy to end that TLS.
+    pub fn opens_tls(&self) -> bool {
+        self.inspected.iter().any(|one| one.terminating.is_some())
     }
 }

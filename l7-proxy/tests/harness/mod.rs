@@ -23,7 +23,9 @@ use l7_proxy::runtime::{
 };
 use l7_proxy::stage::admit::{Amounts, Budgets};
 use mesh::identity::Identity;
-use mesh::l7::{Expression, HttpRule, L7Access, L7Endpoint, L7Flow, L7Ports, L7Rules, L7Tls};
+use mesh::l7::{
+    Expression, HttpRule, L7Access, L7Endpoint, L7Flow, L7Inspected, L7Ports, L7Rules, L7Tls, TlsSecret,
+};
 use mesh::workload::EndpointId;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::sync::mpsc;
@@ -62,6 +64,7 @@ pub struct Bench {
     pub table: Rc<Table>,
     pub worker: Rc<Worker<Known>>,
     compiler: Compiler,
+    secrets: Vec<TlsSecret>,
     /// What a connection to the server comes to; none: it does.
     pub refuses: Rc<Cell<Option<ConnectError>>>,
     /// How long it takes to reach the server.
@@ -111,6 +114,7 @@ impl Bench {
             table,
             worker: Rc::new(worker),
             compiler: Compiler::default(),
+            secrets: Vec::new(),
             refuses: Rc::default(),
             takes: Rc::default(),
             ended: Rc::default(),
@@ -135,14 +139,53 @@ impl Bench {
     /// The same for another port than the one that is called, 80.
     pub fn enforce_at(&mut self, port: u16, access: Vec<L7Access>, audit: bool) {
         self.enforce_all(
-            L7Ports { first: port, last: port, access: access.into(), tls: Arc::default() },
+            L7Ports {
+                first: port,
+                last: port,
+                access: access.into(),
+                tls: Arc::default(),
+                inspected: Arc::default(),
+            },
             audit,
         );
     }
 
     /// The same beside TLS that some may open, at the port that is called.
     pub fn enforce_tls(&mut self, access: Vec<L7Access>, tls: Vec<L7Tls>, audit: bool) {
-        self.enforce_all(L7Ports { first: 80, last: 80, access: access.into(), tls: tls.into() }, audit);
+        self.enforce_all(
+            L7Ports {
+                first: 80,
+                last: 80,
+                access: access.into(),
+                tls: tls.into(),
+                inspected: Arc::default(),
+            },
+            audit,
+        );
+    }
+
+    /// TLS that the proxy ends or begins, beside what anybody may request without, made of these Secrets.
+    pub fn enforce_inspected(
+        &mut self,
+        access: Vec<L7Access>,
+        inspected: Vec<L7Inspected>,
+        secrets: Vec<TlsSecret>,
+        audit: bool,
+    ) {
+        self.secrets = secrets;
+        let (access, inspected) = (access.into(), inspected.into());
+        self.enforce_all(L7Ports { first: 80, last: 80, access, tls: Arc::default(), inspected }, audit);
+    }
+
+    /// The same beside TLS that passes untouched.
+    pub fn enforce_ports(
+        &mut self,
+        tls: Arc<[L7Tls]>,
+        inspected: Arc<[L7Inspected]>,
+        secrets: Vec<TlsSecret>,
+    ) {
+        self.secrets = secrets;
+        self.enforce_all(L7Ports { first: 80, last: 80, access: Arc::default(), tls, inspected }, false);
     }
 
     fn enforce_all(&mut self, ports: L7Ports, audit: bool) {
@@ -157,6 +200,7 @@ impl Bench {
             ingress: Some(Arc::new(rules)),
             egress: None,
             audit,
+            secrets: self.secrets.clone(),
         };
         let mut snapshot = Snapshot::default();
         snapshot.is_synced = true;
@@ -177,6 +221,7 @@ impl Bench {
             ingress: None,
             egress: Some(Arc::new(L7Rules { ports: vec![ports] })),
             audit: false,
+            secrets: self.secrets.clone(),
         };
         let mut snapshot = Snapshot::clone(&self.published.snapshot());
         snapshot.insert(self.compiler.endpoint(&endpoint).unwrap());

@@ -6,7 +6,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::{HttpRule, HttpRules, L7Access, L7Ports, L7Rules, L7Tls, ServerName, ServerNames};
+use super::{
+    HttpRule, HttpRules, L7Access, L7Inspected, L7Ports, L7Rules, L7Tls, ServerName, ServerNames,
+    TlsInspection,
+};
 use crate::identity::Identity;
 
 /// The most parts ([`Measure`]) that the rules of one object may come to, in all its directions together.
@@ -32,15 +35,22 @@ pub struct Measure(BTreeMap<Place, usize>);
 
 impl Measure {
     /// What holds at a range. Costs what is new of it.
-    pub fn parts(&mut self, access: &[L7Access], tls: &[L7Tls]) -> usize {
+    pub fn parts(&mut self, access: &[L7Access], tls: &[L7Tls], inspected: &[L7Inspected]) -> usize {
         let peers = |peers: &Option<Arc<[Identity]>>| peers.as_ref().map_or(0, |peers| peers.len() / PEERS);
-        let http = access.iter().map(|one| {
-            let rules = one.http.as_deref().unwrap_or_default();
-            let rules =
-                *self.0.entry(place(rules)).or_insert_with(|| rules.iter().map(HttpRule::parts).sum());
-            1 + rules + peers(&one.peers)
+        let mut list = |rules: &[HttpRule]| {
+            *self.0.entry(place(rules)).or_insert_with(|| rules.iter().map(HttpRule::parts).sum())
+        };
+        let http = access.iter();
+        let http = http.map(|one| 1 + list(one.http.as_deref().unwrap_or_default()) + peers(&one.peers));
+        let http = http.sum::<usize>();
+        let inside = inspected.iter().map(|one| {
+            let names = one.inspection.names.as_ref().map_or(0, |names| names.len());
+            let contexts = one.inspection.contexts().count();
+            let rules = list(one.inspection.http.as_deref().unwrap_or_default());
+            1 + contexts + names + rules + peers(&one.peers)
         });
-        http.sum::<usize>() + tls.iter().map(|one| 1 + one.names.len() + peers(&one.peers)).sum::<usize>()
+        let inside = inside.sum::<usize>();
+        http + inside + tls.iter().map(|one| 1 + one.names.len() + peers(&one.peers)).sum::<usize>()
     }
 }
 
@@ -62,27 +72,39 @@ impl HttpRule {
 }
 
 impl L7Ports {
-    /// The same with no requests for anybody whom HTTP rules are for, and no names of servers.
-    fn closed(access: &[L7Access], tls: &[L7Tls]) -> (Arc<[L7Access]>, Arc<[L7Tls]>) {
-        let access = access.iter().map(|one| L7Access {
+    /// Where what holds there is: ranges share it.
+    pub(super) fn places(&self) -> [Place; 3] {
+        [place(&self.access), place(&self.tls), place(&self.inspected)]
+    }
+
+    /// The same with no requests for anybody whom HTTP rules are for, no names of servers, and no TLS that the proxy ends or
+    /// begins: who had only that is somebody to whom nothing is allowed.
+    fn closed(&self) -> Held {
+        let nothing = |peers: &Option<_>| L7Access { peers: peers.clone(), http: Some(HttpRules::default()) };
+        let access = self.access.iter().map(|one| L7Access {
             peers: one.peers.clone(),
             http: one.http.as_ref().map(|_| HttpRules::default()),
         });
-        let tls = tls.iter().map(|one| L7Tls { peers: one.peers.clone(), names: ServerNames::default() });
-        (access.collect(), tls.collect())
+        let access = access.chain(self.inspected.iter().map(|one| nothing(&one.peers)));
+        let closed = |one: &L7Tls| L7Tls { peers: one.peers.clone(), names: ServerNames::default() };
+        (access.collect(), self.tls.iter().map(closed).collect())
     }
 }
 
+/// What is left of what holds at a range.
+type Held = (Arc<[L7Access]>, Arc<[L7Tls]>);
+
 impl L7Rules {
     /// What holds at its ranges, once however many share it.
-    fn kinds(&self) -> BTreeMap<[Place; 2], &L7Ports> {
-        self.ports.iter().map(|ports| ([place(&ports.access), place(&ports.tls)], ports)).collect()
+    fn kinds(&self) -> BTreeMap<[Place; 3], &L7Ports> {
+        self.ports.iter().map(|ports| (ports.places(), ports)).collect()
     }
 
     /// What they come to at all ranges together ([`Measure`]): where ranges share what holds there it counts once.
     pub fn parts(&self) -> usize {
         let mut measure = Measure::default();
-        self.kinds().values().map(|ports| measure.parts(&ports.access, &ports.tls)).sum()
+        let kinds = self.kinds();
+        kinds.values().map(|ports| measure.parts(&ports.access, &ports.tls, &ports.inspected)).sum()
     }
 
     /// About how many bytes they take, written down.
@@ -90,28 +112,32 @@ impl L7Rules {
         let kinds = self.kinds();
         let access: Vec<&L7Access> = kinds.values().flat_map(|ports| ports.access.iter()).collect();
         let tls: Vec<&L7Tls> = kinds.values().flat_map(|ports| ports.tls.iter()).collect();
-        let lists = access.iter().filter_map(|one| one.http.as_ref()).map(|list| (place(list), list));
-        let lists: BTreeMap<Place, &HttpRules> = lists.collect();
-        let names = tls.iter().map(|one| (place(&one.names), &one.names));
-        let names: BTreeMap<Place, &ServerNames> = names.collect();
-        let peers = access.iter().map(|one| &one.peers).chain(tls.iter().map(|one| &one.peers)).flatten();
+        let inspected: Vec<&L7Inspected> = kinds.values().flat_map(|ports| ports.inspected.iter()).collect();
+        let inside = inspected.iter().map(|one| &*one.inspection);
+        let lists = access.iter().filter_map(|one| one.http.as_ref());
+        let lists = lists.chain(inside.clone().filter_map(|one| one.http.as_ref()));
+        let lists: BTreeMap<Place, &HttpRules> = lists.map(|list| (place(list), list)).collect();
+        let names = tls.iter().map(|one| &one.names);
+        let names = names.chain(inside.clone().filter_map(|one| one.names.as_ref()));
+        let names: BTreeMap<Place, &ServerNames> = names.map(|names| (place(names), names)).collect();
+        let peers = access.iter().map(|one| &one.peers).chain(tls.iter().map(|one| &one.peers));
+        let peers = peers.chain(inspected.iter().map(|one| &one.peers)).flatten();
         let peers: BTreeMap<Place, usize> = peers.map(|peers| (place(peers), peers.len())).collect();
         let of_name = |name: &ServerName| 32 + name.as_str().len();
         lists.values().flat_map(|list| list.iter()).map(HttpRule::size).sum::<usize>()
             + names.values().flat_map(|list| list.iter()).map(of_name).sum::<usize>()
             + peers.values().sum::<usize>() * 12
-            + (access.len() + tls.len() + self.ports.len()) * 16
+            + inside.flat_map(TlsInspection::contexts).map(|(_, context)| context.size()).sum::<usize>()
+            + (access.len() + tls.len() + inspected.len() + self.ports.len()) * 16
     }
 
     /// See [`super::L7Endpoint::closed`].
     pub(super) fn closed(&self) -> Self {
-        let closed = |ports: &L7Ports| L7Ports::closed(&ports.access, &ports.tls);
-        let kinds: BTreeMap<[Place; 2], _> =
-            self.kinds().into_iter().map(|(place, ports)| (place, closed(ports))).collect();
+        let kinds: BTreeMap<[Place; 3], Held> =
+            self.kinds().into_iter().map(|(place, ports)| (place, ports.closed())).collect();
         let ports = self.ports.iter().map(|ports| {
-            let known = kinds.get(&[place(&ports.access), place(&ports.tls)]).cloned();
-            let (access, tls) = known.unwrap_or_default();
-            L7Ports { access, tls, ..*ports }
+            let (access, tls) = kinds.get(&ports.places()).cloned().unwrap_or_default();
+            L7Ports { access, tls, inspected: Arc::default(), ..*ports }
         });
         Self { ports: ports.collect() }
     }
@@ -141,6 +167,7 @@ mod tests {
             last: first,
             access: Arc::clone(access),
             tls: Arc::default(),
+            inspected: Arc::default(),
         };
         let mut rules = L7Rules { ports: (1..100).map(|port| ports(port, &shared)).collect() };
         assert!((4000..7000).contains(&rules.size()), "{}", rules.size());
@@ -158,6 +185,7 @@ mod tests {
             ingress: Some(Arc::new(rules)),
             egress: None,
             audit: false,
+            secrets: Vec::new(),
         };
         let closed = endpoint.closed();
         assert!(closed.size() < 2500, "{}", closed.size());
@@ -181,6 +209,6 @@ mod tests {
         let peers: Arc<[Identity]> = (256..512).filter_map(Identity::new).collect();
         let access = [L7Access { peers: Some(Arc::clone(&peers)), http: Some([rule.clone(), rule].into()) }];
         let tls = [L7Tls { peers: Some(peers), names: ["a.b".parse().unwrap()].into() }];
-        assert_eq!(Measure::default().parts(&access, &tls), 1 + 4 + 10 + 1 + 4 + 1);
+        assert_eq!(Measure::default().parts(&access, &tls, &[]), 1 + 4 + 10 + 1 + 4 + 1);
     }
 }

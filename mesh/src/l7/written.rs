@@ -5,7 +5,10 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{HttpRule, HttpRules, L7Access, L7Ports, L7Rules, L7Tls, ServerName, ServerNames};
+use super::{
+    HttpRule, HttpRules, L7Access, L7Inspected, L7Ports, L7Rules, L7Tls, ServerName, ServerNames,
+    TlsInspection,
+};
 use crate::identity::Identity;
 
 /// The rules, in tables that name each other by places.
@@ -17,6 +20,8 @@ pub(super) struct Written {
     names: Vec<ServerNames>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     peers: Vec<Arc<[Identity]>>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    inspections: Vec<Arc<TlsInspection>>,
     kinds: Vec<Kind>,
     /// First port, last port, what holds there.
     ports: Vec<(u16, u16, usize)>,
@@ -31,10 +36,13 @@ struct Kind {
     /// Peers and names.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     tls: Vec<(Option<usize>, usize)>,
+    /// Peers and what the proxy does about TLS.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    inspected: Vec<(Option<usize>, usize)>,
 }
 
 /// The same, read.
-type Held = (Arc<[L7Access]>, Arc<[L7Tls]>);
+type Held = (Arc<[L7Access]>, Arc<[L7Tls]>, Arc<[L7Inspected]>);
 
 /// Why what is written down is none.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -72,10 +80,17 @@ impl From<L7Rules> for Written {
     fn from(rules: L7Rules) -> Self {
         let (mut http, mut names, mut peers) =
             (Table::<HttpRule>::new(), Table::<ServerName>::new(), Table::<Identity>::new());
+        let (mut inspections, mut inspection_places) = (Vec::new(), BTreeMap::new());
+        let mut inspection = |one: &Arc<TlsInspection>| {
+            *inspection_places.entry(Arc::clone(one)).or_insert_with(|| {
+                inspections.push(Arc::clone(one));
+                inspections.len() - 1
+            })
+        };
         let (mut met, mut places, mut kinds) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
         let mut ports = Vec::with_capacity(rules.ports.len());
         for range in &rules.ports {
-            let at = (range.access.as_ptr(), range.access.len(), range.tls.as_ptr(), range.tls.len());
+            let at = range.places();
             let place = *met.entry(at).or_insert_with(|| {
                 let mut peers = |list: &Option<_>| list.as_ref().map(|list| peers.place(list));
                 let access = range
@@ -84,7 +99,10 @@ impl From<L7Rules> for Written {
                     .map(|one| (peers(&one.peers), one.http.as_ref().map(|list| http.place(list))));
                 let access = access.collect();
                 let tls = range.tls.iter().map(|one| (peers(&one.peers), names.place(&one.names)));
-                let kind = Kind { access, tls: tls.collect() };
+                let tls = tls.collect();
+                let inspected = range.inspected.iter();
+                let inspected = inspected.map(|one| (peers(&one.peers), inspection(&one.inspection)));
+                let kind = Kind { access, tls, inspected: inspected.collect() };
                 *places.entry(kind).or_insert_with_key(|kind| {
                     kinds.push(kind.clone());
                     kinds.len() - 1
@@ -92,7 +110,7 @@ impl From<L7Rules> for Written {
             });
             ports.push((range.first, range.last, place));
         }
-        Self { http: http.all, names: names.all, peers: peers.all, kinds, ports }
+        Self { http: http.all, names: names.all, peers: peers.all, inspections, kinds, ports }
     }
 }
 
@@ -103,25 +121,29 @@ impl TryFrom<Written> for L7Rules {
         fn at<T: Clone>(list: &[T], place: usize) -> Result<T, WrittenError> {
             list.get(place).cloned().ok_or(WrittenError::Place(place))
         }
-        let Written { http, names, peers, kinds, ports } = &written;
+        let Written { http, names, peers, inspections, kinds, ports } = &written;
         let peers = |place: &Option<usize>| place.map(|place| at(peers, place)).transpose();
         let access = |(who, what): &(_, Option<usize>)| {
             let http = what.map(|place| at(http, place)).transpose()?;
             Ok(L7Access { peers: peers(who)?, http })
         };
         let tls = |(who, what): &(_, usize)| Ok(L7Tls { peers: peers(who)?, names: at(names, *what)? });
+        let inspected = |(who, what): &(_, usize)| {
+            Ok(L7Inspected { peers: peers(who)?, inspection: at(inspections, *what)? })
+        };
         let kinds = kinds.iter().map(|kind| {
             let access = kind.access.iter().map(access).collect::<Result<Arc<[_]>, _>>()?;
-            Ok((access, kind.tls.iter().map(tls).collect::<Result<Arc<[_]>, _>>()?))
+            let tls = kind.tls.iter().map(tls).collect::<Result<Arc<[_]>, _>>()?;
+            Ok((access, tls, kind.inspected.iter().map(inspected).collect::<Result<Arc<[_]>, _>>()?))
         });
         let kinds: Vec<Held> = kinds.collect::<Result<_, WrittenError>>()?;
         let mut after = Some(0);
         let ports = ports.iter().map(|&(first, last, place)| {
             let follows = first <= last && after.is_some_and(|after| after <= first);
             after = last.checked_add(1);
-            let (access, tls) = at(&kinds, place)?;
+            let (access, tls, inspected) = at(&kinds, place)?;
             if follows {
-                Ok(L7Ports { first, last, access, tls })
+                Ok(L7Ports { first, last, access, tls, inspected })
             } else {
                 Err(WrittenError::Order(first, last))
             }
@@ -145,7 +167,10 @@ mod tests {
         let ports = |first, paths: &[&str]| {
             let access = paths.iter().map(|path| L7Access { peers: Some(peers()), http: Some(list(path)) });
             let tls = [L7Tls { peers: None, names: ["a.b".parse().unwrap()].into() }];
-            L7Ports { first, last: first + 1, access: access.collect(), tls: tls.into() }
+            let inspection =
+                Arc::new(TlsInspection { http: Some(list(paths[0])), ..TlsInspection::default() });
+            let inspected = [L7Inspected { peers: Some(peers()), inspection }].into();
+            L7Ports { first, last: first + 1, access: access.collect(), tls: tls.into(), inspected }
         };
         let rules = L7Rules {
             ports: vec![
@@ -158,6 +183,7 @@ mod tests {
         let written = Written::from(rules.clone());
         assert_eq!(written.http, [list("/a"), list("/b")]);
         assert_eq!((written.names.len(), written.peers.len(), written.kinds.len()), (1, 1, 2));
+        assert_eq!(written.inspections.len(), 1);
         assert_eq!(written.ports, [(80, 81, 0), (90, 91, 1), (100, 101, 0), (443, 444, 0)]);
         let back = L7Rules::try_from(written).unwrap();
         assert_eq!(back, rules);
@@ -177,6 +203,7 @@ mod tests {
             last: port,
             access: Arc::clone(&access[usize::from(port % 2)]),
             tls: Arc::default(),
+            inspected: Arc::default(),
         };
         let rules = L7Rules { ports: (1..20_000).map(range).collect() };
         let written = Written::from(rules.clone());
@@ -186,7 +213,7 @@ mod tests {
 
     #[test]
     fn what_names_what_is_not_there_is_refused() {
-        let kinds = vec![Kind { access: vec![(None, Some(0))], tls: Vec::new() }];
+        let kinds = vec![Kind { access: vec![(None, Some(0))], tls: Vec::new(), inspected: Vec::new() }];
         let written = |http, ports| Written { http, ports, kinds: kinds.clone(), ..Written::default() };
         let read = |written: Written| L7Rules::try_from(written).map(|rules| rules.ports.len());
         assert_eq!(read(written(vec![list("/a")], vec![(80, 80, 0), (81, 90, 0)])), Ok(2));

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
 use ipnet::IpNet;
 
@@ -17,7 +18,9 @@ use super::{
 };
 use crate::flow::TrafficDirection;
 use crate::identity::Identity;
-use crate::l7::{Expression, HttpRule, HttpRules, L7Demand, ServerName, ServerNames};
+use crate::l7::{
+    Expression, HttpRule, HttpRules, L7Demand, SecretName, ServerName, ServerNames, TlsContext, TlsInspection,
+};
 use crate::labels::{LabelSet, NAMESPACE, Source};
 use crate::workload::NamedPorts;
 
@@ -262,9 +265,25 @@ fn statement(random: &mut Random) -> Statement {
 }
 
 fn demand(random: &mut Random) -> L7Demand {
-    match random.chance(40) {
-        true => L7Demand::ServerNames(names(random)),
-        false => L7Demand::Http(http(random)),
+    match random.below(5) {
+        0 | 1 => L7Demand::ServerNames(names(random)),
+        2 | 3 => L7Demand::Http(http(random)),
+        _ => L7Demand::Inspection(Arc::new(inspection(random))),
+    }
+}
+
+fn inspection(random: &mut Random) -> TlsInspection {
+    let context = |random: &mut Random| {
+        let secret =
+            SecretName { namespace: "default".to_owned(), name: random.pick(&["a", "b"]).to_owned() };
+        let context = TlsContext { secret, trusted_ca: None, certificate: None, private_key: None };
+        random.chance(60).then_some(context)
+    };
+    TlsInspection {
+        names: random.chance(40).then(|| names(random)),
+        terminating: context(random),
+        originating: context(random),
+        http: random.chance(70).then(|| http(random)),
     }
 }
 

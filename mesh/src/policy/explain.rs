@@ -335,6 +335,7 @@ fn by(demand: &L7Demand) -> &'static str {
     match demand {
         L7Demand::Http(_) => "HTTP rules",
         L7Demand::ServerNames(_) => "server names",
+        L7Demand::Inspection(_) => "TLS inspection",
     }
 }
 
@@ -353,6 +354,10 @@ fn what(demand: &L7Demand) -> String {
     match demand {
         L7Demand::Http(rules) => first(rules),
         L7Demand::ServerNames(names) => first(names),
+        L7Demand::Inspection(inspection) => {
+            let names = inspection.names.as_ref().map(|names| first(names)).unwrap_or_default();
+            names + &inspection.http.as_ref().map(|rules| first(rules)).unwrap_or_default()
+        }
     }
 }
 

@@ -1,5 +1,5 @@
-//! What the L7 proxy judges by: the HTTP rules and names of TLS servers of all policies that select a subject, and who need
-//! not keep to them.
+//! What the L7 proxy judges by: the HTTP rules, names of TLS servers and inspections of TLS of all policies that select a
+//! subject, and who need not keep to them.
 //!
 //! The second pure function over the same policies as [`super::compile`]: peers and ports are found by the same means, so
 //! what the kernel sends to the proxy the proxy has rules for. A range of ports is here if a statement with such a demand

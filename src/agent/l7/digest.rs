@@ -76,7 +76,13 @@ mod tests {
         };
         let first = access();
         let second = if is_shared { Arc::clone(&first) } else { access() };
-        let ports = |port, access| L7Ports { first: port, last: port, access, tls: Arc::default() };
+        let ports = |port, access| L7Ports {
+            first: port,
+            last: port,
+            access,
+            tls: Arc::default(),
+            inspected: Arc::default(),
+        };
         let rules = L7Rules { ports: vec![ports(80, first), ports(8080, second)] };
         let mut plan = L7Plan::clone(&l7::plan(&[1, 2]));
         plan.endpoints.values_mut().for_each(|it| it.ingress = Some(Arc::new(rules.clone())));

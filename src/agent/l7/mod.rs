@@ -1,9 +1,10 @@
 //! The L7 proxy of this node: its process, what it is told, and what it says.
 //!
-//! Promise: nothing of it is made before some policy with HTTP rules or server names is about an endpoint of this node. The process outlives
-//! the agent and is taken over by the next, even if that has no such policy any more; its listening sockets are kept here too, so
-//! that connections wait while it is started again, and another process takes its place without one of them being lost. What is new
-//! or stricter is told to it before the kernel sends anybody there, what goes away after. The agent's loop never waits for it: a plan that tells it something new waits for its answer, a second at most
+//! Promise: nothing of it is made before some policy with HTTP rules, server names or TLS of the proxy's own is about an endpoint
+//! of this node. The process outlives the agent and is taken over by the next, even if that has no such policy any more; its
+//! listening sockets are kept here too, so that connections wait while it is started again, and another process takes its place
+//! without one of them being lost. What is new or stricter is told to it before the kernel sends anybody there, what goes away
+//! after. The agent's loop never waits for it: a plan that tells it something new waits for its answer, a second at most
 //! ([`super::switching`]).
 
 mod access;
@@ -29,7 +30,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use control::Planned;
 use l4_datapath::Datapath;
-use mesh::l7::{L7Plan, L7Ports, L7Rules, left_of};
+use mesh::l7::{L7Plan, L7Ports, L7Rules, SecretItems, SecretName, TlsSecret, left_of};
 use mesh::plan::NodePlan;
 use mesh::workload::EndpointId;
 use node_api::{L7Status, PolicyView};
@@ -309,6 +310,10 @@ fn join(plan: &Arc<L7Plan>, before: &L7Plan) -> Arc<L7Plan> {
         if endpoint.instance == earlier.instance {
             endpoint.ingress = beside(endpoint.ingress.take(), earlier.ingress.as_ref());
             endpoint.egress = beside(endpoint.egress.take(), earlier.egress.as_ref());
+            let own = plan.endpoints.get(id).map(|own| (&own.ingress, &own.egress));
+            if own != Some((&endpoint.ingress, &endpoint.egress)) {
+                endpoint.secrets = secrets_beside(&endpoint.secrets, &earlier.secrets);
+            }
         }
     }
     if both == **plan { Arc::clone(plan) } else { Arc::new(both) }
@@ -331,6 +336,20 @@ fn beside(rules: Option<Arc<L7Rules>>, before: Option<&Arc<L7Rules>>) -> Option<
     Some(Arc::new(L7Rules { ports }))
 }
 
+/// Items of Secrets, and those of before that are not among them: rules of before are made of these.
+fn secrets_beside(secrets: &[TlsSecret], before: &[TlsSecret]) -> Vec<TlsSecret> {
+    let mut all: BTreeMap<&SecretName, BTreeMap<String, String>> = BTreeMap::new();
+    for secret in before.iter().chain(secrets) {
+        let items = secret.items.0.iter().map(|(item, text)| (item.clone(), text.clone()));
+        all.entry(&secret.name).or_default().extend(items);
+    }
+    let one = |(name, items): (&SecretName, _)| TlsSecret {
+        name: name.clone(),
+        items: SecretItems(Arc::new(items)),
+    };
+    all.into_iter().map(one).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use mesh::workload::EndpointId;
@@ -351,6 +370,7 @@ mod tests {
                 ingress: None,
                 egress: None,
                 audit: false,
+                secrets: Vec::new(),
             };
             (id, endpoint)
         };
@@ -475,6 +495,7 @@ mod tests {
             last,
             access: access.clone().into(),
             tls: Arc::default(),
+            inspected: Arc::default(),
         });
         Some(Arc::new(L7Rules { ports: ports.collect() }))
     }
@@ -502,5 +523,27 @@ mod tests {
         reborn.endpoints.values_mut().for_each(|endpoint| endpoint.instance = 2);
         assert_eq!(*join(&Arc::new(reborn.clone()), &before), reborn, "the address may be another");
         assert!(Arc::ptr_eq(&join(&before, &before), &before));
+    }
+
+    #[test]
+    fn rules_of_before_keep_the_secrets_that_they_are_made_of() {
+        let of = |ranges: &[(u16, u16)], secrets: &[(&str, &str, &str)]| {
+            let mut plan = L7Plan::clone(&plan(&[1]));
+            let endpoint = plan.endpoints.values_mut().next().unwrap();
+            endpoint.ingress = rules(300, ranges);
+            let secret = |(name, item, text): &(&str, &str, &str)| TlsSecret {
+                name: SecretName { namespace: "default".to_owned(), name: (*name).to_owned() },
+                items: SecretItems(Arc::new([((*item).to_owned(), (*text).to_owned())].into())),
+            };
+            endpoint.secrets = secrets.iter().map(secret).collect();
+            Arc::new(plan)
+        };
+        let told = |plan: &L7Plan| plan.endpoints.values().next().unwrap().secrets.clone();
+        let before = of(&[(443, 443)], &[("a", "tls.crt", "1"), ("b", "tls.crt", "1")]);
+        let after = of(&[(8443, 8443)], &[("b", "tls.crt", "2"), ("c", "tls.crt", "2")]);
+        let all = of(&[], &[("a", "tls.crt", "1"), ("b", "tls.crt", "2"), ("c", "tls.crt", "2")]);
+        assert_eq!(told(&join(&after, &before)), told(&all));
+        let rotated = of(&[(443, 443)], &[("b", "tls.crt", "2")]);
+        assert!(Arc::ptr_eq(&join(&rotated, &before), &rotated), "nothing of before is left");
     }
 }

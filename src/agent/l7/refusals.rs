@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use control::{L7Part, Planned};
 use mesh::flow::TrafficDirection;
-use mesh::l7::{L7Demand, L7Endpoint};
+use mesh::l7::{L7Demand, L7Endpoint, TlsInspection};
 use mesh::policy::PolicyName;
 use mesh::workload::{EndpointId, WorkloadName};
 use node_api::PolicyView;
@@ -62,13 +62,35 @@ impl Refusal {
             self.part.demand = Some(L7Demand::ServerNames(ports.tls.get(place)?.names.clone()));
             return Some(());
         }
-        let (place, rest) = item(rest, "access")?;
-        let (rule, rest) = item(rest, "http")?;
-        self.part.demand = Some(L7Demand::Http(ports.access.get(place)?.http.clone()?));
+        let (rule, rest) = match item(rest, "inspected") {
+            Some((place, rest)) => self.find_inside(&ports.inspected.get(place)?.inspection, rest)?,
+            None => {
+                let (place, rest) = item(rest, "access")?;
+                self.part.demand = Some(L7Demand::Http(ports.access.get(place)?.http.clone()?));
+                item(rest, "http")?
+            }
+        };
         self.rule = Some(rule);
         // Headers are counted otherwise there: an object has two lists of them.
         self.of_rule = ["path", "method", "host"].into_iter().find(|part| rest == *part).map(str::to_owned);
         Some(())
+    }
+
+    /// The place in its HTTP rules, and what comes after, if it is one of these.
+    fn find_inside<'a>(
+        &mut self,
+        inspection: &Arc<TlsInspection>,
+        field: &'a str,
+    ) -> Option<(usize, &'a str)> {
+        self.part.demand = Some(L7Demand::Inspection(Arc::clone(inspection)));
+        let rule = item(field, "http");
+        let contexts = inspection.contexts().map(|(context, _)| context);
+        self.part.field = match rule {
+            Some(_) => Some("rules.http"),
+            None if field.starts_with("names") => Some("serverNames"),
+            None => contexts.into_iter().find(|context| field.starts_with(context)),
+        };
+        rule
     }
 
     /// Where a field says it.
@@ -158,10 +180,21 @@ impl Refused {
 
 #[cfg(test)]
 mod tests {
-    use mesh::l7::{Expression, HttpRule, L7Access, L7Ports, L7Rules, L7Tls, ServerNames};
+    use mesh::l7::{
+        Expression, HttpRule, L7Access, L7Inspected, L7Ports, L7Rules, L7Tls, SecretName, ServerNames,
+        TlsContext,
+    };
 
     use super::super::tests as l7;
     use super::*;
+
+    fn inspection() -> Arc<TlsInspection> {
+        let secret = SecretName { namespace: "default".to_owned(), name: "web".to_owned() };
+        let context = TlsContext { secret, trusted_ca: None, certificate: None, private_key: None };
+        let rule = HttpRule { path: Some(Expression("/c".to_owned())), ..HttpRule::default() };
+        let (terminating, originating) = (Some(context.clone()), Some(context));
+        Arc::new(TlsInspection { names: None, terminating, originating, http: Some([rule].into()) })
+    }
 
     fn told() -> L7Endpoint {
         let rule = |path: &str| HttpRule { path: Some(Expression(path.to_owned())), ..HttpRule::default() };
@@ -170,7 +203,8 @@ mod tests {
         let tls = vec![L7Tls { peers: None, names }];
         let ports = |first, access: Vec<_>, tls: Vec<_>| {
             let (access, tls) = (access.into(), tls.into());
-            L7Ports { first, last: first + 1, access, tls }
+            let inspected = [L7Inspected { peers: None, inspection: inspection() }].into();
+            L7Ports { first, last: first + 1, access, tls, inspected }
         };
         let access = vec![L7Access { peers: None, http: None }, list("/a"), list("/b")];
         let rules = L7Rules { ports: vec![ports(80, access, Vec::new()), ports(443, Vec::new(), tls)] };
@@ -201,6 +235,21 @@ mod tests {
             ["expressions", "egress.ports[7].access[0].http[0]", "ingress.ports[0]", "", "egress.ports[x]"]
         {
             assert_eq!(refusal(field), Refusal::of_all("why".to_owned()), "{field}");
+        }
+    }
+
+    #[test]
+    fn what_is_at_fault_of_an_inspection_is_found_in_its_own_field() {
+        for (field, expected, within) in [
+            ("terminatingTLS", "terminatingTLS", "a.terminatingTLS"),
+            ("originatingTLS.certificate", "originatingTLS", "a.originatingTLS"),
+            ("http[0].path", "rules.http", "a.rules.http[0].path"),
+        ] {
+            let field = format!("egress.ports[1].inspected[0].{field}");
+            let found = Refusal::new(&told(), &field, "why".to_owned());
+            assert_eq!(found.part.demand, Some(L7Demand::Inspection(inspection())), "{field}");
+            assert_eq!((found.part.field, found.part.ports), (Some(expected), Some((443, 444))), "{field}");
+            assert_eq!(found.within(&format!("a.{expected}")), within);
         }
     }
 

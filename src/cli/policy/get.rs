@@ -142,6 +142,7 @@ fn side_rows(number: usize, direction: &str, side: &SideView) -> Vec<[Cell; 6]> 
         let judged = statement.l7.as_ref().map(|demand| match demand {
             L7Demand::Http(_) => "HTTP rules",
             L7Demand::ServerNames(_) => "server names",
+            L7Demand::Inspection(_) => "TLS inspection",
         });
         let policy = || action(statement.allow, statement.authentication, statement.needs, judged);
         let mut ports =
@@ -152,6 +153,11 @@ fn side_rows(number: usize, direction: &str, side: &SideView) -> Vec<[Cell; 6]> 
         }
         for name in demand().and_then(L7Demand::server_names).iter().flat_map(|names| names.iter()) {
             ports.push_str(&format!("\n  TLS {name}"));
+        }
+        if let Some(inspection) = demand().and_then(L7Demand::inspection) {
+            for (field, context) in inspection.contexts() {
+                ports.push_str(&format!("\n  {field} {}", context.secret));
+            }
         }
         match &statement.peers {
             None => vec![row(policy(), "anyone", "any", &ports)],

@@ -53,6 +53,9 @@ pub struct Order {
     pub body: usize,
     /// How many bytes of headers are added.
     pub padding: usize,
+    /// All of it in TLS, whatever the server shows.
+    #[serde(default)]
+    pub tls: bool,
     /// Connections.
     pub connections: usize,
     /// Requests at a time on each; one, of HTTP/1.1.

@@ -2,12 +2,13 @@
 //!
 //! The first asks at a steady rate, and latencies count from when a request was due. Its client and its server come before
 //! all others on their CPU, so that what waits waits for the proxy. The second asks as much as goes on many connections, and
-//! is a nuisance besides. Handshakes are not in it: the proxy does not terminate TLS yet.
+//! is a nuisance besides. What a flood leaves behind is over before the next run begins.
 
 use std::process::Command;
+use std::time::Duration;
 
 use super::load::{Order, Pace, Port, Protocol, Sample};
-use super::transparent::{self, RULE, Transparent, closed, policy, port_of, serve, urgent};
+use super::transparent::{self, RULE, Transparent, closed, policy, port_of, secured, serve, urgent};
 use super::{Driver, OTHERS, middle, process, rps};
 use crate::bench::compare::{median, unmeasured};
 use crate::bench::plan::Plan;
@@ -21,6 +22,10 @@ const RATE: f64 = 500.0;
 const CONNECTIONS: usize = 8;
 /// Connections of the other, beside those of the nuisance.
 const CROWD: usize = 256;
+/// How long what is left of a flood may take to be over: connections that end, and the kernel's own work for them.
+const SETTLES: Duration = Duration::from_secs(2);
+/// Where the other one's TLS is ended; nobody listens behind it.
+const HANDSHAKES: u16 = 8443;
 /// How much the p99 of two runs of the one who suffers may differ, milliseconds, while nobody else does anything: where it is
 /// more, the machine says nothing of what another adds.
 const QUIET: f64 = 0.5;
@@ -35,12 +40,13 @@ enum Nuisance {
     Headers,
 }
 
-const NUISANCES: [(&str, Nuisance); 5] = [
+const NUISANCES: [(&str, Nuisance); 6] = [
     ("requests", Nuisance::Nothing),
     ("connections with half a head", Nuisance::Flood("connections")),
     ("slow bodies", Nuisance::Flood("bodies")),
     ("large headers", Nuisance::Headers),
     ("resets", Nuisance::Flood("resets")),
+    ("TLS handshakes", Nuisance::Flood("handshakes")),
 ];
 
 /// Rows `l7.neighbour`.
@@ -70,8 +76,9 @@ impl<'a> Scene<'a> {
     fn new(plan: &'a Plan) -> Self {
         let number = port_of(Protocol::H1, BODY);
         let ports = [Port { protocol: Some(Protocol::H1), number, body: BODY }];
-        let policies =
-            policy("server", "victim", &[number], RULE) + &policy("other", "greedy", &[number], RULE);
+        let policies = policy("server", "victim", &[number], RULE)
+            + &policy("other", "greedy", &[number], RULE)
+            + &secured("other", "greedy", &[HANDSHAKES], RULE);
         let scene = Transparent::new(&policies, &ports, "victim");
         let other = serve(&scene.node, "other", &ports);
         let victim = Driver::start(&mut urgent(&scene.node, "victim"));
@@ -108,10 +115,11 @@ impl<'a> Scene<'a> {
         };
         // It begins before and ends after.
         self.greedy.1.begin(&self.crowd(nuisance, self.seconds() * 2.0));
-        std::thread::park_timeout(std::time::Duration::from_secs_f64(self.seconds() * 0.25));
+        std::thread::park_timeout(Duration::from_secs_f64(self.seconds() * 0.25));
         let sample = self.victim.run(&self.steady(rate));
         let crowd = self.greedy.1.end();
         drop(flood);
+        std::thread::park_timeout(SETTLES);
         let crowd = crowd.map_err(|why| format!("the crowd: {why}"))?;
         if crowd.requests == 0 {
             return Err("the crowd got no answer at all: it is no load".to_owned());
@@ -121,7 +129,8 @@ impl<'a> Scene<'a> {
 
     fn flood(&self, kind: &str) -> Session {
         let mut command: Command = self.scene.node.within("greedy", binary("l7load"));
-        let to = std::net::SocketAddr::new(self.other.workload.addresses[0], port_of(Protocol::H1, BODY));
+        let port = if kind == "handshakes" { HANDSHAKES } else { port_of(Protocol::H1, BODY) };
+        let to = std::net::SocketAddr::new(self.other.workload.addresses[0], port);
         let session = process::on(OTHERS, || Session::start(command.args(["flood", kind, &to.to_string()])));
         assert_eq!(session.line(), "open");
         session

@@ -116,6 +116,7 @@ fn reversely(plan: &Plan, cases: &[Case]) -> Vec<Row> {
             path: transparent::PATH.to_owned(),
             body: case.body,
             padding: 0,
+            tls: false,
             connections: case.load[0],
             streams: case.load[1],
             seconds: seconds(plan),

@@ -17,7 +17,7 @@ use super::load::{Order, Pace, Port, Protocol, Sample};
 use super::peers::{Before, Peer};
 use super::process::{Process, on, shift};
 use super::{Driver, OTHERS, PROXY};
-use crate::lab::{Node, Session, Workload, binary, wait_until};
+use crate::lab::{Authority, Node, Session, Workload, binary, tls_secret, wait_until};
 
 /// Number of its first listening socket in our proxy.
 const FIRST: i32 = 8;
@@ -61,6 +61,16 @@ pub(super) fn policy(server: &str, client: &str, ports: &[u16], rules: &str) -> 
          \x20     rules:\n        http:\n{rules}---\n",
         ports.join(", ")
     )
+}
+
+/// The same in TLS that the proxy ends, by a Secret of its own.
+pub(super) fn secured(server: &str, client: &str, ports: &[u16], rules: &str) -> String {
+    let secret = tls_secret(server, &Authority::new().leaf("server.example"));
+    let context = format!("    terminatingTLS: {{secret: {{name: {server}}}}}\n      rules:\n");
+    let policy = policy(server, client, ports, rules).replacen("    rules:\n", &context, 1);
+    let policy =
+        policy.replacen(&format!("name: {server}-{client}"), &format!("name: {server}-{client}-tls"), 1);
+    format!("{policy}{secret}---\n")
 }
 
 /// The rule that stands for all others.
@@ -250,6 +260,7 @@ pub(super) fn closed(
         path: PATH.to_owned(),
         body,
         padding: 0,
+        tls: false,
         connections,
         streams,
         seconds,

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::io::{self, BufRead};
 use std::os::fd::AsFd;
+use std::sync::Arc;
 use std::time::Duration;
 
 use conformance::bench::l7::load::{Order, Pace, Sample};
@@ -11,8 +12,10 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use nix::sys::timer::TimerSetTimeFlags;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags};
 use nix::time::clock_gettime;
+use tokio_rustls::rustls::ClientConfig;
 
 use super::client::{Answer, Client, Fault, client};
+use super::tls;
 use super::watch::Times;
 use super::wire::Wire;
 
@@ -52,6 +55,7 @@ struct Line {
 
 struct Run {
     order: Order,
+    tls: Option<Arc<ClientConfig>>,
     poll: Epoll,
     timer: TimerFd,
     lines: Vec<Line>,
@@ -77,8 +81,10 @@ impl Run {
         let poll = Epoll::new(EpollCreateFlags::empty())?;
         let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_NONBLOCK)?;
         poll.add(&timer, EpollEvent::new(EpollFlags::EPOLLIN, TIMER))?;
+        let tls = order.tls.then(|| tls::config(order.protocol)).transpose()?;
         let mut run = Self {
             order,
+            tls,
             poll,
             timer,
             lines: Vec::new(),
@@ -99,7 +105,10 @@ impl Run {
     }
 
     fn line(&self, number: usize) -> io::Result<Line> {
-        let mut wire = Wire::connect(self.order.to)?;
+        let mut wire = match &self.tls {
+            None => Wire::connect(self.order.to)?,
+            Some(config) => Wire::secure(self.order.to, config)?,
+        };
         let mut client = client(&self.order);
         client.begin(&mut wire.out);
         wire.enter(&self.poll, number as u64)?;

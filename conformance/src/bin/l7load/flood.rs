@@ -7,7 +7,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use conformance::bench::l7::load;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
+
+use super::tls;
 
 /// It ends by itself, whatever becomes of who has started it.
 const LONGEST: Duration = Duration::from_secs(60);
@@ -24,7 +27,8 @@ pub(crate) fn flood(kind: &str, to: SocketAddr) -> io::Result<()> {
         "connections" => connection,
         "bodies" => body,
         "resets" => reset,
-        other => return Err(io::Error::other(format!("{other}: connections, bodies or resets"))),
+        "handshakes" => handshake,
+        other => return Err(io::Error::other(format!("{other}: connections, bodies, resets or handshakes"))),
     };
     println!("open");
     let count = Arc::new(AtomicU64::new(0));
@@ -89,4 +93,11 @@ fn body(to: SocketAddr, open: &mut VecDeque<TcpStream>) -> io::Result<()> {
 /// A request whose answer nobody waits for.
 fn reset(to: SocketAddr, _: &mut VecDeque<TcpStream>) -> io::Result<()> {
     connect(to)?.write_all(b"GET /bench/x HTTP/1.1\r\nHost: server\r\n\r\n")
+}
+
+/// A whole handshake of TLS, and nothing after it.
+fn handshake(to: SocketAddr, _: &mut VecDeque<TcpStream>) -> io::Result<()> {
+    let mut stream = connect(to)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    tls::handshake(&mut stream, &tls::config(load::Protocol::H1)?).map(drop)
 }

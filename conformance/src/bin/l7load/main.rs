@@ -11,6 +11,7 @@ mod h1;
 mod h2;
 mod pulse;
 mod serve;
+mod tls;
 mod watch;
 mod wire;
 
@@ -23,7 +24,7 @@ const USAGE: &str = "\
 usage: l7load serve PORT…           answer at PROTOCOL:PORT:BODY (h1, h2, grpc) or sink:PORT
        l7load drive                 for each line of standard input, a run; its figures; both in JSON
        l7load pulse ADDRESS PATH    ask over and over on one connection; a line for each change of the status, and since when
-       l7load flood KIND ADDRESS    be a nuisance: connections, bodies, resets; an answer's line tells how often
+       l7load flood KIND ADDRESS    be a nuisance: connections, bodies, resets, handshakes; an answer's line tells how often
 A run is described in conformance/src/bench/l7/load.rs.";
 
 fn main() -> ExitCode {

@@ -1,12 +1,16 @@
-//! Sockets that do not wait, and what is still to be written to them.
+//! Sockets that do not wait, perhaps in TLS, and what is still to be written to them.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use tokio_rustls::rustls::{self, ClientConfig, ClientConnection};
+
+use super::tls;
 
 /// How long a connection may take to open.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -14,6 +18,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// A connection.
 pub(crate) struct Wire {
     stream: TcpStream,
+    tls: Option<Box<ClientConnection>>,
     /// What is to be written, from `written` on.
     pub(crate) out: Vec<u8>,
     written: usize,
@@ -30,10 +35,20 @@ impl Wire {
         Ok(wire)
     }
 
+    /// The same in TLS, whose handshake is waited for.
+    pub(crate) fn secure(to: SocketAddr, config: &Arc<ClientConfig>) -> io::Result<Self> {
+        let mut wire = Self::connect(to)?;
+        wire.stream.set_nonblocking(false)?;
+        wire.stream.set_read_timeout(Some(PATIENCE))?;
+        wire.tls = Some(Box::new(tls::handshake(&mut wire.stream, config)?));
+        wire.stream.set_nonblocking(true)?;
+        Ok(wire)
+    }
+
     pub(crate) fn new(stream: TcpStream) -> io::Result<Self> {
         stream.set_nonblocking(true)?;
         stream.set_nodelay(true)?;
-        Ok(Self { stream, out: Vec::new(), written: 0, waits: false })
+        Ok(Self { stream, tls: None, out: Vec::new(), written: 0, waits: false })
     }
 
     /// Makes `poll` tell of it by this number.
@@ -43,7 +58,11 @@ impl Wire {
 
     /// What there is to read: 0 at the end, none if nothing has come.
     pub(crate) fn read(&mut self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
-        match self.stream.read(buffer) {
+        let read = match &mut self.tls {
+            None => self.stream.read(buffer),
+            Some(tls) => tls::read(tls, &mut self.stream, buffer),
+        };
+        match read {
             Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(None),
             other => other.map(Some),
         }
@@ -52,7 +71,12 @@ impl Wire {
     /// Writes as much as is taken; the rest when there is room, which `poll` tells.
     pub(crate) fn flush(&mut self, poll: &Epoll, number: u64) -> io::Result<()> {
         while self.written < self.out.len() {
-            match self.stream.write(&self.out[self.written..]) {
+            let rest = &self.out[self.written..];
+            let written = match &mut self.tls {
+                None => self.stream.write(rest),
+                Some(tls) => rustls::Stream::new(tls.as_mut(), &mut self.stream).write(rest),
+            };
+            match written {
                 Ok(count) => self.written += count,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,
                 Err(error) => return Err(error),

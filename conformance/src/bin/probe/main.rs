@@ -6,6 +6,7 @@
 mod call;
 mod client;
 mod crowd;
+mod front;
 mod http2;
 mod netfilter;
 mod raw;
@@ -33,6 +34,8 @@ servers, of both families and of TCP and UDP
   ends PORT               echo over TCP; tells of each connection who opened it and how it ended: closed, reset …
   http2 PORT              answers every request over HTTP/2 without TLS
   tls-serve PORT          echo over TLS, with a certificate of its own making
+  front PORT TO CERTIFICATE KEY COMMAND …
+                          TLS before that command, which is to listen at TO, by an authority of this certificate and key
   chat PORT               WebSocket over HTTP/1.1: any path; what is said comes back
   sink PORT COUNT         UDP on so many ports from this one on; nothing is read, nothing answered
 clients, each on a line of its own; an address is ADDRESS:PORT
@@ -45,6 +48,9 @@ clients, each on a line of its own; an address is ADDRESS:PORT
                           one request over HTTP/1.1; tell the status of the answer
   tls ADDRESS NAME        TLS 1.3 to a server of this name (none: -), whatever it shows; say a word, expect it back; tell the
                           alert that comes instead
+  https ADDRESS NAME METHOD:PATH
+                          one request over HTTP/1.1 in TLS to a server of this name, whatever it shows; tell the status of the
+                          answer, or the alert that comes instead
   time ADDRESS            microseconds that a TCP connection takes to open
   datagram ADDRESS BYTES  send one datagram of so many bytes, expect it back
   resolve NAME            the addresses that the workload's resolver gives
@@ -121,6 +127,9 @@ fn run(words: &[&str]) -> io::Result<()> {
         ["witness", port, name] => serve::witness(read(port)?, name),
         ["ends", port] => serve::ends(read(port)?),
         ["tls-serve", port] => tls::serve(read(port)?),
+        ["front", port, to, certificate, key, command @ ..] => {
+            front::serve(read(port)?, read(to)?, [*certificate, *key], command)
+        }
         ["chat", port] => websocket::serve(read(port)?),
         ["sink", port, count] => serve::sink(read(port)?, read(count)?),
         ["flows", to, from, sources, ports] => {
@@ -191,6 +200,7 @@ fn one(words: &[&str]) -> io::Result<String> {
         ["call", how, address, from] => call::call(how, read(address)?, read(from)?),
         ["http", address, request] => requests::one(read(address)?, request),
         ["tls", address, name] => tls::one(read(address)?, name),
+        ["https", address, name, request] => tls::request(read(address)?, name, request),
         ["time", address] => crowd::time(read(address)?),
         ["resolve", name] => client::resolve(name),
         _ => Err(io::Error::other(USAGE)),

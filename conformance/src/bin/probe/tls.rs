@@ -4,57 +4,17 @@ use std::io::{self, BufRead, Read, Write};
 use std::net::{Ipv6Addr, SocketAddr, TcpStream};
 use std::sync::Arc;
 
-use tokio_rustls::rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use conformance::credulous::Credulous;
 use tokio_rustls::rustls::crypto::aws_lc_rs::default_provider;
-use tokio_rustls::rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
+use tokio_rustls::rustls::pki_types::{PrivatePkcs8KeyDer, ServerName};
 use tokio_rustls::rustls::{
-    self, ClientConfig, ClientConnection, DigitallySignedStruct, ServerConfig, ServerConnection,
-    SignatureScheme, StreamOwned,
+    self, ClientConfig, ClientConnection, ServerConfig, ServerConnection, StreamOwned,
 };
 
 use crate::client::{connect, say};
 use crate::requests::Asks;
 use crate::serve::listen;
 use crate::{PATIENCE, word};
-
-/// Believes whoever shows whatever.
-#[derive(Debug)]
-struct Credulous;
-
-impl ServerCertVerifier for Credulous {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        default_provider().signature_verification_algorithms.supported_schemes()
-    }
-}
 
 /// What is said comes back.
 pub(crate) fn serve(port: u16) -> io::Result<()> {
@@ -106,6 +66,19 @@ pub(crate) fn one(address: SocketAddr, name: &str) -> io::Result<String> {
     let mut stream = open(address, name)?;
     match say(&mut stream, b"word") {
         Ok(()) => Ok("answered".to_owned()),
+        Err(error) => alert(&error).ok_or(error),
+    }
+}
+
+/// The status of the answer to one request over HTTP/1.1, or the alert.
+pub(crate) fn request(address: SocketAddr, name: &str, asked: &str) -> io::Result<String> {
+    let (method, path) = asked.split_once(':').ok_or_else(|| io::Error::other("METHOD:PATH"))?;
+    let mut stream = open(address, name)?;
+    let head = format!("{method} {path} HTTP/1.1\r\nhost: {name}\r\ncontent-length: 0\r\n\r\n");
+    let mut answer = [0; 12];
+    let answered = stream.write_all(head.as_bytes()).and_then(|()| stream.read_exact(&mut answer));
+    match answered {
+        Ok(()) => Ok(String::from_utf8_lossy(&answer[9..]).into_owned()),
         Err(error) => alert(&error).ok_or(error),
     }
 }

@@ -1,12 +1,13 @@
-//! What of `toPorts` goes by the layer-7 proxy: `rules.http` (`http`) and `serverNames` (`server_names`) are read. The rest is
-//! checked as Cilium checks it; its meaning waits for its enforcer.
+//! What of `toPorts` goes by the layer-7 proxy: `rules.http` (`http`), `serverNames` (`server_names`) and the contexts of TLS
+//! (`tls_context`) are read. The rest is checked as Cilium checks it; its meaning waits for its enforcer.
 
 use std::sync::Arc;
 
-use mesh::l7::{HttpRules, L7Demand};
+use mesh::l7::{HttpRules, L7Demand, ServerNames, TlsInspection};
 use mesh::policy::{Entity, Needs, Peer, Peers, PortMatch, protocol};
 
 use super::server_names::server_names;
+use super::tls_context::{self, Given};
 use super::{Direction, Scope, http};
 use crate::yaml::{At, Fields};
 
@@ -29,17 +30,13 @@ pub(super) fn demand(
     ports: &[PortMatch],
 ) -> Demand {
     let rules = fields.get("rules").and_then(|at| Some((kind_of_rules(&at, scope)?, at)));
+    let tls = tls_context::given(fields, scope);
     let names = server_names(fields, ports);
     let listener = fields.get("listener");
     if let Some((kind, at)) = &rules {
         check_rules(kind, at, direction, ports);
-        if let Some((_, names)) = &names {
-            names.error(
-                "cannot stand beside rules without terminatingTLS: the proxy sees no request inside TLS; \
-                 write an item of toPorts for each",
-            );
-        }
     }
+    check_tls(&tls, rules.as_ref(), names.as_ref().map(|(_, at)| at), ports);
     if let Some(at) = &listener {
         if direction == Direction::Ingress {
             at.error("a listener is for egress only");
@@ -53,9 +50,9 @@ pub(super) fn demand(
         Some((Rules::Dns | Rules::Custom, at)) => (None, Some(at)),
         None => (None, None),
     };
-    let names = names.map(|(names, _)| L7Demand::ServerNames(names));
-    let l7 = names.or(http.map(L7Demand::Http));
+    let names = names.map(|(names, _)| names);
     let Some(first) = other.or(listener) else {
+        let l7 = l7(tls, names, http);
         let field = l7.is_some().then(|| fields.whole().path().into());
         return Demand { needs: None, l7, field };
     };
@@ -63,14 +60,46 @@ pub(super) fn demand(
     Demand { needs: Some(Needs::L7Proxy), l7: None, field: None }
 }
 
-/// Says where HTTP rules for what a workload calls name the node itself, which the proxy cannot call in its name. Of peers
+/// What the proxy holds to it. One with contexts that are faulty is refused.
+fn l7(tls: Given<'_>, names: Option<ServerNames>, http: Option<HttpRules>) -> Option<L7Demand> {
+    if tls.at().is_none() {
+        return names.map(L7Demand::ServerNames).or(http.map(L7Demand::Http));
+    }
+    let terminating = tls.terminating.and_then(|one| one.context);
+    let originating = tls.originating.and_then(|one| one.context);
+    Some(L7Demand::Inspection(Arc::new(TlsInspection { names, terminating, originating, http })))
+}
+
+/// Says what does not go together with TLS, ended by the proxy or not.
+fn check_tls(tls: &Given<'_>, rules: Option<&(Rules, At<'_>)>, names: Option<&At<'_>>, ports: &[PortMatch]) {
+    match (names, &tls.terminating, &tls.originating) {
+        (Some(names), None, Some(_)) => names.error(
+            "goes with terminatingTLS, which is missing: a client whose TLS the proxy begins speaks none, and so names no server",
+        ),
+        (Some(names), None, None) if rules.is_some() => names.error(
+            "cannot stand beside rules without terminatingTLS: the proxy sees no request inside TLS; \
+             write an item of toPorts for each",
+        ),
+        _ => {}
+    }
+    match rules {
+        // Their ports are TCP's, which has been looked at.
+        Some((Rules::Http(_), _)) => {}
+        Some((Rules::Dns | Rules::Custom, at)) if tls.at().is_some() => at.error(
+            "inside TLS only HTTP is judged: write rules.http beside terminatingTLS and originatingTLS, or an item of toPorts for each",
+        ),
+        _ => tls.check_ports(ports),
+    }
+}
+
+/// Says where rules of the proxy for what a workload calls name the node itself, which the proxy cannot call in its name. Of peers
 /// that have the node among others (`all`, `cluster`) nothing is said.
 pub(super) fn warn_of_host(fields: &Fields<'_>, peers: &Peers) {
     let Peers::Selected(peers) = peers else { return };
     let Some(at) = fields.get("toEntities") else { return };
     if peers.contains(&Peer::Entity(Entity::Host)) {
         at.warn(
-            "what goes by way of the layer-7 proxy cannot be the node itself (host): connections to it are refused; name its ports in a rule without http and serverNames",
+            "what goes by way of the layer-7 proxy cannot be the node itself (host): connections to it are refused; name its ports in a rule without http, serverNames and contexts of TLS",
         );
     }
 }

@@ -11,6 +11,7 @@ mod layer7;
 mod peers;
 mod server_names;
 mod services;
+mod tls_context;
 mod to_ports;
 
 use mesh::flow::TrafficDirection;
@@ -137,6 +138,9 @@ fn default_deny(fields: &Fields<'_>, ingress: &mut Side, egress: &mut Side) {
             }
             if demands().any(|demand| demand.server_names().is_some()) {
                 at.warn("serverNames restrict nothing then, unless another policy denies by default: every connection is allowed");
+            }
+            if demands().any(|demand| demand.inspection().is_some()) {
+                at.warn("terminatingTLS and originatingTLS do nothing then, unless another policy denies by default: connections pass as they are");
             }
         }
     });

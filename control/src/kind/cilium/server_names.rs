@@ -1,7 +1,7 @@
 //! `serverNames`: which servers a TLS client may name.
 //!
-//! As Cilium reads them: none is no list (its CRD refuses it), each stands once, they stand beside no `rules` unless TLS is
-//! terminated, which this version does not. They ask for TLS, and so for TCP: of ports of any protocol its TCP is meant.
+//! As Cilium reads them: none is no list (its CRD refuses it), each stands once, they stand beside no `rules` unless the proxy
+//! ends the TLS. They ask for TLS, and so for TCP: of ports of any protocol its TCP is meant.
 
 use std::collections::BTreeSet;
 
@@ -12,9 +12,6 @@ use crate::yaml::{At, Fields};
 
 /// The names, and where they are given; `None`: the field is not there, or says nothing that holds.
 pub(super) fn server_names<'a>(fields: &Fields<'a>, ports: &[PortMatch]) -> Option<(ServerNames, At<'a>)> {
-    let tls = "the proxy of this version does not terminate or originate TLS; \
-               leave it out, and serverNames lets TLS pass by the name that its client says";
-    fields.refuse(&["terminatingTLS", "originatingTLS"], tls);
     let at = fields.get("serverNames")?;
     let items = at.list();
     if items.is_empty() && !at.failed() {

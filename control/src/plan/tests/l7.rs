@@ -115,8 +115,11 @@ fn what_the_proxy_is_told_is_found_in_the_objects_that_say_it() {
         "default/many specs[1].egress[0].toPorts[0].serverNames",
         "default/other spec.ingress[0].toPorts[0].rules.http",
     );
-    let part =
-        |direction, ports| crate::L7Part { direction: Some(direction), ports: Some(ports), demand: None };
+    let part = |direction, ports| crate::L7Part {
+        direction: Some(direction),
+        ports: Some(ports),
+        ..Default::default()
+    };
     assert_eq!(fields(crate::L7Part::default()), [http, names, other]);
     assert_eq!(fields(part(Ingress, (80, 80))), [http, other]);
     assert_eq!(fields(part(Ingress, (81, 90))), [other]);
@@ -135,4 +138,143 @@ fn what_the_proxy_is_told_is_found_in_the_objects_that_say_it() {
         crate::l7_fields(&bench.planned, bench.identity("default/tiefighter"), &Default::default())
             .is_empty()
     );
+}
+
+const INSPECTED: &str = r#"
+apiVersion: cilium.io/v2
+kind: CiliumNetworkPolicy
+metadata: {name: look}
+spec:
+  endpointSelector: {matchLabels: {class: xwing}}
+  egress:
+  - toPorts:
+    - ports: [{port: "443", protocol: TCP}]
+      serverNames: [www.example.com]
+      terminatingTLS: {secret: {name: web}}
+      originatingTLS: {secret: {namespace: roots, name: public}, trustedCA: roots.pem}
+      rules: {http: [{method: GET}]}
+"#;
+
+/// A Secret of text.
+fn secret(namespace: &str, name: &str, items: &str) -> String {
+    format!(
+        "---\napiVersion: v1\nkind: Secret\nmetadata: {{name: {name}, namespace: {namespace}}}\nstringData: {{{items}}}\n"
+    )
+}
+
+/// The Secrets of an endpoint: `namespace/name item=text …`.
+fn secrets(bench: &Bench, name: &str) -> Vec<String> {
+    let l7 = bench.planned.plan.l7.as_ref().unwrap();
+    let one = |secret: &mesh::l7::TlsSecret| {
+        let items = secret.items.0.iter().map(|(item, text)| format!(" {item}={text}"));
+        format!("{}{}", secret.name, items.collect::<String>())
+    };
+    l7.endpoints[&bench.endpoint(name).endpoint.id].secrets.iter().map(one).collect()
+}
+
+fn notes(bench: &Bench) -> Vec<&str> {
+    bench.planned.notes.iter().map(|(_, _, text)| text).collect()
+}
+
+#[test]
+fn the_proxy_is_told_of_the_items_that_rules_name_and_of_no_others() {
+    let web = secret("default", "web", "tls.crt: chain, tls.key: key, password: hush");
+    let public = secret("roots", "public", "roots.pem: roots, tls.crt: chain, tls.key: key");
+    let other = secret("default", "other", "tls.crt: chain, tls.key: key");
+    let mut bench = Bench::new(INSPECTED, &SHIPS);
+    assert_eq!(secrets(&bench, "default/xwing"), [""; 0]);
+    let refused = "connections by it are refused";
+    assert_eq!(
+        notes(&bench),
+        [
+            format!("originatingTLS: Secret roots/public is not there: {refused}"),
+            format!("terminatingTLS: Secret default/web is not there: {refused}")
+        ]
+    );
+    bench.edit(&[INSPECTED, &web, &public, &other].concat());
+    let both =
+        ["default/web tls.crt=chain tls.key=key", "roots/public roots.pem=roots tls.crt=chain tls.key=key"];
+    assert_eq!(secrets(&bench, "default/xwing"), both);
+    assert_eq!(notes(&bench), [""; 0]);
+    let shown = format!("{:?} {:?}", bench.planned.plan, bench.world);
+    assert!(!shown.contains("hush") && !shown.contains("=chain"), "{shown}");
+    let before = bench.planned.plan.l7.clone().unwrap();
+    bench.edit(&[INSPECTED, &web.replace("hush", "quiet"), &public].concat());
+    assert!(Arc::ptr_eq(&before, bench.planned.plan.l7.as_ref().unwrap()), "the proxy has nothing to learn");
+}
+
+#[test]
+fn another_certificate_is_another_plan_for_the_proxy_alone() {
+    let (world, node) = (|of: &str| World::of(&[INSPECTED, of].concat()), bench::facts());
+    let endpoints: Vec<_> = (1..).zip(SHIPS).map(|(number, text)| bench::endpoint(number, text)).collect();
+    let (state, leaving) = (tempfile::tempdir().unwrap(), BTreeSet::new());
+    let mut allocator = crate::allocate::Allocator::open(state.path()).unwrap();
+    let mut planner = Planner::default();
+    let mut world_now = world(&secret("default", "web", "tls.crt: chain, tls.key: key"));
+    let mut plan = |world: &World, before: Option<&NodePlan>| {
+        let present = Present { endpoints: &endpoints, leaving: &leaving, plan: before };
+        planner.plan(world, present, &node, &mut allocator).unwrap()
+    };
+    let first = plan(&world_now, None);
+    // Of the world only the Secret is another one.
+    world_now.secrets = world(&secret("default", "web", "tls.crt: chain2, tls.key: key2")).secrets;
+    let second = plan(&world_now, Some(&first.plan));
+    let told = |planned: &Planned| {
+        let l7 = planned.plan.l7.clone().unwrap();
+        let endpoint = l7.endpoints.values().next().unwrap().clone();
+        (endpoint.egress.unwrap(), endpoint.secrets)
+    };
+    let ((rules, secrets), (rules_now, secrets_now)) = (told(&first), told(&second));
+    assert!(Arc::ptr_eq(&rules, &rules_now));
+    assert_eq!(secrets[0].items.0["tls.key"], "key");
+    assert_eq!(secrets_now[0].items.0["tls.key"], "key2");
+    assert_eq!(first.plan.endpoints, second.plan.endpoints, "the kernel has nothing to learn");
+    world_now.secrets = Arc::default();
+    let third = plan(&world_now, Some(&second.plan));
+    assert_eq!((told(&third).1.len(), third.notes.iter().count()), (0, 2));
+}
+
+#[test]
+fn what_a_secret_lacks_is_said_of_the_policy_that_needs_it() {
+    let say = |web: &str, public: &str| {
+        let web = format!("---\napiVersion: v1\nkind: Secret\nmetadata: {{name: web}}\n{web}\n");
+        let public = format!(
+            "---\napiVersion: v1\nkind: Secret\nmetadata: {{name: public, namespace: roots}}\n{public}\n"
+        );
+        let bench = Bench::new(&[INSPECTED, &web, &public].concat(), &SHIPS);
+        notes(&bench).into_iter().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let (terminating, originating) =
+        ("terminatingTLS: Secret default/web", "originatingTLS: Secret roots/public");
+    let (refused, no_text) = ("connections by it are refused", "which is no text, as PEM is");
+    assert_eq!(say("stringData: {tls.crt: a, tls.key: b}", "stringData: {roots.pem: a}"), [""; 0]);
+    assert_eq!(
+        say("stringData: {tls.crt: a}", "stringData: {ca.crt: a}"),
+        [
+            format!("{originating} has no item roots.pem: {refused}"),
+            format!("{terminating} has no item tls.key: {refused}")
+        ]
+    );
+    assert_eq!(
+        say("data: {tls.crt: /w==, tls.key: YQ==, ca.crt: /w==}", "stringData: {roots.pem: a, tls.crt: b}"),
+        [
+            format!("{originating} has no item tls.key: {refused}"),
+            format!("{terminating} has ca.crt, {no_text}: it is left out"),
+            format!("{terminating} has tls.crt, {no_text}: {refused}")
+        ]
+    );
+}
+
+#[test]
+fn what_is_at_fault_of_an_inspection_is_found_in_its_fields() {
+    let bench = Bench::new(INSPECTED, &SHIPS);
+    let fields = |field| {
+        let part = crate::L7Part { field, ..Default::default() };
+        let found = crate::l7_fields(&bench.planned, bench.identity("default/xwing"), &part);
+        found.into_values().flatten().collect::<Vec<_>>()
+    };
+    let item = "spec.egress[0].toPorts[0]";
+    assert_eq!(fields(None), [format!("{item}.terminatingTLS")]);
+    assert_eq!(fields(Some("originatingTLS")), [format!("{item}.originatingTLS")]);
+    assert_eq!(fields(Some("rules.http")), [format!("{item}.rules.http")]);
 }

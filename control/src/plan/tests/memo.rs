@@ -46,7 +46,13 @@ impl Dice {
 
     fn ports(&mut self) -> String {
         let port = self.pick(&["80", "web", "8080", "443"]);
-        let ports = format!("[{{ports: [{{port: \"{port}\", protocol: {}}}]}}]", self.pick(&["TCP", "ANY"]));
+        let protocol = self.pick(&["TCP", "ANY"]);
+        // By what was rolled last: it costs the others no roll.
+        let tls = match protocol == "TCP" && self.0.is_multiple_of(3) {
+            true => format!(", terminatingTLS: {{secret: {{name: secret-{}}}}}", self.0 / 3 % 2),
+            false => String::new(),
+        };
+        let ports = format!("[{{ports: [{{port: \"{port}\", protocol: {protocol}}}]{tls}}}]");
         if self.roll(3) == 0 { String::new() } else { format!(", toPorts: {ports}") }
     }
 
@@ -163,9 +169,19 @@ impl Dice {
         let document = |dice: &mut Self| if of_node { dice.claim(node) } else { dice.document() };
         let text: Vec<_> = (0..=self.roll(2)).map(|_| document(self)).collect();
         let text = text.join("---\n");
-        let writer = layout.writer(&name);
-        let documents = documents(&text).iter().map(|d| (d.position, writer.decode(d))).collect();
-        (name.clone(), Some(Arc::new(File { name, text: text.into(), documents })))
+        (name.clone(), Some(decoded(layout, name, &text)))
+    }
+
+    /// A Secret that may lack what is needed of it; or there is none.
+    fn secret(&mut self, layout: &Layout) -> (String, Option<Arc<File>>) {
+        let number = self.roll(2);
+        let name = format!("{}secret-{number}.yaml", if layout.is_shared() { "/shared/admin/" } else { "" });
+        let items = self.pick(&["tls.crt: a", "tls.crt: a, tls.key: b", "tls.crt: c, tls.key: d, other: e"]);
+        let text = format!(
+            "apiVersion: v1\nkind: Secret\nmetadata: {{name: secret-{number}, namespace: left}}\nstringData: {{{items}}}\n"
+        );
+        let is_there = self.roll(4) > 0;
+        (name.clone(), is_there.then(|| decoded(layout, name, &text)))
     }
 
     fn endpoints(&mut self) -> Vec<Endpoint> {
@@ -179,6 +195,12 @@ impl Dice {
         let some = (1..).zip(names).filter(|_| self.roll(5) > 0);
         some.map(|(number, text)| endpoint(number, text)).collect()
     }
+}
+
+fn decoded(layout: &Layout, name: String, text: &str) -> Arc<File> {
+    let writer = layout.writer(&name);
+    let documents = documents(text).iter().map(|d| (d.position, writer.decode(d))).collect();
+    Arc::new(File { name, text: text.into(), documents })
 }
 
 /// The objects decided about at once, not file by file.
@@ -212,9 +234,9 @@ fn answers(world: &World, planned: &Planned) -> Vec<mesh::policy::Ruleset> {
 #[test]
 fn a_plan_after_edits_is_the_plan_from_nothing() {
     let (mut prefixes, mut enforced, mut served, mut shared) = (0, 0, 0, 0);
-    let (mut believed, mut contested, mut proven, mut kept) = (0, 0, 0, 0);
+    let (mut believed, mut contested, mut proven, mut kept, mut inspected) = (0, 0, 0, 0, 0);
     for seed in 0..16 {
-        let mut dice = Dice(seed);
+        let (mut dice, mut of_secrets) = (Dice(seed), Dice(seed ^ 0x5ec4e7));
         let state = tempfile::tempdir().unwrap();
         let mut allocator = Allocator::open(state.path()).unwrap();
         let mut planner = Planner::default();
@@ -225,7 +247,10 @@ fn a_plan_after_edits_is_the_plan_from_nothing() {
         let mut endpoints = dice.endpoints();
         let mut earlier: Option<Planned> = None;
         for step in 0..60 {
-            let edits: Vec<_> = (0..=dice.roll(3)).map(|_| dice.file(&layout)).collect();
+            let mut edits: Vec<_> = (0..=dice.roll(3)).map(|_| dice.file(&layout)).collect();
+            if of_secrets.roll(4) == 0 {
+                edits.push(of_secrets.secret(&layout));
+            }
             for (name, file) in &edits {
                 match file {
                     Some(file) => drop(files.insert(name.clone(), Arc::clone(file))),
@@ -275,6 +300,8 @@ fn a_plan_after_edits_is_the_plan_from_nothing() {
             believed += planned.plan.ipcache.values().filter(is_remote).count();
             contested +=
                 planned.notes.iter().filter(|(_, _, text)| text.ends_with("neither is believed")).count();
+            let l7 = planned.plan.l7.iter().flat_map(|l7| l7.endpoints.values());
+            inspected += l7.flat_map(|it| &it.secrets).filter(|it| !it.items.0.is_empty()).count();
             if let Some(auth) = &planned.plan.auth {
                 proven += auth.pairs.len();
                 let before = earlier.as_ref().and_then(|earlier| earlier.plan.auth.as_ref());
@@ -293,6 +320,7 @@ fn a_plan_after_edits_is_the_plan_from_nothing() {
         ("contested", contested, 20),
         ("proven", proven, 50),
         ("kept", kept, 10),
+        ("inspected", inspected, 20),
     ];
     for (what, seen, least) in least {
         assert!(seen > least, "the edits make too few: {what} {seen}");

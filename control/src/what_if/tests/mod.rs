@@ -179,6 +179,21 @@ fn warnings_and_what_planning_finds_are_told_with_their_place() {
     );
 }
 
+#[test]
+fn a_secret_is_replaced_and_nothing_of_it_is_shown() {
+    let secret = |key: &str| {
+        format!("apiVersion: v1\nkind: Secret\nmetadata: {{name: web}}\nstringData: {{tls.key: {key}}}\n")
+    };
+    let bench = Bench::new(&secret("hush"), &SHIPS);
+    let prediction = ask(&bench, &with(&secret("quiet"))).unwrap();
+    assert_eq!(prediction.edits[0].action, EditAction::Replace);
+    assert_eq!(prediction.edits[0].object, "Secret default/web");
+    let shown = format!("{prediction:?}");
+    assert!(!shown.contains("hush") && !shown.contains("quiet"), "{shown}");
+    let error = ask(&bench, &with(&secret("[hush]"))).unwrap_err();
+    assert!(error.ends_with("stringData.tls.key: expected a string: put the value in quotes"), "{error}");
+}
+
 const REQUIRED: &str = "authentication: {mode: required}\n    toPorts:";
 
 #[test]

@@ -69,6 +69,16 @@ impl Head {
         Ok(Self { method, scheme, authority, target, path: Path::default(), protocol, headers })
     }
 
+    /// It goes to a server that is spoken TLS to, or not.
+    pub(in crate::runtime) fn lead_to(&mut self, is_tls: bool) {
+        self.scheme = if is_tls { Scheme::HTTPS } else { Scheme::HTTP };
+    }
+
+    /// Of whom it is asked.
+    pub(in crate::runtime) fn authority(&self) -> &str {
+        self.authority.as_str()
+    }
+
     /// Whether nothing is known of how long the connection between its ends stays silent.
     pub(in crate::runtime) fn is_tunnel(&self) -> bool {
         self.method == Method::CONNECT

@@ -1,4 +1,4 @@
-//! HTTP/2 without TLS, by prior knowledge: a client's connection and the one to the server, on h2.
+//! HTTP/2, by prior knowledge or as both ends have agreed in TLS: a client's connection and the one to the server, on h2.
 //!
 //! Promise: each stream is judged by itself, by the rules and identities of now, and again whenever those change: one that
 //! may not be any more is reset, the others go on untouched. What is buffered has a bound by construction: for each of the
@@ -20,6 +20,7 @@ mod stream;
 mod transfer;
 mod upstream;
 
+use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
 use std::pin::pin;
@@ -35,10 +36,12 @@ use tokio::time::{Instant, timeout};
 use super::connection::{ConnectError, HEAD, IDLE, SILENCE, Session};
 use super::deadline::Deadline;
 use super::ends::{INHERITED, Identities};
+use super::open::reach;
 use super::set::Set;
 use super::transfer::PATIENCE;
 use super::{Stream, turn};
 use crate::codec::MAX_HEAD;
+use crate::index::Offer;
 use crate::stage::admit::{Held, Kind};
 use guard::{Guard, Watch};
 use outlet::Outlet;
@@ -93,7 +96,7 @@ where
     I: Identities,
     C: AsyncFn() -> Result<(U, Option<SocketAddr>), ConnectError>,
 {
-    let Session { worker, called, connect, down, place, ends, entered, mut changes, clock, .. } = session;
+    let Session { worker, called, connect, down, up, place, ends, entered, mut changes, clock, .. } = session;
     let account = Arc::clone(&place.account);
     let shared = Shared::new(worker, called, (entered, place), ends);
     let (guard, watch) = Guard::client(down);
@@ -120,7 +123,13 @@ where
     };
     let mut streams = Set::default();
     let opened = |local| shared.entered.connection.known.lock().0 = local;
-    let mut upstream = pin!(shared.upstream.drive(&connect, account, opened));
+    // Of TLS that the proxy has ended the server has chosen what is spoken, and is connected already.
+    let ready = Cell::new(up.map(|side| (side.stream, shared.entered.connection.known.lock().0)));
+    let reached = async || match ready.take() {
+        Some(ready) => Ok(ready),
+        None => reach(&connect, shared.begins(), Offer::Http2).await,
+    };
+    let mut upstream = pin!(shared.upstream.drive(&reached, account, opened));
     let mut is_driving = true;
     let over = loop {
         let over = poll_fn(|cx| {

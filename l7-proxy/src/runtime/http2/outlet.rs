@@ -104,7 +104,7 @@ impl<S: Stream> Gathering<S> {
         }
         self.waiting.clear();
         self.sent = 0;
-        Poll::Ready(Ok(()))
+        Pin::new(&mut self.side.stream).poll_flush(cx)
     }
 }
 

@@ -3,10 +3,12 @@
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Waker};
 use std::time::Duration;
 
 use mesh::flow::Verdict;
+use rustls::pki_types::ServerName;
 use tokio::time::Instant;
 
 use super::budget::Budget;
@@ -14,9 +16,11 @@ use super::guard::{Answer, Watch};
 use super::head::Head;
 use super::places::Places;
 use super::upstream::Upstream;
+use crate::index::Originating;
 use crate::runtime::connection::Called;
 use crate::runtime::ends::{Ends, INHERITED, Identities};
 use crate::runtime::log::{Described, Over, Said};
+use crate::runtime::open::server_name;
 use crate::runtime::transfer::STALL;
 use crate::runtime::verdict::{Judged, is_still_allowed};
 use crate::runtime::worker::{Entered, Worker};
@@ -136,6 +140,14 @@ impl<'w, I: Identities> Shared<'w, I> {
         if ends.are_inherited() {
             self.offence.set(Some(INHERITED));
         }
+    }
+
+    /// How the server is known and who it must be, if TLS is spoken to it.
+    pub(super) fn begins(&self) -> Option<(Arc<Originating>, ServerName<'static>)> {
+        let ends = self.ends.borrow();
+        let originating = Arc::clone(ends.originating()?);
+        let asked = self.upstream.asked().unwrap_or_default();
+        Some((originating, server_name(ends.said(), asked.as_bytes(), self.called.server)))
     }
 
     /// What a stream has been told; if nothing, it is woken when it is.

@@ -21,7 +21,7 @@ use super::transfer::{End, Transfer, why};
 use super::upstream::Absent;
 use crate::index::{Edit, Subject};
 use crate::record::REQUEST_ID;
-use crate::runtime::connection::{ConnectError, crowded};
+use crate::runtime::connection::crowded;
 use crate::runtime::ends::Identities;
 use crate::runtime::log::Described;
 use crate::runtime::reply::Reply;
@@ -74,6 +74,9 @@ impl<I: Identities> Stream<'_, '_, I> {
         let path = parts.uri.path_and_query().map_or("", |path| path.as_str());
         let (method, server) = (parts.method.as_str().as_bytes(), self.shared.called.server);
         let authority = authority.or_else(host).unwrap_or_default();
+        if self.shared.ends.borrow().is_opened() {
+            self.described.opened();
+        }
         self.described.set(method, authority, path.as_bytes(), server, "HTTP/2");
         let recorded = self.shared.worker.log.settings();
         let first = |name: &str| parts.headers.get(name).map(HeaderValue::as_bytes);
@@ -94,6 +97,9 @@ impl<I: Identities> Stream<'_, '_, I> {
         let judged = Head::read(parts).map_err(Refused::malformed).and_then(|mut head| {
             let noted = authorize(&mut head, &self.shared.ends.borrow())?;
             self.identify(&mut head).map_err(Refused::malformed)?;
+            if let Some(is_tls) = self.shared.ends.borrow().leads_to_tls() {
+                head.lead_to(is_tls);
+            }
             let request = head.forward().map_err(Refused::malformed)?;
             Ok((head, request, noted))
         });
@@ -104,6 +110,9 @@ impl<I: Identities> Stream<'_, '_, I> {
         let Noted { by, verdict, reason } = noted;
         self.shared.record(&self.described, by, verdict, reason, None);
         let (is_tunnel, is_extended) = (head.is_tunnel(), head.is_extended());
+        if self.shared.ends.borrow().originating().is_some() {
+            self.shared.upstream.ask(head.authority());
+        }
         self.live.head.replace(Some(head));
         let mut send = match self.connect(&mut body, &mut respond).await {
             Ok(send) => send,
@@ -316,10 +325,7 @@ impl<I: Identities> Stream<'_, '_, I> {
 
 fn absence(absent: Absent) -> End {
     match absent {
-        Absent::Failed(ConnectError::Late) => {
-            End::Failed(Reply::GatewayTimeout, "server not reached in time")
-        }
-        Absent::Failed(ConnectError::Refused) => End::Failed(Reply::Unavailable, "server not reached"),
+        Absent::Failed(error) => End::Failed(error.reply(), error.text()),
         // Nothing has been sent: the client may ask again, on another connection.
         Absent::Over => End::Cut(Reason::REFUSED_STREAM, "server takes no more streams"),
     }

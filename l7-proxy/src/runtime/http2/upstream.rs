@@ -24,6 +24,8 @@ pub(super) struct Upstream {
     waiting: RefCell<Vec<Waker>>,
     /// What has been seen of its frames.
     watch: RefCell<Option<Rc<Watch>>>,
+    /// Whom the first stream asks for.
+    asked: RefCell<Option<Box<str>>>,
     /// What waits for the first stream, or for the end.
     driver: Cell<Option<Waker>>,
 }
@@ -65,6 +67,16 @@ impl Upstream {
         }
         self.wake_driver();
         Poll::Pending
+    }
+
+    /// Whom a stream asks for; the first has a say in who the server is to be.
+    pub(super) fn ask(&self, authority: &str) {
+        self.asked.borrow_mut().get_or_insert_with(|| authority.into());
+    }
+
+    /// Whom the first stream asks for, if it had a say.
+    pub(super) fn asked(&self) -> Option<Box<str>> {
+        self.asked.borrow().clone()
     }
 
     /// Whether no stream can be added, now or ever.

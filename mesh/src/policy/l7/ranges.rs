@@ -12,14 +12,14 @@ use std::sync::Arc;
 
 use super::Claim;
 use crate::identity::Identity;
-use crate::l7::{HttpRules, L7Access, L7Demand, L7Ports, L7Tls, Measure};
+use crate::l7::{HttpRules, L7Access, L7Demand, L7Inspected, L7Ports, L7Tls, Measure};
 use crate::policy::compile::ports::Cell;
 use crate::policy::universe::Audience;
 
 /// Claims by their places, ascending.
 type Active = Vec<usize>;
 /// What holds at a range.
-type Held = (Arc<[L7Access]>, Arc<[L7Tls]>);
+type Held = (Arc<[L7Access]>, Arc<[L7Tls]>, Arc<[L7Inspected]>);
 /// The same; `None`: anybody may do anything there.
 type Kind = Option<Held>;
 
@@ -39,15 +39,15 @@ pub(super) fn ranges(claims: &[Claim<'_>], most: usize) -> (Vec<L7Ports>, usize)
     let mut states = States::new(&claims, most);
     let (mut ranges, mut state, mut from): (Vec<L7Ports>, _, _) = (Vec::new(), 0, 0);
     for (at, changed) in changes {
-        if let Some((access, tls)) = states.kind(state) {
+        if let Some(held) = states.kind(state) {
             for (first, last) in governed.ports(from, at) {
-                let is_next = |before: &&mut L7Ports| {
-                    before.last.checked_add(1) == Some(first) && before.is(access, tls)
-                };
+                let is_next =
+                    |before: &&mut L7Ports| before.last.checked_add(1) == Some(first) && before.is(held);
                 match ranges.last_mut().filter(is_next) {
                     Some(before) => before.last = last,
                     None => {
-                        ranges.push(L7Ports { first, last, access: Arc::clone(access), tls: Arc::clone(tls) })
+                        let (access, tls, inspected) = held.clone();
+                        ranges.push(L7Ports { first, last, access, tls, inspected });
                     }
                 }
             }
@@ -58,8 +58,8 @@ pub(super) fn ranges(claims: &[Claim<'_>], most: usize) -> (Vec<L7Ports>, usize)
 }
 
 impl L7Ports {
-    fn is(&self, access: &Arc<[L7Access]>, tls: &Arc<[L7Tls]>) -> bool {
-        self.access == *access && self.tls == *tls
+    fn is(&self, (access, tls, inspected): &Held) -> bool {
+        self.access == *access && self.tls == *tls && self.inspected == *inspected
     }
 }
 
@@ -194,7 +194,8 @@ impl<'a> States<'a> {
         let kind = self.access(&active);
         let place = self.all.len();
         // What nobody is held to has been looked at all the same.
-        let own = kind.as_ref().map_or(0, |(access, tls)| self.measure.parts(access, tls));
+        let own =
+            kind.as_ref().map_or(0, |(access, tls, inspected)| self.measure.parts(access, tls, inspected));
         self.parts += own.max(active.len());
         self.all.push((active.clone(), kind));
         self.known.insert(active, place);
@@ -203,7 +204,7 @@ impl<'a> States<'a> {
             let nothing: Arc<[L7Access]> =
                 [L7Access { peers: None, http: Some(HttpRules::default()) }].into();
             self.excess = Some(self.all.len());
-            self.all.push((Active::new(), Some((nothing, Arc::default()))));
+            self.all.push((Active::new(), Some((nothing, Arc::default(), Arc::default()))));
         }
         place
     }
@@ -234,7 +235,7 @@ impl<'a> States<'a> {
             Some(Some(free)) => free.clone(),
             None => Vec::new(),
         };
-        let (mut access, mut tls) = (Vec::new(), Vec::new());
+        let (mut access, mut tls, mut inspected) = (Vec::new(), Vec::new(), Vec::new());
         let mut is_judged = false;
         for (rank, peers) in by_demand {
             let demand = rank.and_then(|rank| self.demands.get(rank)).copied();
@@ -254,9 +255,12 @@ impl<'a> States<'a> {
                 None => access.push(L7Access { peers, http: None }),
                 Some(L7Demand::Http(rules)) => access.push(L7Access { peers, http: Some(rules.clone()) }),
                 Some(L7Demand::ServerNames(names)) => tls.push(L7Tls { peers, names: names.clone() }),
+                Some(L7Demand::Inspection(inspection)) => {
+                    inspected.push(L7Inspected { peers, inspection: Arc::clone(inspection) });
+                }
             }
         }
-        is_judged.then(|| (access.into(), tls.into()))
+        is_judged.then(|| (access.into(), tls.into(), inspected.into()))
     }
 
     fn shared(&mut self, peers: Vec<Identity>) -> Arc<[Identity]> {
@@ -270,10 +274,11 @@ impl<'a> States<'a> {
 }
 
 /// Where the list of a demand is.
-fn place(demand: &L7Demand) -> (bool, usize, usize) {
+fn place(demand: &L7Demand) -> (u8, usize, usize) {
     match demand {
-        L7Demand::Http(rules) => (true, rules.as_ptr() as usize, rules.len()),
-        L7Demand::ServerNames(names) => (false, names.as_ptr() as usize, names.len()),
+        L7Demand::Http(rules) => (0, rules.as_ptr() as usize, rules.len()),
+        L7Demand::ServerNames(names) => (1, names.as_ptr() as usize, names.len()),
+        L7Demand::Inspection(inspection) => (2, Arc::as_ptr(inspection) as usize, 1),
     }
 }
 
@@ -319,12 +324,11 @@ mod tests {
     }
 
     /// What holds at a port, asked of each claim.
-    fn plainly(claims: &[Claim<'_>], port: u16) -> Option<(Vec<L7Access>, Vec<L7Tls>)> {
+    fn plainly(claims: &[Claim<'_>], port: u16) -> Kind {
         let holds = |claim: &&Claim<'_>| claim.cells.iter().any(|cell| cell.holds(6, port));
         let active: Vec<&Claim<'_>> = claims.iter().filter(holds).collect();
         let mut states = States::new(&active, usize::MAX);
-        let kind = states.access(&(0..active.len()).collect::<Vec<_>>());
-        kind.map(|(access, tls)| (access.to_vec(), tls.to_vec()))
+        states.access(&(0..active.len()).collect::<Vec<_>>())
     }
 
     #[test]
@@ -334,7 +338,9 @@ mod tests {
             state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
             (state >> 16) % below
         };
-        let demands = [demand(1), demand(2), L7Demand::ServerNames(["a.b".parse().unwrap()].into())];
+        let names = L7Demand::ServerNames(["a.b".parse().unwrap()].into());
+        let inspection = L7Demand::Inspection(Arc::default());
+        let demands = [demand(1), demand(2), names, inspection];
         let mut governed = 0;
         for _ in 0..400 {
             let claims: Vec<Claim<'_>> = (0..1 + random(6))
@@ -348,7 +354,7 @@ mod tests {
                         .map(|_| (edge(&mut random), edge(&mut random)))
                         .map(|(one, other)| (one.min(other), one.max(other)))
                         .collect();
-                    let demand = demands.get(random(5) as usize);
+                    let demand = demands.get(random(6) as usize);
                     let mut claim = claim(256 + random(3), demand, cells);
                     if random(8) == 0 {
                         claim.audience = Audience::Any;
@@ -360,12 +366,13 @@ mod tests {
             assert!(ranges.windows(2).all(|two| two[0].last < two[1].first), "{ranges:?}");
             for port in (0..45).chain(u16::MAX - 4..=u16::MAX) {
                 let found = ranges.iter().find(|it| (it.first..=it.last).contains(&port));
-                let found = found.map(|it| (it.access.to_vec(), it.tls.to_vec()));
+                let found = found.map(|it| (it.access.clone(), it.tls.clone(), it.inspected.clone()));
                 governed += u32::from(found.is_some());
                 assert_eq!(found, plainly(&claims, port), "{port}: {ranges:?}");
             }
             let merged = ranges.windows(2).all(|two| {
-                two[0].last.checked_add(1) != Some(two[1].first) || !two[0].is(&two[1].access, &two[1].tls)
+                let after = (two[1].access.clone(), two[1].tls.clone(), two[1].inspected.clone());
+                two[0].last.checked_add(1) != Some(two[1].first) || !two[0].is(&after)
             });
             assert!(merged, "{ranges:?}");
         }

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 
 use crate::flow::TrafficDirection;
 use crate::identity::Identity;
-use crate::l7::{Expression, HttpRule, L7Demand, ServerName};
+use crate::l7::{Expression, HttpRule, L7Demand, ServerName, TlsInspection};
 use crate::labels::{LabelSet, NAMESPACE, Source};
 use crate::policy::arbitrary::peer_ports;
 use crate::policy::oracle::{self, Packet};
@@ -115,6 +116,17 @@ pub(super) fn naming(
     server: &str,
 ) -> Policy {
     demanding_of(name, direction, peers, ports, L7Demand::ServerNames([server_is(server)].into()))
+}
+
+/// A policy that denies by default and allows TLS that the proxy sees into.
+pub(super) fn inspecting(
+    name: &str,
+    direction: TrafficDirection,
+    peers: Peers,
+    ports: &[PortMatch],
+    inspection: &Arc<TlsInspection>,
+) -> Policy {
+    demanding_of(name, direction, peers, ports, L7Demand::Inspection(Arc::clone(inspection)))
 }
 
 fn demanding_of(

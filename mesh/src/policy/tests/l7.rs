@@ -1,11 +1,15 @@
-//! What HTTP rules and names of servers come to, in the kernel and for the proxy.
+//! What HTTP rules, names of servers and inspections of TLS come to, in the kernel and for the proxy.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use super::given::*;
 use crate::flow::TrafficDirection;
 use crate::identity::Identity;
-use crate::l7::{HttpRule, L7Access, L7Rules, L7Tls, ServerName};
+use crate::l7::{
+    HttpRule, L7Access, L7Demand, L7Inspected, L7Rules, L7Tls, SecretName, ServerName, TlsContext,
+    TlsInspection,
+};
 use crate::policy::arbitrary::{Random, World, peer_ports};
 use crate::policy::oracle;
 use crate::policy::{Authentication, Peers, l7, protocol};
@@ -31,7 +35,7 @@ fn expect(given: &Given, direction: TrafficDirection, expected: &[Range<'_>]) {
             (*first, *last, access.collect::<Vec<_>>())
         })
         .collect();
-    assert!(found.ports.iter().all(|ports| ports.tls.is_empty()), "{found:?}");
+    assert!(found.ports.iter().all(|ports| ports.tls.is_empty() && ports.inspected.is_empty()), "{found:?}");
     let found: Vec<_> = found.ports.into_iter().map(|it| (it.first, it.last, it.access.to_vec())).collect();
     assert_eq!(found, all);
 }
@@ -129,6 +133,46 @@ fn names_of_servers_stand_beside_rules_and_plain_allows() {
     assert_eq!(*only.tls, [L7Tls { peers: identities(&[258]), names: [server_is("*.example")].into() }]);
 }
 
+/// Whom rules about the inside of TLS name, beside whom HTTP rules name and who is free: the latter is not inspected.
+#[test]
+fn inspections_stand_beside_rules_and_plain_allows() {
+    let secret = SecretName { namespace: "default".to_owned(), name: "web".to_owned() };
+    let context = TlsContext { secret, trusted_ca: None, certificate: None, private_key: None };
+    let inspection = Arc::new(TlsInspection {
+        names: Some([server_is("a.example")].into()),
+        terminating: Some(context),
+        originating: None,
+        http: Some([method_is("GET")].into()),
+    });
+    let given = given([
+        inspecting("look", Ingress, Peers::Any, &[tcp(443, 444)], &inspection),
+        requesting("land", Ingress, pods("org=empire"), &[tcp(443, 443)], "POST"),
+        allowing("ship", Ingress, pods("class=tiefighter"), &[tcp(443, 443)]),
+    ]);
+    goes(&given, Ingress, "tiefighter", "443/tcp", DIRECT);
+    goes(&given, Ingress, "deathstar", "443/tcp", PROXIED);
+    goes(&given, Ingress, "xwing", "443/tcp", PROXIED);
+    goes(&given, Ingress, "tiefighter", "444/tcp", PROXIED);
+    goes(&given, Ingress, "xwing", "443/udp", DENIED);
+    let identities = |numbers: &[u32]| Some(numbers.iter().filter_map(|it| Identity::new(*it)).collect());
+    let found = rules(&given, Ingress).unwrap().ports;
+    let [both, alone] = found.as_slice() else { panic!("{found:#?}") };
+    assert_eq!((both.first, both.last, alone.first, alone.last), (443, 443, 444, 444));
+    for ports in [both, alone] {
+        assert_eq!(*ports.inspected, [L7Inspected { peers: None, inspection: Arc::clone(&inspection) }]);
+        assert!(Arc::ptr_eq(&ports.inspected[0].inspection, &inspection), "it is the policy's own");
+        assert!(ports.tls.is_empty());
+    }
+    assert_eq!(
+        *both.access,
+        [
+            L7Access { peers: identities(&[1, 257]), http: None },
+            L7Access { peers: identities(&[256]), http: Some([method_is("POST")].into()) },
+        ]
+    );
+    assert_eq!(*alone.access, [L7Access { peers: identities(&[1]), http: None }]);
+}
+
 #[test]
 fn a_deny_goes_before_rules_and_is_the_kernels_alone() {
     let given = given([
@@ -183,7 +227,7 @@ fn rules_of_egress_go_by_the_names_that_peers_give_their_ports() {
 /// Whatever goes to the proxy finds there the rules of the statements that let it, and no others.
 #[test]
 fn the_proxy_is_told_what_the_oracle_says() {
-    let mut seen = (0, 0, 0);
+    let mut seen = (0, 0, 0, 0);
     for seed in 0..1_500 {
         let world = World::new(seed);
         let universe = world.universe();
@@ -218,7 +262,10 @@ fn the_proxy_is_told_what_the_oracle_says() {
                 assert_eq!(mine.iter().any(|it| it.http.is_none()), free, "seed {seed}: {packet:#?}");
                 seen.0 += u32::from(free);
                 if !free {
-                    let demands = || admitting.iter().filter_map(|it| it.l7.as_ref());
+                    let demands = || {
+                        let outside = |demand: &&L7Demand| demand.inspection().is_none();
+                        admitting.iter().filter_map(|it| it.l7.as_ref()).filter(outside)
+                    };
                     let found: BTreeSet<&HttpRule> =
                         mine.iter().filter_map(|it| it.http.as_deref()).flatten().collect();
                     let right: BTreeSet<&HttpRule> =
@@ -226,7 +273,7 @@ fn the_proxy_is_told_what_the_oracle_says() {
                     assert_eq!(found, right, "seed {seed}: {packet:#?}");
                     seen.1 += u32::from(!right.is_empty());
                     let names = |peers: &Option<_>| {
-                        let peers: &Option<std::sync::Arc<[Identity]>> = peers;
+                        let peers: &Option<Arc<[Identity]>> = peers;
                         peers.as_ref().is_none_or(|peers| peers.contains(&packet.peer))
                     };
                     let tls = range.tls.iter().filter(|tls| names(&tls.peers));
@@ -235,9 +282,15 @@ fn the_proxy_is_told_what_the_oracle_says() {
                         demands().filter_map(|it| it.server_names()).flat_map(|names| names.iter()).collect();
                     assert_eq!(found, right, "seed {seed}: {packet:#?}");
                     seen.2 += u32::from(!right.is_empty());
+                    let found = range.inspected.iter().filter(|one| names(&one.peers));
+                    let found: BTreeSet<_> = found.map(|one| &one.inspection).collect();
+                    let right = admitting.iter().filter_map(|it| it.l7.as_ref()?.inspection());
+                    let right: BTreeSet<_> = right.collect();
+                    assert_eq!(found, right, "seed {seed}: {packet:#?}");
+                    seen.3 += u32::from(!right.is_empty());
                 }
             }
         }
     }
-    assert!(seen.0 > 200 && seen.1 > 200 && seen.2 > 200, "{seen:?}");
+    assert!(seen.0 > 200 && seen.1 > 200 && seen.2 > 200 && seen.3 > 200, "{seen:?}");
 }

@@ -193,7 +193,13 @@ fn plan(ids: &[u16], length: usize) -> Arc<L7Plan> {
     let mut plan = L7Plan::clone(&l7::plan(ids));
     let rule = HttpRule { path: Some(Expression("a".repeat(length))), ..HttpRule::default() };
     let access = vec![L7Access { peers: None, http: Some([rule].into()) }];
-    let ports = L7Ports { first: 80, last: 80, access: access.into(), tls: Arc::default() };
+    let ports = L7Ports {
+        first: 80,
+        last: 80,
+        access: access.into(),
+        tls: Arc::default(),
+        inspected: Arc::default(),
+    };
     let rules = L7Rules { ports: vec![ports] };
     plan.endpoints.values_mut().for_each(|it| it.ingress = Some(Arc::new(rules.clone())));
     Arc::new(plan)
