@@ -41,8 +41,6 @@ fn requests_inside_tls_are_judged_and_secrets_are_followed() {
     let serve = binary("examples/deathstar");
     let deathstar = node.start("deathstar", DEATHSTAR, &[serve.to_str().unwrap()]);
     let authority = Authority::new();
-    // The rules that stay in force while others are refused know who was there.
-    let _scout = node.start("scout", EMPIRE, &[binary("probe").to_str().unwrap(), "ask"]);
     // The rule without its Secret: nothing passes, and it says why.
     node.enforce(&ended());
     let refused = ask(&node, &deathstar, 80, ["POST", "/v1/request-landing"]);

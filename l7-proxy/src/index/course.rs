@@ -4,6 +4,8 @@
 //! ([`WORKLOAD_PARTS`]); not with how many ranges of ports share that. No step of it takes long: one range, one rule, one name,
 //! one branch of a path, the Secrets of one range.
 
+mod inspections;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -11,15 +13,12 @@ use expression::{Account, Budget};
 use mesh::identity::Identity;
 use mesh::l7::{
     HttpRules, L7Access, L7Endpoint, L7Inspected, L7Ports, L7Rules, L7Tls, Measure, PATTERNS, SERVER_NAMES,
-    ServerNames, TlsInspection, WORKLOAD_PARTS,
+    ServerNames, WORKLOAD_PARTS,
 };
 
 use super::rule::{Fault, compiled};
 use super::set::Building;
-use super::{
-    Access, Asks, Compiler, Endpoint, Inspected, Names, Originating, Ports, Refused, Rule, RuleSet, Side,
-    Terminating, Terms, Tls,
-};
+use super::{Access, Asks, Compiler, Endpoint, Names, Ports, Refused, Rule, RuleSet, Side, Terms, Tls};
 
 /// What an endpoint under way may do at once: rules, names and branches of paths that are looked at.
 pub const SLICE: usize = 4096;
@@ -90,9 +89,6 @@ enum For {
     /// Requests inside TLS, of whomever that is for.
     Inside,
 }
-
-/// What the Secrets of an inspection have come to.
-type Made = (Option<Option<Arc<Terminating>>>, Option<Option<Arc<Originating>>>);
 
 /// What holds at some ranges: first met at this range of this side.
 #[derive(Debug)]
@@ -492,53 +488,6 @@ impl Preparation {
         let asks = Arc::new(Asks { path, headers: headers.into_iter().collect() });
         self.terms.push(Arc::new(Terms { access: access.into(), tls, inspected, asks }));
         taken
-    }
-
-    /// The inspections of what holds at some ranges; their lists of rules have been put together.
-    fn inspected(&mut self, number: usize, compiler: &mut Compiler) -> Box<[Inspected]> {
-        let Some(kind) = self.kinds.all.get(number) else { return Box::default() };
-        let all = Arc::clone(&kind.inspected);
-        let mut made = Vec::with_capacity(all.len());
-        for (at, L7Inspected { peers, inspection }) in all.iter().enumerate() {
-            let (terminating, originating) = self.contexts(number, at, inspection, compiler);
-            let names = inspection.names.as_ref().map(|names| {
-                let list = self.names.known.get(&place(names)).and_then(|at| self.names.all.get(*at));
-                list.map(|list| Arc::clone(&list.done)).unwrap_or_default()
-            });
-            let http = inspection.http.as_ref().map(|rules| {
-                let list = self.lists.known.get(&place(rules)).copied();
-                let set = list.and_then(|list| self.sets.get([list].as_slice()));
-                set.cloned().unwrap_or_default()
-            });
-            let peers = peers.as_ref().map(|peers| sorted(peers, &mut self.peers));
-            let written = Arc::clone(inspection);
-            made.push(Inspected { peers, names, terminating, originating, http, written });
-        }
-        made.into()
-    }
-
-    /// A Secret that cannot be used is the fault of those connections alone that want it.
-    fn contexts(
-        &mut self,
-        kind: usize,
-        at: usize,
-        inspection: &TlsInspection,
-        compiler: &mut Compiler,
-    ) -> Made {
-        let of = format!("{}.inspected[{at}]", self.field(kind));
-        let refused = |part: &str, why| Refused { field: format!("{of}.{part}"), why };
-        let (secrets, fault) = (&self.endpoint.secrets, &mut self.fault);
-        let terminating = inspection.terminating.as_ref().map(|context| {
-            let (held, why) = compiler.contexts.terminating(context, secrets);
-            *fault = fault.take().or(why.map(|why| refused("terminatingTLS", why)));
-            held
-        });
-        let originating = inspection.originating.as_ref().map(|context| {
-            let (held, why) = compiler.contexts.originating(context, secrets);
-            *fault = fault.take().or(why.map(|why| refused("originatingTLS", why)));
-            held
-        });
-        (terminating, originating)
     }
 
     fn finish(&mut self) -> Endpoint {

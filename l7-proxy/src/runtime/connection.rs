@@ -3,14 +3,13 @@
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::Poll;
 use std::time::Duration;
 
 use mesh::flow::Verdict;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::buffer::{Buffer, SPENT};
 use super::deadline::Deadline;
 use super::ends::{Ends, Identities, Opening};
 use super::inspection::Begun;
@@ -19,11 +18,12 @@ use super::open::Greeted;
 use super::reply::Reply;
 use super::request::Request;
 use super::transfer::Side;
+use super::waiting::{Next, Waiting, holds};
 use super::wire::Wire;
 use super::worker::{Entered, Worker};
 use super::{Stream, http2, turn};
-use crate::codec::{Fault, ResponseHead, Scan, SecondHello};
-use crate::stage::admit::{Account, Held, Kind, Place};
+use crate::codec::{ResponseHead, Scan, SecondHello};
+use crate::stage::admit::{Held, Kind, Place};
 use crate::stage::authorize::{Judge, NOT_TLS};
 use crate::stage::detect::{Protocol, detect};
 use crate::stage::server_name::Greeting;
@@ -168,21 +168,6 @@ pub(super) enum Mode {
     Tls(Greeting, Option<Box<SecondHello>>),
     /// A request has been answered with another protocol.
     Switched,
-}
-
-/// What a client sends next.
-#[derive(Debug)]
-enum Next {
-    Head(usize, usize),
-    Fault(Fault),
-    /// The workload has no more room for it.
-    Spent(Kind),
-    Late,
-    Over,
-    /// The server has closed, or speaks unasked.
-    Left,
-    /// One of the ends is another by now.
-    Inherited,
 }
 
 impl<D, U, I, C> Session<'_, D, U, I, C>
@@ -404,63 +389,4 @@ where
 /// What is answered where a workload has too much under way.
 pub(super) fn crowded(place: &Place) -> Reply {
     if place.is_callers { Reply::TooMany } else { Reply::Unavailable }
-}
-
-/// Holds one of the workload's unfinished heads if one is there in part; whether that may be.
-pub(super) fn holds(held: &mut Option<Held>, input: &Buffer, account: &Arc<Account>) -> bool {
-    if held.is_none() && !input.is_empty() {
-        *held = account.hold(Kind::Heads);
-    }
-    held.is_some() || input.is_empty()
-}
-
-/// A head that is awaited.
-struct Waiting<'a> {
-    scan: &'a mut Scan,
-    clock: &'a mut Deadline,
-    arrived: &'a mut Option<Instant>,
-    held: &'a mut Option<Held>,
-    account: &'a Arc<Account>,
-}
-
-impl Waiting<'_> {
-    fn poll<D: Stream, U: Stream>(
-        &mut self,
-        down: &mut Side<D>,
-        up: Option<&mut Side<U>>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Next> {
-        // A server that closes, or speaks unasked, ends the connection: its next words would answer the wrong request.
-        if let Some(up) = up
-            && up.input.poll_fill(&mut up.stream, cx).is_ready()
-        {
-            return Poll::Ready(Next::Left);
-        }
-        loop {
-            match self.scan.find(down.input.bytes()) {
-                Ok(Some((start, end))) => return Poll::Ready(Next::Head(start, end)),
-                Ok(None) => {}
-                Err(fault) => return Poll::Ready(Next::Fault(fault)),
-            }
-            if down.ended {
-                return Poll::Ready(Next::Over);
-            }
-            if !holds(self.held, &down.input, self.account) {
-                return Poll::Ready(Next::Spent(Kind::Heads));
-            }
-            match down.input.poll_fill(&mut down.stream, cx) {
-                Poll::Ready(Err(error)) if error.kind() == SPENT => {
-                    return Poll::Ready(Next::Spent(Kind::Bytes));
-                }
-                Poll::Ready(Ok(0) | Err(_)) => down.ended = true,
-                Poll::Ready(Ok(_)) if self.arrived.is_none() => {
-                    *self.arrived = Some(Instant::now());
-                    self.clock.set(HEAD);
-                }
-                Poll::Ready(Ok(_)) => {}
-                Poll::Pending => break,
-            }
-        }
-        self.clock.poll(cx).map(|()| Next::Late)
-    }
 }

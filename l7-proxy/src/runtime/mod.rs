@@ -25,6 +25,7 @@ mod tls;
 mod transfer;
 pub(crate) mod turn;
 mod verdict;
+mod waiting;
 mod wire;
 mod worker;
 

@@ -10,9 +10,10 @@ use tokio::time::timeout;
 
 use super::Stream;
 use super::buffer::SPENT;
-use super::connection::{ConnectError, Mode, Session, holds};
+use super::connection::{ConnectError, Mode, Session};
 use super::ends::{Ends, Identities};
 use super::exchange::ANSWER;
+use super::waiting::holds;
 use crate::codec::{HelloScan, SecondHello};
 use crate::stage::admit::Kind;
 use crate::stage::authorize::Judge;

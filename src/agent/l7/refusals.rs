@@ -48,6 +48,11 @@ impl Refusal {
         &self.why
     }
 
+    /// Whether all else of the rules is in force.
+    fn is_of_secret(&self) -> bool {
+        self.rule.is_none() && matches!(self.part.field, Some("terminatingTLS" | "originatingTLS"))
+    }
+
     fn find(&mut self, told: &L7Endpoint, field: &str) -> Option<()> {
         let (side, rest) = field.split_once('.')?;
         let (direction, rules) = match side {
@@ -111,7 +116,9 @@ fn item<'a>(text: &'a str, name: &str) -> Option<(usize, &'a str)> {
 pub(super) struct Refused {
     workload: WorkloadName,
     why: String,
-    /// All policies whose rules these are.
+    /// `L7 rules are`, or `TLS is`, not in force.
+    what: [&'static str; 2],
+    /// All policies whose rules these are; of a Secret that cannot be used, those that name it.
     policies: BTreeSet<PolicyName>,
     /// Of those at fault, the fields.
     at_fault: BTreeMap<PolicyName, Vec<String>>,
@@ -127,12 +134,13 @@ pub(super) fn refused(refusals: &Refusals, planned: &Planned) -> Vec<Refused> {
         for field in at_fault.values_mut().flatten() {
             *field = refusal.within(field);
         }
-        Refused {
-            workload: endpoint.endpoint.workload.clone(),
-            why: refusal.why.clone(),
-            policies: fields(&L7Part::default()).into_keys().collect(),
-            at_fault,
-        }
+        let all = || fields(&L7Part::default()).into_keys().collect();
+        let (what, policies) = match refusal.is_of_secret() {
+            true => (["TLS", "is"], at_fault.keys().cloned().collect()),
+            false => (["L7 rules", "are"], all()),
+        };
+        let (workload, why) = (endpoint.endpoint.workload.clone(), refusal.why.clone());
+        Refused { workload, why, what, policies, at_fault }
     });
     refused.collect()
 }
@@ -140,9 +148,10 @@ pub(super) fn refused(refusals: &Refusals, planned: &Planned) -> Vec<Refused> {
 impl Refused {
     /// A sentence.
     pub(super) fn sentence(&self) -> String {
-        let Self { workload, .. } = self;
+        let Self { workload, what, .. } = self;
         let names: Vec<String> = self.policies.iter().map(ToString::to_string).collect();
-        format!("L7 rules of {} are not in force at {workload}: {}", names.join(", "), self.reason(None))
+        let [noun, verb] = what;
+        format!("{noun} of {} {verb} not in force at {workload}: {}", names.join(", "), self.reason(None))
     }
 
     /// Says it of each of its policies.
@@ -152,7 +161,7 @@ impl Refused {
         for view in policies.iter_mut().filter(of_these) {
             let reason = self.reason(view.policy.as_ref());
             view.valid = false;
-            view.message = format!("L7 rules are not in force at {}: {reason}", self.workload);
+            view.message = format!("{} not in force at {}: {reason}", self.what.join(" "), self.workload);
         }
     }
 
@@ -262,6 +271,7 @@ mod tests {
         };
         let fields = |count: usize| (0..count).map(|number| format!("spec[{number}]")).collect::<Vec<_>>();
         let refused = |at_fault: &[(&str, usize)]| Refused {
+            what: ["L7 rules", "are"],
             workload: "default/deathstar".parse().unwrap(),
             why: "too many".to_owned(),
             policies: ["a", "b"].map(name).into(),
