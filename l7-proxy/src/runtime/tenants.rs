@@ -202,9 +202,9 @@ mod tests {
             poll(&mut tenants);
             longest = longest.max(NOW.get() - before);
         }
-        // 500 turns each, of four polls of 50 us.
-        assert_eq!((greedy.get(), modest.get()), (2000, 2000));
-        assert_eq!(longest, Duration::from_micros(200));
+        // 500 turns each, of two polls of 50 us.
+        assert_eq!((greedy.get(), modest.get()), (1000, 1000));
+        assert_eq!(longest, turn::SLICE);
     }
 
     /// The wait of one that is woken now and then: not by how many connections others have, but by how many others there are.
@@ -238,7 +238,7 @@ mod tests {
                 served.get().is_some()
             });
             assert!(turns.is_some(), "it has not been served after a turn of everybody");
-            assert!(served.get().unwrap() - woken <= 3 * Duration::from_micros(240));
+            assert!(served.get().unwrap() - woken <= 3 * Duration::from_micros(120));
             poll(&mut tenants);
         }
     }
@@ -287,8 +287,8 @@ mod tests {
         for _ in 0..100 {
             poll(&mut tenants);
         }
-        assert_eq!(modest.get(), 50 * 2, "two looks before the clock is read");
-        assert!((50 * 20..=50 * 28).contains(&reads.get()), "{}", reads.get());
+        assert_eq!(modest.get(), 50, "one look before the clock is read");
+        assert!((50 * 10..=50 * 14).contains(&reads.get()), "{}", reads.get());
     }
 
     #[test]
@@ -300,7 +300,7 @@ mod tests {
         spawner.spawn(Tenant::Endpoint(1), busy(10, &other));
         poll(&mut tenants);
         poll(&mut tenants);
-        assert!(other.get() > 20);
+        assert!(other.get() > 10);
     }
 
     #[test]

@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// How long a turn takes.
-pub(super) const SLICE: Duration = Duration::from_micros(200);
+/// How long a turn takes. A request of another workload waits for one as it comes and for one as its answer does.
+pub(super) const SLICE: Duration = Duration::from_micros(100);
 /// What is done between two looks at the clock.
-const STEPS: u32 = 8;
+const STEPS: u32 = 4;
 /// What a look at a connection, a stream or a listening socket counts for; one read or write counts for 1.
 pub(crate) const LOOK: u32 = 4;
 
