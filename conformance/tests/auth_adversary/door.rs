@@ -6,6 +6,7 @@ use std::sync::Arc;
 use certs::CertificateDer;
 use certs::enrol::Client;
 use certs::svid::Svid;
+use conformance::credulous::Credulous;
 use rcgen::string::Ia5String;
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
@@ -14,13 +15,12 @@ use rcgen::{
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
-use tokio_rustls::rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use tokio_rustls::rustls::crypto::aws_lc_rs::sign::any_ecdsa_type;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
-use tokio_rustls::rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
+use tokio_rustls::rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio_rustls::rustls::sign::{CertifiedKey, SingleCertAndKey};
 use tokio_rustls::rustls::version::TLS13;
-use tokio_rustls::rustls::{self, ClientConfig, DigitallySignedStruct, HandshakeKind, SignatureScheme};
+use tokio_rustls::rustls::{ClientConfig, HandshakeKind};
 
 use crate::compromise::{loot, on_the_second};
 use crate::scene::Scene;
@@ -85,45 +85,6 @@ impl Signer {
     }
 }
 
-/// Who does not look at whom he talks to.
-#[derive(Debug)]
-struct Careless;
-
-impl ServerCertVerifier for Careless {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Err(rustls::Error::General("never offered".to_owned()))
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        certs::tls::provider().signature_verification_algorithms.supported_schemes()
-    }
-}
-
 impl Shown {
     /// A client with it that remembers sessions, and would send early.
     fn client(&self) -> Arc<ClientConfig> {
@@ -133,7 +94,7 @@ impl Shown {
             .with_protocol_versions(&[&TLS13])
             .unwrap()
             .dangerous()
-            .with_custom_certificate_verifier(Arc::new(Careless))
+            .with_custom_certificate_verifier(Arc::new(Credulous))
             .with_client_cert_resolver(Arc::new(SingleCertAndKey::from(certified)));
         config.enable_early_data = true;
         Arc::new(config)
