@@ -59,28 +59,34 @@ impl Offer {
 }
 
 /// What clients are shown.
-#[derive(Debug)]
-pub struct Terminating([Arc<ServerConfig>; 4]);
+pub type Terminating = PerOffer<ServerConfig>;
 
 /// How servers are known.
+pub type Originating = PerOffer<ClientConfig>;
+
+/// The same for each offer, in their order.
 #[derive(Debug)]
-pub struct Originating([Arc<ClientConfig>; 4]);
+pub struct PerOffer<T>([Arc<T>; 4]);
 
-impl Terminating {
-    /// That accepts this.
-    pub fn config(&self, offer: Offer) -> Arc<ServerConfig> {
-        let [first, rest @ ..] = &self.0;
-        let chosen = (offer as usize).checked_sub(1).and_then(|at| rest.get(at));
-        Arc::clone(chosen.unwrap_or(first))
+impl<T: Clone> PerOffer<T> {
+    /// `name` has one say the names of its offer.
+    fn new(config: &T, name: fn(&mut T, Vec<Vec<u8>>)) -> Self {
+        Self(Offer::ALL.map(|offer| {
+            let mut config = config.clone();
+            name(&mut config, offer.names());
+            Arc::new(config)
+        }))
     }
-}
 
-impl Originating {
-    /// That offers this.
-    pub fn config(&self, offer: Offer) -> Arc<ClientConfig> {
-        let [first, rest @ ..] = &self.0;
-        let chosen = (offer as usize).checked_sub(1).and_then(|at| rest.get(at));
-        Arc::clone(chosen.unwrap_or(first))
+    /// That of this offer.
+    pub fn config(&self, offer: Offer) -> Arc<T> {
+        let [nothing, http1, http2, both] = &self.0;
+        Arc::clone(match offer {
+            Offer::Nothing => nothing,
+            Offer::Http1 => http1,
+            Offer::Http2 => http2,
+            Offer::Both => both,
+        })
     }
 }
 
@@ -173,7 +179,7 @@ fn texts(context: &TlsContext, secrets: &[TlsSecret]) -> Option<Texts> {
 static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| Arc::new(aws_lc_rs::default_provider()));
 
 fn terminating(context: &TlsContext, [ca, chain, key]: &Texts) -> Result<Option<Terminating>, String> {
-    let unusable = |error: &dyn std::fmt::Display| format!("Secret {}: {error}", context.secret);
+    let unusable = |error: &dyn fmt::Display| format!("Secret {}: {error}", context.secret);
     let Some((chain, key)) = own(context, chain.as_ref(), key.as_ref())? else { return Ok(None) };
     let builder = ServerConfig::builder_with_provider(Arc::clone(&PROVIDER));
     let builder = builder.with_safe_default_protocol_versions().map_err(|error| unusable(&error))?;
@@ -185,15 +191,11 @@ fn terminating(context: &TlsContext, [ca, chain, key]: &Texts) -> Result<Option<
         }
     };
     let config = builder.with_single_cert(chain, key).map_err(|error| unusable(&error))?;
-    Ok(Some(Terminating(Offer::ALL.map(|offer| {
-        let mut config = config.clone();
-        config.alpn_protocols = offer.names();
-        Arc::new(config)
-    }))))
+    Ok(Some(PerOffer::new(&config, |config, names| config.alpn_protocols = names)))
 }
 
 fn originating(context: &TlsContext, [ca, chain, key]: &Texts) -> Result<Option<Originating>, String> {
-    let unusable = |error: &dyn std::fmt::Display| format!("Secret {}: {error}", context.secret);
+    let unusable = |error: &dyn fmt::Display| format!("Secret {}: {error}", context.secret);
     let Some(roots) = roots(context, ca.as_ref())? else { return Ok(None) };
     let verifier = WebPkiServerVerifier::builder_with_provider(roots, Arc::clone(&PROVIDER)).build();
     let builder = ClientConfig::builder_with_provider(Arc::clone(&PROVIDER));
@@ -203,11 +205,7 @@ fn originating(context: &TlsContext, [ca, chain, key]: &Texts) -> Result<Option<
         None => builder.with_no_client_auth(),
         Some((chain, key)) => builder.with_client_auth_cert(chain, key).map_err(|error| unusable(&error))?,
     };
-    Ok(Some(Originating(Offer::ALL.map(|offer| {
-        let mut config = config.clone();
-        config.alpn_protocols = offer.names();
-        Arc::new(config)
-    }))))
+    Ok(Some(PerOffer::new(&config, |config, names| config.alpn_protocols = names)))
 }
 
 /// The own chain and its key, if both are there.

@@ -44,6 +44,9 @@ const NO_RULES: &str = "no rules for it";
 /// Why nothing passes on a connection, and it ends, of which an end has another owner than it began with.
 pub(super) const INHERITED: &str = "address of another workload by now";
 
+/// Why what has passed does not any more.
+pub(super) const WITHDRAWN: &str = "not allowed any more";
+
 /// Which endpoints of this node had the two addresses of a connection when it began, and whether others have them by now.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Owners {
@@ -144,7 +147,7 @@ impl Ends {
 
     /// Why a connection ends that may not be any more.
     pub(super) fn withdrawal(&self) -> &'static str {
-        if self.are_inherited() { INHERITED } else { "not allowed any more" }
+        if self.are_inherited() { INHERITED } else { WITHDRAWN }
     }
 
     /// How a connection begins.

@@ -1,18 +1,18 @@
 //! TLS that the proxy ends or begins: whose rules ask for it, and what that leaves to the other end's rules to say.
 //!
-//! Promise: a connection that has begun so stays so; where rules do not ask for it any more or ask for it by other Secrets, where a Secret or an item of it is missing, where
-//! both ends of a connection ask for it, nothing passes. The end that does not ask for it judges what it would see without the
-//! one that does: TLS by the name that is said, or requests.
+//! Promise: a connection that has begun so stays so; where rules do not ask for it any more or ask for it by other Secrets, where
+//! a Secret or an item of it is missing, where both ends of a connection ask for it, nothing passes. The end that does not ask
+//! for it judges what it would see without the one that does: TLS by the name that is said, or requests.
 
 use std::sync::Arc;
 
 use mesh::l7::TlsContext;
 
-use super::ends::Ends;
+use super::ends::{Ends, WITHDRAWN};
+use super::open::host;
 use crate::index::{Grant, Inspected, Originating, Terminating};
 use crate::stage::authorize::Judge;
 
-const WITHDRAWN: &str = "not allowed any more";
 const BOTH: &str = "TLS that both ends would inspect";
 const SEVERAL: &str = "rules that name different Secrets for the same TLS";
 const NO_SECRET: &str = "TLS whose Secret is not there, or not whole";
@@ -69,11 +69,7 @@ impl Judge {
 impl Ends {
     /// Whether TLS whose client says this is ended by the proxy.
     pub(super) fn opens(&self, said: Option<&str>) -> bool {
-        self.judges
-            .iter()
-            .flatten()
-            .filter(|judge| judge.inspects())
-            .any(|judge| judge.inspected.iter().any(|one| one.opens(said)))
+        self.judges.iter().flatten().any(|judge| judge.inspects() && judge.opens(said))
     }
 
     /// Whether somebody inspects connections of clients that speak no TLS; `None`: all of them, for no client is to speak any.
@@ -100,8 +96,8 @@ impl Ends {
     }
 
     /// Supposes that a client which asks for this host begins as rules want it: in TLS if that is ended for this name.
-    pub(super) fn suppose(&mut self, host: &str) {
-        let name = host.rsplit_once(':').map_or(host, |(name, _)| name).to_ascii_lowercase();
+    pub(super) fn suppose(&mut self, authority: &str) {
+        let name = host(authority).unwrap_or_default().to_ascii_lowercase();
         match self.takes_clear() {
             Some(_) if self.opens(Some(&name)) => self.begin(Begun::Opened(Some(name.into()))),
             Some(false) => {}

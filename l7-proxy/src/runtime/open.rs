@@ -162,16 +162,17 @@ fn fault(error: &io::Error) -> ConnectError {
 
 /// Who a server must be: whom the client has named in TLS, else in a request, else whoever has the address.
 pub(super) fn server_name(said: Option<&str>, authority: &[u8], server: SocketAddr) -> ServerName<'static> {
-    let named = || {
-        let authority = std::str::from_utf8(authority).ok()?;
-        let host = match authority.strip_prefix('[') {
-            Some(rest) => rest.split_once(']')?.0,
-            None => authority.split_once(':').map_or(authority, |(host, _)| host),
-        };
-        ServerName::try_from(host.to_owned()).ok()
-    };
+    let named = || ServerName::try_from(host(std::str::from_utf8(authority).ok()?)?.to_owned()).ok();
     let said = said.and_then(|said| ServerName::try_from(said.to_owned()).ok());
     said.or_else(named).unwrap_or_else(|| ServerName::from(server.ip()))
+}
+
+/// The host of an authority, without its port; of an address of IPv6, without its brackets.
+pub(super) fn host(authority: &str) -> Option<&str> {
+    match authority.strip_prefix('[') {
+        Some(rest) => rest.split_once(']').map(|(host, _)| host),
+        None => Some(authority.split_once(':').map_or(authority, |(host, _)| host)),
+    }
 }
 
 /// A handshake that counts for the turn: what it computes takes long.

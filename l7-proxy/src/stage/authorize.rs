@@ -43,12 +43,12 @@ impl Judge {
         let side = endpoint.side(direction)?;
         let ((grant, asks), names) = (side.grant(port, peer), side.names(port, peer));
         let inspected = side.inspected(port, peer);
-        let is_for_tls = !names.is_empty() || inspected.iter().any(|one| one.terminating.is_some());
-        let grant = match grant {
-            Grant::Nothing(_) if is_for_tls => Grant::Nothing(NOT_TLS),
-            other => other,
-        };
-        Some(Self { endpoint: endpoint.id, direction, grant, names, inspected, asks, audit: endpoint.audit })
+        let (endpoint, audit) = (endpoint.id, endpoint.audit);
+        let mut judge = Self { endpoint, direction, grant, names, inspected, asks, audit };
+        if judge.is_for_tls() {
+            judge.grant = Grant::Nothing(NOT_TLS);
+        }
+        Some(judge)
     }
 
     /// Whether anything may pass, HTTP or not.

@@ -21,7 +21,7 @@ impl Judge {
         }
         match said {
             Err(fault) => Err(fault),
-            Ok(said) if self.audit && self.inspected.iter().any(|one| one.opens(said.as_deref())) => Ok(()),
+            Ok(said) if self.audit && self.opens(said.as_deref()) => Ok(()),
             Ok(None) => Err("no server name"),
             Ok(Some(name)) if self.names.iter().any(|names| names.holds(name)) => Ok(()),
             Ok(Some(_)) => Err("no rule names this server"),
@@ -31,6 +31,11 @@ impl Judge {
     /// Whether nothing but TLS may pass.
     pub fn is_for_tls(&self) -> bool {
         matches!(self.grant, Grant::Nothing(_)) && (!self.names.is_empty() || self.opens_tls())
+    }
+
+    /// Whether the proxy is to end TLS whose client says this.
+    pub fn opens(&self, said: Option<&str>) -> bool {
+        self.inspected.iter().any(|one| one.opens(said))
     }
 
     /// Whether it is asked which server a client of TLS names, for the proxy to end that TLS.

@@ -48,9 +48,6 @@ clients, each on a line of its own; an address is ADDRESS:PORT
                           one request over HTTP/1.1; tell the status of the answer
   tls ADDRESS NAME        TLS 1.3 to a server of this name (none: -), whatever it shows; say a word, expect it back; tell the
                           alert that comes instead
-  https ADDRESS NAME METHOD:PATH
-                          one request over HTTP/1.1 in TLS to a server of this name, whatever it shows; tell the status of the
-                          answer, or the alert that comes instead
   time ADDRESS            microseconds that a TCP connection takes to open
   datagram ADDRESS BYTES  send one datagram of so many bytes, expect it back
   resolve NAME            the addresses that the workload's resolver gives
@@ -200,7 +197,6 @@ fn one(words: &[&str]) -> io::Result<String> {
         ["call", how, address, from] => call::call(how, read(address)?, read(from)?),
         ["http", address, request] => requests::one(read(address)?, request),
         ["tls", address, name] => tls::one(read(address)?, name),
-        ["https", address, name, request] => tls::request(read(address)?, name, request),
         ["time", address] => crowd::time(read(address)?),
         ["resolve", name] => client::resolve(name),
         _ => Err(io::Error::other(USAGE)),

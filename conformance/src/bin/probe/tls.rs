@@ -70,19 +70,6 @@ pub(crate) fn one(address: SocketAddr, name: &str) -> io::Result<String> {
     }
 }
 
-/// The status of the answer to one request over HTTP/1.1, or the alert.
-pub(crate) fn request(address: SocketAddr, name: &str, asked: &str) -> io::Result<String> {
-    let (method, path) = asked.split_once(':').ok_or_else(|| io::Error::other("METHOD:PATH"))?;
-    let mut stream = open(address, name)?;
-    let head = format!("{method} {path} HTTP/1.1\r\nhost: {name}\r\ncontent-length: 0\r\n\r\n");
-    let mut answer = [0; 12];
-    let answered = stream.write_all(head.as_bytes()).and_then(|()| stream.read_exact(&mut answer));
-    match answered {
-        Ok(()) => Ok(String::from_utf8_lossy(&answer[9..]).into_owned()),
-        Err(error) => alert(&error).ok_or(error),
-    }
-}
-
 fn alert(error: &io::Error) -> Option<String> {
     match error.get_ref()?.downcast_ref::<rustls::Error>()? {
         rustls::Error::AlertReceived(alert) => Some(format!("{alert:?}")),

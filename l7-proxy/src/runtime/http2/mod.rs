@@ -3,10 +3,9 @@
 //! Promise: each stream is judged by itself, by the rules and identities of now, and again whenever those change: one that
 //! may not be any more is reset, the others go on untouched. What is buffered has a bound by construction: for each of the
 //! two connections [`STREAMS`] × ([`STREAM_WINDOW`] received + [`SEND_BUFFER`] to be sent), what is gathered ([`outlet`]), and a
-//! head for each stream;
-//! how many streams a workload has on all its connections together, answers included that are not read, the worker's budget
-//! of them bounds. Windows of streams add up to the connection's, so one that is not read stalls no other. What costs the
-//! sender nothing has a budget. One future drives all of it; no task is made for a stream.
+//! head for each stream; how many streams a workload has on all its connections together, answers included that are not read,
+//! the worker's budget of them bounds. Windows of streams add up to the connection's, so one that is not read stalls no other.
+//! What costs the sender nothing has a budget. One future drives all of it; no task is made for a stream.
 
 mod budget;
 mod frames;

@@ -22,16 +22,13 @@ use super::upstream::Absent;
 use crate::index::{Edit, Subject};
 use crate::record::REQUEST_ID;
 use crate::runtime::connection::crowded;
-use crate::runtime::ends::Identities;
+use crate::runtime::ends::{Identities, WITHDRAWN};
 use crate::runtime::log::Described;
 use crate::runtime::reply::Reply;
 use crate::runtime::transfer::{PATIENCE, STALL};
 use crate::runtime::verdict::{Judged, Noted, Refused, authorize};
 use crate::runtime::worker::ENDED;
 use crate::stage::admit::Kind;
-
-/// Why a stream is reset that was let through.
-const WITHDRAWN: &str = "not allowed any more";
 
 /// A stream of a client.
 struct Stream<'s, 'w, I> {
