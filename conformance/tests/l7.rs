@@ -413,6 +413,40 @@ fn between_two_nodes_the_rules_of_either_end_hold() {
     deathstar.addresses.iter().for_each(|address| assert_eq!(rebel(*address), LANDED, "{address}"));
 }
 
+/// The proxy's own side of a connection that is over waits a minute for stragglers (TIME_WAIT), in a caller's name. Whoever
+/// calls from that very port by then, and is no business of the proxy's any more, gets his answers all the same.
+#[test]
+fn what_the_proxy_leaves_behind_keeps_no_answer_from_another_node() {
+    let mesh = Mesh::up(2, "");
+    mesh.place("deathstar", DEATHSTAR, 1);
+    mesh.place("tiefighter", EMPIRE, 0);
+    let [first, second] = [&mesh.nodes[0], &mesh.nodes[1]];
+    let deathstar = deathstar(second, &[]);
+    let probe = binary("probe");
+    let ship = first.start("tiefighter", &[], &[probe.to_str().unwrap(), "ask"]);
+    let ask = |address: IpAddr, port: &str| {
+        let url = format!("http://{}/v1/request-landing", SocketAddr::new(address, 80));
+        let how = ["--silent", "--max-time", "5", "--write-out", " %{http_code}", "--local-port", port];
+        Outcome::of(first.within("tiefighter", "curl").args(how).args(["-X", "POST", &url])).stdout
+    };
+    mesh.apply("rule1.yaml", RULE1);
+    second.proxy_ready();
+    let any = "1024-65000";
+    wait_until("the nodes know one another", || deathstar.addresses.iter().all(|it| ask(*it, any) == LANDED));
+    let left_behind = ["-Htn", "state", "time-wait", "dport", "=", ":80"];
+    let left_behind = Outcome::of(second.inside("ss").args(left_behind)).success();
+    let sockets = left_behind.lines().filter_map(|line| line.split_whitespace().nth(2)?.parse().ok());
+    let sockets: Vec<SocketAddr> =
+        sockets.filter(|it: &SocketAddr| ship.addresses.contains(&it.ip())).collect();
+    mesh.withdraw("rule1.yaml");
+    for address in deathstar.addresses {
+        let ports = sockets.iter().filter(|it| it.is_ipv4() == address.is_ipv4()).map(SocketAddr::port);
+        let answers: Vec<_> = ports.map(|port| (port, ask(address, &port.to_string()))).collect();
+        assert!(!answers.is_empty(), "{left_behind}");
+        assert!(answers.iter().all(|(_, answer)| answer == LANDED), "{address}: {answers:?}");
+    }
+}
+
 const TO_NODE: &str = "\
 apiVersion: cilium.io/v2
 kind: CiliumNetworkPolicy

@@ -32,6 +32,11 @@ const MACS: [[u8; 6]; 2] = [[0x02, 0xfe, 0, 0, 0, 1], [0x02, 0xfe, 0, 0, 0, 2]];
 /// Settings whose write changes others: forwarding of each device, redirects. In this order.
 const SWITCHES: [&str; 2] = ["net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"];
 
+/// Whether the kernel looks for a socket before it routes a TCP segment, of either family. What the L7 proxy leaves of a
+/// connection in a workload's name (TIME_WAIT) is such a socket, and what is to be forwarded but has found one is dropped
+/// (`ip_forward`, `ip6_forward`): another connection by the same ports would get no answer from beyond for a minute.
+const EARLY_DEMUX: &str = "net/ipv4/tcp_early_demux";
+
 /// A change made to the host.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(tag = "change", rename_all = "kebab-case")]
@@ -284,8 +289,8 @@ fn settings() -> Result<Vec<Change>> {
             changes.extend(Some(change).filter(|change| switched || !change.is_idle()));
         }
     }
-    for switch in SWITCHES {
-        changes.extend(Some(setting(switch.to_owned(), "1")?).filter(|change| !change.is_idle()));
+    for (key, wanted) in [(SWITCHES[0], "1"), (SWITCHES[1], "1"), (EARLY_DEMUX, "0")] {
+        changes.extend(Some(setting(key.to_owned(), wanted)?).filter(|change| !change.is_idle()));
     }
     Ok(changes)
 }

@@ -14,13 +14,14 @@ use linux::netlink::{LOOPBACK, Netlink};
 use linux::sysctl;
 use node::{Node, inhabit, start};
 
-const WATCHED: [&str; 6] = [
+const WATCHED: [&str; 7] = [
     "net/ipv4/ip_forward",
     "net/ipv4/conf/all/accept_redirects",
     "net/ipv4/conf/lo/forwarding",
     "net/ipv6/conf/all/forwarding",
     "net/ipv6/conf/lo/forwarding",
     "net/ipv6/conf/lo/accept_ra",
+    "net/ipv4/tcp_early_demux",
 ];
 
 fn settings() -> Vec<String> {
@@ -32,6 +33,7 @@ fn undo_restores_every_setting_and_leaves_nothing() {
     Node::new().run(|config| async move {
         // A new namespace has the settings of the machine's first.
         sysctl::set("net/ipv4/ip_forward", "0").unwrap();
+        sysctl::set("net/ipv4/tcp_early_demux", "1").unwrap();
         // A hardened host: the kernel's own undoing of ip_forward would switch redirects on.
         sysctl::set("net/ipv4/conf/all/accept_redirects", "0").unwrap();
         let before = settings();
@@ -43,6 +45,7 @@ fn undo_restores_every_setting_and_leaves_nothing() {
             "devices ferromesh_host and ferromesh_net with 10.42.0.1 fd42::1: `ferromesh down` deletes them",
             "route unreachable 10.42.0.0/24: `ferromesh down` deletes it",
             "sysctl net.ipv4.ip_forward = 1: `ferromesh down` restores 0",
+            "sysctl net.ipv4.tcp_early_demux = 0: `ferromesh down` restores 1",
         ];
         for line in expected {
             assert!(said.iter().any(|said| said == line), "{line} in {said:#?}");

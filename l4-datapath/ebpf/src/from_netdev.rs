@@ -1,13 +1,13 @@
 //! `from_netdev`: everything that comes to the node from beyond.
 //!
 //! - Hook: tc ingress of each device that leads out of the node; tcx (kernel 6.6) or clsact.
-//! - Reads `NODE`, `ENDPOINTS`, `IPCACHE`, `TRANSLATIONS`, `CONNECTIONS4`, `CONNECTIONS6`.
+//! - Reads `NODE`, `ENDPOINTS`, `IPCACHE`, `TRANSLATIONS`.
 //! - Writes `FRAGMENTS`, `DROPS`, `EVENTS`, `LOST`.
 //! - Verdicts: UNSPEC, on to the next program on the device and then to the stack, which routes to the workload: `to_pod`
 //!   judges; SHOT.
 //!
-//! What belongs to a connection of the L7 proxy's goes to the workload's veth without the stack, by REDIRECT: the stack would
-//! find the proxy's socket before it forwards the packet, and then drop it (`ip_forward`, of packets with a socket).
+//! The L7 proxy has sockets with workloads' addresses. The stack must not find them before it forwards a packet, for then it
+//! drops it (`ip_forward`): the agent switches `net.ipv4.tcp_early_demux` off.
 //!
 //! A packet that is not for a workload's masquerade is the node's own affair and stays untouched; but workloads of other
 //! nodes may not call the ports of [`guard`].
@@ -20,7 +20,6 @@ use crate::{
     identity::{self, Moment},
     masquerade, netdev,
     parse::{self, Packet},
-    proxied, redirect,
     refusal::Refusal,
     skb::Skb,
     space::Space,
@@ -35,10 +34,7 @@ pub(crate) fn from_netdev(ctx: TcContext) -> i32 {
     // Before the node is configured there is nobody to give it to.
     let Ok(now) = Moment::current() else { return TC_ACT_UNSPEC };
     match admit(skb, packet, &now) {
-        Ok(()) => match proxied::receiver(packet) {
-            0 => TC_ACT_UNSPEC,
-            ifindex => redirect::across(ifindex),
-        },
+        Ok(()) => TC_ACT_UNSPEC,
         Err(refusal) => netdev::stop(skb, packet, &now, Direction::Ingress, refusal),
     }
 }

@@ -28,7 +28,7 @@ use crate::{
     conntrack::{self, Entry, Tuple},
     flow::Flow,
     header::{protocol, tcp},
-    identity::{self, Moment},
+    identity::Moment,
     judge::{self, follow},
     parse::Packet,
     policy::Verdict,
@@ -240,30 +240,4 @@ fn answered(packet: &Packet, flow: &mut Flow, now: &Moment) -> Result<(), DropRe
     }
     flow.proxy |= Part::SECOND | Part::TAKEN;
     follow(packet, flow, now, entry, true)
-}
-
-/// Index of the veth of the workload that a packet from beyond is for, if a connection with its tuple is the proxy's.
-#[inline(always)]
-pub(crate) fn receiver(packet: &Packet) -> u32 {
-    if packet.protocol != protocol::TCP || packet.is_later() || !redirect::is_known() {
-        return 0;
-    }
-    proxied_receiver(packet)
-}
-
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn proxied_receiver(packet: *const Packet) -> u32 {
-    // SAFETY: the caller passes a reference; the test for null is for the verifier.
-    let Some(packet) = (unsafe { packet.as_ref() }) else { return 0 };
-    // Until 6.2 what a global function was given cannot be a map's key.
-    let destination = packet.destination;
-    let Some(endpoint) = identity::endpoint(&destination) else { return 0 };
-    let mut tuple = Tuple::of(packet);
-    match conntrack::find(&tuple) {
-        Some(entry) if entry.is_proxied() => return endpoint.ifindex,
-        _ => {}
-    }
-    tuple.set_proxy_leg();
-    conntrack::find(&tuple).map_or(0, |_| endpoint.ifindex)
 }

@@ -115,14 +115,6 @@ pub(crate) fn inward(skb: Skb) -> i32 {
     TC_ACT_REDIRECT as i32
 }
 
-/// Sends a packet to a workload's veth, where `to_pod` meets it, and returns the verdict.
-#[inline(always)]
-pub(crate) fn across(ifindex: u32) -> i32 {
-    // SAFETY: no pointers.
-    unsafe { bpf_redirect(ifindex, 0) };
-    TC_ACT_REDIRECT as i32
-}
-
 /// Gives a packet that [`inward`] has sent to the proxy and returns the verdict. Both places are fresh.
 #[inline(always)]
 pub(crate) fn arrived(skb: Skb, packet: &mut Packet, flow: &mut Flow) -> i32 {

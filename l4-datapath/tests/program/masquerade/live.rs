@@ -59,7 +59,12 @@ pub(crate) fn workload_and_peer(node: &mut Node) -> (Shell, Shell) {
     for family in FAMILIES {
         beyond.receives(family.peer());
     }
-    for (key, value) in [("net.ipv4.ip_forward", "1"), ("net.ipv6.conf.all.forwarding", "1")] {
+    let settings = [
+        ("net.ipv4.ip_forward", "1"),
+        ("net.ipv6.conf.all.forwarding", "1"),
+        ("net.ipv4.tcp_early_demux", "0"),
+    ];
+    for (key, value) in settings {
         assert!(Command::new("sysctl").args(["-qw", &format!("{key}={value}")]).status().unwrap().success());
     }
     for (name, hook) in [("from_netdev", TcAttachType::Ingress), ("to_netdev", TcAttachType::Egress)] {
