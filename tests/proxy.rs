@@ -306,7 +306,6 @@ fn with_one_right_it_judges_calls_in_the_clients_name_and_tells() {
     node.namespace().inside_async(judges_calls_and_tells).unwrap();
 }
 
-/// It may open as many files as it was allowed to, not as few as most do.
 /// On a core that both want, workers go before whoever compiles rules and speaks with the agent.
 fn workers_go_first(pid: u32) {
     for task in fs::read_dir(format!("/proc/{pid}/task")).unwrap() {
@@ -318,6 +317,7 @@ fn workers_go_first(pid: u32) {
     }
 }
 
+/// It may open as many files as it was allowed to, not as few as most do.
 fn may_have_many_descriptors(pid: u32) {
     let limits = fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
     let line = limits.lines().find_map(|line| line.strip_prefix("Max open files")).unwrap();
