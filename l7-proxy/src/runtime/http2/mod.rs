@@ -1,7 +1,8 @@
 //! HTTP/2, by prior knowledge or as both ends have agreed in TLS: a client's connection and the one to the server, on h2.
 //!
 //! Promise: each stream is judged by itself, by the rules and identities of now, and again whenever those change: one that
-//! may not be any more is reset, the others go on untouched. What is buffered has a bound by construction: for each of the
+//! may not be any more is reset, the others go on untouched; one that has not left for the server yet is judged anew, as it
+//! came ([`gate`]). What is buffered has a bound by construction: for each of the
 //! two connections [`STREAMS`] × ([`STREAM_WINDOW`] received + [`SEND_BUFFER`] to be sent), what is gathered ([`outlet`]), and a
 //! head for each stream; how many streams a workload has on all its connections together, answers included that are not read,
 //! the worker's budget of them bounds. Windows of streams add up to the connection's, so one that is not read stalls no other.
@@ -9,6 +10,7 @@
 
 mod budget;
 mod frames;
+mod gate;
 mod guard;
 pub(super) mod head;
 mod outlet;
@@ -144,6 +146,10 @@ where
                 return Poll::Ready(over);
             }
             let _ = streams.poll(cx, || turn::goes_on(turn::LOOK), drop);
+            // What was judged now leaves now.
+            if is_driving && shared.upstream.is_fresh() && upstream.as_mut().poll(cx).is_ready() {
+                is_driving = false;
+            }
             driver.look(&shared, cx)
         });
         tokio::select! {
@@ -155,7 +161,8 @@ where
     driver.end(&shared, over).await;
     drop(streams);
     shared.upstream.close();
-    if is_driving {
+    // Of what has not left nobody knows whether it may.
+    if is_driving && !shared.upstream.is_leaving() {
         let _ = timeout(FAREWELL, upstream).await;
     }
 }
