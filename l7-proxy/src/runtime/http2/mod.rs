@@ -84,6 +84,7 @@ struct Driver<D: Stream> {
     looked: Instant,
     idle: Instant,
     is_closing: bool,
+    /// The client has been told that CONNECT for other protocols is taken.
     is_extended: bool,
     /// While a header block is there in part.
     head: Option<Held>,
@@ -178,11 +179,6 @@ impl<D: Stream> Driver<D> {
         if is_closing {
             self.close();
         }
-        if !self.is_extended && shared.upstream.is_extended() {
-            self.is_extended = true;
-            // It fails while settings are on their way that have not been acknowledged; then a client does without.
-            let _ = self.connection.enable_connect_protocol();
-        }
     }
 
     /// Lets the client open no more streams; the connection ends with those that are open.
@@ -218,6 +214,13 @@ impl<D: Stream> Driver<D> {
     /// What frames and time tell.
     fn look<I: Identities>(&mut self, shared: &Shared<'_, I>, cx: &mut Context<'_>) -> Poll<Over> {
         shared.note(&self.watch);
+        // It fails while settings are on their way that the client has not acknowledged.
+        if !self.is_extended && shared.upstream.is_extended() {
+            self.is_extended = self.connection.enable_connect_protocol().is_ok();
+            if self.is_extended {
+                cx.waker().wake_by_ref();
+            }
+        }
         if shared.is_idle() {
             self.outlet.rest();
         }

@@ -225,17 +225,12 @@ impl Transfer {
     fn unanswered(&self, error: &Error) -> End {
         let reason = error.reason().unwrap_or(Reason::INTERNAL_ERROR);
         // What it says that it has not looked at, the client may ask again.
-        let is_untouched = error.is_remote()
-            && (error.is_reset() && reason == Reason::REFUSED_STREAM
-                || error.is_go_away() && reason == Reason::NO_ERROR);
+        let is_refused = error.is_reset() && reason == Reason::REFUSED_STREAM;
+        // Behind the last stream of a GOAWAY, whatever its code: h2 says so of no other.
+        let is_untouched = error.is_remote() && (is_refused || error.is_go_away());
         match () {
             () if is_untouched => End::Cut(Reason::REFUSED_STREAM, "server takes no more streams"),
-            () if error.is_remote() && error.is_reset() => {
-                End::Failed(Reply::BadGateway, "server reset the stream")
-            }
-            () if error.is_remote() => {
-                End::Failed(Reply::BadGateway, "server ended the connection with an error")
-            }
+            () if error.is_remote() => End::Failed(Reply::BadGateway, "server reset the stream"),
             () if error.is_io() => End::Failed(Reply::BadGateway, "server closed without an answer"),
             () => End::Failed(Reply::BadGateway, "malformed HTTP/2 answer"),
         }
