@@ -648,6 +648,31 @@ async fn a_client_that_gives_up_is_heard_by_the_server() {
     .await;
 }
 
+/// The server has answered, and neither takes the rest of the upload nor says that it does not want it.
+#[tokio::test(start_paused = true)]
+async fn a_client_that_gives_up_behind_its_answer_is_heard() {
+    for body in ["", "ok"] {
+        let bench = Bench::new(landing());
+        local(async {
+            let (mut client, mut servers) = client(&bench).await;
+            let (reply, mut up) = begin(&mut client, post()).await;
+            let mut builder = h2::server::Builder::new();
+            builder.initial_window_size(0);
+            let mut origin = origin_with(&mut servers, &builder).await;
+            let (_request, mut respond) = origin.next().await;
+            up.send_data(Bytes::from_static(b"never taken"), false).unwrap();
+            let mut to = respond.send_response(Response::new(()), body.is_empty()).unwrap();
+            if !body.is_empty() {
+                to.send_data(Bytes::from_static(body.as_bytes()), true).unwrap();
+            }
+            assert_eq!(take(reply.await.unwrap()).await.unwrap().body, body);
+            up.send_reset(Reason::CANCEL);
+            assert_eq!(poll_fn(|cx| to.poll_reset(cx)).await.unwrap(), Reason::CANCEL);
+        })
+        .await;
+    }
+}
+
 fn tunnel() -> Vec<HttpRule> {
     vec![rule("CONNECT", ""), rule("POST", "/v1/.*")]
 }

@@ -224,12 +224,12 @@ impl<I: Identities> Stream<'_, '_, I> {
         end
     }
 
-    /// How long nothing may move. Calls of gRPC, once answered, and tunnels may be silent for ever.
+    /// How long nothing may move. Calls of gRPC, once answered, and tunnels may be silent for ever, while both ends may speak.
     fn patience(&self, transfer: &Transfer, is_tunnel: bool) -> Option<Duration> {
         let is_answered = transfer.answered.is_some();
         match () {
             () if transfer.is_blocked() => Some(STALL),
-            () if is_answered && (is_tunnel || self.is_grpc) => None,
+            () if is_answered && transfer.is_answering() && (is_tunnel || self.is_grpc) => None,
             () if !is_answered && !is_tunnel && !self.is_grpc && transfer.is_uploading() => Some(STALL),
             () => Some(PATIENCE),
         }
