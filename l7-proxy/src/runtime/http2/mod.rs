@@ -58,6 +58,11 @@ const CONNECTION_WINDOW: u32 = STREAMS * STREAM_WINDOW;
 const SEND_BUFFER: usize = 32 << 10;
 /// The longest head, as HTTP/2 counts.
 const HEADER_LIST: u32 = MAX_HEAD as u32;
+/// Streams that have been reset a moment ago, of which h2 knows that more may be on its way, and bears it.
+const RESET_STREAMS: usize = 4 * STREAMS as usize;
+/// Resets by h2 itself in the whole life of a connection: what it may keep for an end that does not read them. How many there
+/// may be at a time has a budget of ours.
+const REFUSALS: usize = 8192;
 /// How often streams are looked at on which nothing moves.
 const TICK: Duration = Duration::from_secs(15);
 /// How long the last words to either end may take.
@@ -109,6 +114,8 @@ where
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_header_list_size(HEADER_LIST)
+        .max_concurrent_reset_streams(RESET_STREAMS)
+        .max_local_error_reset_streams(Some(REFUSALS))
         .max_send_buffer_size(SEND_BUFFER);
     let Ok(Ok(connection)) = timeout(SILENCE, builder.handshake::<_, Bytes>(guard)).await else { return };
     let now = Instant::now();

@@ -16,7 +16,7 @@ use http::Request;
 use super::gate::Gate;
 use super::guard::{Guard, Watch};
 use super::shared::Live;
-use super::{CONNECTION_WINDOW, HEADER_LIST, SEND_BUFFER, STREAM_WINDOW};
+use super::{CONNECTION_WINDOW, HEADER_LIST, REFUSALS, RESET_STREAMS, SEND_BUFFER, STREAM_WINDOW};
 use crate::runtime::Stream;
 use crate::runtime::connection::ConnectError;
 use crate::stage::admit::Account;
@@ -200,6 +200,8 @@ impl Upstream {
             .initial_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_header_list_size(HEADER_LIST)
+            .max_concurrent_reset_streams(RESET_STREAMS)
+            .max_local_error_reset_streams(Some(REFUSALS))
             .max_send_buffer_size(SEND_BUFFER);
         let Ok((send, mut connection)) = builder.handshake::<_, Bytes>(guard).await else {
             return self.set(State::Over);
