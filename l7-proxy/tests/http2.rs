@@ -9,7 +9,8 @@ use std::future::poll_fn;
 use bytes::Bytes;
 use h2::Reason;
 use harness::http2::{
-    Client, answer, ask, client, client_with, origin, origin_with, read, request, serve_all, take,
+    Client, END_STREAM, GET, Raw, answer, ask, client, client_with, frame, origin, origin_with, read,
+    request, serve_all, take,
 };
 use harness::{Bench, CLIENT, anybody, local, rule};
 use http::{HeaderMap, HeaderValue, Request, Response};
@@ -531,6 +532,45 @@ async fn a_server_that_resets_or_dies_is_told() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_behind_the_last_stream_of_a_server_that_goes_may_be_asked_again_whatever_the_code() {
+    for code in [0, 2, 11] {
+        let bench = Bench::new(landing());
+        local(async {
+            let (mut client, mut servers) = client(&bench).await;
+            let (taken, _up) = begin(&mut client, post()).await;
+            let (untouched, _up) = begin(&mut client, post()).await;
+            let mut server = Raw::server(&mut servers).await;
+            server.write(&frame(4, 0, 0, &[])).await;
+            server.until(1).await;
+            assert_eq!(server.until(1).await.stream, 3);
+            server.write(&frame(7, 0, 0, &[0, 0, 0, 1, 0, 0, 0, code])).await;
+            assert_eq!(reason(untouched.await), Reason::REFUSED_STREAM);
+            drop(server);
+            assert_eq!(taken.await.unwrap().status().as_u16(), 502, "it may have been executed");
+        })
+        .await;
+    }
+}
+
+/// The server may offer it before the client has acknowledged anything.
+#[tokio::test(start_paused = true)]
+async fn an_extended_connect_is_offered_to_a_client_that_acknowledges_late() {
+    let bench = Bench::new(vec![rule("GET", "/public")]);
+    local(async {
+        let (mut raw, mut servers) = Raw::open(&bench).await;
+        raw.headers(1, END_STREAM, &GET).await;
+        let mut origin =
+            origin_with(&mut servers, h2::server::Builder::new().enable_connect_protocol()).await;
+        let (_, mut respond) = origin.next().await;
+        answer(&mut respond, 200, "");
+        raw.until(1).await;
+        raw.write(&frame(4, 1, 0, &[])).await;
+        assert_eq!(raw.until(4).await.payload, [0, 8, 0, 0, 0, 1]);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_server_that_does_not_speak_http2_is_a_bad_gateway() {
     for says in ["HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n", ""] {
         let bench = Bench::new(landing());
@@ -606,6 +646,31 @@ async fn a_client_that_gives_up_is_heard_by_the_server() {
         origin.driver.await.unwrap().unwrap();
     })
     .await;
+}
+
+/// The server has answered, and neither takes the rest of the upload nor says that it does not want it.
+#[tokio::test(start_paused = true)]
+async fn a_client_that_gives_up_behind_its_answer_is_heard() {
+    for body in ["", "ok"] {
+        let bench = Bench::new(landing());
+        local(async {
+            let (mut client, mut servers) = client(&bench).await;
+            let (reply, mut up) = begin(&mut client, post()).await;
+            let mut builder = h2::server::Builder::new();
+            builder.initial_window_size(0);
+            let mut origin = origin_with(&mut servers, &builder).await;
+            let (_request, mut respond) = origin.next().await;
+            up.send_data(Bytes::from_static(b"never taken"), false).unwrap();
+            let mut to = respond.send_response(Response::new(()), body.is_empty()).unwrap();
+            if !body.is_empty() {
+                to.send_data(Bytes::from_static(body.as_bytes()), true).unwrap();
+            }
+            assert_eq!(take(reply.await.unwrap()).await.unwrap().body, body);
+            up.send_reset(Reason::CANCEL);
+            assert_eq!(poll_fn(|cx| to.poll_reset(cx)).await.unwrap(), Reason::CANCEL);
+        })
+        .await;
+    }
 }
 
 fn tunnel() -> Vec<HttpRule> {

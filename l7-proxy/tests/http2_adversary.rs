@@ -557,6 +557,24 @@ async fn t23_rapid_resets_and_resets_that_are_provoked() {
     }
 }
 
+/// What is malformed now and then ends no connection, however long that lives.
+#[tokio::test(start_paused = true)]
+async fn t23_resets_that_are_provoked_now_and_then_are_borne() {
+    let bench = Bench::new(public());
+    local(async {
+        let (mut raw, servers) = Raw::open(&bench).await;
+        let _received = serve_all(servers);
+        for number in 0..2000 {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            raw.headers(2 * number + 1, END_STREAM, &[&GET[..], &[("connection", "close")]].concat()).await;
+            assert_eq!(raw.until(3).await.code(), PROTOCOL_ERROR);
+        }
+        raw.headers(4001, END_STREAM, &GET).await;
+        assert_eq!(raw.until(1).await.stream, 4001);
+    })
+    .await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn t23_more_streams_than_agreed_are_refused() {
     let bench = Bench::new(public());

@@ -3,7 +3,7 @@
 use mesh::exchange::Flag;
 
 /// Those whose flag does not follow from the code of the answer.
-const REASONS: [(&str, Option<Flag>); 27] = [
+const REASONS: [(&str, Option<Flag>); 26] = [
     ("server not reached", Some(Flag::Uf)),
     ("server not reached in time", Some(Flag::Uf)),
     ("TLS handshake with the server failed", Some(Flag::Uf)),
@@ -11,7 +11,6 @@ const REASONS: [(&str, Option<Flag>); 27] = [
     ("server without HTTP/2 in TLS", Some(Flag::Upe)),
     ("no answer in time", Some(Flag::Ut)),
     ("server closed without an answer", Some(Flag::Uc)),
-    ("server ended the connection with an error", Some(Flag::Uc)),
     ("server reset the stream", Some(Flag::Ur)),
     ("server takes no more streams", Some(Flag::Ur)),
     ("server does not take CONNECT for other protocols", Some(Flag::Upe)),

@@ -211,7 +211,7 @@ pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 pub const END_STREAM: u8 = 1;
 pub const END_HEADERS: u8 = 4;
 
-/// A client that writes frames by hand.
+/// An end that writes frames by hand.
 pub struct Raw {
     pub stream: DuplexStream,
 }
@@ -276,6 +276,13 @@ impl Raw {
         raw.write(PREFACE).await;
         raw.write(&frame(4, 0, 0, &[])).await;
         (raw, servers)
+    }
+
+    /// The server's end, from the client's preface on.
+    pub async fn server(servers: &mut Servers) -> Self {
+        let mut raw = Self { stream: servers.next().await };
+        raw.stream.read_exact(&mut [0; PREFACE.len()]).await.unwrap();
+        raw
     }
 
     /// Writes; that the other end has closed is no matter.

@@ -17,6 +17,7 @@ use tokio::time::Instant;
 
 use super::budget::Budget;
 use super::frames::{DATA, Frame, GOAWAY, HEADERS, RST_STREAM, Scanner};
+use super::gate::Opened;
 use super::outlet::Outlet;
 use crate::runtime::deadline::Deadline;
 use crate::runtime::transfer::Side;
@@ -49,6 +50,8 @@ pub(super) struct Watch {
     answers: RefCell<Vec<Answer>>,
     /// Streams to whose client no more is sent, since the last time; `None`: nobody asks.
     over: Option<RefCell<Vec<u32>>>,
+    /// Streams of ours that a server counts; `None`: it is a client.
+    opened: Option<RefCell<Opened>>,
     /// Something of a body was sent since the last time.
     has_moved: Cell<bool>,
 }
@@ -70,6 +73,7 @@ impl Watch {
             partial: Cell::default(),
             answers: RefCell::default(),
             over: is_client.then(RefCell::default),
+            opened: (!is_client).then(RefCell::default),
             has_moved: Cell::default(),
         })
     }
@@ -105,6 +109,11 @@ impl Watch {
         self.has_moved.take()
     }
 
+    /// Looks at the streams that a server counts.
+    pub(super) fn opened<T>(&self, look: impl FnOnce(&mut Opened) -> T) -> Option<T> {
+        self.opened.as_ref().map(|opened| look(&mut opened.borrow_mut()))
+    }
+
     fn is_over(&self, stream: u32) {
         if let Some(over) = &self.over {
             over.borrow_mut().push(stream);
@@ -115,6 +124,7 @@ impl Watch {
         if frame.kind == RST_STREAM {
             self.is_over(frame.stream);
         }
+        self.opened(|opened| opened.received(frame));
         self.goes_away.set(self.goes_away.get() || frame.kind == GOAWAY);
         let is_work = frame.kind == HEADERS || frame.kind == DATA && !frame.is_empty_data();
         if frame.kind == HEADERS {
@@ -129,6 +139,7 @@ impl Watch {
         if frame.is_last() {
             self.is_over(frame.stream);
         }
+        self.opened(|opened| opened.sent(frame));
         let reason = match frame.kind {
             DATA => {
                 self.has_moved.set(true);
@@ -213,6 +224,9 @@ impl<S: Stream> Guard<S> {
             let seen = part.get(..count).unwrap_or(part);
             self.sent.feed(seen, |frame| self.watch.sent(frame));
             count -= seen.len();
+        }
+        if !self.sent.is_partial() {
+            self.watch.opened(|opened| opened.written(self.outlet.taken()));
         }
     }
 }

@@ -1,7 +1,8 @@
 //! HTTP/2, by prior knowledge or as both ends have agreed in TLS: a client's connection and the one to the server, on h2.
 //!
 //! Promise: each stream is judged by itself, by the rules and identities of now, and again whenever those change: one that
-//! may not be any more is reset, the others go on untouched. What is buffered has a bound by construction: for each of the
+//! may not be any more is reset, the others go on untouched; one that has not left for the server yet is judged anew, as it
+//! came ([`gate`]). What is buffered has a bound by construction: for each of the
 //! two connections [`STREAMS`] × ([`STREAM_WINDOW`] received + [`SEND_BUFFER`] to be sent), what is gathered ([`outlet`]), and a
 //! head for each stream; how many streams a workload has on all its connections together, answers included that are not read,
 //! the worker's budget of them bounds. Windows of streams add up to the connection's, so one that is not read stalls no other.
@@ -9,6 +10,7 @@
 
 mod budget;
 mod frames;
+mod gate;
 mod guard;
 pub(super) mod head;
 mod outlet;
@@ -56,6 +58,11 @@ const CONNECTION_WINDOW: u32 = STREAMS * STREAM_WINDOW;
 const SEND_BUFFER: usize = 32 << 10;
 /// The longest head, as HTTP/2 counts.
 const HEADER_LIST: u32 = MAX_HEAD as u32;
+/// Streams that have been reset a moment ago, of which h2 knows that more may be on its way, and bears it.
+const RESET_STREAMS: usize = 4 * STREAMS as usize;
+/// Resets by h2 itself in the whole life of a connection: what it may keep for an end that does not read them. How many there
+/// may be at a time has a budget of ours.
+const REFUSALS: usize = 8192;
 /// How often streams are looked at on which nothing moves.
 const TICK: Duration = Duration::from_secs(15);
 /// How long the last words to either end may take.
@@ -82,6 +89,7 @@ struct Driver<D: Stream> {
     looked: Instant,
     idle: Instant,
     is_closing: bool,
+    /// The client has been told that CONNECT for other protocols is taken.
     is_extended: bool,
     /// While a header block is there in part.
     head: Option<Held>,
@@ -106,6 +114,8 @@ where
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_header_list_size(HEADER_LIST)
+        .max_concurrent_reset_streams(RESET_STREAMS)
+        .max_local_error_reset_streams(Some(REFUSALS))
         .max_send_buffer_size(SEND_BUFFER);
     let Ok(Ok(connection)) = timeout(SILENCE, builder.handshake::<_, Bytes>(guard)).await else { return };
     let now = Instant::now();
@@ -144,6 +154,10 @@ where
                 return Poll::Ready(over);
             }
             let _ = streams.poll(cx, || turn::goes_on(turn::LOOK), drop);
+            // What was judged now leaves now.
+            if is_driving && shared.upstream.is_fresh() && upstream.as_mut().poll(cx).is_ready() {
+                is_driving = false;
+            }
             driver.look(&shared, cx)
         });
         tokio::select! {
@@ -155,7 +169,8 @@ where
     driver.end(&shared, over).await;
     drop(streams);
     shared.upstream.close();
-    if is_driving {
+    // Of what has not left nobody knows whether it may.
+    if is_driving && !shared.upstream.is_leaving() {
         let _ = timeout(FAREWELL, upstream).await;
     }
 }
@@ -170,11 +185,6 @@ impl<D: Stream> Driver<D> {
         let is_closing = shared.worker.published.is_draining() || shared.upstream.is_closing();
         if is_closing {
             self.close();
-        }
-        if !self.is_extended && shared.upstream.is_extended() {
-            self.is_extended = true;
-            // It fails while settings are on their way that have not been acknowledged; then a client does without.
-            let _ = self.connection.enable_connect_protocol();
         }
     }
 
@@ -211,6 +221,13 @@ impl<D: Stream> Driver<D> {
     /// What frames and time tell.
     fn look<I: Identities>(&mut self, shared: &Shared<'_, I>, cx: &mut Context<'_>) -> Poll<Over> {
         shared.note(&self.watch);
+        // It fails while settings are on their way that the client has not acknowledged.
+        if !self.is_extended && shared.upstream.is_extended() {
+            self.is_extended = self.connection.enable_connect_protocol().is_ok();
+            if self.is_extended {
+                cx.waker().wake_by_ref();
+            }
+        }
         if shared.is_idle() {
             self.outlet.rest();
         }

@@ -27,6 +27,9 @@ struct Gathering<S> {
     waiting: Vec<u8>,
     /// So many of these have left.
     sent: usize,
+    /// Bytes that have been taken in all, and how many of them are known to have left.
+    taken: u64,
+    left: u64,
     /// Why nothing leaves any more.
     broken: Option<io::ErrorKind>,
 }
@@ -39,7 +42,8 @@ impl<S> Clone for Outlet<S> {
 
 impl<S: Stream> Outlet<S> {
     pub(super) fn new(side: Side<S>) -> Self {
-        Self(Rc::new(RefCell::new(Gathering { side, waiting: Vec::new(), sent: 0, broken: None })))
+        let (waiting, sent, taken, left, broken) = (Vec::new(), 0, 0, 0, None);
+        Self(Rc::new(RefCell::new(Gathering { side, waiting, sent, taken, left, broken })))
     }
 
     /// Works on the stream itself, to read from it.
@@ -49,18 +53,37 @@ impl<S: Stream> Outlet<S> {
 
     /// Sends what has been gathered; an error is told to who writes next, which the caller is woken for.
     pub(super) fn send(&self, cx: &mut Context<'_>) {
+        self.send_in(false, cx);
+    }
+
+    /// The same, one write of which need not wait for the next turn.
+    pub(super) fn send_now(&self, cx: &mut Context<'_>) {
+        self.send_in(true, cx);
+    }
+
+    fn send_in(&self, is_free: bool, cx: &mut Context<'_>) {
         let mut gathering = self.0.borrow_mut();
         if gathering.broken.is_none()
-            && let Poll::Ready(Err(error)) = gathering.poll_send(cx)
+            && let Poll::Ready(Err(error)) = gathering.poll_send(is_free, cx)
         {
             gathering.broken = Some(error.kind());
             cx.waker().wake_by_ref();
         }
     }
 
+    /// Bytes that have been taken in all.
+    pub(super) fn taken(&self) -> u64 {
+        self.0.borrow().taken
+    }
+
+    /// How many of them are known to have left.
+    pub(super) fn left(&self) -> u64 {
+        self.0.borrow().left
+    }
+
     /// Ready when all of it has left.
     pub(super) fn poll_send(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.0.borrow_mut().poll_send(cx)
+        self.0.borrow_mut().poll_send(false, cx)
     }
 
     /// Takes bytes to be sent.
@@ -68,15 +91,18 @@ impl<S: Stream> Outlet<S> {
         let mut gathering = self.0.borrow_mut();
         let length: usize = parts.iter().map(|part| part.len()).sum();
         if gathering.waiting.len() + length > GATHERED {
-            ready!(gathering.poll_send(cx))?;
+            ready!(gathering.poll_send(false, cx))?;
         }
         if let Some(kind) = gathering.broken {
             return Poll::Ready(Err(kind.into()));
         }
         if length > GATHERED {
             ready!(turn::step(1, cx));
-            return Pin::new(&mut gathering.side.stream).poll_write_vectored(cx, parts);
+            let count = ready!(Pin::new(&mut gathering.side.stream).poll_write_vectored(cx, parts))?;
+            gathering.taken += count as u64;
+            return Poll::Ready(Ok(count));
         }
+        gathering.taken += length as u64;
         parts.iter().for_each(|part| gathering.waiting.extend_from_slice(part));
         Poll::Ready(Ok(length))
     }
@@ -91,12 +117,15 @@ impl<S: Stream> Outlet<S> {
 }
 
 impl<S: Stream> Gathering<S> {
-    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    /// `is_free`: the first write does not count for the turn.
+    fn poll_send(&mut self, mut is_free: bool, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if let Some(kind) = self.broken {
             return Poll::Ready(Err(kind.into()));
         }
         while let Some(rest) = self.waiting.get(self.sent..).filter(|rest| !rest.is_empty()) {
-            ready!(turn::step(1, cx));
+            if !std::mem::take(&mut is_free) {
+                ready!(turn::step(1, cx));
+            }
             match ready!(Pin::new(&mut self.side.stream).poll_write(cx, rest))? {
                 0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 count => self.sent += count,
@@ -104,7 +133,9 @@ impl<S: Stream> Gathering<S> {
         }
         self.waiting.clear();
         self.sent = 0;
-        Pin::new(&mut self.side.stream).poll_flush(cx)
+        ready!(Pin::new(&mut self.side.stream).poll_flush(cx))?;
+        self.left = self.taken;
+        Poll::Ready(Ok(()))
     }
 }
 

@@ -95,6 +95,16 @@ impl Live {
         }
     }
 
+    /// Whether rules or identities have changed since it was judged.
+    pub(super) fn is_overdue(&self) -> bool {
+        self.is_overdue.get()
+    }
+
+    /// It is judged now.
+    pub(super) fn judged(&self) {
+        self.is_overdue.set(false);
+    }
+
     /// Whether what was let through may not pass any more.
     fn is_withdrawn(&self, ends: &Ends) -> bool {
         let head = self.head.borrow();
@@ -126,7 +136,8 @@ impl<'w, I: Identities> Shared<'w, I> {
     }
 
     /// Looks again at who the ends are, if anything has changed. Streams are judged again as they are polled, before anything
-    /// of them is moved: all in one go, many would outlast their turn. The connection ends with an end that is another by now.
+    /// of them is moved: all in one go, many would outlast their turn. Those are that h2 would still send the heads of. The
+    /// connection ends with an end that is another by now.
     pub(super) fn refresh(&self) {
         let Called { client, server } = self.called;
         let mut ends = self.ends.borrow_mut();
@@ -137,6 +148,7 @@ impl<'w, I: Identities> Shared<'w, I> {
             live.is_overdue.set(true);
             live.wake();
         }
+        self.upstream.recall(|live| live.is_withdrawn(&ends));
         if ends.are_inherited() {
             self.offence.set(Some(INHERITED));
         }

@@ -7,10 +7,10 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use h2::client::SendRequest;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream};
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HOST};
+use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use mesh::flow::Verdict;
 use tokio::time::Instant;
@@ -33,11 +33,27 @@ use crate::stage::admit::Kind;
 /// A stream of a client.
 struct Stream<'s, 'w, I> {
     shared: &'s Shared<'w, I>,
+    /// Its number at the client.
+    id: u32,
     live: Rc<Live>,
     described: Described,
+    /// The number that its request was given.
+    number: Option<String>,
     arrived: Instant,
     is_head: bool,
     is_grpc: bool,
+}
+
+/// Why a request does not go to the server.
+enum Stop {
+    Refused(Refused),
+    Ended(End),
+}
+
+impl From<Refused> for Stop {
+    fn from(refused: Refused) -> Self {
+        Self::Refused(refused)
+    }
 }
 
 /// Serves a stream to its end.
@@ -51,8 +67,10 @@ pub(super) async fn serve<I: Identities>(
     let (parts, body) = request.into_parts();
     let mut stream = Stream {
         shared,
+        id,
         live,
         described: Described::default(),
+        number: None,
         arrived: Instant::now(),
         is_head: parts.method == Method::HEAD,
         is_grpc: is_grpc(&parts.headers),
@@ -65,7 +83,7 @@ pub(super) async fn serve<I: Identities>(
 }
 
 impl<I: Identities> Stream<'_, '_, I> {
-    fn describe(&mut self, parts: &http::request::Parts) {
+    fn describe(&mut self, parts: &Parts) {
         let authority = parts.uri.authority().map(|authority| authority.as_str().as_bytes());
         let host = || parts.headers.get(HOST).map(HeaderValue::as_bytes);
         let path = parts.uri.path_and_query().map_or("", |path| path.as_str());
@@ -80,52 +98,28 @@ impl<I: Identities> Stream<'_, '_, I> {
         self.described.request(recorded.exchanges.as_ref(), first);
     }
 
-    async fn run(
-        &mut self,
-        parts: http::request::Parts,
-        mut body: RecvStream,
-        mut respond: SendResponse<Bytes>,
-    ) {
-        self.shared.refresh();
-        if !self.shared.hold(respond.stream_id().as_u32()) {
+    async fn run(&mut self, parts: Parts, mut body: RecvStream, mut respond: SendResponse<Bytes>) {
+        if !self.shared.hold(self.id) {
             let (reply, reason) = (crowded(&self.shared.place), Kind::Streams.spent());
             return self.refuse(Refused { reply, reason, by: None }, &mut respond);
         }
-        let judged = Head::read(parts).map_err(Refused::malformed).and_then(|mut head| {
-            let noted = authorize(&mut head, &self.shared.ends.borrow())?;
-            self.identify(&mut head).map_err(Refused::malformed)?;
-            if let Some(is_tls) = self.shared.ends.borrow().leads_to_tls() {
-                head.lead_to(is_tls);
-            }
-            let request = head.forward().map_err(Refused::malformed)?;
-            Ok((head, request, noted))
-        });
-        let (head, request, noted) = match judged {
-            Ok(judged) => judged,
-            Err(refused) => return self.refuse(refused, &mut respond),
+        let (head, request) = match self.pass(parts, &mut body, &mut respond).await {
+            Ok(passing) => passing,
+            Err(Stop::Refused(refused)) => return self.refuse(refused, &mut respond),
+            Err(Stop::Ended(end)) => return self.end_early(end, &mut respond),
         };
-        let Noted { by, verdict, reason } = noted;
-        self.shared.record(&self.described, by, verdict, reason, None);
-        let (is_tunnel, is_extended) = (head.is_tunnel(), head.is_extended());
-        if self.shared.ends.borrow().originating().is_some() {
-            self.shared.upstream.ask(head.authority());
-        }
-        self.live.head.replace(Some(head));
-        let mut send = match self.connect(&mut body, &mut respond).await {
-            Ok(send) => send,
-            Err(end) => return self.end_early(end, &mut respond),
-        };
-        if is_extended && !send.is_extended_connect_protocol_enabled() {
+        let is_tunnel = head.is_tunnel();
+        if head.is_extended() && !self.shared.upstream.is_extended() {
             let reason = "server does not take CONNECT for other protocols";
             return self.end_early(End::Failed(Reply::BadGateway, reason), &mut respond);
         }
         let is_over = body.is_end_stream();
+        self.live.head.replace(Some(head));
         self.described.passes();
-        let Ok((answer, up)) = send.send_request(request, is_over) else {
+        let Some((answer, up)) = self.shared.upstream.send(request, is_over, &self.live) else {
             let end = End::Failed(Reply::Unavailable, "server takes no more streams");
             return self.end_early(end, &mut respond);
         };
-        drop(send);
         let judged = self.shared.ends.borrow().judged.clone();
         let recorded = self.shared.worker.log.settings();
         let mut transfer = Transfer::new(body, up, is_over, answer, respond, judged, recorded);
@@ -133,45 +127,89 @@ impl<I: Identities> Stream<'_, '_, I> {
         self.finish(end, &mut transfer);
     }
 
-    /// A request that has no number is given one, where that is wanted.
-    fn identify(&self, head: &mut Head) -> Result<(), &'static str> {
+    /// Waits until the request may be sent, and says how the rules of then have it: nothing may come between that and sending.
+    async fn pass(
+        &mut self,
+        parts: Parts,
+        body: &mut RecvStream,
+        respond: &mut SendResponse<Bytes>,
+    ) -> Result<(Head, Request<()>), Stop> {
+        let mut came = Some(parts);
+        loop {
+            // What has to wait may have to be read once more, as it came.
+            let is_free = self.shared.upstream.is_free(self.id);
+            let parts = if is_free { came.take() } else { came.clone() };
+            let Some(parts) = parts else { return Err(Stop::Ended(absence(Absent::Over))) };
+            let (head, noted) = self.judge(parts)?;
+            match self.wait(body, respond).await {
+                Ok(true) => {
+                    let request = head.forward().map_err(Refused::malformed)?;
+                    self.admit(noted);
+                    if !is_free {
+                        self.live.moved.set(Instant::now());
+                    }
+                    return Ok((head, request));
+                }
+                Ok(false) => {}
+                Err(end) => {
+                    self.admit(noted);
+                    return Err(Stop::Ended(end));
+                }
+            }
+        }
+    }
+
+    /// Reads the request, and asks the rules of now, which may edit it.
+    fn judge(&mut self, parts: Parts) -> Result<(Head, Noted), Refused> {
+        self.live.judged();
+        let mut head = Head::read(parts).map_err(Refused::malformed)?;
+        let ends = self.shared.ends.borrow();
+        let noted = authorize(&mut head, &ends)?;
+        self.identify(&mut head).map_err(Refused::malformed)?;
+        if let Some(is_tls) = ends.leads_to_tls() {
+            head.lead_to(is_tls);
+        }
+        if ends.originating().is_some() {
+            self.shared.upstream.ask(head.authority());
+        }
+        Ok((head, noted))
+    }
+
+    fn admit(&self, Noted { by, verdict, reason }: Noted) {
+        self.shared.record(&self.described, by, verdict, reason, None);
+    }
+
+    /// A request that has no number is given one, where that is wanted, and keeps it.
+    fn identify(&mut self, head: &mut Head) -> Result<(), &'static str> {
         if (&*head).header(REQUEST_ID).next().is_some() {
             return Ok(());
         }
-        let Some(id) = self.shared.worker.log.request_id() else { return Ok(()) };
-        self.described.identified(self.shared.worker.log.settings().exchanges.as_ref(), &id);
-        head.edit(&[Edit::Add(REQUEST_ID, &id)])
+        if self.number.is_none() {
+            self.number = self.shared.worker.log.request_id();
+        }
+        let Some(id) = &self.number else { return Ok(()) };
+        self.described.identified(self.shared.worker.log.settings().exchanges.as_ref(), id);
+        head.edit(&[Edit::Add(REQUEST_ID, id)])
     }
 
-    /// Waits for the connection to the server, and for room on it.
-    async fn connect(
-        &self,
-        body: &mut RecvStream,
-        respond: &mut SendResponse<Bytes>,
-    ) -> Result<SendRequest<Bytes>, End> {
-        let mut found: Option<SendRequest<Bytes>> = None;
-        poll_fn(|cx| {
+    /// Waits until the request may be sent; `false`: rules or identities have changed, so that it has to be judged anew.
+    async fn wait(&self, body: &mut RecvStream, respond: &mut SendResponse<Bytes>) -> Result<bool, End> {
+        let waited = poll_fn(|cx| {
+            if self.live.is_overdue() {
+                let is_inherited = self.shared.ends.borrow().are_inherited();
+                return Poll::Ready(if is_inherited { Err(End::Withdrawn) } else { Ok(false) });
+            }
             if let Some(order) = self.shared.order(&self.live, cx) {
                 return Poll::Ready(Err(self.obey(order, None)));
             }
             if let Poll::Ready(reason) = respond.poll_reset(cx) {
                 return Poll::Ready(Err(why(body, cx, reason)));
             }
-            if found.is_none() {
-                match self.shared.upstream.poll(cx) {
-                    Poll::Pending => return Poll::Pending,
-                    Poll::Ready(Ok(send)) => found = Some(send),
-                    Poll::Ready(Err(absent)) => return Poll::Ready(Err(absence(absent))),
-                }
-            }
-            let Some(send) = &mut found else { return Poll::Pending };
-            match send.poll_ready(cx) {
-                Poll::Pending => Poll::Pending,
-                Poll::Ready(Err(_)) => Poll::Ready(Err(absence(Absent::Over))),
-                Poll::Ready(Ok(())) => Poll::Ready(found.take().ok_or(absence(Absent::Over))),
-            }
-        })
-        .await
+            self.shared.upstream.poll(self.id, cx).map_ok(|()| true).map_err(absence)
+        });
+        let waited = waited.await;
+        self.shared.upstream.leave(self.id);
+        waited
     }
 
     fn poll(&self, transfer: &mut Transfer, is_tunnel: bool, cx: &mut Context<'_>) -> Poll<End> {
@@ -186,12 +224,12 @@ impl<I: Identities> Stream<'_, '_, I> {
         end
     }
 
-    /// How long nothing may move. Calls of gRPC, once answered, and tunnels may be silent for ever.
+    /// How long nothing may move. Calls of gRPC, once answered, and tunnels may be silent for ever, while both ends may speak.
     fn patience(&self, transfer: &Transfer, is_tunnel: bool) -> Option<Duration> {
         let is_answered = transfer.answered.is_some();
         match () {
             () if transfer.is_blocked() => Some(STALL),
-            () if is_answered && (is_tunnel || self.is_grpc) => None,
+            () if is_answered && transfer.is_answering() && (is_tunnel || self.is_grpc) => None,
             () if !is_answered && !is_tunnel && !self.is_grpc && transfer.is_uploading() => Some(STALL),
             () => Some(PATIENCE),
         }

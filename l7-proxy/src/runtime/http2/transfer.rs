@@ -46,7 +46,6 @@ pub(super) enum End {
 enum Phase {
     Head(ResponseFuture),
     Body(Pump),
-    Done,
 }
 
 /// An exchange under way.
@@ -54,10 +53,10 @@ pub(super) struct Transfer {
     upload: Pump,
     is_up: bool,
     phase: Phase,
+    /// More of the answer is to come.
+    is_down: bool,
     respond: SendResponse<Bytes>,
     interim: u32,
-    /// Bytes of the answer's body, once that is done.
-    sent: u64,
     /// Who keeps headers of the answer.
     recorded: Arc<Record>,
     pub(super) kept: Vec<(String, String)>,
@@ -77,8 +76,8 @@ impl Transfer {
     ) -> Self {
         let upload = Pump::new(body, up, Some(judged));
         let phase = Phase::Head(answer);
-        let (interim, sent, kept, answered) = (0, 0, Vec::new(), None);
-        Self { upload, is_up: !is_over, phase, respond, interim, sent, recorded, kept, answered }
+        let (is_up, is_down, interim, kept, answered) = (!is_over, true, 0, Vec::new(), None);
+        Self { upload, is_up, phase, is_down, respond, interim, recorded, kept, answered }
     }
 
     /// Moves what can be moved, and says whether anything has.
@@ -90,7 +89,7 @@ impl Transfer {
                 (Ok(up), Ok(down)) => up | down,
             };
             moved |= step;
-            if matches!(self.phase, Phase::Done) && !self.is_up {
+            if !self.is_down && !self.is_up {
                 return (moved, Poll::Ready(End::Done));
             }
             if !step {
@@ -101,13 +100,18 @@ impl Transfer {
 
     /// Bytes of bodies that have been passed on: the request's, and the answer's.
     pub(super) fn passed(&self) -> (u64, u64) {
-        let sent = if let Phase::Body(pump) = &self.phase { pump.passed() } else { self.sent };
+        let sent = if let Phase::Body(pump) = &self.phase { pump.passed() } else { 0 };
         (self.upload.passed(), sent)
     }
 
     /// Whether the client does not take what it is sent.
     pub(super) fn is_blocked(&self) -> bool {
         matches!(&self.phase, Phase::Body(pump) if pump.is_holding())
+    }
+
+    /// Whether more of the answer is to come.
+    pub(super) fn is_answering(&self) -> bool {
+        self.is_down
     }
 
     /// Whether more of the request is awaited.
@@ -155,7 +159,6 @@ impl Transfer {
 
     fn download(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
         match &mut self.phase {
-            Phase::Done => Ok(false),
             Phase::Head(answer) => {
                 if let Poll::Ready(reason) = self.respond.poll_reset(cx) {
                     return Err(self.upload.why(cx, reason));
@@ -171,14 +174,18 @@ impl Transfer {
                     Poll::Ready(Err(error)) => Err(self.unanswered(&error)),
                 }
             }
+            // Nothing is to be sent to a client any more that may reset its stream all the same.
+            Phase::Body(pump) if !self.is_down => match pump.to().poll_reset(cx) {
+                Poll::Ready(reason) if self.is_up => Err(self.upload.why(cx, reason)),
+                _ => Ok(false),
+            },
             Phase::Body(pump) => match pump.poll(cx) {
                 Poll::Pending => match pump.to().poll_reset(cx) {
                     Poll::Ready(reason) => Err(self.upload.why(cx, reason)),
                     Poll::Pending => Ok(pump.has_moved()),
                 },
                 Poll::Ready(Ok(())) => {
-                    self.sent = pump.passed();
-                    self.phase = Phase::Done;
+                    self.is_down = false;
                     Ok(true)
                 }
                 Poll::Ready(Err(Broken::To)) => Err(End::Gone(Reason::CANCEL)),
@@ -217,7 +224,7 @@ impl Transfer {
         let is_over = body.is_end_stream();
         let head = Response::from_parts(parts, ());
         let to = self.respond.send_response(head, is_over).map_err(|_| End::Gone(Reason::CANCEL))?;
-        self.phase = if is_over { Phase::Done } else { Phase::Body(Pump::new(body, to, None)) };
+        (self.phase, self.is_down) = (Phase::Body(Pump::new(body, to, None)), !is_over);
         Ok(true)
     }
 
@@ -225,17 +232,12 @@ impl Transfer {
     fn unanswered(&self, error: &Error) -> End {
         let reason = error.reason().unwrap_or(Reason::INTERNAL_ERROR);
         // What it says that it has not looked at, the client may ask again.
-        let is_untouched = error.is_remote()
-            && (error.is_reset() && reason == Reason::REFUSED_STREAM
-                || error.is_go_away() && reason == Reason::NO_ERROR);
+        let is_refused = error.is_reset() && reason == Reason::REFUSED_STREAM;
+        // Behind the last stream of a GOAWAY, whatever its code: h2 says so of no other.
+        let is_untouched = error.is_remote() && (is_refused || error.is_go_away());
         match () {
             () if is_untouched => End::Cut(Reason::REFUSED_STREAM, "server takes no more streams"),
-            () if error.is_remote() && error.is_reset() => {
-                End::Failed(Reply::BadGateway, "server reset the stream")
-            }
-            () if error.is_remote() => {
-                End::Failed(Reply::BadGateway, "server ended the connection with an error")
-            }
+            () if error.is_remote() => End::Failed(Reply::BadGateway, "server reset the stream"),
             () if error.is_io() => End::Failed(Reply::BadGateway, "server closed without an answer"),
             () => End::Failed(Reply::BadGateway, "malformed HTTP/2 answer"),
         }

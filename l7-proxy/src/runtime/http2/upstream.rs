@@ -9,10 +9,14 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
-use h2::client::SendRequest;
+use h2::SendStream;
+use h2::client::{ResponseFuture, SendRequest};
+use http::Request;
 
+use super::gate::Gate;
 use super::guard::{Guard, Watch};
-use super::{CONNECTION_WINDOW, HEADER_LIST, SEND_BUFFER, STREAM_WINDOW};
+use super::shared::Live;
+use super::{CONNECTION_WINDOW, HEADER_LIST, REFUSALS, RESET_STREAMS, SEND_BUFFER, STREAM_WINDOW};
 use crate::runtime::Stream;
 use crate::runtime::connection::ConnectError;
 use crate::stage::admit::Account;
@@ -21,7 +25,9 @@ use crate::stage::admit::Account;
 #[derive(Default)]
 pub(super) struct Upstream {
     state: RefCell<State>,
-    waiting: RefCell<Vec<Waker>>,
+    gate: Gate,
+    /// It is not to be sent what it has not been sent yet.
+    is_cut: Cell<bool>,
     /// What has been seen of its frames.
     watch: RefCell<Option<Rc<Watch>>>,
     /// Whom the first stream asks for.
@@ -51,22 +57,87 @@ pub(super) enum Absent {
 }
 
 impl Upstream {
-    /// The connection; the first who asks causes it to be made.
-    pub(super) fn poll(&self, cx: &mut Context<'_>) -> Poll<Result<SendRequest<Bytes>, Absent>> {
+    /// Whether the request of this stream of the client may be sent now.
+    pub(super) fn is_free(&self, stream: u32) -> bool {
+        self.takes() && self.gate.is_next(stream)
+    }
+
+    /// Waits until it may; the first who does causes the connection to be made.
+    pub(super) fn poll(&self, stream: u32, cx: &mut Context<'_>) -> Poll<Result<(), Absent>> {
+        if self.is_free(stream) {
+            return Poll::Ready(Ok(()));
+        }
         let mut state = self.state.borrow_mut();
         match &*state {
-            State::Open(send) => return Poll::Ready(Ok(send.clone())),
             State::Failed(error) => return Poll::Ready(Err(Absent::Failed(*error))),
             State::Over => return Poll::Ready(Err(Absent::Over)),
+            State::Open(_) if self.goes_away() => return Poll::Ready(Err(Absent::Over)),
             State::Idle => *state = State::Wanted,
-            State::Wanted => {}
+            State::Wanted | State::Open(_) => {}
         }
-        let mut waiting = self.waiting.borrow_mut();
-        if !waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
-            waiting.push(cx.waker().clone());
-        }
+        self.gate.wait(stream, cx);
         self.wake_driver();
         Poll::Pending
+    }
+
+    /// The stream waits no more.
+    pub(super) fn leave(&self, stream: u32) {
+        self.gate.leave(stream);
+    }
+
+    /// Sends a request that may be; `None`: the server takes none any more.
+    pub(super) fn send(
+        &self,
+        request: Request<()>,
+        is_over: bool,
+        live: &Rc<Live>,
+    ) -> Option<(ResponseFuture, SendStream<Bytes>)> {
+        let State::Open(send) = &*self.state.borrow() else { return None };
+        let (answer, up) = send.clone().send_request(request, is_over).ok()?;
+        self.gate.goes(answer.stream_id().as_u32(), live);
+        Some((answer, up))
+    }
+
+    /// Whether there are requests that the connection has not been driven for yet.
+    pub(super) fn is_fresh(&self) -> bool {
+        self.gate.is_fresh()
+    }
+
+    /// Whether there are requests that have not left.
+    pub(super) fn is_leaving(&self) -> bool {
+        self.gate.is_leaving()
+    }
+
+    /// Ends the connection at once if any of these is not to leave any more: of what h2 has, nothing can be taken back.
+    pub(super) fn recall(&self, is_one: impl Fn(&Live) -> bool) {
+        if self.gate.keeps(is_one) {
+            self.is_cut.set(true);
+        }
+    }
+
+    /// Whether the server takes one more stream.
+    fn takes(&self) -> bool {
+        let State::Open(send) = &*self.state.borrow() else { return false };
+        let most = || send.current_max_send_streams();
+        let watch = self.watch.borrow();
+        let is_open = |watch: &Rc<Watch>| watch.opened(|opened| self.gate.is_open(opened, most()));
+        !self.goes_away() && watch.as_ref().and_then(is_open) == Some(true)
+    }
+
+    fn goes_away(&self) -> bool {
+        self.watch.borrow().as_ref().is_some_and(|watch| watch.goes_away())
+    }
+
+    /// Looks at what has left, and wakes who waits for that, or for a stream to end, or for the server to allow more.
+    fn look(&self, watch: &Watch, left: u64) {
+        if self.gate.is_leaving() {
+            self.gate.has_left(watch.opened(|opened| opened.left(left)).unwrap_or_default());
+        }
+        match self.gate.is_waited_at() {
+            true if watch.goes_away() => self.gate.wake_all(),
+            true if self.takes() => self.gate.wake_first(),
+            _ => {}
+        }
     }
 
     /// Whom a stream asks for; the first has a say in who the server is to be.
@@ -81,8 +152,7 @@ impl Upstream {
 
     /// Whether no stream can be added, now or ever.
     pub(super) fn is_closing(&self) -> bool {
-        let goes_away = || self.watch.borrow().as_ref().is_some_and(|watch| watch.goes_away());
-        matches!(*self.state.borrow(), State::Failed(_) | State::Over) || goes_away()
+        matches!(*self.state.borrow(), State::Failed(_) | State::Over) || self.goes_away()
     }
 
     /// Whether the server takes CONNECT for other protocols.
@@ -130,6 +200,8 @@ impl Upstream {
             .initial_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_header_list_size(HEADER_LIST)
+            .max_concurrent_reset_streams(RESET_STREAMS)
+            .max_local_error_reset_streams(Some(REFUSALS))
             .max_send_buffer_size(SEND_BUFFER);
         let Ok((send, mut connection)) = builder.handshake::<_, Bytes>(guard).await else {
             return self.set(State::Over);
@@ -138,8 +210,15 @@ impl Upstream {
             self.set(State::Open(send));
         }
         let end = poll_fn(|cx| {
+            if self.is_cut.get() {
+                return Poll::Ready(Err("requests that may not be sent any more"));
+            }
             let end = Pin::new(&mut connection).poll(cx);
-            outlet.send(cx);
+            match self.gate.is_leaving() {
+                true => outlet.send_now(cx),
+                false => outlet.send(cx),
+            }
+            self.look(&watch, outlet.left());
             match watch.offence() {
                 // Dropped, it fails its streams.
                 Some(offence) => Poll::Ready(Err(offence)),
@@ -158,7 +237,7 @@ impl Upstream {
         // What was there may wake others when it is dropped.
         let before = self.state.replace(state);
         drop(before);
-        self.waiting.take().into_iter().for_each(Waker::wake);
+        self.gate.wake_all();
     }
 
     fn wake_driver(&self) {
