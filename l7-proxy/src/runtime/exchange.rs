@@ -351,6 +351,10 @@ where
                 while moved.is_pending() && clock.poll(cx).is_ready() {
                     clock.set(IDLE);
                 }
+                if clock.is_time_to_look() {
+                    down.input.rest();
+                    up.input.rest();
+                }
                 moved.map(|moved| if moved.is_ok() { Over::Ended } else { Over::Broken })
             });
             tokio::select! {
