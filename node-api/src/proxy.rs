@@ -58,7 +58,7 @@ pub enum ToProxy {
     },
     /// What of exchanges is to be recorded from now on.
     Record(Record),
-    /// From now on [`FromProxy::Flows`] and [`FromProxy::Report`] may come packed: this agent is of the proxy's build. One that
+    /// From now on [`FromProxy::Flows`] and [`FromProxy::Report`] may come packed, and [`FromProxy::Working`] may: this agent is of the proxy's build. One that
     /// is not does not say so, and reads of what it does not know what it can.
     Pack,
     /// A [`FromProxy::Flows`] or [`FromProxy::Report`] has been taken. Until then no more of either come, so that answers wait
@@ -106,6 +106,9 @@ pub enum FromProxy {
         /// Of the message.
         generation: u64,
     },
+    /// It is at work on what it was told, and there is no answer yet: at most one a second, to who has said
+    /// [`ToProxy::Pack`]. Who says neither this nor an answer hangs.
+    Working,
     /// What requests, answers and TLS connections it has seen since the last of these; → [`ToProxy::Taken`]. A proxy whose
     /// agent is away, or busy, keeps the latest few.
     Flows(Vec<ProxyFlow>),
@@ -330,6 +333,7 @@ mod tests {
         goes_through(ToProxy::Record(Record { exchanges, request_id: true }));
         goes_through(ToProxy::Drain { within: 5000, idle: 1000 });
         goes_through(FromProxy::Accepted { generation: 1, endpoint });
+        goes_through(FromProxy::Working);
         let (field, why) = ("ingress".to_owned(), "no".to_owned());
         goes_through(FromProxy::Refused { generation: 1, endpoint, field, why });
         goes_through(FromProxy::Synced { generation: 1 });
