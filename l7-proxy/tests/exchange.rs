@@ -4,6 +4,8 @@
 
 mod harness;
 
+use std::collections::BTreeMap;
+
 use harness::wire::Cut;
 use harness::{Bench, anybody, expect, local, rest, rule, run, send};
 use l7_proxy::runtime::{ConnectError, Snapshot};
@@ -278,6 +280,9 @@ async fn a_connection_that_no_rules_are_about_is_closed() {
         .await;
         let flows: &[&str] = if told { &["request DROPPED (no rules for it)"] } else { &[] };
         assert_eq!(bench.flows(), flows);
+        let untold = bench.log.take_exchanges().untold;
+        let counted = if told { BTreeMap::new() } else { [("no rules for it".to_owned(), 1)].into() };
+        assert_eq!(untold, counted, "nobody's flow, and counted all the same");
     }
 }
 

@@ -9,6 +9,7 @@ mod budgets;
 mod explain;
 mod packed;
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use mesh::access_log::Headers;
@@ -144,6 +145,9 @@ pub struct ProxyReport {
     /// How often a workload was refused more of something. Likewise what has been added.
     #[serde(default)]
     pub refused: PerBudget<u64>,
+    /// By reason, how often something was refused of which there is no flow, for no rules are about it. Likewise.
+    #[serde(default)]
+    pub untold: BTreeMap<String, u64>,
 }
 
 /// What can be asked.
@@ -342,8 +346,9 @@ mod tests {
         counts.count(kind, 2);
         counts.latency.observe(0.1, &mesh::exchange::SECONDS);
         let refused = [0, 0, 1, 2].into();
-        let report =
-            ProxyReport { exchanges: vec![exchange(), exchange()], lost: 1, counts: vec![counts], refused };
+        let untold = [("no rules for it".to_owned(), 2)].into();
+        let exchanges = vec![exchange(), exchange()];
+        let report = ProxyReport { exchanges, lost: 1, counts: vec![counts], refused, untold };
         goes_packed(FromProxy::Report(Box::new(report)));
         let tls =
             |name: Option<&str>| L7Flow::Tls(mesh::l7::TlsFlow { server_name: name.map(str::to_owned) });
