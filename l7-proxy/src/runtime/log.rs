@@ -179,11 +179,6 @@ impl Described {
         self.course.borrow_mut().passed.get_or_insert_with(Instant::now);
     }
 
-    /// Nothing more is sent.
-    pub(super) fn ends(&self) {
-        self.course.borrow_mut().ended.get_or_insert_with(Instant::now);
-    }
-
     /// The client has gone.
     pub(super) fn left(&self) {
         self.course.borrow_mut().is_left = true;
@@ -310,7 +305,7 @@ impl FlowLog {
         if !course.is_begun {
             return;
         }
-        let now = course.ended.unwrap_or_else(Instant::now);
+        let now = Instant::now();
         let since = over.since.unwrap_or(now);
         let is_counted = over.request.method > 0 || course.code.is_some();
         let exchange = self.record.load().exchanges.is_some().then(|| over.exchange(&course, now, since));
