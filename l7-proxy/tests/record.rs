@@ -79,7 +79,7 @@ async fn an_exchange_is_one_record_with_times_bytes_and_headers() {
     assert_eq!(exchange.served.map(milliseconds), Some(20));
     assert_eq!(exchange.request_headers, [("user-agent".to_owned(), "t".to_owned())]);
     assert_eq!(exchange.response_headers, [("x-made-by".to_owned(), "s".to_owned())]);
-    assert!(exchange.is_passed);
+    assert!(exchange.is_passed && !exchange.is_https);
 }
 
 #[tokio::test(start_paused = true)]

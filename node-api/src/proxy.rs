@@ -285,6 +285,7 @@ mod tests {
             client_identity: None,
             server_identity: Identity::new(256),
             is_passed: true,
+            is_https: false,
             method: "GET".to_owned(),
             authority: "a".to_owned(),
             path: "/".to_owned(),

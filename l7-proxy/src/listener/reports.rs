@@ -151,6 +151,7 @@ mod tests {
             client_identity: None,
             server_identity: None,
             is_passed: false,
+            is_https: false,
             method: String::new(),
             authority: String::new(),
             path: "a".repeat(path),

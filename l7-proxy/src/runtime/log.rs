@@ -409,6 +409,7 @@ impl Over<'_> {
             client_identity: self.who.client,
             server_identity: self.who.server,
             is_passed: course.passed.is_some(),
+            is_https: self.request.is_opened,
             method,
             authority,
             path,
