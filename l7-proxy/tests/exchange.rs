@@ -4,11 +4,15 @@
 
 mod harness;
 
+use std::collections::BTreeMap;
+use std::time::Duration;
+
 use harness::wire::Cut;
 use harness::{Bench, anybody, expect, local, rest, rule, run, send};
 use l7_proxy::runtime::{ConnectError, Snapshot};
 use mesh::l7::{HeaderRule, HttpRule, L7Access, Mismatch};
 use tokio::io::AsyncWriteExt;
+use tokio::time::sleep;
 
 const DENIED: &str =
     "HTTP/1.1 403 Forbidden\r\ncontent-type: text/plain\r\ncontent-length: 15\r\n\r\nAccess denied\r\n";
@@ -133,6 +137,54 @@ async fn an_early_answer_is_delivered_while_the_upload_goes_on() {
         expect(&mut server, "abcdef").await;
         send(&mut client, "POST /v1/request-landing HTTP/1.1\r\nHost: h\r\n\r\n").await;
         expect(&mut server, "POST /v1/request-landing HTTP/1.1\r\nHost: h\r\n\r\n").await;
+    })
+    .await;
+}
+
+/// Many clients send all that they have before they read: what they were answered must wait for them.
+#[tokio::test(start_paused = true)]
+async fn an_answer_in_the_midst_of_a_large_upload_arrives_with_who_reads_it_last() {
+    const REFUSED: &str = "HTTP/1.1 413 Content Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
+    let part = vec![b'x'; 128 << 10];
+    for path in ["/v1/request-landing", "/denied"] {
+        let bench = Bench::new(landing());
+        local(async {
+            let (mut client, mut servers) = bench.open();
+            let head = format!("POST {path} HTTP/1.1\r\nHost: h\r\nContent-Length: {}\r\n\r\n", 64 << 20);
+            send(&mut client, &head).await;
+            if path != "/denied" {
+                let mut server = servers.next().await;
+                expect(&mut server, &head).await;
+                send(&mut server, REFUSED).await;
+            }
+            for _ in 0..50 {
+                sleep(Duration::from_millis(500)).await;
+                client.write_all(&part).await.unwrap();
+            }
+            let answer = rest(&mut client).await;
+            let status = if path == "/denied" { "HTTP/1.1 403 " } else { REFUSED };
+            assert!(answer.starts_with(status), "{answer}");
+            // There is an end to it, too.
+            while client.write_all(&part).await.is_ok() {
+                sleep(Duration::from_millis(500)).await;
+            }
+        })
+        .await;
+        assert_eq!(*bench.ended.borrow(), [if path == "/denied" { Cut::Neither } else { Cut::Server }]);
+    }
+}
+
+/// Who neither sends nor goes is waited for a little.
+#[tokio::test(start_paused = true)]
+async fn a_client_that_is_silent_after_its_last_answer_is_left() {
+    let bench = Bench::new(landing());
+    local(async {
+        let (mut client, _servers) = bench.open();
+        send(&mut client, "GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n").await;
+        assert!(rest(&mut client).await.starts_with("HTTP/1.1 403 "));
+        assert!(bench.ended.borrow().is_empty());
+        sleep(Duration::from_secs(6)).await;
+        assert_eq!(*bench.ended.borrow(), [Cut::Neither]);
     })
     .await;
 }
@@ -278,6 +330,9 @@ async fn a_connection_that_no_rules_are_about_is_closed() {
         .await;
         let flows: &[&str] = if told { &["request DROPPED (no rules for it)"] } else { &[] };
         assert_eq!(bench.flows(), flows);
+        let untold = bench.log.take_exchanges().untold;
+        let counted = if told { BTreeMap::new() } else { [("no rules for it".to_owned(), 1)].into() };
+        assert_eq!(untold, counted, "nobody's flow, and counted all the same");
     }
 }
 

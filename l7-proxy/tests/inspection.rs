@@ -270,6 +270,32 @@ async fn speak_http2(client: TlsStream<DuplexStream>, server: server::TlsStream<
     tokio::join!(serving, asking);
 }
 
+/// What is inside TLS that the proxy has ended has the scheme that its flows have.
+#[tokio::test(start_paused = true)]
+async fn requests_inside_tls_are_recorded_as_such() {
+    let world = World::new();
+    let bench = world.bench(true, true, rules());
+    let exchanges = Some(mesh::access_log::Headers::default());
+    bench.log.set_record(node_api::proxy::Record { exchanges, request_id: false });
+    local(async {
+        for speaks in [&["http/1.1"][..], &["h2", "http/1.1"]] {
+            let (client, mut servers) = bench.open();
+            let begun = begin(client, world.ours.client(None, &["h2", "http/1.1"]));
+            let accepted = async { accept(&world, servers.next().await, speaks).await };
+            let (client, server) = tokio::join!(begun, accepted);
+            match speaks {
+                ["h2", ..] => speak_http2(client.unwrap(), server).await,
+                _ => speak_http1(client.unwrap(), server).await,
+            }
+        }
+        tokio::task::yield_now().await;
+    })
+    .await;
+    let exchanges = bench.log.take_exchanges().exchanges;
+    let seen: Vec<_> = exchanges.iter().map(|it| (it.protocol.as_str(), it.is_https)).collect();
+    assert_eq!(seen, [("HTTP/1.1", true), ("HTTP/2", true), ("HTTP/2", true)]);
+}
+
 /// Who speaks nothing but HTTP/2 is answered in it, and so must the server be.
 #[tokio::test(start_paused = true)]
 async fn http2_in_tls_goes_to_a_server_without() {

@@ -516,7 +516,9 @@ async fn a_server_that_does_not_read_is_given_up() {
             let head = format!("POST /a HTTP/1.1\r\nHost: h\r\nContent-Length: {}\r\n\r\n", 100 << 20);
             writes.write_all(head.as_bytes()).await.unwrap();
             let body = vec![b'x'; 64 << 10];
-            while writes.write_all(&body).await.is_ok() {}
+            while writes.write_all(&body).await.is_ok() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
         });
         let _server = servers.next().await;
         tokio::time::sleep(Duration::from_secs(60)).await;

@@ -24,6 +24,9 @@ pub struct Exchange {
     pub server_identity: Option<Identity>,
     /// Whether anything of it went to the server.
     pub is_passed: bool,
+    /// The request was inside TLS that the proxy has ended: its scheme is `https`, of all others `http`.
+    #[serde(default)]
+    pub is_https: bool,
     /// Empty where there was no request.
     pub method: String,
     /// As the request names it; empty if it names none.
@@ -309,6 +312,7 @@ mod tests {
             client_identity: None,
             server_identity: None,
             is_passed: false,
+            is_https: false,
             method: String::new(),
             authority: String::new(),
             path: String::new(),

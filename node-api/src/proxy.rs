@@ -9,6 +9,7 @@ mod budgets;
 mod explain;
 mod packed;
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use mesh::access_log::Headers;
@@ -58,7 +59,7 @@ pub enum ToProxy {
     },
     /// What of exchanges is to be recorded from now on.
     Record(Record),
-    /// From now on [`FromProxy::Flows`] and [`FromProxy::Report`] may come packed: this agent is of the proxy's build. One that
+    /// From now on [`FromProxy::Flows`] and [`FromProxy::Report`] may come packed, and [`FromProxy::Working`] may: this agent is of the proxy's build. One that
     /// is not does not say so, and reads of what it does not know what it can.
     Pack,
     /// A [`FromProxy::Flows`] or [`FromProxy::Report`] has been taken. Until then no more of either come, so that answers wait
@@ -106,6 +107,9 @@ pub enum FromProxy {
         /// Of the message.
         generation: u64,
     },
+    /// It is at work on what it was told, and there is no answer yet: at most one a second, to who has said
+    /// [`ToProxy::Pack`]. Who says neither this nor an answer hangs.
+    Working,
     /// What requests, answers and TLS connections it has seen since the last of these; → [`ToProxy::Taken`]. A proxy whose
     /// agent is away, or busy, keeps the latest few.
     Flows(Vec<ProxyFlow>),
@@ -141,6 +145,9 @@ pub struct ProxyReport {
     /// How often a workload was refused more of something. Likewise what has been added.
     #[serde(default)]
     pub refused: PerBudget<u64>,
+    /// By reason, how often something was refused of which there is no flow, for no rules are about it. Likewise.
+    #[serde(default)]
+    pub untold: BTreeMap<String, u64>,
 }
 
 /// What can be asked.
@@ -278,6 +285,7 @@ mod tests {
             client_identity: None,
             server_identity: Identity::new(256),
             is_passed: true,
+            is_https: false,
             method: "GET".to_owned(),
             authority: "a".to_owned(),
             path: "/".to_owned(),
@@ -330,6 +338,7 @@ mod tests {
         goes_through(ToProxy::Record(Record { exchanges, request_id: true }));
         goes_through(ToProxy::Drain { within: 5000, idle: 1000 });
         goes_through(FromProxy::Accepted { generation: 1, endpoint });
+        goes_through(FromProxy::Working);
         let (field, why) = ("ingress".to_owned(), "no".to_owned());
         goes_through(FromProxy::Refused { generation: 1, endpoint, field, why });
         goes_through(FromProxy::Synced { generation: 1 });
@@ -338,8 +347,9 @@ mod tests {
         counts.count(kind, 2);
         counts.latency.observe(0.1, &mesh::exchange::SECONDS);
         let refused = [0, 0, 1, 2].into();
-        let report =
-            ProxyReport { exchanges: vec![exchange(), exchange()], lost: 1, counts: vec![counts], refused };
+        let untold = [("no rules for it".to_owned(), 2)].into();
+        let exchanges = vec![exchange(), exchange()];
+        let report = ProxyReport { exchanges, lost: 1, counts: vec![counts], refused, untold };
         goes_packed(FromProxy::Report(Box::new(report)));
         let tls =
             |name: Option<&str>| L7Flow::Tls(mesh::l7::TlsFlow { server_name: name.map(str::to_owned) });

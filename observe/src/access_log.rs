@@ -142,7 +142,7 @@ impl Seen<'_> {
             ":method" => theirs(&exchange.method),
             ":path" => theirs(&exchange.path),
             ":authority" => theirs(&exchange.authority),
-            ":scheme" if is_request => Word::Own("http".to_owned()),
+            ":scheme" if is_request => own(if exchange.is_https { "https" } else { "http" }),
             _ => header(&exchange.request_headers, name),
         }
     }
@@ -251,6 +251,7 @@ mod tests {
             client_identity: Identity::new(56_650),
             server_identity: Identity::new(17_839),
             is_passed: true,
+            is_https: false,
             method: "POST".to_owned(),
             authority: "deathstar".to_owned(),
             path: "/v1/request-landing?a=\"b\"".to_owned(),
@@ -362,6 +363,8 @@ mod tests {
         ] {
             assert_eq!(text_of(format, &cut), format!("{expected}\n"), "{format}");
         }
+        cut.is_https = true;
+        assert_eq!(text_of("%REQ(:SCHEME)%", &cut), "https\n");
     }
 
     #[test]

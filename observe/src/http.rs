@@ -47,6 +47,11 @@ struct Budget {
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct Reason {
+    reason: String,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
 struct Tls {
     source: String,
     destination: String,
@@ -83,6 +88,7 @@ pub struct HttpMetrics {
     requests: Family<Request, Counter>,
     tls: Family<Tls, Counter>,
     refused: Family<Budget, Counter>,
+    untold: Family<Reason, Counter>,
     latency: Histograms,
     received: Histograms,
     sent: Histograms,
@@ -93,8 +99,8 @@ pub struct HttpMetrics {
 impl HttpMetrics {
     /// Registers `ferromesh_http_requests_total{source,destination,method,code,verdict,response_flags}`,
     /// `ferromesh_http_request_duration_seconds{source,destination}`, `ferromesh_http_request_size_bytes` and
-    /// `ferromesh_http_response_size_bytes` likewise; `ferromesh_tls_connections_total{source,destination,verdict}`, and
-    /// `ferromesh_l7_budget_refused_total{budget}`.
+    /// `ferromesh_http_response_size_bytes` likewise; `ferromesh_tls_connections_total{source,destination,verdict}`,
+    /// `ferromesh_l7_budget_refused_total{budget}`, and `ferromesh_l7_refused_total{reason}`.
     pub fn register(registry: &mut Registry) -> Self {
         let seconds: fn() -> Sums = || Sums(Arc::default(), &SECONDS);
         let bytes: fn() -> Sums = || Sums(Arc::default(), &BYTES);
@@ -102,6 +108,7 @@ impl HttpMetrics {
             requests: Family::default(),
             tls: Family::default(),
             refused: Family::default(),
+            untold: Family::default(),
             latency: Family::new_with_constructor(seconds),
             received: Family::new_with_constructor(bytes),
             sent: Family::new_with_constructor(bytes),
@@ -140,8 +147,20 @@ impl HttpMetrics {
             "How often a workload was refused more than its part of what the L7 proxy has",
             metrics.refused.clone(),
         );
+        registry.register(
+            "l7_refused",
+            "What the L7 proxy has refused that no rules are about, so that there is no flow of it",
+            metrics.untold.clone(),
+        );
         metrics.refuse(PerBudget::default());
         metrics
+    }
+
+    /// Adds how often something was refused of which there is no flow, by reason.
+    pub fn refuse_untold(&self, untold: BTreeMap<String, u64>) {
+        for (reason, count) in untold {
+            self.untold.get_or_create(&Reason { reason }).inc_by(count);
+        }
     }
 
     /// Adds how often workloads were refused more of something.
@@ -264,6 +283,8 @@ mod tests {
         metrics.count(&flow);
         metrics.refuse([0, 0, 2, 0].into());
         metrics.refuse([0, 0, 1, 0].into());
+        metrics.refuse_untold([("no rules for it".to_owned(), 2)].into());
+        metrics.refuse_untold([("no rules for it".to_owned(), 1)].into());
         let text = text(&registry);
         let ends = r#"source="default/tiefighter",destination="default/deathstar""#;
         for line in [
@@ -273,6 +294,7 @@ mod tests {
             format!(r#"ferromesh_tls_connections_total{{{ends},verdict="DROPPED"}} 2"#),
             r#"ferromesh_l7_budget_refused_total{budget="streams"} 3"#.to_owned(),
             r#"ferromesh_l7_budget_refused_total{budget="heads"} 0"#.to_owned(),
+            r#"ferromesh_l7_refused_total{reason="no rules for it"} 3"#.to_owned(),
             format!(r#"ferromesh_http_request_duration_seconds_count{{{ends}}} 6"#),
             format!(r#"ferromesh_http_request_duration_seconds_bucket{{le="0.001",{ends}}} 0"#),
             format!(r#"ferromesh_http_request_duration_seconds_bucket{{le="0.0025",{ends}}} 6"#),

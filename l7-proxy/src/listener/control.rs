@@ -38,6 +38,8 @@ const STRETCH: usize = 64;
 const MAX_CONNECTIONS: usize = 10_000;
 /// Bytes that may wait for the agent. Beyond that it is not listened to, for it would be answered: it listens always.
 const MAX_UNTOLD: usize = 1 << 20;
+/// How often the agent is told, at most, that what it waits for is being done.
+const LIFE: Duration = Duration::from_secs(1);
 /// How long what was open at the end may take to be cut, and the agent to be told of it.
 const LAST: Duration = Duration::from_secs(2);
 /// Milliseconds that draining may take at most: a day.
@@ -64,12 +66,19 @@ struct Control {
     flows: Flows,
     agent: Option<Agent>,
     drain: Option<Drain>,
+    /// When the agent may be told next that its orders are being carried out.
+    life: Instant,
 }
 
 impl Control {
     fn new(workers: Workers) -> io::Result<Self> {
         let orders = Orders::start(Rules::new(Arc::clone(&workers.published)))?;
-        Ok(Self { workers, orders, flows: Flows::default(), agent: None, drain: None })
+        Ok(Self::with(workers, orders))
+    }
+
+    fn with(workers: Workers, orders: Orders) -> Self {
+        let life = Instant::now() + LIFE;
+        Self { workers, orders, flows: Flows::default(), agent: None, drain: None, life }
     }
 
     async fn serve(mut self, listener: UnixListener) -> io::Result<()> {
@@ -153,11 +162,22 @@ impl Control {
         // Before the flows: what ends after this is told at the next turn.
         let is_idle = self.workers.is_idle();
         self.flows.collect(&self.workers);
+        self.show_life();
         self.flows.tell(&mut self.agent);
         let Some(drain) = &self.drain else { return false };
         drain.look(&self.workers);
         let is_told = self.agent.is_none() || self.flows.is_empty() && untold(&self.agent) == 0;
         drain.is_over() || is_idle && is_told
+    }
+
+    /// Rules may take long, on a node whose cores others want: without a word the agent would think that this process hangs,
+    /// and end it with all its connections.
+    fn show_life(&mut self) {
+        let knows_it = self.agent.as_ref().is_some_and(|agent| agent.packs && agent.channel.waiting() == 0);
+        if self.life <= Instant::now() && knows_it && self.orders.has_advanced() {
+            self.life = Instant::now() + LIFE;
+            tell(&mut self.agent, &FromProxy::Working);
+        }
     }
 }
 
@@ -401,9 +421,47 @@ mod tests {
         }
     }
 
+    fn workers() -> Workers {
+        Workers { published: Arc::default(), identities: Arc::new(Nobody), shared: Vec::new() }
+    }
+
     fn control() -> Control {
-        let workers = Workers { published: Arc::default(), identities: Arc::new(Nobody), shared: Vec::new() };
-        Control::new(workers).unwrap()
+        Control::new(workers()).unwrap()
+    }
+
+    /// Not that the process is there, but that it is at work on what it was told.
+    #[tokio::test(start_paused = true)]
+    async fn an_agent_whose_orders_take_long_is_told_each_second_that_something_of_them_is_done() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let mut agent: Channel<ToProxy, FromProxy> = Channel::new(theirs);
+        let (orders, done, _thread) = Orders::without_thread();
+        let mut control = Control::with(workers(), orders);
+        control.begin(ours);
+        let serving = tokio::spawn(control.serve(listener("life")));
+        let works = async |seconds: u32| {
+            for _ in 0..seconds * 10 {
+                tokio::time::sleep(TICK).await;
+                done.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            }
+        };
+        agent.send(&set(1, 1)).await.unwrap();
+        let hears = async |agent: &mut Channel<ToProxy, FromProxy>, seconds| {
+            let mut count = 0;
+            let end = Instant::now() + Duration::from_secs(seconds);
+            while let Ok(message) = tokio::time::timeout_at(end, agent.receive()).await {
+                assert_eq!(message.unwrap(), FromProxy::Working);
+                count += 1;
+            }
+            count
+        };
+        let (heard, ()) = tokio::join!(hears(&mut agent, 5), works(5));
+        assert_eq!(heard, 0, "it might not know the word");
+        agent.send(&ToProxy::Pack).await.unwrap();
+        assert!(hears(&mut agent, 5).await <= 1, "what was done before was seen");
+        let (heard, ()) = tokio::join!(hears(&mut agent, 10), works(10));
+        assert!((8..=11).contains(&heard), "{heard}");
+        assert!(hears(&mut agent, 5).await <= 1, "nothing is done any more");
+        serving.abort();
     }
 
     /// It is told more than a megabyte, and many things, by an agent that listens only after that: the proxy has as much to

@@ -8,6 +8,8 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvError, Sender, TryRecvError, channel};
 
 use mesh::workload::EndpointId;
@@ -36,6 +38,9 @@ pub(super) struct Orders {
     answers: UnboundedReceiver<(u64, FromProxy)>,
     agent: u64,
     waiting: usize,
+    /// How many slices the thread has done, and had when it was asked last.
+    done: Arc<AtomicU64>,
+    seen: u64,
 }
 
 impl Orders {
@@ -43,10 +48,29 @@ impl Orders {
     pub(super) fn start(rules: Rules) -> io::Result<Self> {
         let (told, tells) = channel();
         let (answer, answers) = unbounded_channel();
-        std::thread::Builder::new()
-            .name("rules".to_owned())
-            .spawn(move || Queue::new(rules).work(&tells, &answer))?;
-        Ok(Self { told, answers, agent: 0, waiting: 0 })
+        let queue = Queue::new(rules);
+        let done = Arc::clone(&queue.done);
+        std::thread::Builder::new().name("rules".to_owned()).spawn(move || queue.work(&tells, &answer))?;
+        Ok(Self { told, answers, agent: 0, waiting: 0, done, seen: 0 })
+    }
+
+    /// Whether the thread has done anything, since this was asked last, of what it was told and has not answered.
+    pub(super) fn has_advanced(&mut self) -> bool {
+        let done = self.done.load(Ordering::Relaxed);
+        std::mem::replace(&mut self.seen, done) != done && self.waiting > 0
+    }
+
+    /// Without a thread: what one would have told and done is left to who has what is returned.
+    #[cfg(test)]
+    pub(super) fn without_thread() -> (Self, Arc<AtomicU64>, impl Sized) {
+        let (told, tells) = channel();
+        let (answer, answers) = unbounded_channel::<(u64, FromProxy)>();
+        let done = Arc::<AtomicU64>::default();
+        (
+            Self { told, answers, agent: 0, waiting: 0, done: Arc::clone(&done), seen: 0 },
+            done,
+            (tells, answer),
+        )
     }
 
     /// Another agent has come.
@@ -96,6 +120,8 @@ struct Queue {
     synced: VecDeque<(u64, u64)>,
     /// Of the next order.
     number: u64,
+    /// How many slices have been done.
+    done: Arc<AtomicU64>,
 }
 
 /// An order about an endpoint.
@@ -124,7 +150,8 @@ impl Job {
 
 impl Queue {
     fn new(rules: Rules) -> Self {
-        Self { rules, agent: 0, lanes: VecDeque::new(), synced: VecDeque::new(), number: 0 }
+        let (lanes, synced) = (VecDeque::new(), VecDeque::new());
+        Self { rules, agent: 0, lanes, synced, number: 0, done: Arc::default() }
     }
 
     /// Works until nobody orders or listens any more.
@@ -209,6 +236,7 @@ impl Queue {
             self.turn(&mut effort, &mut answers);
         }
         self.rules.publish();
+        self.done.fetch_add(1, Ordering::Relaxed);
         answers
     }
 
@@ -257,7 +285,6 @@ mod tests {
     use mesh::identity::Identity;
     use mesh::l7::{Expression, HttpRule, L7Access, L7Ports, L7Rules};
     use std::net::{Ipv4Addr, Ipv6Addr};
-    use std::sync::Arc;
 
     use mesh::l7::L7Endpoint;
 
@@ -386,6 +413,7 @@ mod tests {
         let id = |number| EndpointId::new(number).unwrap();
         queue.take(Told::Order(large(1, 1, 600)));
         assert!(queue.round().is_empty(), "a slice of the large one comes first");
+        assert_eq!(queue.done.load(Ordering::Relaxed), 1, "which is seen though nothing is answered");
         for order in [
             ToProxy::Remove { generation: 2, endpoint: id(1) },
             large(2, 3, 1),

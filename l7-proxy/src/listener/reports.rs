@@ -2,7 +2,7 @@
 //!
 //! Promise: of exchanges the latest few wait for it, and those that are lost are counted; counts add up until it takes them.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use mesh::exchange::{Exchange, PairCounts};
 use node_api::proxy::{FromProxy, PerBudget, ProxyReport};
@@ -29,6 +29,9 @@ pub(super) struct Reports {
     /// Counts that were told and not yet taken.
     told: Vec<PairCounts>,
     refused: Refused,
+    /// What was refused that no rules are about, by reason; and what of that was told and not yet taken.
+    untold: BTreeMap<String, u64>,
+    taking: BTreeMap<String, u64>,
 }
 
 /// How often workloads were refused more of something, all workers together.
@@ -60,11 +63,18 @@ impl Reports {
 
     fn take(&mut self, report: ProxyReport) {
         self.counts.add(report.counts);
+        self.add(report.untold);
         self.lost += report.lost;
         self.size += report.exchanges.iter().map(Exchange::size).sum::<usize>();
         self.waiting.extend(report.exchanges);
         while self.size > MAX_WAITING && self.pop().is_some() {
             self.lost += 1;
+        }
+    }
+
+    fn add(&mut self, untold: BTreeMap<String, u64>) {
+        for (reason, count) in untold {
+            *self.untold.entry(reason).or_default() += count;
         }
     }
 
@@ -90,23 +100,28 @@ impl Reports {
         self.told.clone_from(&counts);
         let refused = PerBudget::from(self.refused.added());
         self.refused.told = Some(self.refused.now);
-        Some(FromProxy::Report(Box::new(ProxyReport { exchanges, lost, counts, refused })))
+        let untold = std::mem::take(&mut self.untold);
+        self.taking.clone_from(&untold);
+        Some(FromProxy::Report(Box::new(ProxyReport { exchanges, lost, counts, refused, untold })))
     }
 
     /// The agent has what it was told.
     pub(super) fn taken(&mut self) {
         self.told.clear();
+        self.taking.clear();
         self.refused.taken = self.refused.told.take().unwrap_or(self.refused.taken);
     }
 
     /// It has gone; another one counts from zero.
     pub(super) fn again(&mut self) {
         self.counts.add(std::mem::take(&mut self.told));
+        let untold = std::mem::take(&mut self.taking);
+        self.add(untold);
         self.refused.told = None;
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        let nothing_refused = self.refused.added() == Amounts::default();
+        let nothing_refused = self.refused.added() == Amounts::default() && self.untold.is_empty();
         self.waiting.is_empty() && self.lost == 0 && self.counts.is_empty() && nothing_refused
     }
 }
@@ -136,6 +151,7 @@ mod tests {
             client_identity: None,
             server_identity: None,
             is_passed: false,
+            is_https: false,
             method: String::new(),
             authority: String::new(),
             path: "a".repeat(path),
@@ -206,12 +222,15 @@ mod tests {
     fn counts_are_told_again_to_another_agent_only_if_they_were_not_taken() {
         let mut pair = PairCounts::default();
         pair.count(Kind { method: None, code: 200, verdict: Verdict::Forwarded, flag: None }, 3);
-        let report = || ProxyReport { counts: vec![pair.clone()], ..ProxyReport::default() };
+        let untold: BTreeMap<_, _> = [("no rules for it".to_owned(), 1)].into();
+        let report =
+            || ProxyReport { counts: vec![pair.clone()], untold: untold.clone(), ..ProxyReport::default() };
         let mut reports = Reports::default();
         reports.take(report());
         assert_eq!(counts(&mut reports), (0, 0, 3));
         reports.again();
         reports.take(report());
+        assert_eq!(reports.untold["no rules for it"], 2);
         assert_eq!(counts(&mut reports), (0, 0, 6));
         reports.taken();
         reports.again();

@@ -30,6 +30,8 @@ use crate::stage::admit::{Budgets, Tenant};
 const MAX_CONNECTIONS: u64 = BOUNDS[0];
 /// Descriptors of a process beside those of its connections: maps, sockets, those of the runtimes.
 const OTHERS: u64 = 256;
+/// Why a connection is closed that was not for anybody behind the proxy.
+const OWN: &str = "called by the address of the proxy";
 /// What a worker waits after it could not accept.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -200,7 +202,8 @@ impl Acceptor {
             match accepted.and_then(|(stream, client)| opened(stream, client)) {
                 // Somebody of this host, by the listener's own address: a call to that would come back here, without end.
                 Ok((_, called)) if called.server == own || called.server.ip().is_loopback() => {
-                    debug!(client = %called.client, "called by its own address; closed");
+                    self.worker.log.refuse(OWN);
+                    debug!(client = %called.client, "{OWN}; closed");
                 }
                 Ok((stream, called)) => self.admit(stream, called),
                 Err(error) => {

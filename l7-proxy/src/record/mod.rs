@@ -32,8 +32,6 @@ pub(crate) struct Course {
     pub(crate) passed: Option<Instant>,
     /// From its first byte to the first of the answer, nanoseconds.
     pub(crate) answered: Option<u64>,
-    /// When its last byte was sent, if it is kept open beyond that.
-    pub(crate) ended: Option<Instant>,
     pub(crate) code: Option<u16>,
     pub(crate) verdict: Option<Verdict>,
     pub(crate) reason: Option<&'static str>,

@@ -90,8 +90,7 @@ impl Buffer {
     pub(super) fn rest(&mut self) {
         if self.is_empty() && self.data.len() > FIRST {
             self.account.give_back(Kind::Bytes, beyond(self.data.len()));
-            self.data.truncate(FIRST);
-            self.data.shrink_to_fit();
+            self.data = Vec::new();
         }
         self.is_short = false;
     }

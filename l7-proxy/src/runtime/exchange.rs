@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use mesh::flow::Verdict;
 use node_api::proxy::Record;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::time::{Instant, timeout};
 
 use super::Stream;
@@ -29,8 +29,11 @@ use crate::stage::admit::Kind;
 pub(super) const ANSWER: Duration = Duration::from_secs(10);
 /// How much of a denied request is read and thrown away.
 const MAX_DRAIN: usize = 64 << 10;
-/// How long, at most, a connection that we close is still read, so that the client gets what it was sent last.
-const LINGER: Duration = Duration::from_secs(1);
+/// How long, at most, a connection that we close is still read, so that the client gets what it was sent last: many write all
+/// that they have before they read.
+const LINGER: Duration = Duration::from_secs(30);
+/// How long the client may be silent meanwhile, or not take what it was sent.
+const QUIET: Duration = Duration::from_secs(5);
 
 /// Why a relay ends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -266,23 +269,27 @@ where
     /// Ends the connection so that the client gets all that it was sent: what it sends meanwhile is read, for otherwise the
     /// kernel would reset the connection.
     pub(super) async fn linger(&mut self) -> After {
-        self.described.ends();
+        // Nothing more is sent: it is over, however long the client goes on.
+        self.finish();
         self.up = None;
-        let stream = &mut self.down.stream;
-        let last = async {
-            if stream.shutdown().await.is_err() {
-                return;
-            }
-            let mut left = MAX_DRAIN;
-            let mut thrown = [0; 1024];
-            while left > 0 {
-                match stream.read(&mut thrown).await {
-                    Ok(0) | Err(_) => return,
-                    Ok(count) => left = left.saturating_sub(count),
+        let Self { down, clock, worker, .. } = self;
+        if !matches!(timeout(QUIET, down.stream.shutdown()).await, Ok(Ok(()))) {
+            return After::Close;
+        }
+        let end = Instant::now() + LINGER;
+        clock.set(QUIET);
+        poll_fn(|cx| {
+            while !worker.published.ends_all() {
+                down.input.consume(down.input.len());
+                match down.input.poll_fill(&mut down.stream, cx) {
+                    Poll::Ready(Ok(1..)) => clock.set_at(end.min(Instant::now() + QUIET)),
+                    Poll::Ready(_) => break,
+                    Poll::Pending => return clock.poll(cx),
                 }
             }
-        };
-        let _ = timeout(LINGER, last).await;
+            Poll::Ready(())
+        })
+        .await;
         After::Close
     }
 
@@ -350,6 +357,10 @@ where
                 // Nobody tells that an address is another's: the timer has it looked at, however long nothing moves.
                 while moved.is_pending() && clock.poll(cx).is_ready() {
                     clock.set(IDLE);
+                }
+                if clock.is_time_to_look() {
+                    down.input.rest();
+                    up.input.rest();
                 }
                 moved.map(|moved| if moved.is_ok() { Over::Ended } else { Over::Broken })
             });

@@ -1,6 +1,7 @@
 //! *record*: what was seen, kept until the agent is told. Nothing is allocated for a request: text goes into one vector.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -47,6 +48,7 @@ struct Exchanges {
     size: usize,
     lost: u64,
     counts: Counts,
+    refused: BTreeMap<&'static str, u64>,
 }
 
 /// What was seen since the last time.
@@ -177,11 +179,6 @@ impl Described {
         self.course.borrow_mut().passed.get_or_insert_with(Instant::now);
     }
 
-    /// Nothing more is sent.
-    pub(super) fn ends(&self) {
-        self.course.borrow_mut().ended.get_or_insert_with(Instant::now);
-    }
-
     /// The client has gone.
     pub(super) fn left(&self) {
         self.course.borrow_mut().is_left = true;
@@ -255,7 +252,7 @@ impl Described {
 pub(super) struct Said<'a> {
     pub(super) ends: [SocketAddr; 2],
     pub(super) who: &'a Ends,
-    /// By whose rules; `None`: no rules are about it, and nobody is told.
+    /// By whose rules; `None`: no rules are about it, and what is refused is only counted.
     pub(super) judge: Option<&'a Judge>,
     pub(super) request: &'a Described,
     pub(super) verdict: Verdict,
@@ -308,7 +305,7 @@ impl FlowLog {
         if !course.is_begun {
             return;
         }
-        let now = course.ended.unwrap_or_else(Instant::now);
+        let now = Instant::now();
         let since = over.since.unwrap_or(now);
         let is_counted = over.request.method > 0 || course.code.is_some();
         let exchange = self.record.load().exchanges.is_some().then(|| over.exchange(&course, now, since));
@@ -330,12 +327,23 @@ impl FlowLog {
     /// Takes the exchanges that are over, and what they add up to.
     pub fn take_exchanges(&self) -> ProxyReport {
         let taken = std::mem::take(&mut *self.exchanges.lock());
-        let Exchanges { waiting: exchanges, lost, mut counts, .. } = taken;
-        ProxyReport { exchanges, lost, counts: counts.take(usize::MAX), ..ProxyReport::default() }
+        let Exchanges { waiting: exchanges, lost, mut counts, refused, .. } = taken;
+        let untold = refused.into_iter().map(|(reason, count)| (reason.to_owned(), count)).collect();
+        ProxyReport { exchanges, lost, counts: counts.take(usize::MAX), untold, ..ProxyReport::default() }
+    }
+
+    /// Something is refused that no rules are about: there is no flow of it.
+    pub fn refuse(&self, reason: &'static str) {
+        *self.exchanges.lock().refused.entry(reason).or_default() += 1;
     }
 
     fn tell(&self, said: &Said<'_>) {
-        let Some(judge) = said.judge else { return };
+        let Some(judge) = said.judge else {
+            if said.verdict == Verdict::Dropped {
+                self.refuse(said.reason.unwrap_or_default());
+            }
+            return;
+        };
         let mut log = self.flows.lock();
         if log.entries.len() >= MAX_ENTRIES || log.text.len() + said.request.text.len() > MAX_TEXT {
             log.lost += 1;
@@ -401,6 +409,7 @@ impl Over<'_> {
             client_identity: self.who.client,
             server_identity: self.who.server,
             is_passed: course.passed.is_some(),
+            is_https: self.request.is_opened,
             method,
             authority,
             path,

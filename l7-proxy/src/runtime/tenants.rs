@@ -18,8 +18,8 @@ use super::set::Set;
 use super::turn;
 use crate::stage::admit::Tenant;
 
-/// A connection. One that panics ends, and takes nobody with it.
-struct Connection(Pin<Box<dyn Future<Output = ()>>>);
+/// A connection, until it has ended. One that panics, be it while it is dropped, ends and takes nobody with it.
+struct Connection(Option<Pin<Box<dyn Future<Output = ()>>>>);
 
 impl Future for Connection {
     type Output = ();
@@ -27,12 +27,19 @@ impl Future for Connection {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let connection = &mut self.0;
         // Nothing of it is looked at again but by those that drop it.
-        let polled = catch_unwind(AssertUnwindSafe(|| connection.as_mut().poll(cx)));
-        polled.unwrap_or_else(|_| {
-            tracing::error!("a connection has met an error of the program and is closed");
-            Poll::Ready(())
-        })
+        let polled = caught(|| connection.as_mut().map_or(Poll::Ready(()), |it| it.as_mut().poll(cx)));
+        if polled == Some(Poll::Pending) {
+            return Poll::Pending;
+        }
+        let _ = caught(|| drop(connection.take()));
+        Poll::Ready(())
     }
+}
+
+/// None if it has panicked.
+fn caught<T>(work: impl FnOnce() -> T) -> Option<T> {
+    let result = catch_unwind(AssertUnwindSafe(work));
+    result.inspect_err(|_| tracing::error!("a connection has met an error of the program and is closed")).ok()
 }
 
 /// Runs all that a worker does; never ready. To be driven beside nothing else, and without tokio's own budget
@@ -111,7 +118,7 @@ impl Tenants {
 impl Spawner {
     /// Adds a connection of a workload.
     pub fn spawn(&self, tenant: Tenant, connection: impl Future<Output = ()> + 'static) {
-        self.0.waiting.borrow_mut().push((tenant, Connection(Box::pin(connection))));
+        self.0.waiting.borrow_mut().push((tenant, Connection(Some(Box::pin(connection)))));
         self.0.wake();
     }
 
@@ -297,6 +304,34 @@ mod tests {
         let spawner = tenants.spawner();
         let other = Rc::new(Cell::new(0));
         spawner.spawn(Tenant::Endpoint(1), async { panic!("on purpose") });
+        spawner.spawn(Tenant::Endpoint(1), busy(10, &other));
+        poll(&mut tenants);
+        poll(&mut tenants);
+        assert!(other.get() > 10);
+    }
+
+    struct Grudge;
+
+    impl Drop for Grudge {
+        fn drop(&mut self) {
+            panic!("on purpose");
+        }
+    }
+
+    /// What a future has besides what it runs is dropped only after it has ended.
+    #[test]
+    fn a_connection_that_panics_as_it_is_dropped_takes_no_other_with_it() {
+        let mut tenants = Tenants::by(clock);
+        let spawner = tenants.spawner();
+        let other = Rc::new(Cell::new(0));
+        let grudge = Grudge;
+        spawner.spawn(
+            Tenant::Endpoint(1),
+            poll_fn(move |_| {
+                let _ = &grudge;
+                Poll::Ready(())
+            }),
+        );
         spawner.spawn(Tenant::Endpoint(1), busy(10, &other));
         poll(&mut tenants);
         poll(&mut tenants);

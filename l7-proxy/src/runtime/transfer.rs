@@ -192,10 +192,15 @@ impl<'a, D: Stream, U: Stream> Transfer<'a, D, U> {
                 return Poll::Ready(end);
             }
             if !moved {
-                return match self.clock.poll(cx) {
-                    Poll::Ready(()) => Poll::Ready(self.late()),
-                    Poll::Pending => Poll::Pending,
-                };
+                if self.clock.poll(cx).is_ready() {
+                    return Poll::Ready(self.late());
+                }
+                // An answer may go on for hours after a burst.
+                if self.clock.is_time_to_look() {
+                    self.down.input.rest();
+                    self.up.input.rest();
+                }
+                return Poll::Pending;
             }
             self.clock.set(self.patience());
         }

@@ -204,6 +204,7 @@ mod tests {
             client_identity: None,
             server_identity: None,
             is_passed: true,
+            is_https: false,
             method: "GET".to_owned(),
             authority: String::new(),
             path: path.to_owned(),

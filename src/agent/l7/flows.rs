@@ -49,6 +49,7 @@ impl Sink {
             self.http_metrics.add(ends.as_ref().map(|[source, destination]| (source, destination)), counts);
         }
         self.http_metrics.refuse(report.refused);
+        self.http_metrics.refuse_untold(report.untold);
         self.access_log.take(&context, report.exchanges, report.lost);
     }
 }

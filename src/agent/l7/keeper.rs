@@ -19,7 +19,8 @@ use super::talk::{Asked, Kernel, Numbered};
 use super::{Event, Refusals, Settings, Sink};
 use crate::agent::auth::place::Place;
 
-/// How long it may take to answer, and to take a message.
+/// For how long it may say neither an answer nor that it is at work on one; and how long it may take to take a message, or to
+/// answer who asks.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 /// Questions that may wait.
 pub(super) const ASKERS: usize = 64;
@@ -58,7 +59,7 @@ pub(super) struct Surroundings {
     pub(super) events: mpsc::Sender<Event>,
     /// The kernel was told that there is none; when it has answered, [`Event::Ready`] is due once more.
     pub(super) doubted: Arc<AtomicBool>,
-    /// How long it may take to answer, and to take a message.
+    /// As [`PATIENCE`].
     pub(super) patience: Duration,
 }
 

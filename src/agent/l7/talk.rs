@@ -102,7 +102,7 @@ pub(super) struct Talk {
     digests: Digests,
     /// It is written down which rules it has.
     is_noted: bool,
-    /// What it has not answered, with the generation; until when it must have.
+    /// What it has not answered, with the generation; until when it must have answered something, or be at work on it.
     unanswered: BTreeMap<EndpointId, u64>,
     overdue: Option<Instant>,
     /// When it must have ended.
@@ -198,15 +198,21 @@ impl Talk {
     }
 
     async fn take(&mut self, message: FromProxy) -> Result<(), Lost> {
-        let is_answer = !matches!(message, FromProxy::Flows(_) | FromProxy::Report(_));
+        let is_unasked = matches!(message, FromProxy::Flows(_) | FromProxy::Report(_));
+        let is_answer = !is_unasked && message != FromProxy::Working;
         self.hear(message).await?;
-        // Who answers is there, however much there is to answer; who only tells flows may hang all the same.
-        if is_answer {
-            self.owed = self.owed.saturating_sub(1);
-            self.overdue = self.overdue.map(|_| Instant::now() + self.patience);
+        self.owed = self.owed.saturating_sub(usize::from(is_answer));
+        if !is_unasked {
+            self.lives();
         }
         self.report();
         Ok(())
+    }
+
+    /// Who answers, or is at work on an answer, is there, however much there is to answer; who only tells flows may hang all
+    /// the same.
+    fn lives(&mut self) {
+        self.overdue = self.overdue.map(|_| Instant::now() + self.patience);
     }
 
     async fn hear(&mut self, message: FromProxy) -> Result<(), Lost> {
@@ -231,6 +237,7 @@ impl Talk {
                 self.listening.refusals.lock().insert(endpoint, refusal);
             }
             FromProxy::Synced { .. } => self.sync = Sync::Done,
+            FromProxy::Working => {}
             FromProxy::Flows(flows) => {
                 self.listening.sink.take(flows);
                 self.say(ToProxy::Taken).await?;
@@ -383,7 +390,11 @@ impl Talk {
         while self.link.channel.waiting() > 0 {
             let turn = timeout(self.patience, self.link.channel.turn()).await;
             let said = turn.map_err(|_| Lost::Hangs("it did not listen, and was ended".to_owned()))?;
-            self.heard.extend(said.map_err(ended)?);
+            match said.map_err(ended)? {
+                // That is all it says.
+                Some(FromProxy::Working) => self.lives(),
+                said => self.heard.extend(said),
+            }
             if self.heard.len() > self.owed + 1 {
                 return Err(Lost::Hangs("it said what it was not asked, and was ended".to_owned()));
             }

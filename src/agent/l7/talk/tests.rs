@@ -187,6 +187,39 @@ async fn one_that_has_not_ended_in_time_is_given_up() {
     assert!(why.contains("in time") && begin.elapsed() > WITHIN, "{why}");
 }
 
+/// What it was told may take it minutes, on a node whose cores others want.
+#[tokio::test(start_paused = true)]
+async fn one_that_is_at_work_on_what_it_was_told_is_waited_for_and_one_that_is_not_is_given_up() {
+    let mut scene = talk(l7::plan(&[1])).await;
+    let endpoint = scene.set(7).await;
+    for _ in 0..30 {
+        tokio::time::sleep(PATIENCE * 3 / 4).await;
+        scene.proxy.send(&FromProxy::Working).await.unwrap();
+    }
+    scene.accepts(7, endpoint).await;
+    scene.settles(7).await;
+    scene.teller.wants.send_replace((8, l7::plan(&[1, 2])));
+    scene.set(8).await;
+    let begin = Instant::now();
+    scene.proxy.send(&FromProxy::Flows(vec![flow(1)])).await.unwrap();
+    let Lost::Hangs(why) = scene.talking.await.unwrap() else { panic!("it has not ended") };
+    assert!(why.contains("did not answer") && begin.elapsed() < PATIENCE * 2, "{why}");
+}
+
+/// It has so many orders that it takes no more before it has carried out some.
+#[tokio::test(start_paused = true)]
+async fn one_that_is_at_work_and_takes_nothing_more_meanwhile_is_waited_for() {
+    let mut scene = talk(plan(&[1], 4 << 20)).await;
+    for _ in 0..30 {
+        tokio::time::sleep(PATIENCE * 3 / 4).await;
+        scene.proxy.send(&FromProxy::Working).await.unwrap();
+    }
+    let endpoint = scene.set(7).await;
+    scene.accepts(7, endpoint).await;
+    scene.settles(7).await;
+    scene.ends().await;
+}
+
 /// With a rule whose path has that length.
 fn plan(ids: &[u16], length: usize) -> Arc<L7Plan> {
     use mesh::l7::{Expression, HttpRule, L7Access, L7Ports, L7Rules};
