@@ -387,7 +387,7 @@ fn http_rules_that_could_not_be_enforced_are_refused_with_field_and_reason() {
         ),
         (
             "[{headerMatches: [{name: X-A, secret: {name: s}}]}]",
-            "[0].headerMatches[0].secret: the proxy reads no secrets; write the value, which whoever reads this object then sees",
+            "[0].headerMatches[0].secret: values of headers are written in the rule, not kept in Secrets; write value, which whoever reads this object then sees",
         ),
         (
             "[{headerMatches: [{value: a}]}]",

@@ -185,7 +185,8 @@ fn header(at: &At<'_>, taken: &Taken) -> Option<HeaderRule> {
 
 fn header_match(at: &At<'_>, taken: &Taken) -> Option<HeaderRule> {
     let rule = at.mapping(|fields| {
-        let secret = "the proxy reads no secrets; write the value, which whoever reads this object then sees";
+        let secret =
+            "values of headers are written in the rule, not kept in Secrets; write value, which whoever reads this object then sees";
         fields.refuse(&["secret"], secret);
         let (value, action) = (fields.get("value"), fields.get("mismatch").filter(|at| !at.is_empty()));
         let name = fields.require("name", "the name of a header")?;
