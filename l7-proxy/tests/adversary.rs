@@ -347,6 +347,38 @@ async fn t22_large_heads() {
     assert_eq!(outcome.codes(), [200]);
     let large = format!("X: {}\r\n", "x".repeat(64 << 10));
     let outcome = run(public(), &format!("GET /admin HTTP/1.1\r\nHost: h\r\n{large}\r\n")).await;
+/// By who looks at trailers as at headers, another role.
+#[tokio::test(start_paused = true)]
+async fn t21_trailers_that_a_rule_looks_at() {
+    let head = "POST / HTTP/1.1\r\nHost: h\r\nX-Role: user\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let said = async |trailer: &str| {
+        let bench = Bench::new(of_role());
+        let all = format!("{head}2\r\nok\r\n0\r\n{trailer}: admin\r\n\r\n");
+        let (answer, received) = local(async {
+            let (mut client, mut servers) = bench.open();
+            send(&mut client, &all).await;
+            let mut server = servers.next().await;
+            if trailer == "X-Checksum" {
+                expect(&mut server, &all).await;
+                send(&mut server, "HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").await;
+                drop(server);
+                return (rest(&mut client).await, String::new());
+            }
+            (rest(&mut client).await, rest(&mut server).await)
+        })
+        .await;
+        (answer, received, bench.flows())
+    };
+    for trailer in ["X-Role", "x_role", "X.Role", "Authorization", "Content-Length"] {
+        let (answer, received, flows) = said(trailer).await;
+        assert!(answer.starts_with("HTTP/1.1 400 "), "{trailer}: {answer:?}");
+        assert!(!received.contains("admin"), "{trailer}: {received:?}");
+        let why = "(malformed or forbidden trailers)";
+        assert!(flows.iter().any(|flow| flow.ends_with(why)), "{trailer}: {flows:?}");
+    }
+    assert!(said("X-Checksum").await.0.starts_with("HTTP/1.1 200 "));
+}
+
     is_refused(&outcome, 400, "head of more than 64 KB");
     let outcome =
         run(public(), &format!("GET /admin HTTP/1.1\r\nHost: h\r\n{}\r\n", "X: 1\r\n".repeat(200))).await;
