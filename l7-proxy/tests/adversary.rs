@@ -173,6 +173,13 @@ async fn t13_names_that_look_alike_and_broken_lines() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn t14_what_others_say_of_a_client_passes_untouched() {
+    let lines = "X-Forwarded-For: 10.0.0.9\r\nX-Forwarded-Client-Cert: x\r\nForwarded: for=1\r\n";
+    let asked = format!("GET /public HTTP/1.1\r\nHost: h\r\n{lines}\r\n");
+    assert_eq!(run(public(), &asked).await.received, asked);
+}
+
+#[tokio::test(start_paused = true)]
 async fn t15_connection_options_that_name_headers() {
     let why = "Connection names a header that is not hop-by-hop";
     is_refused(&with("X-Role: user\r\nConnection: close, X-Role\r\n").await, 400, why);
@@ -340,13 +347,6 @@ async fn t41_what_was_sent_by_one_is_not_judged_as_another_who_has_its_address_b
     assert_eq!(bench.flows().last().unwrap(), "request DROPPED (address of another workload by now)");
 }
 
-#[tokio::test(start_paused = true)]
-async fn t22_large_heads() {
-    let cookie = format!("Cookie: {}\r\n", "c".repeat(48 << 10));
-    let outcome = run(public(), &format!("GET /public HTTP/1.1\r\nHost: h\r\n{cookie}\r\n")).await;
-    assert_eq!(outcome.codes(), [200]);
-    let large = format!("X: {}\r\n", "x".repeat(64 << 10));
-    let outcome = run(public(), &format!("GET /admin HTTP/1.1\r\nHost: h\r\n{large}\r\n")).await;
 /// By who looks at trailers as at headers, another role.
 #[tokio::test(start_paused = true)]
 async fn t21_trailers_that_a_rule_looks_at() {
@@ -379,6 +379,13 @@ async fn t21_trailers_that_a_rule_looks_at() {
     assert!(said("X-Checksum").await.0.starts_with("HTTP/1.1 200 "));
 }
 
+#[tokio::test(start_paused = true)]
+async fn t22_large_heads() {
+    let cookie = format!("Cookie: {}\r\n", "c".repeat(48 << 10));
+    let outcome = run(public(), &format!("GET /public HTTP/1.1\r\nHost: h\r\n{cookie}\r\n")).await;
+    assert_eq!(outcome.codes(), [200]);
+    let large = format!("X: {}\r\n", "x".repeat(64 << 10));
+    let outcome = run(public(), &format!("GET /admin HTTP/1.1\r\nHost: h\r\n{large}\r\n")).await;
     is_refused(&outcome, 400, "head of more than 64 KB");
     let outcome =
         run(public(), &format!("GET /admin HTTP/1.1\r\nHost: h\r\n{}\r\n", "X: 1\r\n".repeat(200))).await;
@@ -421,4 +428,26 @@ async fn t24_slow_clients_and_servers_have_an_end() {
         assert!(written.is_err());
     })
     .await;
+}
+
+/// Nothing is decoded, so that nothing can grow.
+#[tokio::test(start_paused = true)]
+async fn t26_what_is_compressed_or_deep_passes_as_it_came() {
+    for (fields, body) in [
+        ("Content-Encoding: gzip", "\u{1f}\u{8b}\u{8} no gzip at all"),
+        ("Content-Encoding: zstd, gzip", "two layers"),
+        ("Content-Type: application/json", &*"[".repeat(20_000)),
+    ] {
+        let bench = Bench::new(public());
+        let length = body.len();
+        let asked =
+            format!("POST /upload HTTP/1.1\r\nHost: h\r\n{fields}\r\nContent-Length: {length}\r\n\r\n{body}");
+        let answer = format!("HTTP/1.1 200 OK\r\n{fields}\r\nContent-Length: {length}\r\n\r\n{body}");
+        local(async {
+            let (mut client, mut server) = bench.asked(&asked).await;
+            send(&mut server, &answer).await;
+            expect(&mut client, &answer).await;
+        })
+        .await;
+    }
 }
