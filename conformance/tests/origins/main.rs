@@ -155,14 +155,14 @@ fn holds(command: &[&str]) {
         Expected::Nothing => answer.is_empty(),
         Expected::Whatever => true,
     });
-    scene.judge(&frames::cases(), 81, |expected, answer| match expected {
-        Expected::Status(200) => frames::is_ok(answer),
-        _ => !frames::is_ok(answer),
-    });
+    scene.judge(&frames::cases(), 81, frames::is);
     let way = scene.ways()[0];
-    let made_up: Vec<Vec<u8>> = cases::made_up(0x5eed).take(MADE_UP).collect();
-    scene.say(way, 80, &made_up);
-    scene.is_allowed(way);
+    let made_up: [Vec<Vec<u8>>; 2] =
+        [cases::made_up(0x5eed).take(MADE_UP).collect(), frames::made_up(0x5eed).take(MADE_UP).collect()];
+    for (port, made_up) in [80, 81].into_iter().zip(made_up) {
+        scene.say(way, port, &made_up);
+        scene.is_allowed(way);
+    }
 }
 
 #[test]
