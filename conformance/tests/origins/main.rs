@@ -154,6 +154,7 @@ fn holds(command: &[&str]) {
         Expected::Status(status) => read::status(answer) == Some(*status),
         Expected::Nothing => answer.is_empty(),
         Expected::Whatever => true,
+        Expected::Reset | Expected::Gone => false,
     });
     scene.judge(&frames::cases(), 81, frames::is);
     let way = scene.ways()[0];
@@ -191,6 +192,15 @@ fn go_executes_only_what_policy_allows() {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/origins/origin.go");
     Outcome::of(Command::new("go").args(["build", "-o"]).arg(&built).arg(source)).success();
     holds(&[built.to_str().unwrap(), "80", "81"]);
+}
+
+/// What comes by HTTP/2 reaches it by HTTP/1.1: in front of it is nginx, behind the proxy, which speaks to servers as it is
+/// spoken to. Its ports are there when its first process ends.
+#[test]
+fn node_behind_a_downgrade_executes_only_what_policy_allows() {
+    let serve = "printf %s \"$1\" > /tmp/nginx.conf; nginx -p /tmp -c /tmp/nginx.conf; \
+                 exec node --input-type=module --eval \"$2\" 80 82";
+    holds(&["sh", "-c", serve, "sh", include_str!("downgrade.conf"), include_str!("origin.mjs")]);
 }
 
 fn hexadecimal(bytes: &[u8]) -> String {
