@@ -1,4 +1,4 @@
-//! An origin on hyper, for tests: says on standard output what it executes, and answers 200. HTTP/1.1 on the first port, HTTP/2
+//! An origin on hyper, for tests: says on standard output what it executes, with its `X-` headers, and answers 200. HTTP/1.1 on the first port, HTTP/2
 //! without TLS on the second.
 
 use std::convert::Infallible;
@@ -46,7 +46,13 @@ async fn execute(request: Request<Incoming>) -> Result<Response<Empty<Bytes>>, I
     let roles: Vec<_> = roles.map(|(_, value)| String::from_utf8_lossy(value.as_bytes())).collect();
     let host = headers.get("host").map(|host| String::from_utf8_lossy(host.as_bytes()).into_owned());
     let host = host.or_else(|| uri.authority().map(ToString::to_string)).unwrap_or_default();
-    println!("seen\t{method}\t{uri}\t{}\t{host}\t{}", uri.path(), roles.join("|"));
+    // What rules may have changed.
+    let mut others: Vec<_> = headers.iter().filter(|(name, _)| name.as_str().starts_with("x-")).collect();
+    others.sort_by_key(|(name, _)| name.as_str());
+    let others =
+        others.iter().map(|(name, value)| format!("{name}={}", String::from_utf8_lossy(value.as_bytes())));
+    let others = others.collect::<Vec<_>>().join(" ");
+    println!("seen\t{method}\t{uri}\t{}\t{host}\t{}\t{others}", uri.path(), roles.join("|"));
     // A body that breaks off is a request all the same: it has been executed.
     let _ = request.into_body().collect().await;
     Ok(Response::new(Empty::new()))

@@ -407,6 +407,22 @@ fn between_two_nodes_the_rules_of_either_end_hold() {
     first.proxy_ready();
     stories();
     bombed(first, "default/tiefighter:");
+    // Of two of one node the rules of both ends are held by one proxy in one pass.
+    second.proxy_ready();
+    let mut curl = second.within("near", "curl");
+    let url = format!("http://{}/v1/request-landing", SocketAddr::new(deathstar.addresses[0], 80));
+    let landed =
+        curl.args(["--silent", "--output", "/dev/null", "--write-out", "%{local_port}", "-X", "POST", &url]);
+    let port: u16 = Outcome::of(landed).success().parse().unwrap();
+    let recorded = |kind: &str| {
+        let seen = second.ferromesh(&["observe", "--protocol", "http", "--all", "-o", "json"]).success();
+        let flows = seen.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+        let own = flows
+            .filter(|flow| [&flow["source"]["port"], &flow["destination"]["port"]].contains(&&port.into()));
+        own.filter(|flow| flow["l7"]["http"]["kind"] == kind).count()
+    };
+    wait_until("its answer is recorded", || recorded("response") > 0);
+    assert_eq!((recorded("request"), recorded("response")), (1, 1));
 
     mesh.withdraw("rule1.yaml");
     stories();

@@ -7,11 +7,13 @@ mod automaton;
 mod budget;
 mod canonical;
 mod matcher;
+mod method;
 mod store;
 
 pub use automaton::Automaton;
 pub use budget::{Account, Budget};
 pub use matcher::{Branch, Matcher, Rest};
+pub use method::{MAX_METHOD, METHODS};
 pub use store::Expressions;
 
 /// Longest text of an expression, bytes.

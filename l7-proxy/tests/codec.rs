@@ -288,6 +288,21 @@ fn a_body_ends_where_it_says() {
     }
 }
 
+/// Whoever writes a rule is told by the same word which methods there are.
+#[test]
+fn rules_may_ask_for_the_methods_that_requests_may_have() {
+    let mut store = expression::Expressions::default();
+    let is_read = |method: &[u8]| request(&[method, b" /a HTTP/1.1\r\nHost: h\r\n\r\n"].concat()).is_ok();
+    for byte in 0..=u8::MAX {
+        let matcher = store.matcher(&format!("\\x{byte:02x}"), false).unwrap();
+        assert_eq!(matcher.may_be_a_method(), is_read(&[byte]), "{}", byte.escape_ascii());
+    }
+    for length in [1, 32, 33] {
+        let method = "A".repeat(length);
+        assert_eq!(store.matcher(&method, false).unwrap().may_be_a_method(), is_read(method.as_bytes()));
+    }
+}
+
 #[test]
 fn chunks_have_one_reading() {
     let long = format!("5;{}\r\nhello\r\n", "x".repeat(300));

@@ -702,6 +702,31 @@ async fn a_tunnel_passes_where_a_rule_says_so() {
     .await;
 }
 
+/// It is the stream's, whatever the server answers: no request can come of it.
+#[tokio::test(start_paused = true)]
+async fn what_is_sent_into_a_tunnel_before_the_answer_passes_as_it_came() {
+    for status in [200, 403] {
+        let bench = Bench::new(tunnel());
+        local(async {
+            let (mut client, mut servers) = client(&bench).await;
+            let connect = Request::builder().method("CONNECT").uri("h:22").body(()).unwrap();
+            let (reply, mut up) = begin(&mut client, connect).await;
+            let early = "GET /admin HTTP/1.1\r\nHost: h\r\n\r\n";
+            up.send_data(Bytes::from_static(early.as_bytes()), false).unwrap();
+            let mut origin = origin(&mut servers).await;
+            let (request, mut respond) = origin.next().await;
+            assert_eq!(request.method(), "CONNECT");
+            assert_eq!(request.into_body().data().await.unwrap().unwrap(), early);
+            let head = Response::builder().status(status).body(()).unwrap();
+            let _answered = respond.send_response(head, status != 200).unwrap();
+            assert_eq!(reply.await.unwrap().status().as_u16(), status);
+        })
+        .await;
+        let flows = bench.flows();
+        assert_eq!(flows.iter().filter(|flow| flow.starts_with("request ")).count(), 1, "{flows:?}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_extended_connect_is_offered_once_the_server_takes_it() {
     let extended = |path: &str| {

@@ -658,6 +658,20 @@ async fn t25_a_long_call_ends_when_policy_does() {
         .await;
 }
 
+/// Nothing is decoded, so that nothing can grow.
+#[tokio::test(start_paused = true)]
+async fn t26_what_is_compressed_or_deep_passes_as_it_came() {
+    let deep = "[".repeat(10_000);
+    for (line, body) in [
+        (("content-encoding", "gzip"), "no gzip at all"),
+        (("content-encoding", "zstd, gzip"), "two layers"),
+        (("content-type", "application/json"), &*deep),
+    ] {
+        let (name, value) = line;
+        passes(&upload(&[line], body).await, &format!("POST http://h/upload {name}={value} [{body}]"));
+    }
+}
+
 /// A server that floods is given up, and the client hears of it.
 #[tokio::test(start_paused = true)]
 async fn t23_a_server_that_floods_is_given_up() {

@@ -5,6 +5,8 @@
     reason = "clippy knows only functions marked as tests to be tests"
 )]
 
+mod harness;
+
 use l7_proxy::stage::normalise::{Path, TargetFault};
 
 fn normalised(raw: &str) -> Result<(String, Vec<String>), TargetFault> {
@@ -103,23 +105,38 @@ fn what_no_application_sends_is_refused() {
     }
 }
 
+/// What real applications send.
+const SENT: [&str; 12] = [
+    "/api/v4/projects/group%2Fproject/repository/files/src%2Fmain.rs?ref=main",
+    "/bucket/key%20with%20blanks/a+b/c%2Bd/!-_.*'()",
+    "/bucket/%E6%97%A5%E6%9C%AC.txt?X-Amz-Signature=ab%2Fcd%3D",
+    "/bucket/caf%E9",
+    "/app/page;jsessionid=1A2B.node1?x=1",
+    "/odata/Products(1)/Name",
+    "/repo/-/tree/a..b/c...d",
+    "/@scope%2Fpackage",
+    "/v2/library/nginx/manifests/sha256:0123456789abcdef",
+    "/search?q=a\\b|c{d}&e=100%&f=//x/../y",
+    "/a,b;c=d/e~f",
+    "/:8080/$metadata",
+];
+
 #[test]
 fn what_applications_send_is_kept_byte_by_byte() {
-    for raw in [
-        "/api/v4/projects/group%2Fproject/repository/files/src%2Fmain.rs?ref=main",
-        "/bucket/key%20with%20blanks/a+b/c%2Bd/!-_.*'()",
-        "/bucket/%E6%97%A5%E6%9C%AC.txt?X-Amz-Signature=ab%2Fcd%3D",
-        "/bucket/caf%E9",
-        "/app/page;jsessionid=1A2B.node1?x=1",
-        "/odata/Products(1)/Name",
-        "/repo/-/tree/a..b/c...d",
-        "/@scope%2Fpackage",
-        "/v2/library/nginx/manifests/sha256:0123456789abcdef",
-        "/search?q=a\\b|c{d}&e=100%&f=//x/../y",
-        "/a,b;c=d/e~f",
-        "/:8080/$metadata",
-    ] {
+    for raw in SENT {
         assert_eq!(normalised(raw).unwrap().0, raw);
+    }
+}
+
+/// Where rules look at paths, and let all of them pass.
+#[tokio::test(start_paused = true)]
+async fn what_applications_send_reaches_the_server_as_it_is() {
+    for raw in SENT {
+        let rules = || vec![harness::rule("GET", "/.*")];
+        let asked = format!("GET {raw} HTTP/1.1\r\nHost: h\r\n\r\n");
+        assert_eq!(harness::run(rules(), &asked).await.received, asked);
+        let asked = harness::http2::ask(rules(), harness::http2::request("GET", raw), "").await;
+        assert_eq!(asked.received, [format!("GET http://h{raw}")], "{asked:?}");
     }
 }
 

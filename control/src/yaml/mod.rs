@@ -9,7 +9,7 @@ mod tree;
 
 pub(crate) use cursor::nearest;
 pub(crate) use cursor::{At, Fields};
-pub(crate) use tree::{Document, Node, Place, Value, documents};
+pub(crate) use tree::{Document, Node, Place, Value, documents, quoted};
 
 use std::cell::RefCell;
 use std::fmt;

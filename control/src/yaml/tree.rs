@@ -274,7 +274,7 @@ impl Node {
 }
 
 /// In quotes, escaped, and cut to what fits a line of a report.
-pub(super) fn quoted(text: &str) -> String {
+pub(crate) fn quoted(text: &str) -> String {
     match text.char_indices().nth(60) {
         Some((cut, _)) => format!("{:?}…", text.get(..cut).unwrap_or_default()),
         None => format!("{text:?}"),

@@ -265,7 +265,9 @@ fn what_cilium_takes_as_http_rules_is_taken() {
         "[{method: POST, path: /v1/request-landing}]",
         "[{method: 'GET|HEAD', path: '/v[0-9]+/.*\\?x=(1|2)', host: '[a-z]+\\.example(:80)?'}]",
         "[{path: '', method: ''}]",
+        "[{method: '(?i)get'}, {method: '.*'}, {method: 'PURGE|M-SEARCH'}, {method: '[A-Z]+'}]",
         "[{headers: [X-Has-Pass, 'X-My-Header: true', 'X-Other 1']}]",
+        "[{headers: [X-Id, 'X-Id: a', 'x-id: a'], headerMatches: [{name: X-ID, value: a}]}, {headers: ['X-Id: b']}]",
         "[{headerMatches: [{name: X-Id, value: a}, {name: X-Id, value: b, mismatch: REPLACE}, {name: a, mismatch: LOG}]}]",
     ] {
         says(&http(rules), &[]);
@@ -283,7 +285,7 @@ fn more_http_rules_than_one_object_may_have_are_refused_at_the_first_that_is_too
     let most = "with the expressions and headers before it, it takes more than one object may have (10000 of them, 8 MiB compiled); \
                 repeat less in them, or write fewer";
     says(&http(&paths(12_000)), &[&format!("{at}[10000].path: {most}")]);
-    let hard = list(&mut (0..90).map(|number| format!("{{method: '(a|b)*a(a|b){{11}}{number}'}}")));
+    let hard = list(&mut (0..90).map(|number| format!("{{path: '/(a|b)*a(a|b){{11}}{number}'}}")));
     let text = http(&hard);
     let found = say(&text);
     assert!(found.len() == 1 && found[0].contains("8 MiB compiled"), "{found:?}");
@@ -349,6 +351,42 @@ fn paths_that_no_request_can_have_are_warned_of() {
 }
 
 #[test]
+fn methods_that_nobody_knows_are_warned_of() {
+    for (method, why) in [
+        ("POTS", "did you mean POST"),
+        ("get", "did you mean GET"),
+        ("PROPFINDS", "did you mean PROPFIND"),
+        ("[a-z]+", "only requests with a method of their own pass by it"),
+    ] {
+        let warning = format!(
+            "rule1.yaml:9 spec.ingress[0].toPorts[0].rules.http[0].method: no known method matches it, and capitals count; {why}"
+        );
+        says(&http(&format!("[{{method: '{method}'}}]")), &[&warning]);
+    }
+}
+
+#[test]
+fn http_rules_that_no_request_could_match_are_refused_with_field_and_reason() {
+    let at = "rule1.yaml:9 spec.ingress[0].toPorts[0].rules.http";
+    let long = "A".repeat(33);
+    for method in ["GET POST", "GET, POST", "/v1", "A{33}", &long] {
+        let why = "no method matches it: one has 1 to 32 letters, digits or !#$%&'*+-.^_`|~; several are written GET|POST";
+        says(&http(&format!("[{{}}, {{method: '{method}'}}]")), &[&format!("{at}[1].method: {why}")]);
+    }
+    for (rule, field) in [
+        ("{headers: ['X-Id: a', 'x-id: b']}", "headers[1]"),
+        ("{headers: ['X-Id: a'], headerMatches: [{name: X-ID, value: b}]}", "headerMatches[0]"),
+        (
+            "{headerMatches: [{name: x-id, value: a}, {name: x-id, value: c, mismatch: LOG}, {name: x-id, value: b}]}",
+            "headerMatches[2]",
+        ),
+    ] {
+        let why = "found \"b\", but the same rule asks for \"a\": every line of x-id must have the value, so that no request matches both; write two rules";
+        says(&http(&format!("[{{}}, {rule}]")), &[&format!("{at}[1].{field}: {why}")]);
+    }
+}
+
+#[test]
 fn http_rules_for_the_node_itself_are_warned_of() {
     let rule = |entities: &str| {
         cilium(&format!(
@@ -387,7 +425,7 @@ fn http_rules_that_could_not_be_enforced_are_refused_with_field_and_reason() {
         ),
         (
             "[{headerMatches: [{name: X-A, secret: {name: s}}]}]",
-            "[0].headerMatches[0].secret: the proxy reads no secrets; write the value, which whoever reads this object then sees",
+            "[0].headerMatches[0].secret: values of headers are written in the rule, not kept in Secrets; write value, which whoever reads this object then sees",
         ),
         (
             "[{headerMatches: [{value: a}]}]",

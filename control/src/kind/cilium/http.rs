@@ -3,17 +3,19 @@
 //! As Cilium reads it: an empty text asks for nothing, an empty item lets every request through (and the proxy sees it),
 //! an empty list is no rules at all. Beyond Cilium's own checks, what could not be enforced is refused, by the word of who
 //! enforces it: an expression that the proxy would not take, more of them than one object may have, more than it may have at all
-//! ranges of ports together, a header that is none, an action on a header that frames messages.
+//! ranges of ports together, a header that is none, an action on a header that frames messages. So is what no request could
+//! match: no method at all, two values of one header.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 
-use expression::{Account, Budget, ExpressionError, Expressions};
+use expression::{Account, Budget, ExpressionError, Expressions, MAX_METHOD, METHODS, Matcher};
 use mesh::flow::TrafficDirection;
 use mesh::l7::{Expression, HeaderFault, HeaderRule, HttpRule, HttpRules, Mismatch, OBJECT_PARTS};
 use mesh::policy::{Side, l7};
 
 use super::expression::differs;
-use crate::yaml::{At, Fields};
+use crate::yaml::{At, Fields, nearest, quoted};
 
 const ACTIONS: [(Mismatch, &str); 4] = [
     (Mismatch::Log, "LOG"),
@@ -111,12 +113,16 @@ impl Taken {
                 return false;
             }
         };
-        if name == "path"
-            && let Some(why) = matcher.never_a_path()
-        {
-            at.warn(format_args!("no path matches it: {why}"));
+        match name {
+            "path" => {
+                if let Some(why) = matcher.never_a_path() {
+                    at.warn(format_args!("no path matches it: {why}"));
+                }
+                true
+            }
+            "method" => method(at, text, &matcher),
+            _ => true,
         }
-        true
     }
 }
 
@@ -128,6 +134,25 @@ impl Inner {
             at.error(error);
         }
     }
+}
+
+/// Whether a request may have a method that matches; says it if not, or if it would be one that nobody knows.
+fn method(at: &At<'_>, text: &str, matcher: &Matcher) -> bool {
+    if matcher.is_known_method() {
+        return true;
+    }
+    if !matcher.may_be_a_method() {
+        at.error(format_args!(
+            "no method matches it: one has 1 to {MAX_METHOD} letters, digits or !#$%&'*+-.^_`|~; several are written GET|POST"
+        ));
+        return false;
+    }
+    let unknown = "no known method matches it, and capitals count";
+    match nearest(text, METHODS.into_iter()) {
+        Some(near) => at.warn(format_args!("{unknown}; did you mean {near}")),
+        None => at.warn(format_args!("{unknown}; only requests with a method of their own pass by it")),
+    }
+    true
 }
 
 /// The rules of a list; `None` for an empty one.
@@ -147,8 +172,11 @@ fn rule(at: &At<'_>, taken: &Taken) -> Option<HttpRule> {
     at.mapping(|fields| {
         let names = fields.get("headers").map(|at| at.list()).unwrap_or_default();
         let matches = fields.get("headerMatches").map(|at| at.list()).unwrap_or_default();
-        let headers = names.iter().filter_map(|at| header(at, taken));
-        let headers = headers.chain(matches.iter().filter_map(|at| header_match(at, taken)));
+        let headers = names.iter().filter_map(|at| Some((at, header(at, taken)?)));
+        let headers = headers.chain(matches.iter().filter_map(|at| Some((at, header_match(at, taken)?))));
+        let mut required = BTreeMap::new();
+        let headers =
+            headers.inspect(|(at, rule)| contradicts(at, rule, &mut required)).map(|(_, rule)| rule);
         HttpRule {
             headers: headers.collect(),
             path: pattern(fields, "path", taken),
@@ -156,6 +184,18 @@ fn rule(at: &At<'_>, taken: &Taken) -> Option<HttpRule> {
             host: pattern(fields, "host", taken),
         }
     })
+}
+
+/// Says of a header that another item of the same rule asks for another value of it.
+fn contradicts(at: &At<'_>, rule: &HeaderRule, required: &mut BTreeMap<String, String>) {
+    let (Some(value), Mismatch::Deny) = (&rule.value, rule.mismatch) else { return };
+    let other = required.entry(rule.name.clone()).or_insert_with(|| value.clone());
+    if other != value {
+        at.error(format_args!(
+            "found {}, but the same rule asks for {}: every line of {} must have the value, so that no request matches both; write two rules",
+            quoted(value), quoted(other), rule.name
+        ));
+    }
 }
 
 fn pattern(fields: &Fields<'_>, name: &'static str, taken: &Taken) -> Option<Expression> {
@@ -185,7 +225,8 @@ fn header(at: &At<'_>, taken: &Taken) -> Option<HeaderRule> {
 
 fn header_match(at: &At<'_>, taken: &Taken) -> Option<HeaderRule> {
     let rule = at.mapping(|fields| {
-        let secret = "the proxy reads no secrets; write the value, which whoever reads this object then sees";
+        let secret =
+            "values of headers are written in the rule, not kept in Secrets; write value, which whoever reads this object then sees";
         fields.refuse(&["secret"], secret);
         let (value, action) = (fields.get("value"), fields.get("mismatch").filter(|at| !at.is_empty()));
         let name = fields.require("name", "the name of a header")?;

@@ -31,6 +31,67 @@ fn the_proxy_is_told_of_endpoints_with_rules_and_of_no_others() {
     assert!(!bench.allows("default/xwing", "default/deathstar-1", 6, 80));
 }
 
+/// Every field, of both directions.
+const EVERY: &str = r#"
+apiVersion: cilium.io/v2
+kind: CiliumNetworkPolicy
+metadata: {name: every}
+spec:
+  endpointSelector: {matchLabels: {class: deathstar}}
+  ingress: &rules
+    - toPorts:
+      - ports: [{port: "80", protocol: TCP}]
+        rules:
+          http:
+          - method: GET|HEAD
+            path: /v1/.*
+            host: deathstar(:80)?
+            headers: [X-Has-Pass, "X-Org: empire", X-Rank 1]
+            headerMatches:
+            - {name: X-Must, value: a}
+            - {name: X-There}
+            - {name: X-Told, value: b, mismatch: LOG}
+            - {name: X-Told}
+            - {name: X-More, value: c, mismatch: ADD}
+            - {name: X-Less, value: d, mismatch: DELETE}
+            - {name: X-Other, value: e, mismatch: REPLACE}
+  egress: *rules
+"#;
+
+#[test]
+fn the_proxy_is_told_of_each_field_what_the_policy_says() {
+    use mesh::l7::Mismatch::{Add, Delete, Deny, Log, Replace};
+    let bench = Bench::new(EVERY, &SHIPS);
+    let id = bench.endpoint("default/deathstar-1").endpoint.id;
+    let told = &bench.planned.plan.l7.as_ref().unwrap().endpoints[&id];
+    for rules in [&told.ingress, &told.egress] {
+        let rules = rules.as_ref().unwrap();
+        let http = rules.ports[0].access.iter().find_map(|access| access.http.clone()).unwrap();
+        let [rule] = &http[..] else { panic!("{rules:?}") };
+        let text = |part: &Option<mesh::l7::Expression>| part.clone().unwrap().0;
+        assert_eq!(
+            [&rule.method, &rule.path, &rule.host].map(text),
+            ["GET|HEAD", "/v1/.*", "deathstar(:80)?"]
+        );
+        let headers = rule.headers.iter().map(|it| (&*it.name, it.value.as_deref(), it.mismatch));
+        assert_eq!(
+            headers.collect::<Vec<_>>(),
+            [
+                ("x-has-pass", None, Deny),
+                ("x-org", Some("empire"), Deny),
+                ("x-rank", Some("1"), Deny),
+                ("x-must", Some("a"), Deny),
+                ("x-there", None, Deny),
+                ("x-told", Some("b"), Log),
+                ("x-told", None, Deny),
+                ("x-more", Some("c"), Add),
+                ("x-less", Some("d"), Delete),
+                ("x-other", Some("e"), Replace),
+            ]
+        );
+    }
+}
+
 #[test]
 fn without_http_rules_there_is_no_plan_for_a_proxy() {
     assert_eq!(
