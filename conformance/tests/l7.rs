@@ -2,6 +2,7 @@
 //! kernel and curl.
 #![allow(clippy::unwrap_used, reason = "a scenario that cannot go on has failed")]
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
 use conformance::lab::{
@@ -321,8 +322,18 @@ fn whom_a_plain_rule_allows_never_meets_the_proxy() {
         let bombed = ask_as(&node, ("xwing", ALLIANCE), address, "PUT", "/v1/exhaust-port");
         assert!(bombed.starts_with("Panic"), "{bombed}");
     }
-    let requests = node.ferromesh(&["metrics", "list"]).success();
-    assert!(!requests.contains("default/xwing\",destination"), "{requests}");
+    // Who meets it is counted, and with that whoever has before.
+    for address in deathstar.addresses {
+        assert_eq!(ask(&node, address, "POST", "/v1/request-landing"), LANDED);
+    }
+    let sources = || {
+        let rows = node.json(&["metrics", "list"]);
+        let rows =
+            rows.as_array().unwrap().iter().filter(|row| row["name"] == "ferromesh_http_requests_total");
+        rows.map(|row| row["labels"]["source"].as_str().unwrap().to_owned()).collect::<BTreeSet<_>>()
+    };
+    wait_until("requests are counted", || sources().contains("default/tiefighter"));
+    assert_eq!(sources(), ["default/tiefighter".to_owned()].into());
 }
 
 const EGRESS: &str = "\

@@ -31,7 +31,8 @@ fn without_descriptors_connections_wait_and_those_that_are_there_go_on() {
     assert_eq!(kept.ask(LAND), "200");
     let mut late = ship(&node, "late", &["ask"]);
     let proxies = node.proxies();
-    let [proxy] = proxies[..] else { panic!("{proxies:?}") };
+    assert_eq!(proxies.len(), 1, "{proxies:?}");
+    let proxy = proxies[0];
     let open = || fs::read_dir(format!("/proc/{proxy}/fd")).unwrap().count();
     let limit = open() + 20;
     // By whoever it runs as: root may not everywhere.

@@ -50,7 +50,7 @@ fn with(node: &Node, deathstar: &Workload, path: &str, headers: &[&str]) -> [Str
 /// Headers of the next request that reached the server.
 fn reached(deathstar: &Workload) -> String {
     let line = deathstar.session.line();
-    let said = line.strip_prefix("seen\t").unwrap_or_else(|| panic!("{line}"));
+    let said = line.strip_prefix("seen\t").unwrap();
     said.split('\t').nth(5).unwrap_or_default().to_owned()
 }
 
