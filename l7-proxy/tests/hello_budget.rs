@@ -59,6 +59,7 @@ async fn who_sends_many_hellos_in_part_is_told_an_alert_and_others_pass() {
         let (mut client, mut servers) = bench.open();
         client.write_all(begin).await.unwrap();
         assert_eq!(told(&mut client).await, INTERNAL_ERROR);
+        drop(client);
         servers.none().await;
         assert_eq!(bench.flows(), [format!("tls DROPPED ({SPENT})")]);
         assert_eq!(bench.worker.budgets.refused(), [0, 1, 0, 0]);
