@@ -1,6 +1,6 @@
 //! Every field that an HTTP rule has, for who is called and for who calls, before a server that says what reaches it; and what
 //! is left of a request for who looks at it later. By the real redirect. Needs root, the kernel and curl.
-#![allow(clippy::unwrap_used, reason = "a scenario that cannot go on has failed")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a scenario that cannot go on has failed")]
 
 use conformance::lab::{DEATHSTAR, EMPIRE, Node, Outcome, RULE1, Session, Workload, at, binary, wait_until};
 

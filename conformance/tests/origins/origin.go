@@ -20,7 +20,9 @@ func execute(w http.ResponseWriter, r *http.Request) {
 			roles = append(roles, values...)
 		}
 	}
-	fmt.Printf("seen\t%s\t%s\t%s\t%s\t%s\n", r.Method, r.RequestURI, resolved, r.Host, strings.Join(roles, "|"))
+	said := fmt.Sprintf("seen\t%s\t%s\t%s\t%s\t%s\n", r.Method, r.RequestURI, resolved, r.Host, strings.Join(roles, "|"))
+	// Values of headers are bytes; who reads lines reads text, and closes its end at anything else.
+	fmt.Print(strings.ToValidUTF8(said, "\uFFFD"))
 }
 
 func main() {
