@@ -59,8 +59,8 @@ pub enum ToProxy {
     },
     /// What of exchanges is to be recorded from now on.
     Record(Record),
-    /// From now on [`FromProxy::Flows`] and [`FromProxy::Report`] may come packed, and [`FromProxy::Working`] may: this agent is of the proxy's build. One that
-    /// is not does not say so, and reads of what it does not know what it can.
+    /// From now on [`FromProxy::Flows`] and [`FromProxy::Report`] may come packed, and [`FromProxy::Working`] may come: this
+    /// agent is of the proxy's build. One that is not does not say so, and reads of what it does not know what it can.
     Pack,
     /// A [`FromProxy::Flows`] or [`FromProxy::Report`] has been taken. Until then no more of either come, so that answers wait
     /// behind one at most.

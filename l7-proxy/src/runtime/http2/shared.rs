@@ -136,8 +136,8 @@ impl<'w, I: Identities> Shared<'w, I> {
     }
 
     /// Looks again at who the ends are, if anything has changed. Streams are judged again as they are polled, before anything
-    /// of them is moved: all in one go, many would outlast their turn. Those are that h2 would still send the heads of. The
-    /// connection ends with an end that is another by now.
+    /// of them is moved: all in one go, many would outlast their turn. Only those whose heads h2 has and has not sent are judged
+    /// at once: nobody polls them before they leave. The connection ends with an end that is another by now.
     pub(super) fn refresh(&self) {
         let Called { client, server } = self.called;
         let mut ends = self.ends.borrow_mut();
