@@ -5,7 +5,7 @@
 //! here, so their number is bounded: pairs beyond the first few hundred are counted together, and of a pair the kinds beyond
 //! the first few dozen.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
@@ -22,7 +22,9 @@ use prometheus_client::registry::{Registry, Unit};
 
 /// Pairs that have series of their own.
 const MOST_PAIRS: usize = 256;
-/// What all the others are called, at both ends.
+/// Reasons for refusals that have series of their own.
+const MOST_REASONS: usize = 32;
+/// What all the others are called, pairs at both ends.
 const OTHER: &str = "other";
 
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, EncodeLabelSet)]
@@ -89,6 +91,8 @@ pub struct HttpMetrics {
     tls: Family<Tls, Counter>,
     refused: Family<Budget, Counter>,
     untold: Family<Reason, Counter>,
+    /// Reasons that have been told: the proxy's words, of which one that was taken over could make up any number.
+    reasons: Arc<Mutex<BTreeSet<String>>>,
     latency: Histograms,
     received: Histograms,
     sent: Histograms,
@@ -109,6 +113,7 @@ impl HttpMetrics {
             tls: Family::default(),
             refused: Family::default(),
             untold: Family::default(),
+            reasons: Arc::default(),
             latency: Family::new_with_constructor(seconds),
             received: Family::new_with_constructor(bytes),
             sent: Family::new_with_constructor(bytes),
@@ -156,9 +161,13 @@ impl HttpMetrics {
         metrics
     }
 
-    /// Adds how often something was refused of which there is no flow, by reason.
+    /// Adds how often something was refused of which there is no flow, by reason; `other` once there are [`MOST_REASONS`].
     pub fn refuse_untold(&self, untold: BTreeMap<String, u64>) {
+        let mut reasons = self.reasons.lock();
         for (reason, count) in untold {
+            let is_known =
+                reasons.contains(&reason) || reasons.len() < MOST_REASONS && reasons.insert(reason.clone());
+            let reason = if is_known { reason } else { OTHER.to_owned() };
             self.untold.get_or_create(&Reason { reason }).inc_by(count);
         }
     }
@@ -285,6 +294,7 @@ mod tests {
         metrics.refuse([0, 0, 1, 0].into());
         metrics.refuse_untold([("no rules for it".to_owned(), 2)].into());
         metrics.refuse_untold([("no rules for it".to_owned(), 1)].into());
+        metrics.refuse_untold((0..100).map(|made_up| (format!("made up {made_up:03}"), 1)).collect());
         let text = text(&registry);
         let ends = r#"source="default/tiefighter",destination="default/deathstar""#;
         for line in [
@@ -295,6 +305,8 @@ mod tests {
             r#"ferromesh_l7_budget_refused_total{budget="streams"} 3"#.to_owned(),
             r#"ferromesh_l7_budget_refused_total{budget="heads"} 0"#.to_owned(),
             r#"ferromesh_l7_refused_total{reason="no rules for it"} 3"#.to_owned(),
+            r#"ferromesh_l7_refused_total{reason="made up 030"} 1"#.to_owned(),
+            r#"ferromesh_l7_refused_total{reason="other"} 69"#.to_owned(),
             format!(r#"ferromesh_http_request_duration_seconds_count{{{ends}}} 6"#),
             format!(r#"ferromesh_http_request_duration_seconds_bucket{{le="0.001",{ends}}} 0"#),
             format!(r#"ferromesh_http_request_duration_seconds_bucket{{le="0.0025",{ends}}} 6"#),
