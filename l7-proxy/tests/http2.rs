@@ -282,6 +282,42 @@ async fn a_stream_that_is_not_read_is_held_back_and_holds_back_no_other() {
     .await;
 }
 
+/// Messages of a few bytes each, as calls of gRPC have them, that the server does not take for a while.
+#[tokio::test(start_paused = true)]
+async fn many_small_frames_that_wait_end_nothing() {
+    const FRAMES: usize = 6000;
+    let bench = Bench::new(landing());
+    local(async {
+        let (mut client, mut servers) = client(&bench).await;
+        let mut builder = h2::server::Builder::new();
+        builder.initial_window_size(1000).initial_connection_window_size(1 << 20);
+        let mut calls = Vec::new();
+        for _ in 0..6 {
+            calls.push(begin(&mut client, post()).await);
+        }
+        let mut origin = origin_with(&mut servers, &builder).await;
+        let mut called = Vec::new();
+        for _ in 0..calls.len() {
+            called.push(origin.next().await);
+        }
+        // A little at a time, as sockets have it.
+        for number in 0..FRAMES {
+            for (_, up) in &mut calls {
+                up.send_data(Bytes::from_static(b"0123456789"), number + 1 == FRAMES).unwrap();
+            }
+            if number % 500 == 0 {
+                tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+            }
+        }
+        for ((request, mut respond), (reply, _up)) in called.into_iter().zip(calls) {
+            assert_eq!(read(&mut request.into_body()).await.unwrap(), "0123456789".repeat(FRAMES));
+            answer(&mut respond, 200, "ok");
+            assert_eq!(take(reply.await.unwrap()).await.unwrap().body, "ok");
+        }
+    })
+    .await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_head_has_one_form() {
     let header =

@@ -2,12 +2,15 @@
 
 use std::task::{Context, Poll, ready};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use h2::{Error, Reason, RecvStream, SendStream};
 use http::HeaderMap;
 
 use super::transfer::{End, why};
 use crate::codec::{MAX_TRAILER_LINES, is_forbidden_trailer};
+
+/// Frames of fewer bytes are taken from h2 while they wait, and joined: h2 bears few of those, of all streams together.
+const SMALL: usize = 256;
 
 /// A body on its way.
 pub(super) struct Pump {
@@ -15,6 +18,9 @@ pub(super) struct Pump {
     to: SendStream<Bytes>,
     /// What has been read and not been taken.
     held: Bytes,
+    /// Small frames behind that, joined, and the first one behind them that is not small.
+    small: BytesMut,
+    next: Bytes,
     /// Names that no trailer may have; `None`: trailers are the other end's affair.
     judged: Option<Box<[Box<str>]>>,
     has_moved: bool,
@@ -33,7 +39,8 @@ pub(super) enum Broken {
 
 impl Pump {
     pub(super) fn new(from: RecvStream, to: SendStream<Bytes>, judged: Option<Box<[Box<str>]>>) -> Self {
-        Self { from, to, held: Bytes::new(), judged, has_moved: false, passed: 0 }
+        let (held, small, next) = (Bytes::new(), BytesMut::new(), Bytes::new());
+        Self { from, to, held, small, next, judged, has_moved: false, passed: 0 }
     }
 
     pub(super) fn to(&mut self) -> &mut SendStream<Bytes> {
@@ -69,9 +76,19 @@ impl Pump {
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
         loop {
             while !self.held.is_empty() {
-                if ready!(self.pass(cx))? {
-                    return Poll::Ready(Ok(()));
+                match self.pass(cx)? {
+                    Poll::Ready(true) => return Poll::Ready(Ok(())),
+                    Poll::Ready(false) => {}
+                    Poll::Pending => return self.gather(cx),
                 }
+            }
+            self.held = match self.small.is_empty() {
+                true => std::mem::take(&mut self.next),
+                false => std::mem::take(&mut self.small).freeze(),
+            };
+            if !self.held.is_empty() {
+                self.to.reserve_capacity(self.held.len());
+                continue;
             }
             match ready!(self.from.poll_data(cx)) {
                 Some(Ok(data)) if data.is_empty() => {}
@@ -87,6 +104,19 @@ impl Pump {
         Poll::Ready(self.finish(trailers))
     }
 
+    /// Takes small frames from h2 that wait there. The sender's window, which opens only when they are passed on, bounds them.
+    fn gather<T>(&mut self, cx: &mut Context<'_>) -> Poll<T> {
+        while self.next.is_empty() {
+            match ready!(self.from.poll_data(cx)) {
+                Some(Ok(data)) if data.len() < SMALL => self.small.extend_from_slice(&data),
+                Some(Ok(data)) => self.next = data,
+                // Said again behind what is here.
+                Some(Err(_)) | None => break,
+            }
+        }
+        Poll::Pending
+    }
+
     /// Passes on as much as is taken; whether that was the end.
     fn pass(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, Broken>> {
         while self.to.capacity() == 0 {
@@ -97,7 +127,8 @@ impl Pump {
         }
         let count = self.to.capacity().min(self.held.len());
         let part = self.held.split_to(count);
-        let is_last = self.held.is_empty() && self.from.is_end_stream();
+        let is_empty = self.held.is_empty() && self.small.is_empty() && self.next.is_empty();
+        let is_last = is_empty && self.from.is_end_stream();
         self.to.send_data(part, is_last).map_err(|_| Broken::To)?;
         // Taken: the sender may send as much again.
         let _ = self.from.flow_control().release_capacity(count);
