@@ -54,6 +54,10 @@ async fn execute(request: Request<Incoming>) -> Result<Response<Empty<Bytes>>, I
     let others = others.collect::<Vec<_>>().join(" ");
     println!("seen\t{method}\t{uri}\t{}\t{host}\t{}\t{others}", uri.path(), roles.join("|"));
     // A body that breaks off is a request all the same: it has been executed.
-    let _ = request.into_body().collect().await;
+    if let Ok(body) = request.into_body().collect().await
+        && let Some(trailers) = body.trailers()
+    {
+        trailers.keys().for_each(|name| println!("behind\t{name}"));
+    }
     Ok(Response::new(Empty::new()))
 }

@@ -27,7 +27,7 @@ use Expected::{Nothing, Status, Whatever};
 
 /// All cases.
 pub(crate) fn plain() -> Vec<Case> {
-    [targets(), hosts(), methods(), headers(), framing(), chunks(), upgrades()]
+    [targets(), hosts(), methods(), headers(), framing(), chunks(), trailers(), upgrades()]
         .into_iter()
         .flatten()
         .collect()
@@ -120,6 +120,8 @@ fn headers() -> Vec<Case> {
         ("T13", "X-Role : user\r\n", 400),
         ("T13", "X-Role: user\0admin\r\n", 400),
         ("T13", "X-Role: user\nX-Role: admin\r\n", 400),
+        ("T14", "X-Role: user\r\nX-Forwarded-For: 10.0.0.9\r\nX-Forwarded-Client-Cert: x\r\n", 200),
+        ("T14", "X-Role: admin\r\nForwarded: for=10.0.0.9\r\nX-Forwarded-Client-Cert: x\r\n", 403),
         ("T15", "X-Role: user\r\nConnection: X-Role\r\n", 400),
     ];
     headers.into_iter().map(of).collect()
@@ -181,6 +183,19 @@ fn chunks() -> Vec<Case> {
         "0\r\n\r\nGET /admin HTTP/1.1\r\nHost: h\r\n\r\n",
     ];
     bodies.into_iter().map(of).collect()
+}
+
+/// What is let through reaches the server; what a rule looks at, and what speaks for the client, does not. Whether the server
+/// has answered by then is its affair.
+fn trailers() -> Vec<Case> {
+    let of = |trailer: &str| {
+        let head = "POST /upload HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n";
+        case(&format!("T21 {trailer}"), format!("{head}2\r\nok\r\n0\r\n{trailer}: admin\r\n\r\n"), Whatever)
+    };
+    ["X-Checksum", "X-Role", "x_role", "X.Role", "Authorization", "Host", "Content-Length"]
+        .into_iter()
+        .map(of)
+        .collect()
 }
 
 fn upgrades() -> Vec<Case> {

@@ -151,7 +151,7 @@ fn trailers() -> Vec<Case> {
         Case { name: format!("HTTP/2 T21 {name}"), bytes, expected }
     };
     vec![
-        // nginx takes none, and others may have answered by then.
+        // nginx takes none, and may have answered by then.
         of("trailers", ("x-checksum", "1"), Whatever),
         of("trailers that a rule looks at", ("x-role", "admin"), Whatever),
         of("trailers that authenticate", ("authorization", "admin"), Whatever),

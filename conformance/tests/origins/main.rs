@@ -8,6 +8,7 @@ mod cases;
 mod frames;
 mod read;
 
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
@@ -53,6 +54,8 @@ struct Scene {
     origin: Workload,
     _clients: [Workload; 2],
     marks: usize,
+    /// Names of the trailers that the server has been sent.
+    trailers: BTreeSet<String>,
 }
 
 /// Where a call comes from and where it goes: node of the client, and what it calls.
@@ -78,7 +81,7 @@ impl Scene {
             let status = mesh.nodes[1].json(&["status"]);
             status["l7"].is_object() && status["l7"]["problem"].is_null()
         });
-        Self { mesh, origin, _clients: clients, marks: 0 }
+        Self { mesh, origin, _clients: clients, marks: 0, trailers: BTreeSet::new() }
     }
 
     fn ways(&self) -> [Way; 3] {
@@ -112,7 +115,9 @@ impl Scene {
         assert_eq!(read::status(&answer), Some(200), "what may pass passes");
         let mut executed = Vec::new();
         loop {
-            let Some(one) = read::Executed::of(&self.origin.session.line()) else { continue };
+            let line = self.origin.session.line();
+            self.trailers.extend(read::trailer(&line).map(str::to_owned));
+            let Some(one) = read::Executed::of(&line) else { continue };
             if one.target == mark {
                 return executed;
             }
@@ -148,7 +153,7 @@ impl Scene {
 }
 
 /// All that has one reading passes with it, all that has none is refused, whatever the server would make of it.
-fn holds(command: &[&str]) {
+fn holds(command: &[&str], trailers: Trailers) {
     let mut scene = Scene::with(command);
     scene.judge(&cases::plain(), 80, |expected, answer| match expected {
         Expected::Status(status) => read::status(answer) == Some(*status),
@@ -164,25 +169,36 @@ fn holds(command: &[&str]) {
         scene.say(way, port, &made_up);
         scene.is_allowed(way);
     }
+    let expected: &[&str] = match trailers {
+        Trailers::Said => &["x-checksum"],
+        Trailers::Unknown => &[],
+    };
+    assert!(scene.trailers.iter().eq(expected), "{:?}", scene.trailers);
+}
+
+/// Whether a server says which trailers it is sent.
+enum Trailers {
+    Said,
+    Unknown,
 }
 
 #[test]
 fn hyper_executes_only_what_policy_allows() {
     let origin = binary("examples/origin");
-    holds(&[origin.to_str().unwrap(), "80", "81"]);
+    holds(&[origin.to_str().unwrap(), "80", "81"], Trailers::Said);
 }
 
 /// Its configuration goes with the command: this checkout may be below `/tmp`, of which a workload has one of its own.
 #[test]
 fn nginx_executes_only_what_policy_allows() {
     let serve = "echo serving; printf %s \"$1\" > /tmp/nginx.conf; exec nginx -p /tmp -c /tmp/nginx.conf";
-    holds(&["sh", "-c", serve, "sh", include_str!("nginx.conf")]);
+    holds(&["sh", "-c", serve, "sh", include_str!("nginx.conf")], Trailers::Unknown);
 }
 
 /// Its script likewise.
 #[test]
 fn node_executes_only_what_policy_allows() {
-    holds(&["node", "--input-type=module", "--eval", include_str!("origin.mjs"), "80", "81"]);
+    holds(&["node", "--input-type=module", "--eval", include_str!("origin.mjs"), "80", "81"], Trailers::Said);
 }
 
 #[test]
@@ -191,7 +207,7 @@ fn go_executes_only_what_policy_allows() {
     let built = directory.path().join("origin");
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/origins/origin.go");
     Outcome::of(Command::new("go").args(["build", "-o"]).arg(&built).arg(source)).success();
-    holds(&[built.to_str().unwrap(), "80", "81"]);
+    holds(&[built.to_str().unwrap(), "80", "81"], Trailers::Said);
 }
 
 /// What comes by HTTP/2 reaches it by HTTP/1.1: in front of it is nginx, behind the proxy, which speaks to servers as it is
@@ -200,7 +216,10 @@ fn go_executes_only_what_policy_allows() {
 fn node_behind_a_downgrade_executes_only_what_policy_allows() {
     let serve = "printf %s \"$1\" > /tmp/nginx.conf; nginx -p /tmp -c /tmp/nginx.conf; \
                  exec node --input-type=module --eval \"$2\" 80 82";
-    holds(&["sh", "-c", serve, "sh", include_str!("downgrade.conf"), include_str!("origin.mjs")]);
+    holds(
+        &["sh", "-c", serve, "sh", include_str!("downgrade.conf"), include_str!("origin.mjs")],
+        Trailers::Said,
+    );
 }
 
 fn hexadecimal(bytes: &[u8]) -> String {

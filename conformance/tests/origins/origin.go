@@ -4,6 +4,7 @@ package main
 
 import (
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -23,6 +24,10 @@ func execute(w http.ResponseWriter, r *http.Request) {
 	said := fmt.Sprintf("seen\t%s\t%s\t%s\t%s\t%s\n", r.Method, r.RequestURI, resolved, r.Host, strings.Join(roles, "|"))
 	// Values of headers are bytes; who reads lines reads text, and closes its end at anything else.
 	fmt.Print(strings.ToValidUTF8(said, "\uFFFD"))
+	io.Copy(io.Discard, r.Body)
+	for name := range r.Trailer {
+		fmt.Printf("behind\t%s\n", strings.ToLower(name))
+	}
 }
 
 func main() {

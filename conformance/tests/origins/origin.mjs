@@ -17,8 +17,11 @@ function execute(request, response) {
   const said = [request.method, request.url, resolved(request.url), host, roles.map(([, values]) => values).flat().join('|')];
   console.log(['seen', ...said].join('\t'));
   request.on('error', () => {});
+  request.on('end', () => {
+    for (const name of Object.keys(request.trailers)) console.log(`behind\t${name}`);
+    response.end();
+  });
   request.resume();
-  response.end();
 }
 const plain = http.createServer({ insecureHTTPParser: true }, execute);
 plain.on('upgrade', (request, socket) => socket.destroy());

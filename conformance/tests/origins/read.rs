@@ -37,6 +37,11 @@ impl Executed {
     }
 }
 
+/// The name of a trailer, if a line of the server's says that it came.
+pub(crate) fn trailer(line: &str) -> Option<&str> {
+    line.strip_prefix("behind\t")
+}
+
 /// Decoded twice, `\` taken for `/`, parameters cut off, empty and dotted segments resolved.
 fn gullible(target: &str) -> String {
     let path = match target.strip_prefix("http://") {
