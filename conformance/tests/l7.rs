@@ -454,7 +454,12 @@ fn what_the_proxy_leaves_behind_keeps_no_answer_from_another_node() {
     let ship = first.start("tiefighter", &[], &[probe.to_str().unwrap(), "ask"]);
     let ask = |address: IpAddr, port: &str| {
         let url = format!("http://{}/v1/request-landing", SocketAddr::new(address, 80));
-        let how = ["--silent", "--max-time", "5", "--write-out", " %{http_code}", "--local-port", port];
+        // Without its address a port would have to be free in both families, though it waits for stragglers in one.
+        let own =
+            ship.addresses.into_iter().find(|own| own.is_ipv4() == address.is_ipv4()).unwrap().to_string();
+        let told = " %{http_code}%{errormsg}";
+        let how =
+            ["--silent", "--max-time", "5", "--write-out", told, "--interface", &own, "--local-port", port];
         Outcome::of(first.within("tiefighter", "curl").args(how).args(["-X", "POST", &url])).stdout
     };
     mesh.apply("rule1.yaml", RULE1);
