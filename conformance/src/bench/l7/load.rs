@@ -51,6 +51,8 @@ pub struct Order {
     pub path: String,
     /// Length of the answer's body, without what gRPC puts before it.
     pub body: usize,
+    /// The status of the answer that is wanted; of HTTP/1.1, others want 200.
+    pub status: u16,
     /// How many bytes of headers are added.
     pub padding: usize,
     /// All of it in TLS, whatever the server shows.

@@ -10,6 +10,7 @@
 //! its method, path and source, and may keep as many connections to the server as there are clients.
 
 mod anchor;
+pub mod denied;
 pub mod edit;
 pub mod load;
 mod many;

@@ -120,6 +120,7 @@ fn reversely(plan: &Plan, cases: &[Case]) -> Vec<Row> {
             to: std::net::SocketAddr::from(([127, 0, 0, 1], 0)),
             path: transparent::PATH.to_owned(),
             body: case.body,
+            status: 200,
             padding: 0,
             tls: false,
             connections: case.load[0],

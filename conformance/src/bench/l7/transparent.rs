@@ -259,6 +259,7 @@ pub(super) fn closed(
         to: SocketAddr::new(to.addresses[0], port_of(protocol, body)),
         path: PATH.to_owned(),
         body,
+        status: 200,
         padding: 0,
         tls: false,
         connections,

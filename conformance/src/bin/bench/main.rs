@@ -31,7 +31,7 @@ usage: bench l4|auth|l7 [OPTION]…
 const SUITES: [&str; 3] = ["l4", "auth", "l7"];
 
 /// Rows by what they are about, in the order of the report.
-const GROUPS: [Group; 16] = [
+const GROUPS: [Group; 17] = [
     Group {
         id: "l4.verifier",
         what: "instructions and stack of each program, against its budget",
@@ -80,6 +80,7 @@ const GROUPS: [Group; 16] = [
         measure: l7::rps::measure,
     },
     Group { id: "l7.user", what: "user time and instructions of a request", measure: l7::user::measure },
+    Group { id: "l7.denied", what: "from a request to its 403", measure: l7::denied::measure },
     Group { id: "l7.rules", what: "a thousand path rules, against one", measure: l7::rules::measure },
     Group {
         id: "l7.memory",

@@ -40,7 +40,8 @@ impl Results {
     }
 
     /// A page with its tables brought up to date: what stands between `<!-- begin ID -->`, or `<!-- begin ID judged -->`
-    /// for the rows that promise something, and `<!-- end -->`. A table of which nothing was measured stays as it is.
+    /// for the rows that promise something, or `<!-- begin ID told -->` for the others, and `<!-- end -->`. A table of which
+    /// nothing was measured stays as it is.
     pub(crate) fn fill(&self, page: &str) -> String {
         let mut filled = String::new();
         let mut rest = page;
@@ -51,8 +52,12 @@ impl Results {
             else {
                 break;
             };
-            let (group, judged) = name.strip_suffix(" judged").map_or((name, false), |group| (group, true));
-            let table = self.table(group, |row| !judged || row.target.is_some());
+            let (group, part) = name.split_once(' ').unwrap_or((name, ""));
+            let table = self.table(group, |row| match part {
+                "judged" => row.target.is_some(),
+                "told" => row.target.is_none(),
+                _ => true,
+            });
             let table = table.unwrap_or_else(|| old.to_owned());
             let _ = write!(filled, "{before}<!-- begin {name} -->\n{table}<!-- end -->");
             rest = behind;
@@ -149,6 +154,8 @@ mod tests {
         let rows = [promising, Row::new("l4.tc.rr", "other", 2.0, "µs")];
         results.replace("l4.tc", &Selection::default(), &rows, &Machine::this());
         let page = "a\n<!-- begin l4.tc judged -->\nold\n<!-- end -->\nb\n<!-- begin l4.run -->\nkept\n<!-- end -->\nc\n";
+        let told = results.fill(&page.replace("judged", "told"));
+        assert!(told.contains("| other |") && !told.contains("| promising |"), "{told}");
         let filled = results.fill(page);
         assert!(
             filled.starts_with("a\n<!-- begin l4.tc judged -->\n`make bench-l4 ONLY=l4.tc` · "),

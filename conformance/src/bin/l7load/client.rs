@@ -30,7 +30,7 @@ pub(crate) trait Client {
 
 pub(crate) fn client(order: &Order) -> Box<dyn Client> {
     match order.protocol {
-        Protocol::H1 => Box::new(H1::new(&order.path, order.body, order.padding)),
+        Protocol::H1 => Box::new(H1::new(&order.path, (order.status, order.body), order.padding)),
         Protocol::H2 => Box::new(H2::new(false, &order.path, order.body, order.streams)),
         Protocol::Grpc => Box::new(H2::new(true, &order.path, order.body, order.streams)),
     }

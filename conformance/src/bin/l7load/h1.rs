@@ -86,13 +86,14 @@ fn read(head: &[u8]) -> Result<Message, Fault> {
 /// A client, one request at a time.
 pub(crate) struct H1 {
     request: Vec<u8>,
-    body: usize,
+    /// Status and length of a good answer.
+    wanted: (u16, usize),
     began: Option<u64>,
     messages: Messages,
 }
 
 impl H1 {
-    pub(crate) fn new(path: &str, body: usize, padding: usize) -> Self {
+    pub(crate) fn new(path: &str, wanted: (u16, usize), padding: usize) -> Self {
         // Lines of a length that servers take.
         let lines = (0..padding.div_ceil(1000))
             .map(|number| format!("X-Padding-{number:03}: {}\r\n", "x".repeat(984)));
@@ -100,7 +101,7 @@ impl H1 {
         let request = format!(
             "GET {path} HTTP/1.1\r\nHost: server.default.svc.cluster.local\r\nUser-Agent: l7load\r\nAccept: */*\r\n{padding}\r\n"
         );
-        Self { request: request.into_bytes(), body, began: None, messages: Messages::default() }
+        Self { request: request.into_bytes(), wanted, began: None, messages: Messages::default() }
     }
 }
 
@@ -117,9 +118,9 @@ impl Client for H1 {
     }
 
     fn take(&mut self, bytes: &[u8], _: &mut Vec<u8>, answers: &mut Vec<Answer>) -> Result<(), Fault> {
-        let Self { body, began, messages, .. } = self;
+        let Self { wanted, began, messages, .. } = self;
         messages.take(bytes, |message| {
-            let is_good = message.status == 200 && message.length == *body;
+            let is_good = (message.status, message.length) == *wanted;
             // An answer that nobody has asked for is none.
             answers.push(Answer { began: began.unwrap_or(0), is_good: is_good && began.is_some() });
             *began = None;
@@ -156,8 +157,8 @@ mod tests {
 
     #[test]
     fn only_the_answer_that_was_wanted_is_good() {
-        for (body, good) in [(5, true), (4, false)] {
-            let (mut client, mut out, mut answers) = (H1::new("/", body, 2500), Vec::new(), Vec::new());
+        for (wanted, good) in [((200, 5), true), ((200, 4), false), ((403, 5), false)] {
+            let (mut client, mut out, mut answers) = (H1::new("/", wanted, 2500), Vec::new(), Vec::new());
             assert!(client.ask(7, &mut out) && !client.ask(8, &mut out));
             assert!(out.len() > 2500 && out.ends_with(b"\r\n\r\n"));
             client.take(&answer(5), &mut out, &mut answers).unwrap();

@@ -1,7 +1,7 @@
 //! `l7load`: clients and servers of HTTP for the benchmarks of the L7 proxy; one thread, without a runtime, so that they
 //! cost less than what they measure.
 //!
-//! Promise: what is counted as answered is an answer of status 200 whose body has the length that was asked for; all else
+//! Promise: what is counted as answered is an answer of status 200 (or the one that was asked for) whose body has the length that was asked for; all else
 //! is told as failed. Everything ends by itself: a run by its time, a process with its standard input.
 
 mod client;
