@@ -38,6 +38,32 @@ pub(super) fn shift(pid: i32, cpu: usize) {
     }
 }
 
+/// The kernel's thread for network work of a CPU, when there is more than it does in passing: before all ordinary processes
+/// there, until dropped. Otherwise packets of who is before them wait for their time slices.
+pub(super) struct NetworkFirst(Option<String>);
+
+impl NetworkFirst {
+    pub(super) fn on(cpu: usize) -> Self {
+        let name = format!("ksoftirqd/{cpu}\n");
+        let is_it = |pid: &String| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|it| it == name);
+        let all = fs::read_dir("/proc").expect("a table of processes").filter_map(Result::ok);
+        let found = all.filter_map(|entry| entry.file_name().into_string().ok()).find(is_it);
+        found.iter().for_each(|pid| chrt(&["--fifo", "--pid", "5", pid]));
+        Self(found)
+    }
+}
+
+impl Drop for NetworkFirst {
+    fn drop(&mut self) {
+        self.0.iter().for_each(|pid| chrt(&["--other", "--pid", "0", pid]));
+    }
+}
+
+fn chrt(words: &[&str]) {
+    let done = Command::new("chrt").args(words).status();
+    assert!(done.is_ok_and(|status| status.success()), "chrt {words:?}");
+}
+
 /// Ended when dropped.
 pub(super) struct Process(Child);
 
