@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::load::{Order, Pace, Port, Protocol, Sample};
 use super::transparent::{self, RULE, Transparent, closed, policy, port_of, secured, serve, urgent};
-use super::{Driver, OTHERS, middle, process, rps};
+use super::{Driver, OTHERS, PROXY, middle, process, rps};
 use crate::bench::compare::unmeasured;
 use crate::bench::plan::Plan;
 use crate::bench::report::{Row, Target};
@@ -69,6 +69,7 @@ struct Scene<'a> {
     greedy: (Workload, Driver),
     other: transparent::Tenant,
     _network: process::NetworkFirst,
+    _alone: process::Alone,
     scene: Transparent,
 }
 
@@ -79,12 +80,13 @@ impl<'a> Scene<'a> {
         let policies = policy("server", "victim", &[number], RULE)
             + &policy("other", "greedy", &[number], RULE)
             + &secured("other", "greedy", &[HANDSHAKES], RULE);
+        let _alone = process::Alone::on(PROXY);
         let scene = Transparent::new(&policies, &ports, "victim");
         let other = serve(&scene.node, "other", &ports);
         let victim = Driver::start(&mut urgent(&scene.node, "victim"));
         let greedy = (transparent::idle(&scene.node, "greedy"), scene.driver("greedy"));
         let _network = process::NetworkFirst::on(OTHERS);
-        let this = Self { plan, victim, greedy, other, _network, scene };
+        let this = Self { plan, victim, greedy, other, _network, _alone, scene };
         transparent::wait_for(&this.victim, &this.steady(RATE));
         transparent::wait_for(&this.greedy.1, &this.crowd(Nuisance::Nothing, 1.0));
         this

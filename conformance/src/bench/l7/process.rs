@@ -38,6 +38,37 @@ pub(super) fn shift(pid: i32, cpu: usize) {
     }
 }
 
+/// A CPU that nobody of this machine uses until it is dropped, but who is bound to it: others would take it for milliseconds at
+/// a time. Who is started meanwhile by one that has been moved stays where that was.
+pub(super) struct Alone(Vec<(Pid, CpuSet)>);
+
+impl Alone {
+    pub(super) fn on(cpu: usize) -> Self {
+        let processes = fs::read_dir("/proc").expect("a table of processes").filter_map(Result::ok);
+        let threads = processes.filter_map(|entry| fs::read_dir(entry.path().join("task")).ok());
+        let names = threads.flatten().filter_map(|thread| thread.ok()?.file_name().into_string().ok());
+        let moved = names.filter_map(|name| {
+            let thread = Pid::from_raw(name.parse().ok()?);
+            let before = sched_getaffinity(thread).ok()?;
+            let mut others = before;
+            others.unset(cpu).ok()?;
+            let is_other = before.is_set(cpu).ok()? && others != CpuSet::new();
+            // The kernel keeps its own where they are.
+            (is_other && sched_setaffinity(thread, &others).is_ok()).then_some((thread, before))
+        });
+        Self(moved.collect())
+    }
+}
+
+impl Drop for Alone {
+    fn drop(&mut self) {
+        for (thread, before) in &self.0 {
+            // It may have ended.
+            let _ = sched_setaffinity(*thread, before);
+        }
+    }
+}
+
 /// The kernel's thread for network work of a CPU, when there is more than it does in passing: before all ordinary processes
 /// there, until dropped. Otherwise packets of who is before them wait for their time slices.
 pub(super) struct NetworkFirst(Option<String>);
