@@ -79,22 +79,25 @@ impl Pump {
                 match self.pass(cx)? {
                     Poll::Ready(true) => return Poll::Ready(Ok(())),
                     Poll::Ready(false) => {}
-                    Poll::Pending => return self.gather(cx),
+                    Poll::Pending => {
+                        self.gather(cx);
+                        return Poll::Pending;
+                    }
                 }
             }
-            self.held = match self.small.is_empty() {
+            let behind = match self.small.is_empty() {
                 true => std::mem::take(&mut self.next),
                 false => std::mem::take(&mut self.small).freeze(),
             };
-            if !self.held.is_empty() {
-                self.to.reserve_capacity(self.held.len());
+            if !behind.is_empty() {
+                self.hold(behind);
                 continue;
             }
             match ready!(self.from.poll_data(cx)) {
                 Some(Ok(data)) if data.is_empty() => {}
                 Some(Ok(data)) => {
-                    self.to.reserve_capacity(data.len());
-                    (self.held, self.has_moved) = (data, true);
+                    self.hold(data);
+                    self.has_moved = true;
                 }
                 Some(Err(error)) => return Poll::Ready(Err(Broken::From(error))),
                 None => break,
@@ -105,16 +108,21 @@ impl Pump {
     }
 
     /// Takes small frames from h2 that wait there. The sender's window, which opens only when they are passed on, bounds them.
-    fn gather<T>(&mut self, cx: &mut Context<'_>) -> Poll<T> {
+    fn gather(&mut self, cx: &mut Context<'_>) {
         while self.next.is_empty() {
-            match ready!(self.from.poll_data(cx)) {
-                Some(Ok(data)) if data.len() < SMALL => self.small.extend_from_slice(&data),
-                Some(Ok(data)) => self.next = data,
-                // Said again behind what is here.
-                Some(Err(_)) | None => break,
+            // An end, or an error, is said again behind what is here.
+            let Poll::Ready(Some(Ok(data))) = self.from.poll_data(cx) else { return };
+            match data.len() < SMALL {
+                true => self.small.extend_from_slice(&data),
+                false => self.next = data,
             }
         }
-        Poll::Pending
+    }
+
+    /// What is passed on next.
+    fn hold(&mut self, data: Bytes) {
+        self.to.reserve_capacity(data.len());
+        self.held = data;
     }
 
     /// Passes on as much as is taken; whether that was the end.

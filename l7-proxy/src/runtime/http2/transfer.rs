@@ -1,7 +1,7 @@
 //! *exchange* on HTTP/2: a request that may pass and the answer to it, both ways at the same time.
 //!
-//! Of each body one frame is held here, and small ones behind it; more is read only when that has been taken, and the sender's
-//! window opens only then. An answer that comes early is delivered though the upload goes on.
+//! Of each body one frame is held here, small ones behind it and one more; the rest is read only when that has been taken, and the
+//! sender's window opens only then. An answer that comes early is delivered though the upload goes on.
 
 use std::future::Future;
 use std::pin::Pin;
