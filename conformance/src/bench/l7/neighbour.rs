@@ -68,8 +68,7 @@ struct Scene<'a> {
     victim: Driver,
     greedy: (Workload, Driver),
     other: transparent::Tenant,
-    _network: process::NetworkFirst,
-    _alone: process::Alone,
+    _changed: [process::Changed; 2],
     scene: Transparent,
 }
 
@@ -80,13 +79,13 @@ impl<'a> Scene<'a> {
         let policies = policy("server", "victim", &[number], RULE)
             + &policy("other", "greedy", &[number], RULE)
             + &secured("other", "greedy", &[HANDSHAKES], RULE);
-        let _alone = process::Alone::on(PROXY);
+        let alone = process::alone(PROXY);
         let scene = Transparent::new(&policies, &ports, "victim");
         let other = serve(&scene.node, "other", &ports);
         let victim = Driver::start(&mut urgent(&scene.node, "victim"));
         let greedy = (transparent::idle(&scene.node, "greedy"), scene.driver("greedy"));
-        let _network = process::NetworkFirst::on(OTHERS);
-        let this = Self { plan, victim, greedy, other, _network, _alone, scene };
+        let _changed = [alone, process::network_first(OTHERS)];
+        let this = Self { plan, victim, greedy, other, _changed, scene };
         transparent::wait_for(&this.victim, &this.steady(RATE));
         transparent::wait_for(&this.greedy.1, &this.crowd(Nuisance::Nothing, 1.0));
         this

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
@@ -38,61 +39,71 @@ pub(super) fn shift(pid: i32, cpu: usize) {
     }
 }
 
-/// A CPU that nobody of this machine uses until it is dropped, but who is bound to it: others would take it for milliseconds at
-/// a time. Who is started meanwhile by one that has been moved stays where that was.
-pub(super) struct Alone(Vec<(Pid, CpuSet)>);
+/// What was changed of processes that are not ours, until this is dropped or this process ends in whatever way.
+pub(super) struct Changed(Child);
 
-impl Alone {
-    pub(super) fn on(cpu: usize) -> Self {
-        let processes = fs::read_dir("/proc").expect("a table of processes").filter_map(Result::ok);
-        let threads = processes.filter_map(|entry| fs::read_dir(entry.path().join("task")).ok());
-        let names = threads.flatten().filter_map(|thread| thread.ok()?.file_name().into_string().ok());
-        let moved = names.filter_map(|name| {
-            let thread = Pid::from_raw(name.parse().ok()?);
-            let before = sched_getaffinity(thread).ok()?;
-            let mut others = before;
-            others.unset(cpu).ok()?;
-            let is_other = before.is_set(cpu).ok()? && others != CpuSet::new();
-            // The kernel keeps its own where they are.
-            (is_other && sched_setaffinity(thread, &others).is_ok()).then_some((thread, before))
-        });
-        Self(moved.collect())
+impl Changed {
+    /// These commands of the shell put it back.
+    fn until_the_end(restore: &str) -> Self {
+        let script = format!("cat\n{restore}");
+        let mut command = Command::new("sh");
+        // Not of the group that an interrupt ends.
+        command.args(["-c", &script]).process_group(0).stdin(Stdio::piped());
+        let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+        Self(child.expect("a shell"))
     }
 }
 
-impl Drop for Alone {
+impl Drop for Changed {
     fn drop(&mut self) {
-        for (thread, before) in &self.0 {
-            // It may have ended.
-            let _ = sched_setaffinity(*thread, before);
-        }
+        drop(self.0.stdin.take());
+        let _ = self.0.wait();
     }
 }
 
-/// The kernel's thread for network work of a CPU, when there is more than it does in passing: before all ordinary processes
-/// there, until dropped. Otherwise packets of who is before them wait for their time slices.
-pub(super) struct NetworkFirst(Option<String>);
-
-impl NetworkFirst {
-    pub(super) fn on(cpu: usize) -> Self {
-        let name = format!("ksoftirqd/{cpu}\n");
-        let is_it = |pid: &String| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|it| it == name);
-        let all = fs::read_dir("/proc").expect("a table of processes").filter_map(Result::ok);
-        let found = all.filter_map(|entry| entry.file_name().into_string().ok()).find(is_it);
-        found.iter().for_each(|pid| chrt(&["--fifo", "--pid", "5", pid]));
-        Self(found)
-    }
+/// Keeps a CPU free of everybody who is not bound to it: others would take it for milliseconds at a time. Who is started meanwhile
+/// by one that has been moved stays where that was.
+pub(super) fn alone(cpu: usize) -> Changed {
+    let move_away = |thread: i32| {
+        let this = Pid::from_raw(thread);
+        let before = sched_getaffinity(this).ok()?;
+        let mut others = before;
+        others.unset(cpu).ok()?;
+        let is_other = before.is_set(cpu).ok()? && others != CpuSet::new();
+        // The kernel keeps its own where they are.
+        let is_moved = is_other && sched_setaffinity(this, &others).is_ok();
+        is_moved.then(|| format!("taskset --cpu-list --pid {} {thread}\n", list(&before)))
+    };
+    let threads = numbers("/proc").flat_map(|process| numbers(&format!("/proc/{process}/task")));
+    let restore: String = threads.filter_map(move_away).collect();
+    Changed::until_the_end(&restore)
 }
 
-impl Drop for NetworkFirst {
-    fn drop(&mut self) {
-        self.0.iter().for_each(|pid| chrt(&["--other", "--pid", "0", pid]));
-    }
+/// Has the kernel's thread for network work of a CPU, when there is more than it does in passing, come before all ordinary
+/// processes there. Otherwise packets of who is before them wait for their time slices.
+pub(super) fn network_first(cpu: usize) -> Changed {
+    let name = format!("ksoftirqd/{cpu}\n");
+    let is_it =
+        |process: &i32| fs::read_to_string(format!("/proc/{process}/comm")).is_ok_and(|found| found == name);
+    // Not seen from a process namespace.
+    let Some(thread) = numbers("/proc").find(is_it) else { return Changed::until_the_end("") };
+    let restore = format!("chrt --other --pid 0 {thread}");
+    let changed = Changed::until_the_end(&restore);
+    let done = Command::new("chrt").args(["--fifo", "--pid", "5", &thread.to_string()]).status();
+    assert!(done.is_ok_and(|status| status.success()), "chrt of {thread}");
+    changed
 }
 
-fn chrt(words: &[&str]) {
-    let done = Command::new("chrt").args(words).status();
-    assert!(done.is_ok_and(|status| status.success()), "chrt {words:?}");
+/// CPUs by their numbers.
+fn list(cpus: &CpuSet) -> String {
+    let set = (0..CpuSet::count()).filter(|cpu| cpus.is_set(*cpu).unwrap_or_default());
+    set.map(|cpu| cpu.to_string()).collect::<Vec<_>>().join(",")
+}
+
+/// What in a directory is named by a number; nothing if that has gone.
+fn numbers(directory: &str) -> impl Iterator<Item = i32> + use<> {
+    let entries = fs::read_dir(directory).into_iter().flatten().filter_map(Result::ok);
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
 }
 
 /// Ended when dropped.
