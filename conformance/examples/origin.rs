@@ -1,5 +1,5 @@
-//! An origin on hyper, for tests: says on standard output what it executes, with its `X-` headers, and answers 200. HTTP/1.1 on the first port, HTTP/2
-//! without TLS on the second.
+//! An origin on hyper, for tests: says on standard output what it executes, with its `X-` headers, and which trailers it is
+//! sent; answers 200. HTTP/1.1 on the first port, HTTP/2 without TLS on the second.
 
 use std::convert::Infallible;
 use std::net::{Ipv6Addr, SocketAddr};

@@ -1,4 +1,4 @@
-// An origin on net/http: says on standard output what it executes, and answers 200. HTTP/1.1 on the first port, HTTP/2 without
+// An origin on net/http: says on standard output what it executes and which trailers it is sent, and answers 200. HTTP/1.1 on the first port, HTTP/2 without
 // TLS on the second.
 package main
 

@@ -1,4 +1,4 @@
-// An origin on Node.js: says on standard output what it executes, and answers 200. HTTP/1.1 as leniently as it can on the first
+// An origin on Node.js: says on standard output what it executes and which trailers it is sent, and answers 200. HTTP/1.1 as leniently as it can on the first
 // port, HTTP/2 without TLS on the second.
 import http from 'node:http';
 import http2 from 'node:http2';
